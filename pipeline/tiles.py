@@ -1,0 +1,247 @@
+"""Where things lie: windows, tiles and spectral windows. Plain numbers in, plain numbers out.
+
+One tile of a restored cube is one output shard, one writer, one retry and one mark (DESIGN section 4), so everything
+about tiles follows from ``shape`` and ``tile_px`` alone and is never listed in a file.
+
+    x ->   0        tile_px      2*tile_px   width
+           |-----------|------------|--------|
+           |  (0, 0)   |   (0, 1)   | (0, 2) |      the last column is narrower; its *read* is not:
+           |-----------|------------|--------|      every tile of a scene reads the same shape,
+           |  (1, 0)   |   (1, 1)   | (1, 2) |      out of the scene continued by reflection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index = tuple[int, int]
+"""(iy, ix) of a tile: row first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A half-open rectangle of pixels: rows y0..y1, columns x0..x1."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+    @property
+    def y(self) -> slice:
+        return slice(self.y0, self.y1)
+
+    @property
+    def x(self) -> slice:
+        return slice(self.x0, self.x1)
+
+    def times(self, scale: int) -> Window:
+        """The same rectangle on a grid whose pixels are ``scale`` times finer."""
+        return Window(y0=self.y0 * scale, y1=self.y1 * scale, x0=self.x0 * scale, x1=self.x1 * scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """The unit of work: ``core`` is what it writes, in source pixels."""
+
+    index: Index
+    core: Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileGrid:
+    """The regular lattice of tiles over a scene of ``height`` x ``width`` pixels."""
+
+    height: int
+    width: int
+    tile_px: int
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.tile_px) < 1:
+            raise ValueError(f"a tile grid needs positive sizes, got {self}")
+
+    @property
+    def rows(self) -> int:
+        return -(-self.height // self.tile_px)
+
+    @property
+    def columns(self) -> int:
+        return -(-self.width // self.tile_px)
+
+    def __len__(self) -> int:
+        return self.rows * self.columns
+
+    def __getitem__(self, index: Index) -> Tile:
+        iy, ix = index
+        if not (0 <= iy < self.rows and 0 <= ix < self.columns):
+            raise IndexError(f"tile {index} lies outside the grid of {self.rows} x {self.columns} tiles")
+        y0, x0 = iy * self.tile_px, ix * self.tile_px
+        core = Window(y0=y0, y1=min(y0 + self.tile_px, self.height), x0=x0, x1=min(x0 + self.tile_px, self.width))
+        return Tile(index=index, core=core)
+
+    def __iter__(self) -> Iterator[Tile]:
+        """Every tile, row by row. Lazy: a grid of a million tiles costs nothing until it is walked."""
+        for iy in range(self.rows):
+            for ix in range(self.columns):
+                yield self[iy, ix]
+
+    @property
+    def read_px(self) -> Index:
+        """(rows, columns) of every tile's core as it is read: the tile, or the scene where that is smaller."""
+        return min(self.tile_px, self.height), min(self.tile_px, self.width)
+
+
+def reflected(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Source index of each of start..stop in a line of ``size`` pixels continued on both sides.
+
+    The continuation is NumPy's ``mode="reflect"``, repeated as often as needed, so that a scene smaller than the
+    halo is a normal scene:
+
+    >>> reflected(-3, 5, 3).tolist()
+    [1, 2, 1, 0, 1, 2, 1, 0]
+    """
+    period = max(1, 2 * (size - 1))
+    folded: NDArray[np.intp] = np.abs(np.arange(start, stop, dtype=np.intp)) % period
+    return np.minimum(folded, np.abs(period - folded)) if size > 1 else np.zeros_like(folded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaddedRead:
+    """How to read a tile with its halo: one plain window of the source, then an index on each axis."""
+
+    window: Window
+    take_y: NDArray[np.intp]
+    take_x: NDArray[np.intp]
+
+    def take(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+        """``pixels`` (..., window.height, window.width) -> (..., core + 2 halo, core + 2 halo)."""
+        if self._is_plain:
+            return pixels
+        return pixels[..., self.take_y[:, None], self.take_x[None, :]]
+
+    @property
+    def _is_plain(self) -> bool:
+        return all(
+            len(take) == size and bool(np.all(take == np.arange(size)))
+            for take, size in ((self.take_y, self.window.height), (self.take_x, self.window.width))
+        )
+
+
+def padded_read(grid: TileGrid, tile: Tile, halo: int) -> PaddedRead:
+    """The read of ``tile`` with ``halo`` pixels around it, of the same shape for every tile of the grid."""
+    rows, columns = grid.read_px
+    ys = reflected(tile.core.y0 - halo, tile.core.y0 + rows + halo, grid.height)
+    xs = reflected(tile.core.x0 - halo, tile.core.x0 + columns + halo, grid.width)
+    window = Window(y0=int(ys.min()), y1=int(ys.max()) + 1, x0=int(xs.min()), x1=int(xs.max()) + 1)
+    return PaddedRead(window=window, take_y=ys - window.y0, take_x=xs - window.x0)
+
+
+def default_tile_px(halo: int, *, at_least: int = 256, step: int = 64) -> int:
+    """Edge of a tile so that reading its halo costs at most 35 % more pixels than its core.
+
+    ((tile + 2 halo) / tile)^2 <= 1.35, rounded up to a multiple of ``step``; it depends on the model alone.
+    """
+    needed = 2 * halo / (1.35**0.5 - 1)
+    return max(at_least, step * int(np.ceil(needed / step)))
+
+
+def sample_windows(height: int, width: int, *, edge_px: int = 128, at_most: int = 36) -> list[Window]:
+    """Windows on a regular lattice that cover a small scene whole and sample a large one, in row order.
+
+    What a model estimates once per scene (noise, subspace) is estimated from these, so its cost is bounded.
+    """
+    per_axis = max(1, int(at_most**0.5))
+    ys, xs = (_starts(size, edge_px, per_axis) for size in (height, width))
+    return [Window(y0=y0, y1=min(y0 + edge_px, height), x0=x0, x1=min(x0 + edge_px, width)) for y0 in ys for x0 in xs]
+
+
+def _starts(size: int, edge_px: int, at_most: int) -> list[int]:
+    count = -(-size // edge_px)
+    if count <= at_most:
+        return [i * edge_px for i in range(count)]
+    return [round(i * (size - edge_px) / (at_most - 1)) for i in range(at_most)]
+
+
+# -------------------------------------------------------------------------------------- spectral windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralWindow:
+    """``take`` (c,) picks the network's input bands; ``weight`` (c,) blends its output back onto them.
+
+    Where a run of bands is shorter than the network is wide, ``take`` reflects along the spectrum and the weights of
+    the reflected copies are zero.
+    """
+
+    take: tuple[int, ...]
+    weight: tuple[float, ...]
+
+
+def spectral_windows(
+    wavelength_nm: Sequence[float], detector: Sequence[str], good: Sequence[bool], window_bands: int
+) -> tuple[SpectralWindow, ...]:
+    """Overlapping windows of exactly ``window_bands`` bands that cover every good band, weights summing to 1.
+
+    A window never mixes detectors and never crosses a gap wider than three band spacings; bad bands are in none.
+    """
+    if window_bands < 1:
+        raise ValueError(f"a spectral window needs at least one band, got {window_bands}")
+    windows: list[SpectralWindow] = []
+    for run in band_runs(wavelength_nm, detector, good):
+        windows.extend(_windows_of_run(run, window_bands))
+    total = np.zeros(len(wavelength_nm))
+    for window in windows:
+        np.add.at(total, list(window.take), window.weight)
+    return tuple(
+        SpectralWindow(
+            take=w.take,
+            weight=tuple(v / total[b] if v else 0.0 for b, v in zip(w.take, w.weight, strict=True)),
+        )
+        for w in windows
+    )
+
+
+def band_runs(wavelength_nm: Sequence[float], detector: Sequence[str], good: Sequence[bool]) -> list[list[int]]:
+    """Good bands of one detector without a wide gap, each run in order of wavelength."""
+    runs: list[list[int]] = []
+    for name in dict.fromkeys(detector):
+        bands = [b for b in range(len(wavelength_nm)) if detector[b] == name and good[b]]
+        if not bands:
+            continue
+        steps = [wavelength_nm[b] - wavelength_nm[a] for a, b in pairwise(bands)]
+        widest = 3 * float(np.median(steps)) if steps else 0.0
+        run = [bands[0]]
+        for band, step in zip(bands[1:], steps, strict=True):
+            if step > widest:
+                runs.append(run)
+                run = []
+            run.append(band)
+        runs.append(run)
+    return runs
+
+
+def _windows_of_run(run: list[int], width: int) -> Iterator[SpectralWindow]:
+    if len(run) <= width:
+        take = reflected(0, width, len(run))
+        yield SpectralWindow(
+            take=tuple(run[i] for i in take), weight=tuple(1.0 if i < len(run) else 0.0 for i in range(width))
+        )
+        return
+    # Half-overlapping starts, the last one flush with the end; a triangle never reaches 0, so every band is covered.
+    count = 1 + -(-(len(run) - width) // max(1, width // 2))
+    triangle = tuple(float(min(i + 1, width - i)) for i in range(width))
+    for start in (round(i * (len(run) - width) / (count - 1)) for i in range(count)):
+        yield SpectralWindow(take=tuple(run[start : start + width]), weight=triangle)
