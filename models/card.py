@@ -1,0 +1,120 @@
+"""ModelCard: what a set of weights needs to be used rightly, as one frozen value that travels beside the weights.
+
+A card is JSON. An unknown key is an error: a card from a newer version must not be half understood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+JSON = dict[str, Any]
+
+
+class BadCard(ValueError):
+    """A model card that cannot be used: says which card, which key and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """Everything about a model except the numbers in its weights."""
+
+    name: str
+    """Name of the weights: the folder `models/<name>` of an archive or of the package."""
+    architecture: str
+    """Key of `checkpoint.ARCHITECTURES`."""
+    config: JSON = field(default_factory=dict)
+    """What the architecture is built from; checked by the architecture itself."""
+    window_bands: int | None = None
+    """Bands that one call takes. None: any number, all bands of the scene in one call."""
+    accepts_spacing_nm: tuple[float, float] | None = None
+    """Smallest and largest band spacing accepted. None: any."""
+    accepts_range_nm: tuple[float, float] | None = None
+    """Smallest and largest wavelength accepted. None: any."""
+    quantity: tuple[str, ...] | None = None
+    """Accepted quantities ("reflectance", "radiance", "counts"). None: any."""
+    scale: int = 1
+    """Output pixels for each input pixel along one axis."""
+    halo: int = 0
+    """Input pixels around an output pixel that it may depend on."""
+    input_scaling: str = "none"
+    """How physical values become network input, in words."""
+    trained_on: tuple[str, ...] = ()
+    """Scenes, by data set."""
+    metrics: JSON = field(default_factory=dict)
+    """Validation figures, with the protocol that made them."""
+    weights_sha256: str = ""
+    """Of the file weights.safetensors. Empty: the architecture has no weights."""
+    code_version: str = ""
+    """Version of this package that made the weights."""
+    licence: str = "Apache-2.0"
+    """Licence of the weights."""
+    recipe: JSON = field(default_factory=dict)
+    """Command, settings and seconds of training."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers that others compute with.
+
+        Raises:
+            BadCard: scale below 1, negative halo, window below 1 band, or an upside-down range.
+        """
+        if self.scale < 1 or self.halo < 0:
+            raise BadCard(f"model {self.name!r}: scale {self.scale} must be >= 1 and halo {self.halo} >= 0")
+        if self.window_bands is not None and self.window_bands < 1:
+            raise BadCard(f"model {self.name!r}: window_bands {self.window_bands} must be >= 1 or null")
+        for key in ("accepts_spacing_nm", "accepts_range_nm"):
+            pair = getattr(self, key)
+            if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):
+                raise BadCard(f"model {self.name!r}: {key} {pair} must be [low, high] or null")
+
+    def to_dict(self) -> JSON:
+        """The card as JSON types; `from_dict` is its inverse."""
+        return {
+            f.name: list(value) if isinstance(value := getattr(self, f.name), tuple) else value
+            for f in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelCard:
+        """Parse JSON types.
+
+        Raises:
+            BadCard: an unknown key (the nearest known one is named) or a missing name or architecture.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in data:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+                raise BadCard(f"model card {data.get('name', '?')!r}: unknown key {key!r}{hint}")
+        for key in ("name", "architecture"):
+            if not isinstance(data.get(key), str) or not data[key]:
+                raise BadCard(f"model card: key {key!r} must be a non-empty string, found {data.get(key)!r}")
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**fields)
+
+    def write(self, path: Path) -> None:
+        """Write the card as indented JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> ModelCard:
+        """Read a card.
+
+        Raises:
+            BadCard: no such file, no JSON object, or wrong keys.
+        """
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise BadCard(f"no model card at {path}; a model is a folder with card.json in it") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as e:
+            raise BadCard(f"model card {path} is not JSON: {e}") from e
+        if not isinstance(data, dict):
+            raise BadCard(f"model card {path} holds a {type(data).__name__}, not a JSON object")
+        return cls.from_dict(data)

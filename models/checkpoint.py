@@ -1,0 +1,92 @@
+"""Save and load a model: a folder with card.json and, if it has weights, weights.safetensors. No pickle anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from models.card import ModelCard
+from models.restorer import IdentityModel, Model
+
+State = Mapping[str, torch.Tensor]
+
+CARD, WEIGHTS = "card.json", "weights.safetensors"
+
+
+class BadCheckpoint(ValueError):
+    """A folder that does not hold the model its card speaks of."""
+
+
+def _identity(card: ModelCard, state: State) -> Model:
+    return IdentityModel(card)
+
+
+ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {"identity": _identity}
+"""Name in a card -> what builds the model from card and weights. A new network is one more row."""
+
+
+def builtin(name: str) -> Path:
+    """Folder of weights that ship with the package.
+
+    Raises:
+        BadCheckpoint: no such weights; lists those there are.
+    """
+    home = Path(__file__).parent / "weights"
+    names = sorted(p.parent.name for p in home.glob(f"*/{CARD}"))
+    if name not in names:
+        raise BadCheckpoint(f"no built-in model {name!r}; there are: {', '.join(names)}")
+    return home / name
+
+
+def save(folder: Path, card: ModelCard, state: State) -> ModelCard:
+    """Write weights and card; returns the card with the sha256 of the weights in it.
+
+    Float weights are stored as they are (half precision stays half).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = ""
+    if state:
+        data = save_tensors({k: v.detach().cpu().contiguous() for k, v in sorted(state.items())})
+        digest = hashlib.sha256(data).hexdigest()
+        (folder / WEIGHTS).write_bytes(data)
+    card = dataclasses.replace(card, weights_sha256=digest)
+    card.write(folder / CARD)  # last: a folder with a card is whole
+    return card
+
+
+def load(folder: str | Path) -> Model:
+    """Read a model; the weights are proved against the card's sha256 before they are parsed.
+
+    Raises:
+        BadCheckpoint: unknown architecture, missing, altered or unfitting weights.
+        BadCard: no card, or one that cannot be read.
+    """
+    folder = Path(folder)
+    card = ModelCard.read(folder / CARD)
+    if card.architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise BadCheckpoint(f"model {card.name!r}: unknown architecture {card.architecture!r}; known: {known}")
+    state: State = {}
+    if card.weights_sha256:
+        try:
+            data = (folder / WEIGHTS).read_bytes()
+        except FileNotFoundError:
+            raise BadCheckpoint(f"model {card.name!r}: {folder / WEIGHTS} is missing") from None
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != card.weights_sha256:
+            raise BadCheckpoint(
+                f"model {card.name!r}: {folder / WEIGHTS} has sha256 {digest}, its card says {card.weights_sha256}; "
+                "copy the folder again"
+            )
+        try:
+            state = load_tensors(data)
+        except SafetensorError as e:
+            raise BadCheckpoint(f"model {card.name!r}: {folder / WEIGHTS} is not safetensors: {e}") from e
+    return ARCHITECTURES[card.architecture](card, state)
