@@ -1,0 +1,178 @@
+"""What every test may ask for: the real data, and real servers on free ports, started once and killed at the end.
+
+Servers are processes of their own, not threads, so that GDAL, h5py and Ray workers reach them as they would reach a
+real one. `moto_s3` sets the AWS_* environment of the whole session; `ray_session` starts after it so that the workers
+inherit it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+# Tests import `tests.synthetic`, `tests.strategies` and `benchmarks.*`; neither is part of the installed package.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+# Machines that run this are shared and slow at times: a deadline in milliseconds would test the machine.
+settings.register_profile("hypermend", deadline=None, max_examples=60)
+settings.load_profile("hypermend")
+
+START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_server(command: Sequence[str], port: int, *, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it accepts connections; its own words are shown when it does not."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115 (the server writes to it for its whole life)
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=cwd)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process
+        time.sleep(0.05)
+    stop_server(process)
+    log.seek(0)
+    raise RuntimeError(f"{command[0]} did not listen on port {port}: {log.read().decode(errors='replace')[-2000:]}")
+
+
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait(timeout=30)
+
+
+def beside_python(name: str) -> str:
+    """A program installed in the environment that runs the tests."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed; pip install -e '.[test]'")
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real scenes beside the repository; tests that need it skip where it is absent."""
+    folder = Path(__file__).parents[1] / ".." / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real scenes (../shared/data) are not on this machine")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def http_server() -> Iterator[Callable[[Path], str]]:
+    """A factory: `http_server(folder)` serves the folder with Range requests and gives its URL (no last slash)."""
+    running: dict[Path, tuple[str, subprocess.Popen[bytes]]] = {}
+
+    def serve(folder: Path) -> str:
+        folder = folder.resolve()
+        if folder not in running:
+            port = free_port()
+            command = [sys.executable, "-m", "RangeHTTPServer", str(port), "--bind", "127.0.0.1"]
+            running[folder] = f"http://127.0.0.1:{port}", start_server(command, port, cwd=folder)
+        return running[folder][0]
+
+    yield serve
+    for _, process in running.values():
+        stop_server(process)
+
+
+@pytest.fixture(scope="session")
+def stac_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], str]]:
+    """A factory: `stac_api(items)` serves the items (dicts) as a STAC API through `rustac serve`, and gives its URL."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def serve(items: Sequence[Mapping[str, Any]]) -> str:
+        page = tmp_path_factory.mktemp("stac-api") / "items.json"
+        page.write_text(json.dumps({"type": "FeatureCollection", "features": list(items)}))
+        port = free_port()
+        command = [beside_python("rustac"), "serve", "--addr", f"127.0.0.1:{port}", "--create-collections", str(page)]
+        running.append(start_server(command, port))
+        return f"http://127.0.0.1:{port}"
+
+    yield serve
+    for process in running:
+        stop_server(process)
+
+
+@pytest.fixture(scope="session")
+def moto_s3() -> Iterator[str]:
+    """An S3 server of our own (moto) and the AWS_* environment that makes every S3 client use it. Yields its URL."""
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        # GDAL names its S3 host in its own way.
+        "AWS_S3_ENDPOINT": f"127.0.0.1:{port}",
+        "AWS_HTTPS": "NO",
+        "AWS_VIRTUAL_HOSTING": "FALSE",
+    }
+    process = start_server([beside_python("moto_server"), "-H", "127.0.0.1", "-p", str(port)], port)
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    yield endpoint
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    stop_server(process)
+
+
+@pytest.fixture
+def s3_bucket(moto_s3: str) -> str:
+    """The name of a fresh, empty bucket: use it as `f"s3://{s3_bucket}/archive"`."""
+    import boto3
+
+    name = f"hypermend-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=moto_s3).create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def ray_session(moto_s3: str) -> Iterator[None]:
+    """One embedded Ray for all tests: 2 CPUs, no dashboard; started after moto, so workers know its endpoint."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=256 * 2**20,
+    )
+    yield
+    ray.shutdown()
