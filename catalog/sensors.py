@@ -1,0 +1,162 @@
+"""Instruments: what each band is, where it lies and how one instrument sees the spectrum of another.
+
+A new sensor is a new file `data/<name>.csv` (comment lines `# quantity:` and `# source:`, then
+`band,wavelength_nm,fwhm_nm,detector,usable,gsd_m` in the order of the product's bands). A measured response goes
+to `data/<name>_srf.csv` (`wavelength_nm`, then one column for each band).
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.errors import BadSensor
+
+_SRF = "_srf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """One instrument, its bands in product order (band number = position + 1)."""
+
+    name: str
+    band_name: tuple[str, ...]
+    wavelength_nm: tuple[float, ...]
+    """centre of each band"""
+    fwhm_nm: tuple[float, ...]
+    """full width at half maximum"""
+    detector: tuple[str, ...]
+    """VNIR, SWIR ...; a spectral window never mixes two. TIR bands never join a reflective cube"""
+    usable: tuple[bool, ...]
+    """False: not calibrated, or blind in the usual product"""
+    gsd_m: tuple[float, ...]
+    """ground sampling distance; NaN in a laboratory"""
+    quantity: str
+    """what the usual product holds: reflectance, radiance or counts"""
+    source: str
+
+    @property
+    def bands(self) -> int:
+        return len(self.band_name)
+
+
+def names() -> list[str]:
+    """All sensors there are tables for, sorted."""
+    files = (f.name for f in resources.files("catalog").joinpath("data").iterdir())
+    return sorted(
+        n.removesuffix(".csv") for n in files if n.endswith(".csv") and not n.endswith(f"{_SRF}.csv")
+    )
+
+
+@cache
+def sensor(name: str) -> Sensor:
+    """The table of one sensor.
+
+    Raises:
+        BadSensor: there is none of this name; the nearest name and all names are listed.
+    """
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise BadSensor(f"unknown sensor {name!r}: {hint}known are {', '.join(known)}")
+    head, rows = _table(f"{name}.csv")
+    return Sensor(
+        name=name,
+        band_name=tuple(r["band"] for r in rows),
+        wavelength_nm=tuple(float(r["wavelength_nm"]) for r in rows),
+        fwhm_nm=tuple(float(r["fwhm_nm"]) for r in rows),
+        detector=tuple(r["detector"] for r in rows),
+        usable=tuple(r["usable"] == "true" for r in rows),
+        gsd_m=tuple(float(r["gsd_m"]) for r in rows),
+        quantity=head["quantity"],
+        source=head["source"],
+    )
+
+
+def srf(
+    hyper: Sensor | str | Sequence[float] | NDArray[np.float64],
+    multi: Sensor | str,
+    *,
+    bands: Sequence[str] | None = None,
+) -> NDArray[np.float64]:
+    """How `multi` sees a spectrum sampled by `hyper`: (m, b), rows sum to 1.
+
+    The response of each multispectral band (tabulated where `data/<multi>_srf.csv` exists, else a Gaussian of its
+    centre and FWHM) is sampled at the hyperspectral centres and weighted with the spectral interval that each
+    stands for, so that two detectors sharing an interval do not count it twice. Unusable bands of a hyper sensor
+    get weight 0. `bands` picks rows by name.
+
+    Raises:
+        BadSensor: unknown name, or a band of `multi` that no usable hyperspectral band sees.
+    """
+    if isinstance(hyper, str):
+        hyper = sensor(hyper)
+    if isinstance(hyper, Sensor):
+        wavelength_nm, usable = np.asarray(hyper.wavelength_nm), np.asarray(hyper.usable)
+    else:
+        wavelength_nm = np.asarray(hyper, dtype=np.float64)
+        usable = np.ones(wavelength_nm.size, dtype=bool)
+    target = sensor(multi) if isinstance(multi, str) else multi
+    chosen = list(target.band_name if bands is None else bands)
+    if missing := [b for b in chosen if b not in target.band_name]:
+        raise BadSensor(f"{target.name} has no band {missing}; it has {list(target.band_name)}")
+    rows = np.stack([_response(target, band, wavelength_nm) for band in chosen])  # (m, b)
+    rows[:, usable] *= _intervals(wavelength_nm[usable])
+    rows[:, ~usable] = 0.0
+    total = rows.sum(axis=1, keepdims=True)
+    if blind := [b for b, t in zip(chosen, total[:, 0], strict=True) if t < 1e-9]:
+        seen = wavelength_nm[usable]
+        raise BadSensor(
+            f"{target.name} bands {blind} lie outside the usable bands at {seen.min():.0f}-{seen.max():.0f} nm; "
+            "choose others with bands="
+        )
+    return np.asarray(rows / total)
+
+
+def _response(target: Sensor, band: str, wavelength_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Response of one band at the wavelengths, any scale."""
+    table = _tabulated(target.name)
+    if band in table:
+        nm, response = table["wavelength_nm"], table[band]
+        return np.interp(wavelength_nm, nm, response, left=0.0, right=0.0)
+    i = target.band_name.index(band)
+    sigma_nm = target.fwhm_nm[i] / (2 * math.sqrt(2 * math.log(2)))
+    return np.asarray(np.exp(-0.5 * ((wavelength_nm - target.wavelength_nm[i]) / sigma_nm) ** 2))
+
+
+def _intervals(wavelength_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The spectral interval each centre stands for: half the way to its neighbours on either side."""
+    if wavelength_nm.size < 2:
+        return np.ones_like(wavelength_nm)
+    order = np.argsort(wavelength_nm, kind="stable")
+    nm = wavelength_nm[order]
+    middle = (nm[1:] + nm[:-1]) / 2
+    edges = np.concatenate([[2 * nm[0] - middle[0]], middle, [2 * nm[-1] - middle[-1]]])
+    out = np.empty_like(nm)
+    out[order] = np.diff(edges)
+    return out
+
+
+@cache
+def _tabulated(name: str) -> dict[str, NDArray[np.float64]]:
+    """Columns of `data/<name>_srf.csv`; empty where there is no such file."""
+    if not resources.files("catalog").joinpath("data", f"{name}{_SRF}.csv").is_file():
+        return {}
+    _, rows = _table(f"{name}{_SRF}.csv")
+    return {key: np.array([float(r[key]) for r in rows]) for key in rows[0]}
+
+
+def _table(file: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Comment lines as a dict, then the rows."""
+    lines = resources.files("catalog").joinpath("data", file).read_text(encoding="utf-8").splitlines()
+    head = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    return head, list(csv.DictReader(line for line in lines if not line.startswith("#")))
