@@ -1,0 +1,43 @@
+# Every target sets itself up: the virtual environment is made once and made again only when the dependencies change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= ../shared/data
+ARCHIVE ?= demo-archive
+
+.PHONY: demo test check bench clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.installed
+	$(BIN)/hypermend demo --archive $(ARCHIVE)
+
+test: $(VENV)/.installed-test
+	$(BIN)/pytest
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_architecture.py
+
+# Needs the real scenes in $(DATA) and about an hour. A run that fails leaves the committed results as they were.
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.io --data $(DATA) > benchmarks/results/.io.jsonl
+	mv benchmarks/results/.io.jsonl benchmarks/results/io.jsonl
+	$(BIN)/python -m benchmarks.denoise --data $(DATA)/cave > benchmarks/results/.denoise.jsonl
+	mv benchmarks/results/.denoise.jsonl benchmarks/results/denoise.jsonl
+
+clean:
+	rm -rf $(VENV) $(ARCHIVE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hypermend needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
