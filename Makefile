@@ -3,13 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
-ARCHIVE ?= demo-archive
 
 .PHONY: demo test check bench clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
-	$(BIN)/hypermend demo --archive $(ARCHIVE)
+	$(BIN)/hypermend demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/pytest
@@ -28,7 +27,7 @@ bench: $(VENV)/.installed-test
 	mv benchmarks/results/.denoise.jsonl benchmarks/results/denoise.jsonl
 
 clean:
-	rm -rf $(VENV) $(ARCHIVE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-archive .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hypermend needs Python 3.11 or newer")'
