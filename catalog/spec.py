@@ -88,7 +88,9 @@ class CubeSpec:
     """provenance, JSON values, kept as attributes of the dataset"""
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen: no other way)
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)  # frozen: no other way
+
         put("dtype", np.dtype(self.dtype).name)
         for name in ("shape", "chunk", "shard", "band"):
             put(name, tuple(int(v) for v in getattr(self, name)))
