@@ -229,6 +229,13 @@ def make_scene(
 ) -> SyntheticScene:
     """A scene with its answer; the same arguments always give the same numbers."""
     truth = landscape(wavelength_nm, height=height, width=width, seed=seed, quantity=quantity)
+    return spoiled_scene(name, quantity, wavelength_nm, truth, flaws, seed=seed)
+
+
+def spoiled_scene(
+    name: str, quantity: str, wavelength_nm: Sequence[float], truth: Array, flaws: Flaws, *, seed: int
+) -> SyntheticScene:
+    """The scene that an instrument with these flaws makes of a truth (band, y, x)."""
     observed, valid, good = spoil(truth, flaws, seed=seed)
     return SyntheticScene(
         name=name,
