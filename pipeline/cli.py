@@ -1,0 +1,296 @@
+"""The command ``hypermend``. Each verb parses once, calls one function and shows its report; no work is done here.
+
+Exit codes: 0 everything asked for is published. 1 some scenes failed or were skipped; their reasons are shown and kept
+in the run's ledger. 2 nothing was started: the request cannot be carried out as it is. 130 interrupted; run the same
+command again to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Never, TypeVar
+
+import typer
+from rich.console import Console
+
+import catalog as archives
+from catalog.errors import ArchiveError
+from models.card import BadCard
+from models.checkpoint import BadCheckpoint
+from pipeline.config import BadJob, IngestJob, Job, RestoreJob, load_job, parse
+from pipeline.plan import Refused
+
+J = TypeVar("J", bound=Job)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Restore archives of hyperspectral images: STAC in, restored Zarr cubes and STAC items out, on Ray.",
+)
+
+Archive = Annotated[str | None, typer.Option(help="Root of the archive: a folder or s3://bucket/prefix.")]
+Bbox = Annotated[tuple[float, float, float, float] | None, typer.Option(metavar="W S E N", help="Degrees.")]
+When = Annotated[str | None, typer.Option("--datetime", help="RFC 3339 instant or interval; open ends as '..'.")]
+Sensor = Annotated[str | None, typer.Option(help="Name of a sensor table: enmap, hyperion, sentinel2a, cave, ...")]
+Collections = Annotated[list[str] | None, typer.Option("--collection", help="Repeatable.")]
+Workers = Annotated[int | None, typer.Option(help="Ray actors; default one per GPU, else one per CPU.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster; default: an embedded one.")]
+TilePx = Annotated[int | None, typer.Option(help="Edge of a tile in pixels, a multiple of 16.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+JobFile = Annotated[Path | None, typer.Argument(help="A TOML job; options given beside it win over it.")]
+
+
+@app.command()
+def demo(
+    archive: Annotated[Path, typer.Option(help="Where the demo archive is made.")] = Path("demo-archive"),
+    as_json: Json = False,
+) -> None:
+    """Make an archive of synthetic scenes and walk it from files to restored cubes."""
+    from pipeline.demo import run
+
+    with refusals():
+        result = run(archive, Console(stderr=as_json))
+    if as_json:
+        emit(result)
+
+
+@app.command()
+def catalog(
+    path: Annotated[Path, typer.Argument(help="A folder of image files that has no STAC of its own.")],
+    sensor: Annotated[str, typer.Option(help="Name of a sensor table.")],
+    archive: Annotated[str, typer.Option(help="Root of the archive.")],
+    collection: Annotated[str | None, typer.Option(help="Default: the sensor's name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make STAC items for a folder of files, so that it can be ingested."""
+    from pipeline.ingest import catalog_folder
+
+    with refusals():
+        made = catalog_folder(archive, path, sensor=sensor, collection=collection)
+    for skipped in made.skipped:
+        print(f"skipped {skipped.id}: {skipped.reason}", file=sys.stderr)
+    if as_json:
+        emit({"scenes": made.scenes, "skipped": [{"id": s.id, "reason": s.reason} for s in made.skipped]})
+    else:
+        for scene in made.scenes:
+            print(scene)
+    if not made.scenes and not made.skipped:
+        refuse(f"{path}: no image file that a reader knows")
+    raise typer.Exit(1 if made.skipped else 0)
+
+
+@app.command()
+def ingest(
+    job: JobFile = None,
+    archive: Archive = None,
+    stac: Annotated[str | None, typer.Option(help="STAC API, static catalog or item; default: raw items.")] = None,
+    collection: Collections = None,
+    bbox: Bbox = None,
+    datetime: When = None,
+    query: Annotated[list[str] | None, typer.Option(help="Such as 'eo:cloud_cover<20'. Repeatable.")] = None,
+    sensor: Sensor = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many scenes.")] = None,
+    band: Annotated[list[str] | None, typer.Option("--bands", help="Names of bands to take. Repeatable.")] = None,
+    gsd: Annotated[float | None, typer.Option(help="Pixel size of the grid to ingest on, in metres.")] = None,
+    sign: Annotated[str | None, typer.Option(help="none, planetary-computer, earthdata, s3-requester-pays")] = None,
+    tile_px: TilePx = None,
+    workers: Workers = None,
+    address: Address = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the scenes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn scenes into source cubes."""
+    from pipeline.ingest import ingest as start
+    from pipeline.ingest import scenes
+
+    with refusals():
+        asked = settings(
+            job, IngestJob, archive=archive, stac=stac, collections=collection, bbox=bbox, datetime=datetime,
+            query=query, sensor=sensor, limit=limit, bands=band, gsd_m=gsd, sign=sign, tile_px=tile_px,
+            workers=workers, ray_address=address,
+        )  # fmt: skip
+        if dry_run:
+            found = [(s.id, getattr(s, "reason", None)) for s in scenes(asked)]
+            if as_json:
+                emit({"scenes": [i for i, reason in found if reason is None], "skipped": [f for f in found if f[1]]})
+            else:
+                for scene, reason in found:
+                    print(scene if reason is None else f"{scene}: skipped: {reason}")
+            return
+        carry_out(start, asked, as_json)
+
+
+@app.command()
+def plan(
+    job: JobFile = None,
+    archive: Archive = None,
+    task: Annotated[str | None, typer.Option(help="denoise")] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Id of a scene. Repeatable; default all.")] = None,
+    collection: Collections = None,
+    sensor: Sensor = None,
+    bbox: Bbox = None,
+    datetime: When = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model; default: that of the task.")] = None,
+    tile_px: TilePx = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a restoration would do: scenes, tiles, bytes, memory, time; what is new and what is done."""
+    from pipeline.report import plan_table
+    from pipeline.restore import planned
+
+    with refusals():
+        asked = settings(
+            job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
+            bbox=bbox, datetime=datetime, model=model, tile_px=tile_px,
+        )  # fmt: skip
+        rows = list(planned(asked))
+    if as_json:
+        emit({"scenes": [row.to_dict() for row in rows]})
+    else:
+        plan_table(rows, Console())
+    raise typer.Exit(1 if any(row.plan is None for row in rows) else 0)
+
+
+@app.command()
+def restore(
+    job: JobFile = None,
+    archive: Archive = None,
+    task: Annotated[str | None, typer.Option(help="denoise")] = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Id of a scene. Repeatable; default all.")] = None,
+    collection: Collections = None,
+    sensor: Sensor = None,
+    bbox: Bbox = None,
+    datetime: When = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model; default: that of the task.")] = None,
+    tile_px: TilePx = None,
+    workers: Workers = None,
+    address: Address = None,
+    deadline: Annotated[float | None, typer.Option(help="Longest time of one tile, in seconds.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Restore source cubes tile by tile and publish the results; run it again to resume, repair or catch up."""
+    from pipeline.restore import restore as start
+
+    with refusals():
+        asked = settings(
+            job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
+            bbox=bbox, datetime=datetime, model=model, tile_px=tile_px, workers=workers, ray_address=address,
+            deadline_s=deadline,
+        )  # fmt: skip
+        carry_out(start, asked, as_json)
+
+
+@app.command()
+def query(
+    archive: Annotated[str, typer.Option(help="Root of the archive.")],
+    stage: Annotated[str | None, typer.Option(help="raw, source or restored")] = None,
+    sensor: Sensor = None,
+    collection: Annotated[str | None, typer.Option()] = None,
+    bbox: Bbox = None,
+    datetime: When = None,
+    as_json: Json = False,
+) -> None:
+    """Find scenes. With --json a STAC FeatureCollection; each item's asset "cube" is the Zarr, ready to open."""
+    with refusals():
+        items = archives.open(archive).search(
+            stage=stage, sensor=sensor, collection=collection, bbox=bbox, datetime=datetime
+        )
+    if as_json:
+        emit(archives.feature_collection([item.scene for item in items]))
+        return
+    for item in items:
+        s = item.scene
+        href = s.assets["cube"].href if "cube" in s.assets else f"{len(s.assets)} assets"
+        print(f"{s.id}  {s.collection}  {s.sensor}  {s.datetime:%Y-%m-%d}  {href}")
+    if not items:
+        print("no scene matches", file=sys.stderr)
+
+
+@app.command()
+def verify(
+    archive: Annotated[str, typer.Option(help="Root of the archive.")],
+    as_json: Json = False,
+) -> None:
+    """Read every shard against its mark. Torn ones lose their mark: `ingest` or `restore` writes them again."""
+    from pipeline.verify import verify as check
+
+    with refusals():
+        report = check(archive)
+    if as_json:
+        emit(report.to_dict())
+    else:
+        for torn in report.torn:
+            print(f"torn: {torn.cube} tile {torn.index[0]}-{torn.index[1]}: run `hypermend {torn.repair_with}` again")
+        print(f"{report.cubes} cubes, {report.tiles} tiles read, {len(report.torn)} torn")
+    raise typer.Exit(1 if report.torn else 0)
+
+
+@app.command()
+def index(archive: Annotated[str, typer.Option(help="Root of the archive.")]) -> None:
+    """Rebuild the query index and the browsable catalogs from the items."""
+    with refusals():
+        count = archives.open(archive).reindex()
+    print(f"{count} items indexed")
+
+
+# -------------------------------------------------------------------------------------------------------- helpers
+
+
+def settings(file: Path | None, kind: type[J], **options: Any) -> J:
+    """The job of a file and of the options given beside it; options that were not given are left out."""
+    given = {key: value for key, value in options.items() if value not in (None, [])}
+    if file is not None:
+        return load_job(file, kind, **given)
+    return parse(kind, given, where=f"options of {kind.__name__.removesuffix('Job').lower()}")
+
+
+def carry_out(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
+    """Run a job to its end, show it, and leave with its exit code."""
+    from pipeline.execute import start_ray
+    from pipeline.report import follow, summary
+
+    console = Console(stderr=as_json)
+    run = start(job)
+    with console.status("starting Ray"):
+        start_ray(address=job.ray_address, cpus=None)
+    report = follow(run, console)
+    if not report.scenes:
+        refuse("no scene matches; see `hypermend query` for what the archive holds")
+    summary(report, console)
+    if as_json:
+        emit(report.to_dict())
+    raise typer.Exit(report.exit_code)
+
+
+def emit(value: Any) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=list))
+
+
+def refuse(message: str) -> Never:
+    print(f"hypermend: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Errors that a person can act on, as one line; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except (ArchiveError, BadJob, BadCard, BadCheckpoint, Refused) as error:
+        refuse(str(error))
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("hypermend: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

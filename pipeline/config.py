@@ -1,0 +1,122 @@
+"""Jobs: what a person asks for, parsed once at the door. A TOML file and the options of a verb give the same value.
+
+An unknown key is an error that names the nearest known one: a misspelt option must not run for a night unnoticed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+SignScheme = Literal["none", "planetary-computer", "earthdata", "s3-requester-pays"]
+
+
+class BadJob(Exception):
+    """A job that cannot run as it is written: says which key, what it holds and what to do."""
+
+
+class Job(BaseModel):
+    """What every job has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    archive: str
+    """Root of the archive: a folder or s3://bucket/prefix."""
+    workers: int | None = Field(default=None, ge=1)
+    """Actors; None for one per GPU, else one per CPU."""
+    ray_address: str | None = None
+    """A running cluster ("auto" finds one on this machine); None for an embedded one."""
+    deadline_s: float | None = Field(default=3600.0, gt=0)
+    """Longest time one tile may take before it is put aside."""
+    bbox: tuple[float, float, float, float] | None = None
+    """West, south, east, north in degrees."""
+    datetime: str | None = None
+    """RFC 3339 instant or interval, open ends as "..": 2024-01-01/2024-06-30."""
+    collections: tuple[str, ...] = ()
+    sensor: str | None = None
+    tile_px: int | None = Field(default=None, ge=16)
+    """Edge of a tile (= one shard) in pixels, a multiple of 16; None for the default of model and cube."""
+
+    @field_validator("bbox")
+    @classmethod
+    def _west_to_east(cls, box: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if box is not None and not (-180 <= box[0] <= box[2] <= 180 and -90 <= box[1] <= box[3] <= 90):
+            raise ValueError(f"{box} is not west, south, east, north in degrees")
+        return box
+
+    @field_validator("tile_px")
+    @classmethod
+    def _whole_chunks(cls, tile_px: int | None) -> int | None:
+        if tile_px is not None and tile_px % 16:
+            raise ValueError(f"{tile_px} is not a multiple of 16")
+        return tile_px
+
+
+class IngestJob(Job):
+    """Scenes -> source cubes."""
+
+    stac: str | None = None
+    """STAC API, static catalog or item; None for the archive's own raw items."""
+    query: tuple[str, ...] = ()
+    """Filters on item properties, such as eo:cloud_cover<20."""
+    limit: int | None = Field(default=None, ge=1)
+    bands: tuple[str, ...] = ()
+    """Names of the bands to take; none for all of one grid."""
+    gsd_m: float | None = Field(default=None, gt=0)
+    """Pixel size of the grid to ingest on, where an item has several."""
+    sign: SignScheme = "none"
+
+
+class RestoreJob(Job):
+    """Source cubes -> restored cubes."""
+
+    task: Literal["denoise"] = "denoise"
+    model: str | None = None
+    """Name of the model, in the archive or built in; None for the default of the task."""
+    scenes: tuple[str, ...] = ()
+    """Ids of the scenes; none for all that match."""
+
+
+J = TypeVar("J", bound=Job)
+
+
+def parse(kind: type[J], settings: dict[str, Any], *, where: str) -> J:
+    """Check ``settings`` and freeze them.
+
+    Raises:
+        BadJob: an unknown key or a value that does not fit; one line for each.
+    """
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        lines = [_complaint(kind, detail) for detail in error.errors()]
+        raise BadJob(f"{where}: " + "; ".join(lines)) from None
+
+
+def load_job(path: Path, kind: type[J], **overrides: Any) -> J:
+    """Read a TOML job file; options given on the command line win over the file.
+
+    Raises:
+        BadJob: no such file, not TOML, or as ``parse``.
+    """
+    try:
+        settings = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadJob(f"{path}: there is no such job file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadJob(f"{path}: not a TOML file: {error}") from None
+    return parse(kind, settings | overrides, where=str(path))
+
+
+def _complaint(kind: type[Job], detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.0)
+        return f"unknown key {key!r}; did you mean {nearest[0]!r}?"
+    if detail["type"] == "missing":
+        return f"key {key!r} is missing"
+    return f"{key}: {detail['msg']} (got {detail['input']!r})"

@@ -1,0 +1,279 @@
+"""Ingest: scenes found by STAC -> source cubes, published as STAC items.
+
+One task writes one shard, read by window. A format without windows (.mat v5, PNG) is one task for the whole file,
+whose size was checked first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import catalog
+from catalog.cube import Cube, create
+from catalog.discover import Skipped, discover, from_folder
+from catalog.errors import BadAsset
+from catalog.publish import put_item, source_item
+from catalog.readers import Source, open_scene
+from catalog.root import Root
+from catalog.scene import Scene
+from catalog.sign import signer
+from catalog.spec import VALID, CubeSpec
+from pipeline.config import IngestJob
+from pipeline.execute import on_ray
+from pipeline.job import Engine, Opened, Receipt, Refusal, Run, Unit, new_run_id, peak_bytes
+from pipeline.plan import digest
+from pipeline.tiles import Index, TileGrid
+
+INGEST_VERSION = 1
+"""Bumped by hand whenever the same files would give another source cube."""
+
+
+# ---------------------------------------------------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """A scene and how its files are to be read: what a worker needs to open it."""
+
+    scene: Scene
+    bands: tuple[str, ...]
+    gsd_m: float | None
+    sign: str
+    tile_px: int | None
+
+    def open(self) -> Source:
+        return open_scene(self.scene, bands=self.bands or None, gsd_m=self.gsd_m, sign=signer(self.sign))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Open a scene's files and create its source cube."""
+
+    unit: str
+    files: Files
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteTiles:
+    unit: str
+    files: Files
+    target: str
+    tiles: tuple[Index, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    unit: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCube:
+    """What the driver keeps of an opened scene."""
+
+    ingest_id: str
+    key: str
+    spec: CubeSpec
+    windowed: bool
+
+
+class IngestWorker:
+    """Handles the tasks of any number of scenes; keeps the files of the last few open."""
+
+    keep_open = 4
+
+    def __init__(self, archive: str) -> None:
+        self._root = Root(archive)
+        self._files: OrderedDict[str, Source] = OrderedDict()
+        self._cubes: OrderedDict[str, Cube] = OrderedDict()
+
+    def __call__(self, task: Prepare | WriteTiles | Finish) -> Any:
+        if isinstance(task, Prepare):
+            return self._prepare(task)
+        if isinstance(task, WriteTiles):
+            return self._write(task)
+        return self._finish(task)
+
+    def _prepare(self, task: Prepare) -> Opened:
+        source = self._source(task.unit, task.files)
+        spec = source.spec
+        if task.files.tile_px is not None:
+            chunk, shard = CubeSpec.layout(spec.shape, spec.dtype, task.files.tile_px)
+            spec = replace(spec, chunk=chunk, shard=shard)
+        identity = {"files": source.identity, "spec": spec.to_dict(), "version": INGEST_VERSION}
+        ingest_id = digest(identity)
+        spec = replace(spec, attrs={**spec.attrs, "hypermend:ingest": ingest_id})
+        key = f"source/{task.unit}/{ingest_id}.zarr"
+        create(self._root, key, spec, lonlat=source.lonlat)
+        rows, columns = spec.tiles
+        return Opened(
+            total=rows * columns,
+            done=frozenset(Cube(self._root, key).done()),
+            context=SourceCube(ingest_id=ingest_id, key=key, spec=spec, windowed=source.windowed),
+        )
+
+    def _write(self, task: WriteTiles) -> Receipt:
+        source, cube = self._source(task.unit, task.files), self._cube(task.target)
+        read_s = write_s = 0.0
+        usable = pixels = samples = written = 0
+        for index in task.tiles:
+            y, x = cube.spec.window(*index)
+            start = time.perf_counter()
+            stored, flags = source.read(y, x)
+            middle = time.perf_counter()
+            shards = cube.write(y, x, stored, flags)
+            valid = int(np.count_nonzero(flags & VALID))
+            cube.mark(*index, shards, {"valid_px": valid})
+            write_s += time.perf_counter() - middle
+            read_s += middle - start
+            usable, pixels, samples = usable + valid, pixels + flags.size, samples + stored.size
+            written += sum(shard.size for shard in shards)
+        return Receipt(
+            tiles=task.tiles,
+            read_s=read_s,
+            model_s=0.0,
+            write_s=write_s,
+            valid_fraction=usable / pixels,
+            samples=samples,
+            bytes_written=written,
+            peak_bytes=peak_bytes(),
+        )
+
+    def _finish(self, task: Finish) -> float:
+        """Fold the marks; returns the usable share of the scene.
+
+        Raises:
+            BadAsset: no pixel of the scene is usable; an empty cube is not published.
+        """
+        cube = self._cube(task.target)
+        valid = sum(mark.extra["valid_px"] for mark in cube.done().values())
+        if valid == 0:
+            raise BadAsset(f"scene {task.unit}: every pixel is nodata or flagged; there is nothing to publish")
+        cube.fold()
+        if (files := self._files.pop(task.unit, None)) is not None:
+            files.close()
+        return valid / (cube.spec.height * cube.spec.width)
+
+    def _source(self, unit: str, files: Files) -> Source:
+        if unit not in self._files:
+            self._files[unit] = files.open()
+            while len(self._files) > self.keep_open:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(unit)
+        return self._files[unit]
+
+    def _cube(self, key: str) -> Cube:
+        if key not in self._cubes:
+            self._cubes[key] = Cube(self._root, key)
+            while len(self._cubes) > self.keep_open:
+                self._cubes.popitem(last=False)
+        return self._cubes[key]
+
+
+# --------------------------------------------------------------------------------------------------------- driver
+
+
+class IngestUnit:
+    """One scene's walk from files to a published source cube."""
+
+    def __init__(self, scene: Scene, job: IngestJob, root: Root, run: str) -> None:
+        self.id = scene.id
+        self._files = Files(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
+        self._root = root
+        self._run = run
+
+    def prepare(self) -> Prepare:
+        return Prepare(unit=self.id, files=self._files)
+
+    def tiles(self, opened: Opened) -> Iterator[WriteTiles]:
+        cube: SourceCube = opened.context
+        _, tile_px, _ = cube.spec.shard
+        grid = TileGrid(height=cube.spec.height, width=cube.spec.width, tile_px=tile_px)
+        missing = (tile.index for tile in grid if tile.index not in opened.done)
+        write = partial(WriteTiles, unit=self.id, files=self._files, target=cube.key)
+        if cube.windowed:
+            yield from (write(tiles=(index,)) for index in missing)
+        elif whole := tuple(missing):
+            yield write(tiles=whole)
+
+    def finish(self, opened: Opened) -> Finish:
+        return Finish(unit=self.id, target=opened.context.key)
+
+    def commit(self, opened: Opened, finished: float) -> int:
+        cube: SourceCube = opened.context
+        item = source_item(
+            self._files.scene, cube.spec, key=cube.key, ingest_id=cube.ingest_id, valid_fraction=finished
+        )
+        return put_item(self._root, item, run=self._run)
+
+
+def ingest(job: IngestJob, *, engine: Engine = on_ray) -> Run:
+    """Begin to ingest what the job names: iterate the run, or ``wait`` for its report.
+
+    Raises:
+        ArchiveError: the archive or the STAC endpoint cannot be read at all.
+    """
+    root = Root(job.archive)
+    run_id = new_run_id("ingest")
+    return Run(run_id, job, _units(job, root, run_id), partial(IngestWorker, job.archive), engine)
+
+
+def _units(job: IngestJob, root: Root, run: str) -> Iterator[Unit | Refusal]:
+    for found in scenes(job):
+        if isinstance(found, Skipped):
+            yield Refusal(scene=found.id, reason=found.reason)
+        else:
+            yield IngestUnit(found, job, root, run)
+
+
+def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
+    """What the job's filters find, in the archive itself or in the STAC source it names."""
+    if job.stac is None:
+        items = catalog.open(job.archive).search(
+            stage="raw", sensor=job.sensor, collections=job.collections, bbox=job.bbox, datetime=job.datetime
+        )
+        return [item.scene for item in items][: job.limit]
+    return discover(
+        job.stac,
+        collections=job.collections,
+        sensor=job.sensor,
+        bbox=job.bbox,
+        datetime=job.datetime,
+        query=job.query,
+        limit=job.limit,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogReport:
+    """What ``catalog_folder`` made."""
+
+    scenes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    bytes_written: int
+
+
+def catalog_folder(archive: str, path: Path, *, sensor: str, collection: str | None = None) -> CatalogReport:
+    """Make raw items for a folder of files that has no STAC of its own.
+
+    Raises:
+        NotFound: no such folder.
+        BadSensor: no such sensor.
+    """
+    root, run = Root(archive), new_run_id("catalog")
+    made, skipped, wrote = [], [], 0
+    for found in from_folder(path, sensor=sensor, collection=collection or sensor):
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            wrote += put_item(root, found, run=run)
+            made.append(found.id)
+    return CatalogReport(scenes=tuple(made), skipped=tuple(skipped), bytes_written=wrote)

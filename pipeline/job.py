@@ -1,0 +1,405 @@
+"""One dispatcher for many scenes: their tiles are interleaved, and a scene is committed when its last tile is done.
+
+Each scene walks through four steps. All but the last run in a worker, so the driver never holds a pixel:
+
+    prepare  open the input, create the output, find what is already done   -> Opened
+    tiles    one task for each piece that is missing                          -> Receipt
+    finish   fold the marks, sum up                                           -> any small value
+    commit   put the STAC item, by the driver: the scene is published, or it is not
+
+Ingest and restoration are two ``Unit``s of this walk; whatever else they share lives here: resume, the ledger of
+receipts and failures, progress, and what the exit code will be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from catalog.root import Root
+from pipeline.config import Job
+from pipeline.execute import WAIT, Done, Failed, Make, Outcome, Policy, Wait, Workers
+from pipeline.tiles import Index
+
+
+class Engine(Protocol):
+    """``serial`` or ``on_ray``."""
+
+    def __call__(
+        self, make: Make[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
+    ) -> Iterator[Outcome[Any, Any]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What became of one task's tiles."""
+
+    tiles: tuple[Index, ...]
+    read_s: float
+    model_s: float
+    write_s: float
+    valid_fraction: float
+    """Share of usable pixels, 0 to 1."""
+    samples: int
+    """Bands times pixels written."""
+    bytes_written: int
+    peak_bytes: int
+    """Largest resident size of the worker process so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What ``prepare`` found out."""
+
+    total: int
+    """Tiles of the scene."""
+    done: frozenset[Index]
+    """Tiles that an earlier run has marked."""
+    bytes_written: int = 0
+    context: Any = None
+    """What the later tasks and the commit need; small."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A scene that never becomes a unit: a bad item, an unreachable asset."""
+
+    scene: str
+    reason: str
+
+
+class Unit(Protocol):
+    """One scene's walk. ``task.unit`` of every task it gives is its ``id``."""
+
+    @property
+    def id(self) -> str: ...
+
+    def prepare(self) -> Any: ...
+
+    def tiles(self, opened: Opened) -> Iterator[Any]: ...
+
+    def finish(self, opened: Opened) -> Any: ...
+
+    def commit(self, opened: Opened, finished: Any) -> int:
+        """Publish the scene; returns the bytes written."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something a person may want to see."""
+
+    kind: Literal["opened", "tile", "published", "current", "failed", "skipped"]
+    scene: str
+    tiles_done: int = 0
+    tiles_total: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneResult:
+    """How a scene ended: published, current (nothing was left to do), failed or skipped."""
+
+    scene: str
+    status: Literal["published", "current", "failed", "skipped"]
+    tiles_written: int = 0
+    tiles_failed: int = 0
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class RunReport:
+    """How a run ended; complete once ``run`` is exhausted."""
+
+    run: str
+    scenes: list[SceneResult] = field(default_factory=list)
+    tiles_written: int = 0
+    bytes_written: int = 0
+    seconds: float = 0.0
+    samples: int = 0
+    """Bands times pixels written."""
+    worker_s: float = 0.0
+    """Seconds that workers spent on tiles, added up."""
+    peak_worker_bytes: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0: every scene is published. 1: some are not, see ``scenes`` and the ledger."""
+        return int(any(s.status in ("failed", "skipped") for s in self.scenes))
+
+    def count(self, status: str) -> int:
+        return sum(s.status == status for s in self.scenes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"exit_code": self.exit_code}
+
+
+class Ledger:
+    """Receipts and failures of one run: ``runs/<run>/{receipts,failures}/<driver>/<n>.jsonl``.
+
+    Object stores cannot append, so lines are gathered into numbered parts. A run that does nothing writes nothing.
+    """
+
+    flush_lines = 500
+    flush_s = 30.0
+
+    def __init__(self, root: Root, run: str) -> None:
+        self._root = root
+        self.run = run
+        self._driver = f"{os.uname().nodename}-{os.getpid()}"
+        self._lines: dict[str, list[str]] = {"receipts": [], "failures": []}
+        self._parts = {"receipts": 0, "failures": 0}
+        self._flushed = time.monotonic()
+
+    def receipt(self, scene: str, receipt: Receipt, outcome: Done[Any, Any]) -> None:
+        line = {"scene": scene, "attempts": outcome.attempts, "node": outcome.node, **asdict(receipt)}
+        self._add("receipts", line)
+
+    def failure(self, scene: str, *, step: str, tiles: Any, outcome: Failed[Any]) -> None:
+        self._add(
+            "failures",
+            {
+                "scene": scene,
+                "step": step,
+                "tiles": tiles,
+                "kind": outcome.kind.value,
+                "error": outcome.error,
+                "message": outcome.message,
+                "attempts": outcome.attempts,
+                "node": outcome.node,
+            },
+        )
+
+    def skipped(self, refusal: Refusal) -> None:
+        self._add("failures", {"scene": refusal.scene, "step": "discover", "message": refusal.reason})
+
+    def _add(self, kind: str, line: dict[str, Any]) -> None:
+        line = {"run": self.run, "time": datetime.now(UTC).isoformat(timespec="seconds"), **line}
+        self._lines[kind].append(json.dumps(line))
+        if len(self._lines[kind]) >= self.flush_lines or time.monotonic() - self._flushed > self.flush_s:
+            self.flush()
+
+    def flush(self) -> None:
+        for kind, lines in self._lines.items():
+            if lines:
+                key = f"runs/{self.run}/{kind}/{self._driver}/{self._parts[kind]:06d}.jsonl"
+                self._root.put(key, ("\n".join(lines) + "\n").encode())
+                self._parts[kind] += 1
+                lines.clear()
+        self._flushed = time.monotonic()
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def new_run_id(verb: str) -> str:
+    """Sorts by time and never meets another."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}-{verb}"
+
+
+@dataclass(eq=False)
+class _Open:
+    """One scene on the board."""
+
+    unit: Unit
+    tasks: Iterator[Any]
+    opened: Opened | None = None
+    in_flight: int = 0
+    finishing: bool = False
+    written: int = 0
+    failed: int = 0
+    reason: str = ""
+
+
+class Board:
+    """The open scenes of a run: a few at a time, their tasks dealt in turn."""
+
+    def __init__(self, units: Iterable[Unit | Refusal], report: RunReport, ledger: Ledger, *, open_scenes: int) -> None:
+        self._units = iter(units)
+        self._report = report
+        self._ledger = ledger
+        self._width = open_scenes
+        self._open: deque[_Open] = deque()
+        self._by_id: dict[str, _Open] = {}
+        self._seen: set[str] = set()
+        self._more = True
+        self._events: deque[Event] = deque()
+
+    def run(self, work: Callable[[Iterator[Any]], Iterator[Outcome[Any, Any]]]) -> Iterator[Event]:
+        """Work until every scene is published, held back or skipped."""
+        try:
+            for outcome in work(self._stream()):
+                self._settle(self._by_id[outcome.task.unit], outcome)
+                yield from self._drain()
+            yield from self._drain()
+        finally:
+            self._ledger.flush()
+
+    def _drain(self) -> Iterator[Event]:
+        while self._events:
+            yield self._events.popleft()
+
+    def _stream(self) -> Iterator[Any | Wait]:
+        while True:
+            self._fill()
+            if not self._open:
+                return
+            for _ in range(len(self._open)):
+                scene = self._open[0]
+                self._open.rotate(-1)
+                if (task := next(scene.tasks, None)) is not None:
+                    scene.in_flight += 1
+                    yield task
+                    break
+            else:
+                yield WAIT
+
+    def _fill(self) -> None:
+        while self._more and len(self._open) < self._width:
+            unit = next(self._units, None)
+            if unit is None:
+                self._more = False
+            elif isinstance(unit, Refusal):
+                self._ledger.skipped(unit)
+                self._end(SceneResult(scene=unit.scene, status="skipped", reason=unit.reason))
+            elif unit.id in self._seen:
+                reason = "the same scene is already in this run; give one of them another id"
+                self._end(SceneResult(scene=unit.id, status="skipped", reason=reason))
+            else:
+                scene = _Open(unit, iter([unit.prepare()]))
+                self._open.append(scene)
+                self._by_id[unit.id] = scene
+                self._seen.add(unit.id)
+
+    def _settle(self, scene: _Open, outcome: Outcome[Any, Any]) -> None:
+        scene.in_flight -= 1
+        if isinstance(outcome, Failed):
+            self._failed(scene, outcome)
+        elif scene.opened is None:
+            self._opened(scene, outcome.result)
+        elif scene.finishing:
+            self._commit(scene, outcome.result)
+            return
+        else:
+            self._wrote(scene, outcome)
+        self._advance(scene)
+
+    def _opened(self, scene: _Open, opened: Opened) -> None:
+        scene.opened = opened
+        scene.tasks = scene.unit.tiles(opened)
+        self._report.bytes_written += opened.bytes_written
+        self._say("opened", scene, "; ".join(opened.warnings))
+
+    def _wrote(self, scene: _Open, outcome: Done[Any, Receipt]) -> None:
+        receipt = outcome.result
+        scene.written += len(receipt.tiles)
+        self._report.tiles_written += len(receipt.tiles)
+        self._report.bytes_written += receipt.bytes_written
+        self._report.samples += receipt.samples
+        self._report.worker_s += receipt.read_s + receipt.model_s + receipt.write_s
+        self._report.peak_worker_bytes = max(self._report.peak_worker_bytes, receipt.peak_bytes)
+        self._ledger.receipt(scene.unit.id, receipt, outcome)
+        self._say("tile", scene)
+
+    def _failed(self, scene: _Open, outcome: Failed[Any]) -> None:
+        step = "prepare" if scene.opened is None else "finish" if scene.finishing else "tile"
+        tiles = getattr(outcome.task, "tiles", ())
+        scene.failed += max(1, len(tiles))
+        scene.reason = scene.reason or f"{outcome.error}: {outcome.message}"
+        self._ledger.failure(scene.unit.id, step=step, tiles=tiles, outcome=outcome)
+
+    def _advance(self, scene: _Open) -> None:
+        """Close the scene if nothing of it is left to do, else leave it on the board."""
+        if scene.in_flight:
+            return
+        task = next(scene.tasks, None)
+        if task is not None:
+            scene.tasks = _put_back(task, scene.tasks)
+        elif scene.failed:
+            self._close(scene, "failed")
+        elif scene.opened is not None and not scene.finishing:
+            scene.finishing = True
+            scene.tasks = iter([scene.unit.finish(scene.opened)])
+
+    def _commit(self, scene: _Open, finished: Any) -> None:
+        assert scene.opened is not None
+        wrote = scene.unit.commit(scene.opened, finished)
+        self._report.bytes_written += wrote
+        self._close(scene, "published" if wrote or scene.written else "current")
+
+    def _close(self, scene: _Open, status: Literal["published", "current", "failed"]) -> None:
+        self._open.remove(scene)
+        del self._by_id[scene.unit.id]
+        self._end(
+            SceneResult(
+                scene=scene.unit.id,
+                status=status,
+                tiles_written=scene.written,
+                tiles_failed=scene.failed if scene.opened is not None else 0,
+                reason=scene.reason,
+                warnings=scene.opened.warnings if scene.opened else (),
+            )
+        )
+
+    def _end(self, result: SceneResult) -> None:
+        self._report.scenes.append(result)
+        self._events.append(Event(kind=result.status, scene=result.scene, message=result.reason))
+
+    def _say(self, kind: Literal["opened", "tile"], scene: _Open, message: str = "") -> None:
+        assert scene.opened is not None
+        done = len(scene.opened.done) + scene.written
+        self._events.append(
+            Event(kind=kind, scene=scene.unit.id, tiles_done=done, tiles_total=scene.opened.total, message=message)
+        )
+
+
+def _put_back(task: Any, tasks: Iterator[Any]) -> Iterator[Any]:
+    yield task
+    yield from tasks
+
+
+class Run:
+    """A run that has begun: iterate its events, or ``wait`` for its report."""
+
+    def __init__(
+        self,
+        run_id: str,
+        job: Job,
+        units: Iterable[Unit | Refusal],
+        make: Make[Any, Any],
+        engine: Engine,
+        *,
+        open_scenes: int = 3,
+    ) -> None:
+        self.report = RunReport(run=run_id)
+        self._root = Root(job.archive)
+        self._board = Board(units, self.report, Ledger(self._root, run_id), open_scenes=open_scenes)
+        self._start = lambda tasks: engine(
+            make, tasks, policy=Policy(deadline_s=job.deadline_s), workers=Workers(count=job.workers)
+        )
+
+    def __iter__(self) -> Iterator[Event]:
+        begin = time.monotonic()
+        yield from self._board.run(self._start)
+        self.report.seconds = time.monotonic() - begin
+        if self.report.bytes_written:  # a run that wrote nothing leaves nothing
+            self._root.put_json(f"runs/{self.report.run}/report.json", self.report.to_dict())
+
+    def wait(self) -> RunReport:
+        """Work to the end."""
+        for _ in self:
+            pass
+        return self.report

@@ -1,0 +1,85 @@
+"""What is done to the pixels of a tile around the model: decoding, holes, rounding, flags. Pure NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
+
+from catalog.spec import NEAR_FILL, NODATA, VALID, CubeSpec
+
+Stored = NDArray[Any]
+"""(bands, h, w) numbers as the cube stores them."""
+Physical = NDArray[np.float32]
+Flags = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+FILL_REACH_PX = 8
+"""How far into a hole its neighbours reach; the rest of a hole holds the scene's mean spectrum."""
+
+
+def physical(stored: Stored, spec: CubeSpec) -> Physical:
+    """CF decoding in float32; NaN where a stored number is the fill."""
+    values = stored.astype(np.float32)
+    if spec.fill is not None and not np.isnan(spec.fill):
+        values[stored == spec.fill] = np.nan
+    if spec.scale_factor != 1.0:
+        values *= np.float32(spec.scale_factor)
+    if spec.add_offset != 0.0:
+        values += np.float32(spec.add_offset)
+    return values
+
+
+def data_mask(values: Physical, flags: Flags) -> Mask:
+    """(h, w): the pixel holds data in every band. A cloud is data; nodata or a NaN in any good band is a hole."""
+    mask: Mask = (flags & NODATA) == 0
+    return mask & np.isfinite(values).all(axis=0)
+
+
+def fill_holes(values: Physical, known: Mask, mean: Physical, *, reach: int = FILL_REACH_PX) -> None:
+    """Fill unknown pixels in place: ring by ring with the mean of their known neighbours, then with ``mean``.
+
+    After ``reach`` rings nothing farther away has been looked at, so a tile that reads that much around its halo fills
+    its holes exactly as the whole scene would.
+    """
+    known = np.pad(known, 1)
+    shifts = [(dy, dx) for dy in (0, 1, 2) for dx in (0, 1, 2) if (dy, dx) != (1, 1)]
+    height, width = values.shape[1:]
+    for _ in range(reach):
+        neighbours = np.zeros((height, width), dtype=np.uint8)
+        for dy, dx in shifts:
+            neighbours += known[dy : dy + height, dx : dx + width]
+        ys, xs = np.nonzero((neighbours > 0) & ~known[1:-1, 1:-1])
+        if len(ys) == 0:
+            break
+        total = np.zeros((len(values), len(ys)), dtype=np.float64)
+        for dy, dx in shifts:
+            there = known[ys + dy, xs + dx]
+            # clip only keeps the index legal: where it moved a pixel, `there` is False
+            near = values[:, np.clip(ys + dy - 1, 0, height - 1), np.clip(xs + dx - 1, 0, width - 1)]
+            total += np.where(there, near, 0.0)
+        values[:, ys, xs] = total / neighbours[ys, xs]
+        known[ys + 1, xs + 1] = True
+    values[:, ~known[1:-1, 1:-1]] = mean[:, None]
+
+
+def mark_near_fill(flags: Flags, known: Mask, halo: int) -> Flags:
+    """Set NEAR_FILL on usable pixels whose receptive field, ``halo`` pixels each way, held filled pixels."""
+    if known.all() or halo == 0:
+        return flags
+    near = maximum_filter(~known, size=2 * halo + 1, mode="constant", cval=False) & (flags & VALID != 0)
+    marked = flags.copy()
+    marked[near] |= NEAR_FILL
+    return marked
+
+
+def to_integers(values: NDArray[Any], spec: CubeSpec) -> NDArray[Any]:
+    """Round to whole numbers of the dtype, never onto the fill: a measured pixel must not turn into nodata."""
+    info = np.iinfo(spec.dtype)
+    whole: NDArray[Any] = np.clip(np.rint(values), info.min, info.max)
+    if spec.fill is not None:
+        beside = spec.fill + 1 if spec.fill < info.max else spec.fill - 1
+        whole[whole == spec.fill] = beside
+    return whole

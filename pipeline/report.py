@@ -1,0 +1,123 @@
+"""What a person sees: progress while a run goes on, a table when it has ended. Machines get the same as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.job import Event, Run, RunReport
+from pipeline.restore import PlannedScene
+
+SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "failed": "[red]failed[/]"}
+
+
+def follow(run: Run, console: Console) -> RunReport:
+    """Work to the end of ``run``, showing a bar for each open scene on a terminal, a line for each scene elsewhere."""
+    with _bars(console) as bars:
+        for event in run:
+            bars.show(event)
+    return run.report
+
+
+class _Bars:
+    def __init__(self, console: Console, progress: Progress | None) -> None:
+        self._console = console
+        self._progress = progress
+        self._rows: dict[str, TaskID] = {}
+
+    def show(self, event: Event) -> None:
+        if event.kind in ("opened", "tile"):
+            self._move(event)
+            if event.kind == "opened" and event.message:
+                self._console.print(f"{event.scene}: [yellow]{event.message}[/]", highlight=False)
+            return
+        if self._progress is not None and event.scene in self._rows:
+            self._progress.remove_task(self._rows.pop(event.scene))
+        sign = SIGNS.get(event.kind, "[yellow]skipped[/]")
+        reason = f": {event.message}" if event.message else ""
+        self._console.print(f"{sign} {event.scene}{reason}", highlight=False, soft_wrap=True)
+
+    def _move(self, event: Event) -> None:
+        if self._progress is None:
+            return
+        if event.scene not in self._rows:
+            self._rows[event.scene] = self._progress.add_task(event.scene, total=event.tiles_total)
+        self._progress.update(self._rows[event.scene], completed=event.tiles_done)
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[_Bars]:
+    if not console.is_terminal:
+        yield _Bars(console, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("tiles, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _Bars(console, progress)
+
+
+def summary(report: RunReport, console: Console) -> None:
+    """The closing lines of a run: how many scenes ended how, and each one that did not end well."""
+    counts = ", ".join(f"{n} {s}" for s in ("published", "current", "failed", "skipped") if (n := report.count(s)))
+    console.print(
+        f"{counts or 'nothing to do'}; {report.tiles_written} tiles, {size(report.bytes_written)} written "
+        f"in {duration(report.seconds)}",
+        highlight=False,
+    )
+    if report.exit_code:
+        console.print(f"failures: runs/{report.run}/failures in the archive", highlight=False)
+
+
+def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
+    """Scenes, tiles, bytes, memory and time of a restoration before it runs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("scene", overflow="fold")
+    for name in ("pixels x bands", "tiles", "to do", "read", "tile memory", "time"):
+        table.add_column(name, justify="right")
+    for row in planned:
+        if row.plan is None:
+            table.add_row(row.scene, f"[red]refused[/]: {row.reason}")
+            continue
+        spec = row.plan.spec
+        table.add_row(
+            row.scene,
+            f"{spec.width} x {spec.height} x {spec.bands}",
+            str(len(row.plan.grid)),
+            str(row.tiles_to_do),
+            size(row.read_bytes),
+            size(row.plan.pixel_bytes),
+            "-" if row.tiles_to_do == 0 else duration(row.seconds) if row.seconds is not None else "?",
+        )
+    console.print(table)
+    todo = [row for row in planned if row.plan is not None and row.tiles_to_do]
+    known = [row.seconds for row in todo if row.seconds is not None]
+    time_left = f", about {duration(sum(known))} of one worker" if known else ""
+    console.print(f"{len(planned)} scenes, {sum(r.tiles_to_do for r in todo)} tiles to do{time_left}", highlight=False)
+    for line in dict.fromkeys(f"{row.scene}: {w}" for row in planned if row.plan for w in row.plan.warnings):
+        console.print(f"[yellow]{line}[/]", highlight=False)
+
+
+def size(count: float) -> str:
+    """Bytes as people write them: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 1 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
