@@ -1,0 +1,118 @@
+"""The board: scenes are interleaved, committed when their last tile is done, and held back when one failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from catalog.root import Root
+from pipeline.config import Job
+from pipeline.execute import serial
+from pipeline.job import Opened, Receipt, Refusal, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    unit: str
+    step: str
+    tiles: tuple[tuple[int, int], ...] = ()
+
+
+class Toy:
+    """A scene of ``total`` tiles, of which tile ``bad`` fails."""
+
+    def __init__(self, id: str, total: int, log: list[str], *, bad: int | None = None, done: int = 0) -> None:
+        self.id, self.total, self.log, self.bad, self.n_done = id, total, log, bad, done
+
+    def prepare(self) -> Task:
+        return Task(unit=self.id, step=f"prepare {self.total} {self.n_done}")
+
+    def tiles(self, opened: Opened) -> Iterator[Task]:
+        for i in range(len(opened.done), self.total):
+            yield Task(unit=self.id, step="fail" if i == self.bad else "tile", tiles=((0, i),))
+
+    def finish(self, opened: Opened) -> Task:
+        return Task(unit=self.id, step="finish")
+
+    def commit(self, opened: Opened, finished: Any) -> int:
+        self.log.append(f"commit {self.id}")
+        return 0 if self.n_done == self.total else 100
+
+
+def make_toy(log: list[str]) -> Callable[[Task], Any]:
+    def handle(task: Task) -> Any:
+        log.append(f"{task.step.split()[0]} {task.unit}")
+        if task.step.startswith("prepare"):
+            _, total, done = task.step.split()
+            return Opened(total=int(total), done=frozenset((0, i) for i in range(int(done))))
+        if task.step == "fail":
+            raise ValueError("this tile is bad")
+        if task.step == "tile":
+            return Receipt(
+                tiles=task.tiles, read_s=1, model_s=1, write_s=1, valid_fraction=1, samples=5, bytes_written=10,
+                peak_bytes=1,
+            )  # fmt: skip
+        return None
+
+    return handle
+
+
+def start(root: Path, units: list[Any], log: list[str], **options: Any) -> Run:
+    return Run("r1", Job(archive=str(root)), units, partial(make_toy, log), serial, **options)
+
+
+def test_scenes_are_interleaved_and_committed_once(tmp_path: Path) -> None:
+    log: list[str] = []
+    run = start(tmp_path, [Toy("a", 3, log), Toy("b", 3, log), Toy("c", 1, log)], log, open_scenes=2)
+    report = run.wait()
+    assert report.exit_code == 0
+    assert sorted(s.scene for s in report.scenes if s.status == "published") == ["a", "b", "c"]
+    tiles = [line for line in log if line.startswith("tile")]
+    assert tiles[:4] in (["tile a", "tile b"] * 2, ["tile b", "tile a"] * 2)
+    assert log.index("prepare c") > min(log.index("commit a"), log.index("commit b"))
+    assert [log.count(f"commit {s}") for s in "abc"] == [1, 1, 1]
+    assert (report.tiles_written, report.samples, report.worker_s) == (7, 35, 21)
+
+
+def test_a_failed_tile_holds_back_its_scene_alone_and_is_in_the_ledger(tmp_path: Path) -> None:
+    log: list[str] = []
+    run = start(tmp_path, [Toy("a", 3, log, bad=1), Toy("b", 1, log), Refusal(scene="x", reason="no asset")], log)
+    report = run.wait()
+    assert report.exit_code == 1
+    ended = {s.scene: s for s in report.scenes}
+    assert (ended["a"].status, ended["a"].tiles_written, ended["a"].tiles_failed) == ("failed", 2, 1)
+    assert ended["a"].reason == "ValueError: this tile is bad"
+    assert (ended["b"].status, ended["x"].status) == ("published", "skipped")
+    assert "commit a" not in log
+    lines = [
+        json.loads(line)
+        for entry in Root(str(tmp_path)).list("runs/r1/failures")
+        for line in Root(str(tmp_path)).get(entry.key).decode().splitlines()
+    ]
+    assert {(line["scene"], line["step"]) for line in lines} == {("a", "tile"), ("x", "discover")}
+    assert next(line for line in lines if line["scene"] == "a")["tiles"] == [[0, 1]]
+
+
+def test_a_finished_scene_is_current_and_writes_nothing(tmp_path: Path) -> None:
+    log: list[str] = []
+    report = start(tmp_path, [Toy("a", 2, log, done=2)], log).wait()
+    assert [s.status for s in report.scenes] == ["current"]
+    assert (report.bytes_written, list(tmp_path.rglob("*.json*"))) == (0, [])
+
+
+def test_resume_does_only_what_is_missing(tmp_path: Path) -> None:
+    log: list[str] = []
+    report = start(tmp_path, [Toy("a", 5, log, done=3)], log).wait()
+    assert report.tiles_written == 2
+    assert report.scenes[0].status == "published"
+
+
+def test_the_same_scene_twice_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    log: list[str] = []
+    report = start(tmp_path, [Toy("a", 1, log), Toy("a", 1, log)], log).wait()
+    assert sorted(s.status for s in report.scenes) == ["published", "skipped"]
+    assert report.exit_code == 1

@@ -1,0 +1,71 @@
+"""What surrounds the model: holes are filled the same in every tiling, rounding never makes nodata."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from catalog.spec import NEAR_FILL, NODATA, VALID
+from pipeline.pixels import FILL_REACH_PX, data_mask, fill_holes, mark_near_fill, physical, to_integers
+from tests.test_pipeline_plan import make_spec
+
+RNG = np.random.default_rng(7)
+
+
+def test_filling_a_crop_equals_cropping_the_filled_scene() -> None:
+    scene = RNG.random((3, 60, 70), np.float32)
+    known = RNG.random((60, 70)) > 0.4
+    known[20:50, 30:60] = False  # a hole deeper than the reach
+    mean = np.float32([0.1, 0.2, 0.3])
+    whole = scene.copy()
+    fill_holes(whole, known, mean)
+    y, x, m = slice(22, 41), slice(25, 50), FILL_REACH_PX
+    wide = (slice(y.start - m, y.stop + m), slice(x.start - m, x.stop + m))
+    crop = scene[(..., *wide)].copy()
+    fill_holes(crop, known[wide], mean)
+    np.testing.assert_array_equal(crop[:, m:-m, m:-m], whole[:, y, x])
+    assert (whole[:, 35, 45] == mean).all()
+    assert (whole[:, known] == scene[:, known]).all()
+
+
+def test_a_hole_of_one_pixel_gets_the_mean_of_its_neighbours() -> None:
+    values = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
+    values[0, 1, 1] = np.nan
+    known = np.isfinite(values[0])
+    fill_holes(values, known, np.zeros(1, np.float32))
+    assert values[0, 1, 1] == pytest.approx((0 + 1 + 2 + 3 + 5 + 6 + 7 + 8) / 8)
+
+
+def test_a_scene_without_data_becomes_its_mean() -> None:
+    values = np.full((2, 4, 4), np.nan, np.float32)
+    fill_holes(values, np.zeros((4, 4), bool), np.float32([1, 2]))
+    assert (values[0] == 1).all()
+    assert (values[1] == 2).all()
+
+
+def test_near_fill_reaches_exactly_as_far_as_the_halo() -> None:
+    flags = np.full((21, 21), VALID, np.uint8)
+    known = np.ones((21, 21), bool)
+    known[10, 10] = False
+    flags[10, 10] = NODATA
+    marked = mark_near_fill(flags, known, 3)
+    ys, xs = np.nonzero(marked & NEAR_FILL)
+    assert (ys.min(), ys.max(), xs.min(), xs.max()) == (7, 13, 7, 13)
+    assert marked[10, 10] == NODATA
+    assert mark_near_fill(flags, known, 0) is flags
+
+
+def test_rounding_never_lands_on_the_fill() -> None:
+    spec = make_spec(bands=1, size=16)
+    values = np.float64([-32768.2, -40000.0, 1.5, 2.5, 40000.0])
+    assert to_integers(values, spec).tolist() == [-32767, -32767, 2, 2, 32767]
+
+
+def test_decoding_and_the_mask() -> None:
+    spec = make_spec(bands=2, size=16)
+    stored = np.int16([[[100, -32768, 300]], [[1, 2, 3]]])
+    values = physical(stored, spec)
+    np.testing.assert_allclose(values[:, 0, 0], [0.01, 0.0001], rtol=1e-6)
+    assert np.isnan(values[0, 0, 1])
+    flags = np.uint8([[VALID, VALID, NODATA]])
+    assert data_mask(values, flags).tolist() == [[True, False, False]]
