@@ -1,13 +1,13 @@
 """What can be wrong with an archive. Every message says what, which, and what to do.
 
-    ArchiveError
-    ├── BadSensor     no such sensor, or its table cannot answer the question
-    ├── BadItem       a STAC item that cannot become a scene
-    ├── BadAsset      a file that is not what its item says, or cannot become a cube
-    ├── BadCube       a cube that breaks the layout
-    ├── NotFound      the thing is not there
-    ├── Unreachable   it may be there, but the way to it failed: try again (transient)
-    └── Refused       we could, but must not (offset unknown, too large, not signed)
+ArchiveError
+├── BadSensor     no such sensor, or its table cannot answer the question
+├── BadItem       a STAC item that cannot become a scene
+├── BadAsset      a file that is not what its item says, or cannot become a cube
+├── BadCube       a cube that breaks the layout
+├── NotFound      the thing is not there
+├── Unreachable   it may be there, but the way to it failed: try again (transient)
+└── Refused       we could, but must not (offset unknown, too large, not signed)
 """
 
 from __future__ import annotations

@@ -166,9 +166,7 @@ def to_item(scene: Scene) -> dict[str, Any]:
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
-        "stac_extensions": [
-            url for prefix, url in _EXTENSIONS.items() if any(k.startswith(prefix) for k in used)
-        ],
+        "stac_extensions": [url for prefix, url in _EXTENSIONS.items() if any(k.startswith(prefix) for k in used)],
         "id": scene.id,
         "geometry": scene.geometry,
         "properties": properties,
@@ -337,9 +335,7 @@ def _grid_fields(grid: GeoBox | None) -> dict[str, Any]:
     return {**crs, "proj:shape": list(grid.shape), "proj:transform": [*grid.affine[:6], 0.0, 0.0, 1.0]}
 
 
-def _bbox(
-    bbox: Sequence[float] | None, geometry: Mapping[str, Any] | None
-) -> tuple[float, float, float, float] | None:
+def _bbox(bbox: Sequence[float] | None, geometry: Mapping[str, Any] | None) -> tuple[float, float, float, float] | None:
     if geometry is None:
         return None
     if bbox is not None and len(bbox) in (4, 6):

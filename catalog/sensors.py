@@ -51,9 +51,7 @@ class Sensor:
 def names() -> list[str]:
     """All sensors there are tables for, sorted."""
     files = (f.name for f in resources.files("catalog").joinpath("data").iterdir())
-    return sorted(
-        n.removesuffix(".csv") for n in files if n.endswith(".csv") and not n.endswith(f"{_SRF}.csv")
-    )
+    return sorted(n.removesuffix(".csv") for n in files if n.endswith(".csv") and not n.endswith(f"{_SRF}.csv"))
 
 
 @cache

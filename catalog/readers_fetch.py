@@ -1,0 +1,316 @@
+"""The way to the files of a scene: local paths, http(s) by range or whole, s3. All transport errors are sorted here.
+
+404 is NotFound; 401 and 403 are signed afresh once, then Refused; timeouts, resets, truncated bodies, 429 and 5xx
+are retried a few times with jitter, then Unreachable (transient). A failed read is always an error, never NaN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
+
+import fsspec
+import rasterio
+from rasterio.errors import RasterioIOError
+from tenacity import retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import retry as tenacity_retry
+
+from catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
+from catalog.scene import Asset, is_remote, resolve_href, shown
+from catalog.sign import Signed, Signer, Unsigned
+
+TRIES = 4
+TIMEOUT_S = 60.0
+CHUNK_BYTES = 1 << 20
+HDF_BLOCK_BYTES = 1 << 18
+GIB = 2**30
+GDAL_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no listing, no probing for sidecars
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "0.3",
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "CPL_VSIL_CURL_USE_HEAD": "NO",
+    # GDAL remembers bytes and failures per process; a retry, or an asset replaced since, must see the server
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",
+}
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\x89HDF", b"CDF")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stat:
+    """What is known of a file before reading it."""
+
+    size: int | None
+    mark: str
+    """ETag, else modification time: changes when the file does"""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but takes no token along to another host."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+            new.remove_header("Authorization")
+        return new
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
+
+
+class Reach:
+    """How the files of one scene are reached: signer, size limit, retries."""
+
+    def __init__(self, sign: Signer | None = None, *, max_bytes: int = 4 * GIB) -> None:
+        self.sign: Signer = sign or Unsigned()
+        self.max_bytes = max_bytes
+
+    def stat(self, href: str) -> Stat:
+        """Size and mark; raises NotFound, Refused or Unreachable."""
+        href = allowed(href)
+        if not is_remote(href):
+            path = Path(href)
+            try:
+                found = path.stat()
+            except OSError as e:
+                raise NotFound(f"{href}: no such file") from e
+            if not path.is_file():
+                raise BadAsset(f"{href}: is no file")
+            return Stat(size=found.st_size, mark=f"mtime:{found.st_mtime_ns}")
+        return patiently(lambda: self._stat_remote(href))
+
+    def _stat_remote(self, href: str) -> Stat:
+        if href.startswith("s3://"):
+            info = self._s3(href, lambda fs, key: fs.info(key))
+            return Stat(size=info.get("size"), mark=str(info.get("ETag") or info.get("LastModified")))
+        with self._get(href, {"Range": "bytes=0-0"}) as answer:
+            total = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
+            length = answer.headers.get("Content-Length") if answer.status == 200 else None
+            size = int(total[1]) if total else int(length) if length else None
+            mark = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or f"size:{size}"
+            return Stat(size=size, mark=mark)
+
+    def fetch(self, href: str) -> Path | io.BytesIO:
+        """A local path, or the whole body of a remote file; its size is checked before.
+
+        Raises:
+            Refused: the file is larger than max_bytes.
+        """
+        href = allowed(href)
+        stat = self.stat(href)
+        if stat.size is not None and stat.size > self.max_bytes:
+            raise Refused(self._too_large(href, stat.size))
+        if not is_remote(href):
+            return Path(href)
+        return io.BytesIO(patiently(lambda: self._body(href)))
+
+    def _body(self, href: str) -> bytes:
+        if href.startswith("s3://"):
+            body: bytes = self._s3(href, lambda fs, key: fs.cat_file(key))
+            return body
+        parts: list[bytes] = []
+        got = 0
+        with self._get(href, {}) as answer:
+            declared = answer.headers.get("Content-Length")
+            try:
+                while part := answer.read(CHUNK_BYTES):
+                    parts.append(part)
+                    got += len(part)
+                    if got > self.max_bytes:
+                        raise Refused(self._too_large(href, got))
+            except (OSError, http.client.HTTPException) as e:
+                raise Unreachable(f"{shown(href)}: broken off after {got} bytes ({type(e).__name__})") from e
+        if declared is not None and got != int(declared):
+            raise Unreachable(f"{shown(href)}: {got} of {declared} bytes came; truncated")
+        return b"".join(parts)
+
+    def _too_large(self, href: str, size: int) -> str:
+        return f"{shown(href)}: {size} bytes, this format is read whole and the limit is {self.max_bytes}"
+
+    def _get(self, href: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+        """One GET, signed; signed afresh once after 401 or 403."""
+        for fresh in (False, True):
+            signed = self.sign(href, fresh=fresh)
+            request = urllib.request.Request(signed.url, headers={**headers, **signed.headers})
+            try:
+                answer: http.client.HTTPResponse = _OPENER.open(request, timeout=TIMEOUT_S)
+                return answer
+            except urllib.error.HTTPError as e:
+                if e.code in (401, 403) and not fresh and not isinstance(self.sign, Unsigned):
+                    continue
+                raise http_error(href, e.code) from None  # the cause would show the signed URL
+            except (OSError, http.client.HTTPException) as e:
+                raise Unreachable(f"{shown(href)}: {_plain(e)}") from None
+        raise AssertionError("unreachable")
+
+    def _s3(self, href: str, ask: Callable[[Any, str], T]) -> T:
+        signed = self.sign(href)
+        filesystem = fsspec.filesystem("s3", **_s3fs_options(signed))
+        try:
+            filesystem.invalidate_cache()
+            return ask(filesystem, href)
+        except FileNotFoundError as e:
+            raise NotFound(f"{href}: no such object") from e
+        except PermissionError as e:
+            raise Refused(f"{href}: access denied; set AWS_* credentials or --sign s3-requester-pays") from e
+        except OSError as e:
+            raise Unreachable(f"{href}: {_plain(e)}") from e
+
+    def gdal(self, href: str, *, fresh: bool = False) -> tuple[str, dict[str, str]]:
+        """GDAL's name for the file, and the options to open it under."""
+        href = allowed(href)
+        options = dict(GDAL_OPTIONS)
+        if not is_remote(href):
+            return href, options
+        signed = self.sign(href, fresh=fresh)
+        if href.startswith("s3://"):
+            options |= _gdal_s3_options(signed)
+            return f"/vsis3/{href.removeprefix('s3://')}", options
+        if signed.headers:
+            options["GDAL_HTTP_HEADERS"] = "\n".join(f"{k}: {v}" for k, v in signed.headers.items())
+        return f"/vsicurl/{signed.url}", options
+
+    def raster(self, href: str, use: Callable[[Any], T], *, opened: dict[str, Any] | None = None) -> T:
+        """`use(dataset)` on the raster at `href`; datasets are kept open in `opened` when given.
+
+        A remote failure is asked of the server itself, so that the error is NotFound, Refused or Unreachable and
+        not GDAL's guess.
+        """
+        remote = is_remote(allowed(href))
+        tries = TRIES if remote else 1
+        for attempt in range(tries):
+            name, options = self.gdal(href, fresh=attempt > 0)
+            try:
+                with rasterio.Env(**options):
+                    if opened is None:
+                        with rasterio.open(name) as dataset:
+                            return use(dataset)
+                    if href not in opened:
+                        opened[href] = rasterio.open(name)
+                    return use(opened[href])
+            except (RasterioIOError, rasterio.errors.RasterioError) as e:
+                if opened is not None and (broken := opened.pop(href, None)) is not None:
+                    broken.close()
+                self.stat(href)  # raises what the server or the disk says
+                if not remote:
+                    raise BadAsset(f"{href}: cannot be read: {_plain(e)}") from e
+                if not self._looks_like_raster(href):
+                    raise BadAsset(f"{shown(href)}: is no raster file") from None
+        raise Unreachable(f"{shown(href)}: reading failed {tries} times though the server answers; try again")
+
+    def _looks_like_raster(self, href: str) -> bool:
+        if href.startswith("s3://"):
+            head: bytes = self._s3(href, lambda fs, key: fs.cat_file(key, start=0, end=16))
+        else:
+            try:
+                with self._get(href, {"Range": "bytes=0-15"}) as answer:
+                    head = answer.read(16)
+            except (OSError, http.client.HTTPException) as e:
+                raise Unreachable(f"{shown(href)}: {_plain(e)}") from None
+        return len(head) < 4 or head.startswith(_MAGIC)
+
+    @contextmanager
+    def seekable(self, href: str) -> Any:
+        """A local path or a seekable remote file read by ranges, for h5py."""
+        href = allowed(href)
+        self.stat(href)
+        if not is_remote(href):
+            yield href
+            return
+        signed = self.sign(href)
+        options: dict[str, Any] = {"block_size": HDF_BLOCK_BYTES, "cache_type": "blockcache"}
+        if href.startswith("s3://"):
+            filesystem = fsspec.filesystem("s3", **_s3fs_options(signed))
+        else:
+            filesystem = fsspec.filesystem("http", headers=signed.headers)
+        try:
+            with filesystem.open(signed.url, "rb", **options) as file:
+                yield file
+        except ArchiveError:
+            raise
+        except FileNotFoundError as e:
+            raise NotFound(f"{shown(href)}: no such file") from e
+
+    def identity(self, assets: Iterable[Asset]) -> str:
+        """A hash that changes when any of the files does: checksum, ETag or size and mtime."""
+        assets = sorted(assets, key=lambda a: a.key)
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            stats = list(pool.map(lambda a: self.stat(a.href), assets))
+        digest = hashlib.sha256()
+        for asset, stat in zip(assets, stats, strict=True):
+            digest.update(f"{asset.key}\0{asset.checksum or stat.mark}\0{stat.size}\n".encode())
+        return digest.hexdigest()[:32]
+
+
+def allowed(href: str) -> str:
+    """The href again, if a reader may follow it; file:// becomes a path."""
+    try:
+        return resolve_href(href)
+    except ValueError as e:
+        raise BadAsset(str(e)) from e
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """The call, tried again while its error is transient."""
+    again = tenacity_retry(
+        retry=retry_if_exception_type(Unreachable),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_random_exponential(multiplier=0.2, max=4),
+        reraise=True,
+    )
+    return again(call)()
+
+
+def http_error(href: str, code: int) -> ArchiveError:
+    """The error that an HTTP status means."""
+    where = shown(href)
+    if code in (404, 410):
+        return NotFound(f"{where}: the server answers {code}")
+    if code in (408, 425, 429) or code >= 500:
+        return Unreachable(f"{where}: the server answers {code}; try again")
+    if code in (401, 403):
+        return Refused(f"{where}: the server answers {code}; it may need --sign")
+    return BadAsset(f"{where}: the server answers {code}")
+
+
+def _plain(error: BaseException) -> str:
+    """The error in words, without the query string of any URL in it."""
+    return re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]*", r"\1", str(error)) or type(error).__name__
+
+
+def _s3fs_options(signed: Signed) -> dict[str, Any]:
+    options: dict[str, Any] = {"requester_pays": signed.requester_pays, "skip_instance_cache": True}
+    if os.environ.get("AWS_NO_SIGN_REQUEST", "").upper() in ("YES", "TRUE", "1"):
+        options["anon"] = True
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+        options["endpoint_url"] = endpoint
+    return options
+
+
+def _gdal_s3_options(signed: Signed) -> dict[str, str]:
+    options: dict[str, str] = {}
+    if signed.requester_pays:
+        options["AWS_REQUEST_PAYER"] = "requester"
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):  # GDAL knows it only without scheme
+        parts = urlsplit(endpoint)
+        options["AWS_S3_ENDPOINT"] = parts.netloc
+        options["AWS_HTTPS"] = "YES" if parts.scheme == "https" else "NO"
+        options["AWS_VIRTUAL_HOSTING"] = "FALSE"
+    return options
