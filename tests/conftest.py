@@ -7,6 +7,7 @@ inherit it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -176,3 +177,16 @@ def ray_session(moto_s3: str) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def demo_archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A small demo, run once: its archive, what `run` returned, and what it printed. Read it, or copy it."""
+    from rich.console import Console
+
+    from pipeline.demo import DemoSize, run
+
+    archive = tmp_path_factory.mktemp("demo") / "demo-archive"
+    console = Console(width=80, record=True, file=io.StringIO())
+    small = DemoSize(enmap_px=(64, 96), hyperion_px=(48, 80), delivery_px=32, tile_px=48)
+    return archive, run(archive, console, demo_size=small), console.export_text()
