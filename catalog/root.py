@@ -104,6 +104,10 @@ class Root:
         """The file of `key`, or None when the archive is not a local folder."""
         return None if self._folder is None else self._folder / check_key(key)
 
+    def at(self, key: str) -> LocalStore | S3Store:
+        """The obstore store whose own root is the folder `key`: what a Zarr store is put on."""
+        return Root(self.href(key)).store
+
     def get(self, key: str) -> bytes:
         with self._errors("read", key):
             return bytes(obstore.get(self.store, check_key(key)).bytes())
@@ -188,6 +192,10 @@ class Root:
         for start in range(0, len(keys), 1000):
             with self._errors("delete", prefix):
                 obstore.delete(self.store, keys[start : start + 1000])
+        if (folder := self.local_path(prefix)) is not None and folder.is_dir():
+            for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+                inner.rmdir()
+            folder.rmdir()
         return len(keys)
 
     @contextmanager

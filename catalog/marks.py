@@ -1,0 +1,157 @@
+"""Marks: which tiles of a cube are done. One small object beside the cube per tile, written once, after its shards.
+
+    restored/<scene>/<plan id>.zarr            the cube
+    restored/<scene>/<plan id>.zarr.done/0-3.json    mark of tile (0, 3) while the job runs
+    restored/<scene>/<plan id>.zarr.done.json        all marks in one object, once the cube is published
+
+That a chunk exists does not say that its tile is done, and a tile without data has no shard at all: only the mark
+says so. It carries size and crc32 of every object of the tile, so that `verify` can prove each byte later.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from catalog.errors import ArchiveError, BadCube, NotFound
+from catalog.root import Root
+
+_NAME = re.compile(r"/(\d+)-(\d+)\.json$")
+_AT_ONCE = 16  # small reads: waiting, not work
+TileIndex = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One object of a cube as it was written."""
+
+    key: str
+    """relative to the cube: reflectance/c/0/1/2, valid/c/1/2"""
+    size: int
+    """bytes"""
+    crc32: str
+    """eight hexadecimal digits"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Tile `index` (iy, ix) is done: these objects, and no others, hold it."""
+
+    index: TileIndex
+    shards: tuple[Shard, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """figures of the tile, JSON values"""
+
+    def to_dict(self) -> dict[str, Any]:
+        shards = [{"key": s.key, "size": s.size, "crc32": s.crc32} for s in self.shards]
+        return {"index": list(self.index), "shards": shards, "extra": dict(self.extra)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Mark:
+        iy, ix = data["index"]
+        shards = tuple(Shard(key=s["key"], size=int(s["size"]), crc32=s["crc32"]) for s in data["shards"])
+        return cls(index=(int(iy), int(ix)), shards=shards, extra=data.get("extra", {}))
+
+
+class Marks:
+    """The marks of the cube at `path`."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        self.root = root
+        self.path = path
+        self.folder = f"{path}.done"
+        self.folded = f"{path}.done.json"
+
+    def mark(self, iy: int, ix: int, shards: Sequence[Shard], extra: Mapping[str, Any] | None = None) -> bool:
+        """Say that the tile is done; True when something was written.
+
+        A tile done twice with the same bytes keeps its first mark. Other bytes (a repair) replace it.
+        """
+        mark = Mark(index=(iy, ix), shards=tuple(shards), extra=dict(extra or {}))
+        data = json.dumps(mark.to_dict(), sort_keys=True, allow_nan=False).encode()
+        key = f"{self.folder}/{iy}-{ix}.json"
+        if self.root.put_new(key, data):
+            return True
+        old = self._read(key)
+        if old is not None and old.shards == mark.shards:
+            return False
+        self.root.put(key, data)
+        return True
+
+    def done(self) -> dict[TileIndex, Mark]:
+        """Every tile that is done, sorted. A mark that cannot be read counts as none: its tile is done again."""
+        marks = self._folded()
+        keys = [e.key for e in self.root.list(self.folder) if _NAME.search(e.key)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for mark in pool.map(self._read, keys):
+                if mark is not None:
+                    marks[mark.index] = mark  # newer than the folded one: a repair
+        return dict(sorted(marks.items()))
+
+    def fold(self) -> bool:
+        """Put all marks into one object and remove the folder; True when something was written.
+
+        For one caller, when no tile is being written. Killed in between, it leaves both, which `done` merges.
+        """
+        done = self.done()
+        written = self._put_folded(done.values())
+        self.root.delete_prefix(self.folder)
+        return written
+
+    def unmark(self, index: TileIndex) -> None:
+        """The tile is not done. For one caller, when no tile is being written."""
+        folded = self._folded()
+        if folded.pop(index, None) is not None:
+            self._put_folded(folded.values())
+        self.root.delete(f"{self.folder}/{index[0]}-{index[1]}.json")
+
+    def verify(self, workers: int = 4) -> list[TileIndex]:
+        """Tiles with an object that is missing, or whose size or crc32 is not the marked one. Reads every byte."""
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            done = self.done()
+            whole = pool.map(self._is_whole, done.values())
+            return [index for index, good in zip(done, whole, strict=True) if not good]
+
+    def _is_whole(self, mark: Mark) -> bool:
+        for shard in mark.shards:
+            try:
+                data = self.root.get(f"{self.path}/{shard.key}")
+            except NotFound:
+                return False
+            if len(data) != shard.size or crc32_hex(data) != shard.crc32:
+                return False
+        return True
+
+    def _read(self, key: str) -> Mark | None:
+        try:
+            return Mark.from_dict(json.loads(self.root.get(key)))
+        except (NotFound, ValueError, KeyError, TypeError):
+            return None
+
+    def _folded(self) -> dict[TileIndex, Mark]:
+        try:
+            listed = self.root.get_json(self.folded)["marks"]
+        except NotFound:
+            return {}
+        except ArchiveError as e:
+            if e.transient:
+                raise
+            raise BadCube(f"{self.root.href(self.folded)} is damaged; delete it, then restore checks every tile") from e
+        return {mark.index: mark for mark in map(Mark.from_dict, listed)}
+
+    def _put_folded(self, marks: Iterable[Mark]) -> bool:
+        return self.root.put_json(self.folded, {"marks": [m.to_dict() for m in sorted(marks, key=lambda m: m.index)]})
+
+
+def crc32_hex(data: Any) -> str:
+    """crc32 (zlib's) of anything with a contiguous buffer, as eight hexadecimal digits.
+
+    Not crc32c: every chunk in a shard already ends with its own crc32c, and a CRC that runs over data and their CRC
+    ends in a constant. The crc32c of all shards of one size would be the same number, whatever they hold.
+    """
+    return f"{zlib.crc32(data):08x}"
