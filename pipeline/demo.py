@@ -34,11 +34,9 @@ from pipeline.job import RunReport
 from pipeline.report import duration, follow, plan_table, size, summary
 from pipeline.restore import planned, restore
 
-ENMAP = "ENMAP_SYNTHETIC_20220724"
-HYPERION = "EO1H1930232009200110KF"
 PLACES = {
-    ENMAP: Place(crs="EPSG:32633", west=366000.0, north=5810010.0),
-    HYPERION: Place(crs="EPSG:32631", west=445005.0, north=5420985.0),
+    "enmap": Place(crs="EPSG:32633", west=366000.0, north=5810010.0),
+    "hyperion": Place(crs="EPSG:32631", west=445005.0, north=5420985.0),
 }
 
 
@@ -82,15 +80,15 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
 
     say("Deliveries", "two instruments, as files")
     truths, wrote = deliver(archive / "deliveries", chosen)
-    for scene in truths.values():
+    for kind, scene in truths.items():
         bands, height, width = scene.truth.shape
-        console.print(f"{scene.name}: {width} x {height} pixels x {bands} bands of {scene.quantity}", highlight=False)
+        console.print(f"{kind}-like: {width} x {height} pixels x {bands} bands of {scene.quantity}", highlight=False)
 
     say("Catalog", "STAC items for folders that have none")
-    for name, kind in ((ENMAP, "enmap"), (HYPERION, "hyperion")):
+    for kind in truths:
         made = catalog_folder(str(archive), archive / "deliveries" / kind, sensor=kind, collection=f"demo-{kind}")
         wrote += made.bytes_written
-        console.print(f"{name} in collection demo-{kind}", highlight=False)
+        console.print(f"demo-{kind}: {', '.join(made.scenes)}", highlight=False)
 
     with console.status("starting Ray"):
         start_ray(address=None, cpus=None)
@@ -111,15 +109,15 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
         console.print(f"{item.scene.collection}: {item.scene.id}", highlight=False)
 
     say("Truth", "the answer was known all along")
-    before, after = ({item.scene.id: item for item in items} for items in cubes.values())
-    compared = [compare(truths[name], before[name], after[name]) for name in truths]
+    before, after = ({item.scene.sensor: item for item in items} for items in cubes.values())
+    compared = [compare(truths[kind], before[kind], after[kind]) for kind in truths]
     scores = [score for score, _ in compared]
     _score_table(scores, console)
 
     picture = archive / "demo" / "before-after.png"
-    plans = " ".join(str(after[name].scene.properties["hypermend:plan"]) for name in truths)
+    plans = " ".join(str(after[kind].scene.properties["hypermend:plan"]) for kind in truths)
     wrote += draw([panel for _, panel in compared], picture, made_from=plans)
-    lines = _python_lines(after[HYPERION])
+    lines = _python_lines(after["hyperion"])
     _ending(console, picture, lines)
     console.print(
         f"\n{duration(time.monotonic() - begin)}, {size(wrote)} written"
@@ -141,7 +139,7 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
 
 
 def deliver(folder: Path, demo_size: DemoSize) -> tuple[dict[str, SyntheticScene], int]:
-    """Make both scenes, write those files that are not there yet; the scenes by id and the bytes written."""
+    """Make both scenes, write those files that are not there yet; the scenes by sensor and the bytes written."""
     before = _bytes_in(folder)
     enmap, hyperion = enmap_scene(*demo_size.enmap_px), hyperion_scene(*demo_size.hyperion_px)
     table = sensor("enmap")
@@ -149,11 +147,11 @@ def deliver(folder: Path, demo_size: DemoSize) -> tuple[dict[str, SyntheticScene
         folder / "enmap",
         enmap.observed,
         enmap.valid,
-        name=ENMAP,
+        name=enmap.name,
         wavelength_nm=table.wavelength_nm,
         fwhm_nm=table.fwhm_nm,
         good=enmap.good,
-        place=PLACES[ENMAP],
+        place=PLACES["enmap"],
         start_time="2022-07-24T10:45:26",
         tile_px=demo_size.delivery_px,
         without=[(demo_size.enmap_px[0] // demo_size.delivery_px - 1, 0)],
@@ -162,13 +160,13 @@ def deliver(folder: Path, demo_size: DemoSize) -> tuple[dict[str, SyntheticScene
         folder / "hyperion",
         hyperion.observed,
         hyperion.valid,
-        name=HYPERION,
+        name=hyperion.name,
         detector=sensor("hyperion").detector,
         good=hyperion.good,
-        place=PLACES[HYPERION],
+        place=PLACES["hyperion"],
         date="2009-07-19",
     )
-    return {ENMAP: enmap, HYPERION: hyperion}, _bytes_in(folder) - before
+    return {"enmap": enmap, "hyperion": hyperion}, _bytes_in(folder) - before
 
 
 def enmap_scene(height: int, width: int) -> SyntheticScene:
@@ -179,7 +177,7 @@ def enmap_scene(height: int, width: int) -> SyntheticScene:
     noise = (0.0008 + 0.0008 * (wl_um - 0.4)).astype(np.float32)
     bad = tuple(b for b, usable in enumerate(table.usable) if not usable)
     flaws = Flaws(noise=noise, stripes=0.3 * noise, bad_bands=bad, nodata_corner=0.25)
-    return spoiled_scene(ENMAP, "reflectance", table.wavelength_nm, truth, flaws, seed=7)
+    return spoiled_scene("ENMAP_SYNTHETIC", "reflectance", table.wavelength_nm, truth, flaws, seed=7)
 
 
 def hyperion_scene(height: int, width: int) -> SyntheticScene:
@@ -190,7 +188,7 @@ def hyperion_scene(height: int, width: int) -> SyntheticScene:
     noise = (0.35 + 0.04 * level).astype(np.float32)
     bad = tuple(b for b, usable in enumerate(table.usable) if not usable)
     flaws = Flaws(noise=noise, stripes=0.5 * noise, dead_columns=60, bad_bands=bad, nodata_corner=0.35)
-    return spoiled_scene(HYPERION, "radiance", table.wavelength_nm, truth, flaws, seed=9)
+    return spoiled_scene("EO1H1930232009200110KF", "radiance", table.wavelength_nm, truth, flaws, seed=9)
 
 
 def _bytes_in(folder: Path) -> int:
@@ -216,7 +214,7 @@ def compare(scene: SyntheticScene, before: Any, after: Any) -> tuple[Score, Pane
 
     answer, noisy, clean = flat(truth), flat(source["reflectance"].values), flat(restored["reflectance"].values)
     score = Score(
-        scene=scene.name,
+        scene=after.scene.id,
         sensor=after.scene.sensor,
         psnr_before_db=float(psnr(noisy, answer)),
         psnr_after_db=float(psnr(clean, answer)),
@@ -225,7 +223,7 @@ def compare(scene: SyntheticScene, before: Any, after: Any) -> tuple[Score, Pane
     )
     bands = [_band_near(source["wavelength"].values, good, nm) for nm in (650.0, 550.0, 470.0)]
     panel = Panel(
-        title=f"{scene.name} (synthetic, {after.scene.sensor}-like)",
+        title=f"{after.scene.id}\n(synthetic, {after.scene.sensor}-like)",
         before=source["reflectance"].values[bands],
         after=restored["reflectance"].values[bands],
         truth=truth[bands],

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.interpolate import PchipInterpolator
 
+from models.degrade import gaussian
+
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -202,12 +204,12 @@ def spoil(truth: Array, flaws: Flaws, *, seed: int) -> tuple[Array, Mask, tuple[
     """What the instrument delivers for a truth (band, y, x): the observed cube, valid pixels (y, x) and good bands."""
     bands, height, width = truth.shape
     rng = np.random.default_rng([seed, bands, height, width])
-    observed = truth + flaws.noise[:, None, None] * rng.standard_normal(truth.shape, dtype=np.float32)
+    observed = gaussian(truth, flaws.noise, rng)
     observed += flaws.stripes[:, None, None] * rng.standard_normal((bands, 1, width), dtype=np.float32)
     for _ in range(flaws.dead_columns):
         band, column = int(rng.integers(bands)), int(rng.integers(width))
         observed[band, :, column] = truth[band].mean()
-    good = tuple(b not in set(flaws.bad_bands) for b in range(bands))
+    good = tuple(b not in flaws.bad_bands for b in range(bands))
     for b in flaws.bad_bands:
         observed[b] = np.abs(truth).mean() * rng.standard_normal((height, width), dtype=np.float32)
     y, x = np.mgrid[:height, :width]
