@@ -115,11 +115,9 @@ def scaling(scene: Scene, dtype: str, told: tuple[float, float] | None, asset: A
         if baseline >= FIRST_BASELINE_WITH_OFFSET:
             return scale, OFFSET, f"processing baseline {baseline:05.2f}: {OFFSET:g}"
         return scale, 0.0, f"processing baseline {baseline:05.2f}: none before 04.00"
-    if applied is False:
-        return scale, OFFSET, f"not applied by the provider (boa_offset_applied false): {OFFSET:g}"
     if plainly := properties.get("hypermend:s2_offset"):
         return scale, float(plainly), f"given by the user: {plainly}"
-    if _is_esa_product(scene, properties):
+    if applied is False or _is_esa_product(scene, properties):
         raise Refused(
             f"scene {scene.id}: a Sentinel-2 product without processing baseline; say whether the -0.1 offset of "
             "baseline 04.00 applies by the item's property hypermend:s2_offset (-0.1 or 0)"

@@ -191,6 +191,21 @@ def items_in(document: Any) -> Iterator[Mapping[str, Any]]:
             yield document
 
 
+def facts_of(
+    item: Mapping[str, Any],
+) -> tuple[str, tuple[float, float, float, float] | None, tuple[datetime | None, datetime | None], Mapping[str, Any]]:
+    """What a search looks at: collection, bbox, (first, last moment), properties. Lenient: parsing comes after."""
+    properties = item.get("properties") or {}
+    start = properties.get("start_datetime") or properties.get("datetime")
+    end = properties.get("end_datetime") or properties.get("datetime") or start
+    try:
+        box = _bbox(item.get("bbox"), item.get("geometry"))
+        span = (_moment(start) if start else None, _moment(end) if end else None)
+    except (ValueError, TypeError, AttributeError) as e:
+        raise BadItem(str(item.get("id") or "?"), f"bbox, geometry or time cannot be read: {e}") from e
+    return str(item.get("collection") or "unknown"), box, span, properties
+
+
 def is_remote(href: str) -> bool:
     return urlsplit(href).scheme in ("http", "https", "s3")
 
@@ -217,7 +232,9 @@ def resolve_href(href: str, base: str | None = None, *, within: str | None = Non
         if ".." in PurePosixPath(path).parts:
             raise ValueError(f"href {shown(href)} climbs with '..'")
         return href
-    if path.startswith("/") and not remote_base:
+    if path.startswith("/"):
+        if remote_base:
+            raise ValueError(f"href {href!r}: a remote catalog may not name absolute paths; it needs a full URL")
         return path
     if base is None:
         raise ValueError(f"href {href!r} is relative and nothing says where the item lies")
@@ -277,9 +294,13 @@ def _datetime(id: str, properties: dict[str, Any]) -> datetime:
     if text is None:
         raise BadItem(id, "it has neither datetime nor start_datetime")
     try:
-        when = datetime.fromisoformat(str(text))
+        return _moment(text)
     except ValueError as e:
         raise BadItem(id, f"datetime {text!r} is not RFC 3339") from e
+
+
+def _moment(text: Any) -> datetime:
+    when = datetime.fromisoformat(str(text))
     return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
 
 
@@ -323,7 +344,7 @@ def _grid(id: str, fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
         height, width = (int(v) for v in shape)
         affine = Affine(*(float(v) for v in list(transform)[:6]))
         return GeoBox((height, width), affine, crs)
-    except Exception as e:  # noqa: BLE001  (odc and pyproj raise their own kinds; all mean: unreadable metadata)
+    except Exception as e:  # odc and pyproj raise their own kinds; all mean: unreadable metadata
         raise BadItem(id, f"proj:shape {shape}, proj:transform {transform}, CRS {crs[:60]!r} give no grid: {e}") from e
 
 
