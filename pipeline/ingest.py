@@ -21,7 +21,7 @@ from catalog.cube import Cube, create
 from catalog.discover import Skipped, discover, from_folder
 from catalog.errors import BadAsset
 from catalog.publish import put_item, source_item
-from catalog.readers import Source, open_scene
+from catalog.readers import READER_VERSION, Source, open_scene
 from catalog.root import Root
 from catalog.scene import Scene
 from catalog.sign import signer
@@ -31,10 +31,6 @@ from pipeline.execute import on_ray
 from pipeline.job import Engine, Opened, Receipt, Refusal, Run, Unit, new_run_id, peak_bytes
 from pipeline.plan import digest
 from pipeline.tiles import Index, TileGrid
-
-INGEST_VERSION = 1
-"""Bumped by hand whenever the same files would give another source cube."""
-
 
 # ---------------------------------------------------------------------------------------------------------- tasks
 
@@ -108,7 +104,7 @@ class IngestWorker:
         if task.files.tile_px is not None:
             chunk, shard = CubeSpec.layout(spec.shape, spec.dtype, task.files.tile_px)
             spec = replace(spec, chunk=chunk, shard=shard)
-        identity = {"files": source.identity, "spec": spec.to_dict(), "version": INGEST_VERSION}
+        identity = {"files": source.identity, "spec": spec.to_dict(), "version": READER_VERSION}
         ingest_id = digest(identity)
         spec = replace(spec, attrs={**spec.attrs, "hypermend:ingest": ingest_id})
         key = f"source/{task.unit}/{ingest_id}.zarr"

@@ -22,20 +22,21 @@ FILL_REACH_PX = 8
 
 def physical(stored: Stored, spec: CubeSpec) -> Physical:
     """CF decoding in float32; NaN where a stored number is the fill."""
-    values = stored.astype(np.float32)
-    if spec.fill is not None and not np.isnan(spec.fill):
-        values[stored == spec.fill] = np.nan
-    if spec.scale_factor != 1.0:
-        values *= np.float32(spec.scale_factor)
-    if spec.add_offset != 0.0:
-        values += np.float32(spec.add_offset)
+    values = np.empty(stored.shape, np.float32)
+    # band by band, so that each is decoded while it is in the processor's cache
+    for number, value in zip(stored, values, strict=True):
+        np.multiply(number, np.float32(spec.scale_factor), out=value)
+        if spec.add_offset != 0.0:
+            value += np.float32(spec.add_offset)
+        if spec.fill is not None and not np.isnan(spec.fill):
+            np.copyto(value, np.nan, where=number == spec.fill)
     return values
 
 
 def data_mask(values: Physical, flags: Flags) -> Mask:
     """(h, w): the pixel holds data in every band. A cloud is data; nodata or a NaN in any good band is a hole."""
     mask: Mask = (flags & NODATA) == 0
-    return mask & np.isfinite(values).all(axis=0)
+    return mask & np.isfinite(values.sum(axis=0))  # one NaN or infinity spoils the sum
 
 
 def fill_holes(values: Physical, known: Mask, mean: Physical, *, reach: int = FILL_REACH_PX) -> None:

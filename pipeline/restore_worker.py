@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from catalog.cube import Cube, create
+from catalog.cube import Cube, create, open_cube
 from catalog.errors import NotFound
-from catalog.root import Root
+from catalog.root import Root, to_json
 from catalog.spec import VALID
 from models.card import ModelCard
 from models.checkpoint import CARD, WEIGHTS, builtin, load
@@ -114,9 +114,10 @@ class RestoreWorker:
             plan = Plan.from_dict(self._root.get_json(plan.key))
         except NotFound:
             plan = plan.with_facts(scene_facts(plan, source, model))
-            self._root.put_json(plan.key, plan.to_dict())
-            wrote = len(self._root.get(plan.key))
-        create(self._root, plan.target, plan.spec, lonlat=source.lonlat())
+            data = to_json(plan.to_dict())
+            self._root.put(plan.key, data)
+            wrote = len(data)
+        create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, task.source))
         done = frozenset(Cube(self._root, plan.target).done())
         light = replace(plan, scene_facts=None)
         return Opened(total=len(plan.grid), done=done, bytes_written=wrote, context=light, warnings=plan.warnings)
@@ -136,6 +137,12 @@ class RestoreWorker:
                 self._scenes.popitem(last=False)
         self._scenes.move_to_end(key)
         return self._scenes[key]
+
+
+def _lonlat(root: Root, path: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """2-D longitude and latitude of a cube in sensor geometry."""
+    cube = open_cube(root, path)
+    return (cube["lon"].values, cube["lat"].values) if "lon" in cube.coords else None
 
 
 def load_model(root: Root, name: str) -> Model:
@@ -213,10 +220,11 @@ class _OpenScene:
         restored, flags_out = stored[(..., *core)], flags[core]
         if known[core].any():
             output = restore_values(self._restorer, values, core)
-            restored = self._store(restored, values[(..., *core)], output, known[core])
+            if output is not None:
+                restored = self._store(restored, values[(..., *core)], output, known[core])
             flags_out = mark_near_fill(flags, known, self.plan.halo)[core]
         modelled = time.perf_counter()
-        shards = self._target.write(tile.core.y, tile.core.x, restored.astype(self.plan.spec.dtype), flags_out)
+        shards = self._target.write(tile.core.y, tile.core.x, restored.astype(self.plan.spec.dtype, copy=False), flags_out)
         usable = int(np.count_nonzero(flags_out & VALID))
         self._target.mark(*tile.index, shards, {"valid_px": usable})
         return Receipt(
@@ -255,8 +263,6 @@ class _OpenScene:
 
         Adding the change, rather than storing the result anew, keeps every band that the model left alone bit for bit.
         """
-        if after is before:
-            return stored
         spec, out = self.plan.spec, stored.astype(self.plan.spec.dtype)
         change = (after - before) / np.float32(spec.scale_factor)
         moved = stored[self._good] + change
@@ -270,13 +276,13 @@ def _core(tile: Tile, halo: int) -> tuple[slice, slice]:
     return slice(halo, halo + tile.core.height), slice(halo, halo + tile.core.width)
 
 
-def restore_values(restorer: Restorer, values: Physical, core: tuple[slice, slice]) -> Physical:
-    """Run the model on (bands, h, w) physical values; (bands, core) out. The input itself where nothing changes."""
+def restore_values(restorer: Restorer, values: Physical, core: tuple[slice, slice]) -> Physical | None:
+    """Run the model on (bands, h, w) physical values; (bands, core) out, or None where it changes nothing."""
     x = torch.from_numpy(values)[None]
     with torch.inference_mode():
         y = restorer(x)
     if y is x:
-        return values[(..., *core)]
+        return None
     return np.asarray(y[0].numpy()[(..., *core)], dtype=np.float32)
 
 

@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+P = TypeVar("P", bound=np.generic)
 
 Index = tuple[int, int]
 """(iy, ix) of a tile: row first."""
@@ -126,7 +129,7 @@ class PaddedRead:
     take_y: NDArray[np.intp]
     take_x: NDArray[np.intp]
 
-    def take(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    def take(self, pixels: NDArray[P]) -> NDArray[P]:
         """``pixels`` (..., window.height, window.width) -> (..., core + 2 halo, core + 2 halo)."""
         if self._is_plain:
             return pixels
