@@ -270,7 +270,8 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
     factor = padded / (plan.spec.height * plan.spec.width)
     mine, reference = [a for a, _ in pairs], [b for _, b in pairs]
     yield line(
-        "job-one-worker-against-network", statistics.median(mine), statistics.median(reference), target=1.15 * factor, lower_is_better=True, unit="s", shape=list(plan.spec.shape), model=plan.model,
+        "job-one-worker-against-network", statistics.median(mine), statistics.median(reference),
+        target=1.15 * factor, lower_is_better=True, unit="s", shape=list(plan.spec.shape), model=plan.model,
         tile_px=plan.tile_px, halo=plan.halo, halo_factor=round(factor, 3),
         turns={"ours": _rounded(mine), "reference": _rounded(reference)},
     )  # fmt: skip
