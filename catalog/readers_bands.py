@@ -251,13 +251,21 @@ class ArraySource:
     windowed = False
     lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
-    def __init__(self, spec: CubeSpec, identity: str, load: Callable[[], NDArray[Any]], order: Sequence[int]) -> None:
-        """`load` gives (band, y, x) in file order; `order` says which of them the cube takes."""
+    def __init__(
+        self,
+        spec: CubeSpec,
+        identity: str,
+        load: Callable[[], NDArray[Any]],
+        order: Sequence[int],
+        *,
+        loaded: NDArray[Any] | None = None,
+    ) -> None:
+        """`load` gives (band, y, x) in file order; `order` says which of them the cube takes; `loaded` if it was."""
         self.spec = spec
         self.identity = identity
         self._load = load
         self._order = list(order)
-        self._array: NDArray[Any] | None = None
+        self._array = loaded
 
     def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """(bands, h, w) stored numbers and (h, w) flags."""

@@ -216,15 +216,26 @@ class Reach:
         raise Unreachable(f"{shown(href)}: reading failed {tries} times though the server answers; try again")
 
     def _looks_like_raster(self, href: str) -> bool:
+        return self.head(href, 16).startswith(_MAGIC)
+
+    def head(self, href: str, size: int) -> bytes:
+        """The first bytes of a file, to see what it is."""
+        href = allowed(href)
+        if not is_remote(href):
+            self.stat(href)
+            with Path(href).open("rb") as file:
+                return file.read(size)
+        return patiently(lambda: self._head_remote(href, size))
+
+    def _head_remote(self, href: str, size: int) -> bytes:
         if href.startswith("s3://"):
-            head: bytes = self._s3(href, lambda fs, key: fs.cat_file(key, start=0, end=16))
-        else:
+            first: bytes = self._s3(href, lambda fs, key: fs.cat_file(key, start=0, end=size))
+            return first
+        with self._get(href, {"Range": f"bytes=0-{size - 1}"}) as answer:
             try:
-                with self._get(href, {"Range": "bytes=0-15"}) as answer:
-                    head = answer.read(16)
+                return answer.read(size)
             except (OSError, http.client.HTTPException) as e:
                 raise Unreachable(f"{shown(href)}: {_plain(e)}") from None
-        return len(head) < 4 or head.startswith(_MAGIC)
 
     @contextmanager
     def seekable(self, href: str) -> Any:

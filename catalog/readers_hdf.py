@@ -1,6 +1,316 @@
+"""HDF5 and NetCDF-4: PRISMA L2D (HE5) and EMIT L2A, kept in sensor geometry with 2-D longitude and latitude; also the
+datasets of MATLAB v7.3 files. Windows are read by h5py, over http and s3 by ranges.
+
+Source: ASI, PRISMA Products Specification Document 2.3 (HDFEOS layout); NASA LP DAAC, EMIT L2A Reflectance User Guide.
+"""
+
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import h5py
+import numpy as np
+from numpy.typing import NDArray
 
-def open_hdf(*a: Any, **k: Any) -> Any:
-    raise NotImplementedError
+from catalog.errors import BadAsset, Unreachable
+from catalog.readers_bands import Band, Pixels, by_wavelength, choose, default_fill, flags_of, make_spec
+from catalog.readers_fetch import Reach
+from catalog.scene import Asset, Scene, is_remote, shown
+from catalog.sensors import Sensor
+from catalog.spec import CubeSpec
+
+READ_TRIES = 3
+_PRISMA = "HDFEOS/SWATHS/PRS_L2D_HCO"
+_MATLAB = {"double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HdfPart:
+    """One dataset of a cube."""
+
+    path: str
+    axes: str
+    """letters of its axes in file order: b, y, x"""
+    file_bands: tuple[int, ...]
+    """0-based band of the dataset for each of the cube's bands in `cube_bands`"""
+    cube_bands: tuple[int, ...] | None = None
+    """None: all of the cube's bands"""
+
+
+class HdfSource:
+    """Windows of the datasets of one HDF5 file."""
+
+    windowed = True
+
+    def __init__(
+        self,
+        spec: CubeSpec,
+        identity: str,
+        asset: Asset,
+        reach: Reach,
+        parts: Sequence[HdfPart],
+        lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.identity = identity
+        self.lonlat = lonlat
+        self._asset, self._reach, self._parts = asset, reach, tuple(parts)
+        self._stack = ExitStack()
+        self._file: Any = None
+
+    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """(bands, h, w) stored numbers and (h, w) flags."""
+        y, x = slice(*y.indices(self.spec.height)), slice(*x.indices(self.spec.width))
+        for attempt in range(READ_TRIES):
+            try:
+                stored = self._window(y, x)
+                return stored, flags_of(stored, self.spec)
+            except (OSError, KeyError, RuntimeError) as e:
+                self.close()
+                self._reach.stat(self._asset.href)  # raises what the server or the disk says
+                if not is_remote(self._asset.href):
+                    raise BadAsset(f"{shown(self._asset.href)}: cannot be read: {e}") from e
+                if attempt + 1 == READ_TRIES:
+                    raise Unreachable(
+                        f"{shown(self._asset.href)}: reading failed {READ_TRIES} times though the server answers"
+                    ) from None
+        raise AssertionError("unreachable")
+
+    def _window(self, y: slice, x: slice) -> NDArray[Any]:
+        if self._file is None:
+            self._file = self._stack.enter_context(open_file(self._asset, self._reach))
+        out = np.empty((self.spec.bands, y.stop - y.start, x.stop - x.start), dtype=self.spec.dtype)
+        for part in self._parts:
+            dataset = self._file[part.path]
+            at = {"b": slice(None), "y": y, "x": x}
+            block = dataset[tuple(at[a] for a in part.axes)]
+            block = block.transpose([part.axes.index(a) for a in "byx"])
+            target = range(self.spec.bands) if part.cube_bands is None else part.cube_bands
+            out[list(target)] = block[list(part.file_bands)]
+        return out
+
+    def close(self) -> None:
+        self._stack.close()
+        self._file = None
+
+
+def open_hdf(
+    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: Reach, *, bands: Sequence[str] | None = None
+) -> HdfSource:
+    """A PRISMA or EMIT product; see `readers.open_scene`."""
+    if len(assets) != 1:
+        raise BadAsset(f"scene {scene.id}: {len(assets)} HDF files; one scene is one file")
+    asset = assets[0]
+    identity = reach.identity(assets)
+    with open_file(asset, reach) as file:
+        if _PRISMA in file:
+            facts = _prisma(file, asset, table)
+        elif "reflectance" in file and "sensor_band_parameters" in file:
+            facts = _emit(file, asset, table)
+        else:
+            raise BadAsset(
+                f"{shown(asset.href)}: neither PRISMA L2D ({_PRISMA}) nor EMIT L2A (reflectance, "
+                f"sensor_band_parameters); it holds {', '.join(_listed(file)) or 'nothing'}"
+            )
+    picked = choose(facts.bands, bands, f"scene {scene.id}")
+    spec, order = make_spec([facts.bands[i] for i in picked], facts.size, facts.pixels, sensor=table.name)
+    order = [picked[i] for i in order]
+    parts = []
+    for path, axes, start, stop in facts.datasets:
+        mine = [(k, i - start) for k, i in enumerate(order) if start <= i < stop]
+        if mine:
+            cube_bands, file_bands = zip(*mine, strict=True)
+            parts.append(HdfPart(path=path, axes=axes, file_bands=file_bands, cube_bands=cube_bands))
+    return HdfSource(spec, identity, asset, reach, parts, facts.lonlat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    bands: list[Band]
+    size: tuple[int, int]
+    pixels: Pixels
+    datasets: tuple[tuple[str, str, int, int], ...]
+    """(path, axes, first band, last band + 1)"""
+    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _prisma(file: Any, asset: Asset, table: Sensor) -> _Facts:
+    """PRISMA L2D: (y, band, x) cubes of 16-bit numbers, wavelengths as attributes of the file in descending order.
+
+    A wavelength of 0 marks a band that the product leaves empty; such bands do not join the cube.
+    """
+    where, fields = shown(asset.href), f"{_PRISMA}/Data Fields"
+    bands: list[Band] = []
+    datasets = []
+    scales = []
+    shapes = []
+    number = 0
+    for part in ("VNIR", "SWIR"):
+        path = f"{fields}/{part}_Cube"
+        cube = _need(file, path, where)
+        centres = [float(w) for w in _attr(file, f"List_Cw_{part.title()}", where)]
+        widths = [float(w) for w in _attr(file, f"List_Fwhm_{part.title()}", where)]
+        if not len(centres) == len(widths) == cube.shape[1]:
+            raise BadAsset(f"{where}: {part}_Cube has {cube.shape[1]} bands, {len(centres)} wavelengths")
+        kept = [i for i, w in enumerate(centres) if w > 0]
+        first = len(bands)
+        part_bands = by_wavelength(
+            table,
+            [centres[i] for i in kept],
+            where,
+            fwhm_nm=[widths[i] for i in kept],
+            detector=[part] * len(kept),
+            names=[str(number + i + 1) for i in kept],
+        )
+        numbered = zip(kept, part_bands, strict=True)
+        bands += [_renumbered(b, number + i + 1) for i, b in numbered]
+        datasets += _runs(path, "ybx", kept, first)
+        number += cube.shape[1]
+        scales.append(tuple(float(_attr(file, f"L2Scale{part.title()}{e}", where)) for e in ("Min", "Max")))
+        shapes.append((cube.shape[0], cube.shape[2], str(cube.dtype)))
+    if shapes[0] != shapes[1]:
+        raise BadAsset(f"{where}: VNIR is {shapes[0]}, SWIR is {shapes[1]} (y, x, type)")
+    attrs: dict[str, Any] = {}
+    scale, offset = _prisma_scale(scales[0])
+    if scales[0] != scales[1]:
+        # one cube has one scale: the numbers stay, the factors of each detector are told
+        attrs["hypermend:detector_scale"] = {
+            d: list(_prisma_scale(s)) for d, s in zip(("VNIR", "SWIR"), scales, strict=True)
+        }
+    height, width, dtype = shapes[0]
+    quantity = "reflectance" if not attrs else "counts"
+    if attrs:
+        scale, offset = 1.0, 0.0
+    return _Facts(
+        bands=bands,
+        size=(height, width),
+        pixels=Pixels(dtype=dtype, fill=0, scale_factor=scale, add_offset=offset, quantity=quantity, attrs=attrs),
+        datasets=tuple(datasets),
+        lonlat=_lonlat(
+            file, f"{_PRISMA}/Geolocation Fields/Longitude", f"{_PRISMA}/Geolocation Fields/Latitude", where
+        ),
+    )
+
+
+def _prisma_scale(limits: tuple[float, ...]) -> tuple[float, float]:
+    """reflectance = min + number * (max - min) / 65535 (PRISMA specification, section 9)."""
+    low, high = limits
+    return (high - low) / 65535, low
+
+
+def _runs(path: str, axes: str, kept: Sequence[int], first: int) -> list[tuple[str, str, int, int]]:
+    """The dataset's bands as cube positions; PRISMA leaves out only bands at the ends of a cube."""
+    if kept and kept != list(range(kept[0], kept[0] + len(kept))):
+        raise BadAsset(f"{path}: bands without wavelength lie between others: {len(kept)} kept of {kept[-1] + 1}")
+    return [(path, axes, first - (kept[0] if kept else 0), first + len(kept))]
+
+
+def _renumbered(band: Band, number: int) -> Band:
+    return Band(
+        number=number,
+        name=band.name,
+        wavelength_nm=band.wavelength_nm,
+        fwhm_nm=band.fwhm_nm,
+        detector=band.detector,
+        good=band.good,
+        gsd_m=band.gsd_m,
+    )
+
+
+def _emit(file: Any, asset: Asset, table: Sensor) -> _Facts:
+    """EMIT L2A: reflectance (downtrack, crosstrack, bands), fill -9999."""
+    where = shown(asset.href)
+    cube = _need(file, "reflectance", where)
+    facts = _need(file, "sensor_band_parameters", where)
+    centres = np.asarray(_need(facts, "wavelengths", where)[()], dtype=float)
+    if cube.ndim != 3 or cube.shape[2] != centres.size:
+        raise BadAsset(f"{where}: reflectance is {cube.shape}, there are {centres.size} wavelengths")
+    fwhm = np.asarray(_need(facts, "fwhm", where)[()], dtype=float)
+    good = np.asarray(facts["good_wavelengths"][()]) > 0 if "good_wavelengths" in facts else None
+    fill = cube.attrs.get("_FillValue", cube.fillvalue)
+    dtype = str(cube.dtype)
+    return _Facts(
+        bands=by_wavelength(
+            table, centres.tolist(), where, fwhm_nm=fwhm.tolist(), good=None if good is None else good.tolist()
+        ),
+        size=(cube.shape[0], cube.shape[1]),
+        pixels=Pixels(
+            dtype=dtype,
+            fill=default_fill(dtype, float(np.ravel(fill)[0])),
+            quantity="reflectance",
+        ),
+        datasets=(("reflectance", "yxb", 0, centres.size),),
+        lonlat=_lonlat(file, "location/lon", "location/lat", where),
+    )
+
+
+def _lonlat(file: Any, lon: str, lat: str, where: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return (
+        np.asarray(_need(file, lon, where)[()], dtype=np.float64),
+        np.asarray(_need(file, lat, where)[()], dtype=np.float64),
+    )
+
+
+def _need(group: Any, path: str, where: str) -> Any:
+    if path not in group:
+        raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(_listed(group)) or 'nothing'}")
+    return group[path]
+
+
+def _attr(file: Any, name: str, where: str) -> Any:
+    if name not in file.attrs:
+        raise BadAsset(f"{where}: no attribute {name!r}; it has {', '.join(sorted(file.attrs)[:20])}")
+    value = file.attrs[name]
+    return value if np.ndim(value) else np.asarray(value)[()]
+
+
+def _listed(group: Any, limit: int = 20) -> list[str]:
+    """Datasets with their shapes."""
+    out: list[str] = []
+
+    def look(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and len(out) < limit:
+            out.append(f"{name} {item.shape}")
+
+    group.visititems(look)
+    return out
+
+
+@contextmanager
+def open_file(asset: Asset, reach: Reach) -> Iterator[Any]:
+    """The open HDF5 file, local or by ranges."""
+    with reach.seekable(asset.href) as place:
+        try:
+            file = h5py.File(place, "r")
+        except OSError as e:
+            reach.stat(asset.href)
+            if is_remote(asset.href) and reach.head(asset.href, 8) == b"\x89HDF\r\n\x1a\n":
+                raise Unreachable(f"{shown(asset.href)}: opening failed though the server answers: {e}") from None
+            raise BadAsset(f"{shown(asset.href)}: is no HDF5 file: {e}") from e
+        with file:
+            yield file
+
+
+def mat_variables(asset: Asset, reach: Reach) -> Mapping[str, tuple[tuple[int, ...], str]]:
+    """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
+    with open_file(asset, reach) as file:
+        return {
+            name: (tuple(reversed(item.shape)), _matlab_class(item))
+            for name, item in file.items()
+            if isinstance(item, h5py.Dataset)
+        }
+
+
+def _matlab_class(item: Any) -> str:
+    told = item.attrs.get("MATLAB_class", b"")
+    name = told.decode() if isinstance(told, bytes) else str(told)
+    return name if name in _MATLAB else name or str(item.dtype)
+
+
+def read_small(asset: Asset, reach: Reach, name: str) -> NDArray[Any]:
+    """A whole dataset in file order."""
+    with open_file(asset, reach) as file:
+        return np.asarray(file[name][()])
