@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,10 +113,11 @@ class Root:
         with self._errors("read", key):
             return bytes(obstore.get(self.store, check_key(key)).bytes())
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write the object whole, or leave what was there."""
+    def put(self, key: str, data: bytes) -> str:
+        """Write the object whole, or leave what was there; its version, as `stat` and `list` would tell it."""
         with self._errors("write", key):
-            obstore.put(self.store, check_key(key), data)
+            tag = obstore.put(self.store, check_key(key), data)["e_tag"]
+        return tag.strip('"') if tag else ""
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Write the object unless it is already there; True when it was written. Of many writers one wins."""
@@ -230,6 +232,14 @@ def check_key(key: str) -> str:
     if "\\" in bare or any(ord(c) < 32 for c in bare):
         raise Refused(f"key {key!r} has a backslash or a control character")
     return bare
+
+
+def safe_name(text: str) -> str:
+    """`text` as one part of a key. What is not plain becomes "_", and a hash keeps such names apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".")[:150]
+    if plain == text and text and text != "catalog":  # catalog.json stands beside the items
+        return text
+    return f"{plain}-{zlib.crc32(text.encode()):08x}"
 
 
 def to_json(value: Any) -> bytes:

@@ -1,0 +1,104 @@
+"""An archive from Python: search it, open what is found, pick bands by wavelength."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from catalog import index, publish
+from catalog.cube import open_cube
+from catalog.errors import Refused
+from catalog.root import Root
+from catalog.scene import Scene
+
+_NEAR_NM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One scene found in an archive."""
+
+    root: Root
+    scene: Scene
+
+    def dataset(self) -> xr.Dataset:
+        """The scene's cube in physical values, as dask arrays of its chunks: nothing is read yet.
+
+        Raises:
+            Refused: the scene is raw; ingest it first.
+            NotFound: the cube is gone.
+        """
+        return open_cube(self.root, publish.cube_key(self.scene), chunks={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One archive, local or on S3."""
+
+    root: Root
+
+    def search(
+        self,
+        *,
+        stage: str | None = None,
+        sensor: str | None = None,
+        collection: str | None = None,
+        collections: Sequence[str] = (),
+        bbox: Sequence[float] | None = None,
+        datetime: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[Item]:
+        """The current items that pass every filter; see index.search."""
+        found = index.search(
+            self.root,
+            stage=stage,
+            sensor=sensor,
+            collection=collection,
+            collections=collections,
+            bbox=bbox,
+            datetime=datetime,
+            ids=ids,
+        )
+        return [Item(root=self.root, scene=scene) for scene in found]
+
+    def reindex(self) -> int:
+        """Make index and browsable catalogs anew from the items; how many there are."""
+        count = index.rebuild(self.root)
+        publish.rebuild_catalogs(self.root)
+        return count
+
+
+def open(url: str | os.PathLike[str]) -> Archive:
+    """The archive at `url`: a local folder or s3://bucket/prefix. An empty one is an archive without items."""
+    return Archive(root=Root(url))
+
+
+def nearest(ds: xr.Dataset, wavelength_nm: Sequence[float]) -> xr.Dataset:
+    """The bands of a cube nearest to each wavelength, in the order asked for.
+
+    Only good bands are taken, unless the cube has none. Where detectors overlap, two bands may be about equally near:
+    among those within 1 nm of the nearest, the one with the narrower response is taken, then the one that comes first.
+
+    Raises:
+        Refused: a wavelength lies outside the cube's range by more than the width of its outermost band.
+    """
+    centre, fwhm = ds["wavelength"].values, np.nan_to_num(ds["fwhm"].values, nan=np.inf)
+    usable = np.flatnonzero(ds["good"].values)
+    if not len(usable):
+        usable = np.arange(len(centre))
+    picked = []
+    for wanted in wavelength_nm:
+        away = np.abs(centre[usable] - wanted)
+        near = usable[away <= away.min() + _NEAR_NM]
+        best = int(near[np.argmin(fwhm[near])])
+        inside = centre[usable[0]] <= wanted <= centre[usable[-1]]
+        if not inside and away.min() > (fwhm[best] if np.isfinite(fwhm[best]) else 0):
+            raise Refused(
+                f"{wanted} nm is outside this cube: its bands reach from {centre[usable[0]]} to {centre[usable[-1]]} nm"
+            )
+        picked.append(best)
+    return ds.isel(band=picked)
