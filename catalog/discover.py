@@ -19,8 +19,9 @@ from pystac_client.stac_api_io import StacApiIO
 
 from catalog.discover_folder import Skipped, from_folder
 from catalog.errors import ArchiveError, BadAsset, BadItem, NotFound, Unreachable
+from catalog.hrefs import is_remote, resolve_href, shown
 from catalog.readers_fetch import TIMEOUT_S, Reach, http_error, patiently
-from catalog.scene import Scene, from_item, is_remote, items_in, resolve_href, shown
+from catalog.scene import Scene, from_item, items_in
 from catalog.select import Select
 
 __all__ = ["Found", "Select", "Skipped", "discover", "from_api", "from_folder", "from_static"]

@@ -20,8 +20,8 @@ from odc.geo.geobox import GeoBox
 
 from catalog.errors import ArchiveError, BadAsset
 from catalog.readers_fetch import Reach
+from catalog.readers_header import Header, read_header
 from catalog.readers_mtl import parse_mtl
-from catalog.readers_tiff import Header, read_header
 from catalog.scene import Asset, Scene
 from catalog.sensors import sensor as sensor_table
 
@@ -120,7 +120,7 @@ class _Maker:
         when, told = _time(headers[0], folder / group[0][0])
         id = stems[0]
         if len(stems) > 1:
-            prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", os.path.commonprefix(stems), flags=re.I) or folder.name
+            prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", _common_start(stems), flags=re.I) or folder.name
             id = f"{prefix}-{when:%Y%m%dT%H%M%S}"
         assets = {s: _with_header(h) for s, h in zip(stems, headers, strict=True)}
         for xml in folder.glob("*METADATA.XML"):
@@ -204,6 +204,13 @@ class _Maker:
             assets=assets,
             properties=dict(properties),
         )
+
+
+def _common_start(names: Sequence[str]) -> str:
+    """The letters that all names begin with."""
+    first, last = min(names), max(names)
+    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(same, min(len(first), len(last)))]
 
 
 def _deliveries(names: Sequence[str]) -> dict[str, list[str]]:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from catalog import sensors
 from catalog.errors import ArchiveError, BadAsset, BadCube
+from catalog.hrefs import shown
 from catalog.readers_envi import open_envi
 from catalog.readers_fetch import GIB, Reach
 from catalog.readers_hdf import open_hdf
 from catalog.readers_mat import open_mat
 from catalog.readers_png import open_png
 from catalog.readers_tiff import open_tiff
-from catalog.scene import Asset, Scene, is_data, shown
+from catalog.scene import Asset, Scene, is_data
 from catalog.sign import Signer
 from catalog.spec import CubeSpec
 

@@ -21,6 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from catalog.errors import BadAsset, Refused
+from catalog.hrefs import is_remote, shown
 from catalog.readers_bands import (
     Band,
     Pixels,
@@ -33,7 +34,7 @@ from catalog.readers_bands import (
     make_spec,
 )
 from catalog.readers_fetch import Reach
-from catalog.scene import Asset, Scene, is_remote, match_band, shown
+from catalog.scene import Asset, Scene, match_band
 from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
 
@@ -80,7 +81,7 @@ def open_envi(
 class EnviSource:
     """Windows of an ENVI image; a remote one is fetched at the first read."""
 
-    lonlat = None
+    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def __init__(
         self, spec: CubeSpec, identity: str, data: Asset, header: Asset, reach: Reach, file_bands: Sequence[int]

@@ -24,11 +24,12 @@ from urllib.parse import urlsplit
 import fsspec
 import rasterio
 from rasterio.errors import RasterioIOError
-from tenacity import retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from tenacity import retry as tenacity_retry
+from tenacity import retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
-from catalog.scene import Asset, is_remote, resolve_href, shown
+from catalog.hrefs import is_remote, resolve_href, shown
+from catalog.scene import Asset
 from catalog.sign import Signed, Signer, Unsigned
 
 TRIES = 4

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.errors import BadAsset, Unreachable
+from catalog.hrefs import is_remote, shown
 from catalog.readers_bands import Band, Pixels, by_wavelength, choose, default_fill, flags_of, make_spec
 from catalog.readers_fetch import Reach
-from catalog.scene import Asset, Scene, is_remote, shown
+from catalog.scene import Asset, Scene
 from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
 

@@ -19,6 +19,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from catalog.errors import BadAsset, Refused
+from catalog.hrefs import shown
 from catalog.readers_bands import (
     ArraySource,
     Band,
@@ -32,7 +33,7 @@ from catalog.readers_bands import (
 )
 from catalog.readers_fetch import Reach
 from catalog.readers_hdf import HdfPart, HdfSource, mat_variables, read_small
-from catalog.scene import Asset, Scene, shown
+from catalog.scene import Asset, Scene
 from catalog.sensors import Sensor
 
 HEADER_BYTES = 128
@@ -105,16 +106,23 @@ class _File:
             return
         self.body = reach.fetch(asset.href)
         try:
-            self.variables = {n: (tuple(s), c) for n, s, c in scipy.io.whosmat(self.body)}
+            found = scipy.io.whosmat(self._opened())
+            self.variables = {n: (tuple(s), c) for n, s, c in found}
         except (ValueError, TypeError, OSError, NotImplementedError) as e:
             raise BadAsset(f"{self.where}: is no MATLAB v5 file: {e}") from e
+
+    def _opened(self) -> Any:
+        """A path, or the bytes from their start."""
+        if isinstance(self.body, io.BytesIO):
+            self.body.seek(0)
+        return self.body
 
     def load(self, name: str) -> NDArray[Any]:
         """A variable in MATLAB's axis order."""
         if self.v73:
             return read_small(self.asset, self.reach, name).T
         try:
-            return np.asarray(scipy.io.loadmat(self.body, variable_names=[name])[name])
+            return np.asarray(scipy.io.loadmat(self._opened(), variable_names=[name])[name])
         except (ValueError, TypeError, OSError, KeyError) as e:
             raise BadAsset(f"{self.where}: {name} cannot be read: {e}") from e
 
@@ -233,7 +241,7 @@ def _bands(layout: Layout, table: Sensor, count: int, file: _File) -> list[Band]
         centres = [float(w) * 1000 for w in file.load(layout.wavelength_um).ravel()]
         if len(centres) != count:
             raise BadAsset(
-                f"{file.where}: {layout.cube} has {count} bands, {layout.wavelength_um} lists {len(centres)} wavelengths"
+                f"{file.where}: {layout.cube} has {count} bands, {layout.wavelength_um} lists {len(centres)}"
             )
         return by_wavelength(table, centres, file.where)
     if layout.first == count:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.errors import BadAsset, Refused
+from catalog.hrefs import is_remote, shown
 from catalog.readers_bands import ArraySource, Pixels, by_number, choose, make_spec
 from catalog.readers_fetch import Reach
-from catalog.scene import Asset, Scene, is_remote, shown
+from catalog.scene import Asset, Scene
 from catalog.sensors import Sensor
 
 SCALE = 1 / 65535

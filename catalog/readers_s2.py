@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.errors import BadAsset, Refused
-from catalog.scene import Asset, Scene
+from catalog.scene import Asset, Scene, match_band
 from catalog.sensors import sensor
 from catalog.spec import CLOUD, NODATA, SATURATED, SHADOW, SNOW, VALID
 
@@ -54,8 +54,6 @@ def pick(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: float | No
     usable = [a for a in assets if not _OTHER.match(a.key)]
     if not any(a.bands for a in usable) or any(len(a.bands) > 1 for a in usable):
         return list(usable)  # multi-band files: their own headers tell
-    from catalog.scene import match_band
-
     table = sensor("sentinel2a")  # A, B and C name their bands alike
     wanted = None if bands is None else {match_band(b, table) or b for b in bands}
     offered: dict[str, list[Asset]] = {}

@@ -7,9 +7,8 @@ opens only the files that it touches.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from rasterio.windows import Window
 
 from catalog import readers_s2
 from catalog.errors import BadAsset
+from catalog.hrefs import shown
 from catalog.readers_bands import (
     Band,
     Pixels,
@@ -32,71 +32,14 @@ from catalog.readers_bands import (
     spare_number,
 )
 from catalog.readers_fetch import Reach
+from catalog.readers_grid import Found, Layer, Placed, averaged, has_holes, layers_of, place, resampling, target_grid
+from catalog.readers_header import Header, check_against_item, read_header
 from catalog.readers_mtl import Calibration, calibration
-from catalog.scene import Asset, Scene, match_band, shown
+from catalog.scene import Asset, Scene, match_band
 from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
 
-ALIGN_PX = 0.01
-"""Files may be off the target grid by this part of a pixel (rounding of degrees), not more."""
-_WAVELENGTH_NM = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
 THERMAL = "TIR"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a raster file says of itself."""
-
-    asset: Asset
-    size: tuple[int, int]
-    """(y, x)"""
-    dtypes: tuple[str, ...]
-    nodata: float | None
-    scale: float
-    offset: float
-    crs: str | None
-    transform: Affine
-    names: tuple[str, ...] | None
-    """band names, when every band has one"""
-    wavelength_nm: tuple[float, ...] | None
-    fwhm_nm: tuple[float, ...] | None
-    good: tuple[bool, ...] | None
-    tags: Mapping[str, str]
-    """of the whole file"""
-
-    @property
-    def count(self) -> int:
-        return len(self.dtypes)
-
-    @property
-    def pixel(self) -> float:
-        return abs(self.transform.a)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placed:
-    """One file on the target grid, in target pixels."""
-
-    header: Header
-    top: int
-    left: int
-    height: int
-    width: int
-    up: int
-    """target pixels per file pixel (coarser file), 1 or more"""
-    down: int
-    """file pixels per target pixel (finer file), 1 or more"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """Files that hold the same bands, and which of their bands go where in the cube."""
-
-    files: tuple[Placed, ...]
-    file_bands: tuple[int, ...]
-    """1-based, in the file"""
-    cube_bands: tuple[int, ...]
-    """0-based, in the cube"""
 
 
 def open_tiff(
@@ -119,7 +62,7 @@ def open_tiff(
         check_against_item(header, scene)
     groups = _groups(headers)
     flag_groups: list[tuple[list[Header], int]] = []
-    found: list[tuple[Band, list[Header], int]] = []  # band, its files, its 1-based number in them
+    found: list[Found] = []  # band, its files, its 1-based number in them
     left_out: list[str] = []
     for group in groups:
         for position, band in enumerate(_bands_of(group[0], table, what), start=1):
@@ -136,15 +79,15 @@ def open_tiff(
         raise BadAsset(f"{what}: no band of sensor {table.name} in {', '.join(shown(a.href) for a in assets[:4])}")
     picked = choose([b for b, _, _ in found], bands, what)
     found = [found[i] for i in picked]
-    target, size, crs = _target(found, gsd_m, what)
+    target, size, crs = target_grid(found, gsd_m, what)
     pixels = _pixels(scene, table, found, reach, target, crs, left_out)
     cube_bands = [b for b, _, _ in found]
     spec, order = make_spec(cube_bands, size, pixels, sensor=table.name)
-    layers = _layers([found[i] for i in order], target, size, what)
-    notes = {b.name: n for b, n in zip(cube_bands, _resampling(found, target), strict=True) if n}
+    layers = layers_of([found[i] for i in order], target, size, what)
+    notes = {b.name: n for b, n in zip(cube_bands, resampling(found, target), strict=True) if n}
     if notes:
         spec = replace(spec, attrs={**spec.attrs, "hypermend:resampling": notes})
-    if spec.fill is None and _holes(layers, size):
+    if spec.fill is None and has_holes(layers, size):
         spec = replace(spec, fill=spare_number(spec.dtype))
     classes = [
         Layer(files=tuple(place(h, target, size, what) for h in g), file_bands=(p,), cube_bands=(0,))
@@ -157,7 +100,7 @@ class TiffSource:
     """Windows of raster files on one grid."""
 
     windowed = True
-    lonlat = None
+    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def __init__(
         self, spec: CubeSpec, identity: str, layers: Sequence[Layer], classes: Sequence[Layer], reach: Reach
@@ -207,7 +150,7 @@ class TiffSource:
             file.header.asset.href, lambda d: d.read(list(bands), window=window), opened=self._opened
         )
         if down > 1:
-            return _averaged(pixels, down, file.header.nodata)
+            return averaged(pixels, down, file.header.nodata)
         if up > 1:
             pixels = pixels.repeat(up, axis=1).repeat(up, axis=2)
             dy, dx = top - file.top - row0 * up, left - file.left - col0 * up
@@ -218,86 +161,6 @@ class TiffSource:
         for dataset in self._opened.values():
             dataset.close()
         self._opened.clear()
-
-
-def read_header(asset: Asset, reach: Reach) -> Header:
-    """Open, look, close."""
-
-    def look(dataset: Any) -> Header:
-        tags = [{k.lower(): v for k, v in dataset.tags(i).items()} for i in dataset.indexes]
-        scales, offsets = set(dataset.scales), set(dataset.offsets)
-        if len(scales) > 1 or len(offsets) > 1:
-            raise BadAsset(f"{shown(asset.href)}: bands differ in scale {sorted(scales)} or offset {sorted(offsets)}")
-        georeferenced = dataset.crs is not None and not dataset.transform.is_identity
-        return Header(
-            asset=asset,
-            size=(dataset.height, dataset.width),
-            dtypes=tuple(dataset.dtypes),
-            nodata=dataset.nodata,
-            scale=scales.pop(),
-            offset=offsets.pop(),
-            crs=_crs_text(dataset.crs) if georeferenced else None,
-            transform=dataset.transform,
-            names=_names(dataset.descriptions, tags),
-            wavelength_nm=_wavelengths(tags),
-            fwhm_nm=_tag_numbers(tags, "fwhm"),
-            good=_good(tags),
-            tags=dict(dataset.tags()),
-        )
-
-    return reach.raster(asset.href, look)
-
-
-def _crs_text(crs: Any) -> str:
-    epsg = crs.to_epsg()
-    return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())
-
-
-def _names(descriptions: Sequence[str | None], tags: Sequence[dict[str, str]]) -> tuple[str, ...] | None:
-    names = [t.get("description") or d for t, d in zip(tags, descriptions, strict=True)]
-    return tuple(str(n) for n in names) if all(names) else None
-
-
-def _tag_numbers(tags: Sequence[dict[str, str]], key: str) -> tuple[float, ...] | None:
-    if not all(key in t for t in tags):
-        return None
-    unit = _WAVELENGTH_NM.get(tags[0].get("wavelength_units", "nanometers").lower(), 1.0)
-    return tuple(float(t[key]) * unit for t in tags)
-
-
-def _good(tags: Sequence[dict[str, str]]) -> tuple[bool, ...] | None:
-    if not any("bbl" in t for t in tags):
-        return None
-    return tuple(t.get("bbl", "1").strip() not in ("0", "0.0") for t in tags)
-
-
-def _wavelengths(tags: Sequence[dict[str, str]]) -> tuple[float, ...] | None:
-    return _tag_numbers(tags, "wavelength")
-
-
-def check_against_item(header: Header, scene: Scene) -> None:
-    """The file's own header wins: where the item says otherwise, an error names both."""
-    asset = header.asset
-    grid = asset.grid or (scene.grid if sum(a.href == asset.href for a in scene.assets.values()) else None)
-    several = len(scene.assets) > 1 and asset.grid is None  # the item's grid is that of the mosaic
-    where = f"asset {asset.key} ({shown(asset.href)})"
-    if asset.bands and len(asset.bands) != header.count:
-        raise BadAsset(f"{where}: the item lists {len(asset.bands)} bands, the file has {header.count}")
-    if grid is None or several:
-        return
-    if tuple(grid.shape) != header.size:
-        raise BadAsset(f"{where}: the item says shape {tuple(grid.shape)}, the file {header.size}")
-    if header.crs is None or grid.crs != header.crs:
-        raise BadAsset(f"{where}: the item says CRS {_short(grid.crs)}, the file {_short(header.crs)}")
-    if not np.allclose(grid.affine[:6], header.transform[:6], rtol=1e-9, atol=header.pixel * ALIGN_PX):
-        raise BadAsset(
-            f"{where}: the item says transform {tuple(grid.affine[:6])}, the file {tuple(header.transform[:6])}"
-        )
-
-
-def _short(crs: Any) -> str:
-    epsg = crs.to_epsg() if hasattr(crs, "to_epsg") else None
-    return f"EPSG:{epsg}" if epsg else str(crs)[:60]
 
 
 def _groups(headers: Sequence[Header]) -> list[list[Header]]:
@@ -332,57 +195,10 @@ def _bands_of(header: Header, table: Sensor, what: str) -> list[Band | str]:
     return list(by_count(table, header.count, where))
 
 
-def _target(
-    found: Sequence[tuple[Band, list[Header], int]], gsd_m: float | None, what: str
-) -> tuple[Affine, tuple[int, int], str | None]:
-    """The cube's grid: pixels of the wanted (else the finest) size over the extent of all files."""
-    headers = {h.asset.key: h for _, group, _ in found for h in group}.values()
-    crs = {h.crs for h in headers}
-    if len(crs) > 1:
-        raise BadAsset(f"{what}: files of {len(crs)} reference systems: {', '.join(_short(c) for c in crs)}")
-    if any(h.transform.b or h.transform.d for h in headers) and len(headers) > 1:
-        raise BadAsset(f"{what}: several files with rotated pixels; they cannot be put on one grid")
-    first = min(headers, key=lambda h: h.pixel)
-    size = first.pixel if gsd_m is None else gsd_m
-    a = math.copysign(size, first.transform.a) if gsd_m is not None else first.transform.a
-    e = math.copysign(size, first.transform.e) if gsd_m is not None else first.transform.e
-    if len(headers) == 1 and gsd_m is None:
-        return first.transform, first.size, first.crs
-    edges = [h.transform * corner for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
-    xs, ys = [p[0] for p in edges], [p[1] for p in edges]
-    left, top = (min(xs) if a > 0 else max(xs)), (min(ys) if e > 0 else max(ys))
-    width, height = (max(xs) - min(xs)) / abs(a), (max(ys) - min(ys)) / abs(e)
-    # a coarser grid over a scene that is no multiple of it: the last, incomplete pixels are left out
-    cut = math.floor if gsd_m is not None else round
-    return Affine(a, 0.0, left, 0.0, e, top), (cut(height + ALIGN_PX), cut(width + ALIGN_PX)), first.crs
-
-
-def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> Placed:
-    """Where a file lies on the target grid, in whole target pixels."""
-    ratio = header.transform.a / target.a
-    up, down = max(1, round(ratio)), max(1, round(1 / ratio))
-    left, top = ~target * (header.transform.c, header.transform.f)
-    apart = max(abs(ratio - up / down) * max(header.size), abs(left - round(left)), abs(top - round(top)))
-    if apart > max(ALIGN_PX, 1e-6 * max(header.size)) or abs(header.transform.e / target.e - ratio) > 1e-6:
-        raise BadAsset(
-            f"{what}: {shown(header.asset.href)} lies off the grid: its transform is "
-            f"{tuple(header.transform[:6])}, the grid's {tuple(target[:6])}"
-        )
-    return Placed(
-        header=header,
-        top=round(top),
-        left=round(left),
-        height=min(header.size[0] * up // down, size[0] - round(top)),
-        width=min(header.size[1] * up // down, size[1] - round(left)),
-        up=up,
-        down=down,
-    )
-
-
 def _pixels(
     scene: Scene,
     table: Sensor,
-    found: list[tuple[Band, list[Header], int]],
+    found: list[Found],
     reach: Reach,
     target: Affine,
     crs: str | None,
@@ -436,46 +252,3 @@ def _told_scale(headers: Sequence[Header], what: str) -> tuple[float, float] | N
     if len(told) > 1:
         raise BadAsset(f"{what}: files differ in (scale, offset): {sorted(told)[:4]}")
     return told.pop()
-
-
-def _layers(
-    found: Sequence[tuple[Band, list[Header], int]], target: Affine, size: tuple[int, int], what: str
-) -> list[Layer]:
-    """One layer per group of files; `found` in cube order."""
-    groups: dict[int, tuple[list[Header], list[int], list[int]]] = {}
-    for cube_band, (_, group, position) in enumerate(found):
-        _, file_bands, cube_bands = groups.setdefault(id(group), (group, [], []))
-        file_bands.append(position)
-        cube_bands.append(cube_band)
-    return [
-        Layer(
-            files=tuple(place(h, target, size, what) for h in group),
-            file_bands=tuple(file_bands),
-            cube_bands=tuple(cube_bands),
-        )
-        for group, file_bands, cube_bands in groups.values()
-    ]
-
-
-def _holes(layers: Sequence[Layer], size: tuple[int, int]) -> bool:
-    """Whether any layer leaves part of the grid without a file."""
-    return any(sum(f.height * f.width for f in layer.files) < size[0] * size[1] for layer in layers)
-
-
-def _resampling(found: Sequence[tuple[Band, list[Header], int]], target: Affine) -> list[str]:
-    out = []
-    for _, group, _ in found:
-        ratio = group[0].transform.a / target.a
-        out.append("" if abs(ratio - 1) < 1e-6 else f"nearest x{ratio:g}" if ratio > 1 else f"average /{1 / ratio:g}")
-    return out
-
-
-def _averaged(pixels: NDArray[Any], down: int, nodata: float | None) -> NDArray[Any]:
-    """Mean of down x down blocks, rounded to the stored type; a block with nodata becomes nodata."""
-    bands, height, width = pixels.shape
-    blocks = pixels.reshape(bands, height // down, down, width // down, down)
-    mean = blocks.mean(axis=(2, 4), dtype=np.float64)
-    out = (np.rint(mean) if pixels.dtype.kind in "iu" else mean).astype(pixels.dtype)
-    if nodata is not None:
-        out[(blocks == nodata).any(axis=(2, 4))] = nodata
-    return out
