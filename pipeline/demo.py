@@ -27,7 +27,7 @@ from models.metrics import psnr, sam
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.demo_files import Place, write_enmap_tiles, write_hyperion_files
 from pipeline.demo_picture import Panel, draw
-from pipeline.demo_scenes import Flaws, SyntheticScene, landscape, spoiled_scene
+from pipeline.demo_scenes import DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 from pipeline.execute import start_ray
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import RunReport
@@ -38,19 +38,6 @@ PLACES = {
     "enmap": Place(crs="EPSG:32633", west=366000.0, north=5810010.0),
     "hyperion": Place(crs="EPSG:32631", west=445005.0, north=5420985.0),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoSize:
-    """How large the two scenes are; the tests make them small."""
-
-    enmap_px: tuple[int, int] = (192, 256)
-    """height, width"""
-    hyperion_px: tuple[int, int] = (192, 256)
-    delivery_px: int = 64
-    """Edge of an EnMAP-like GeoTIFF tile."""
-    tile_px: int = 96
-    """Edge of a tile of work, which is one shard."""
 
 
 @dataclass(frozen=True, kw_only=True)

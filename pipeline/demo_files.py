@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Place:
     @property
     def transform(self) -> Affine:
         return Affine(self.pixel_m, 0, self.west, 0, -self.pixel_m, self.north)
+
+    def moved(self, x: int, y: int) -> Place:
+        """The place whose corner lies x pixels to the east and y to the south."""
+        return replace(self, west=self.west + x * self.pixel_m, north=self.north - y * self.pixel_m)
 
 
 def write_enmap_tiles(
@@ -74,7 +78,7 @@ def write_enmap_tiles(
                 "w",
                 **_profile(part.shape, "float32", ENMAP_FILL),
                 crs=place.crs,
-                transform=place.transform * Affine.translation(x, y),
+                transform=place.moved(x, y).transform,
                 predictor=3,
             ) as file:
                 file.write(part)

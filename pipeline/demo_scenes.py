@@ -59,6 +59,19 @@ WATER_IN_LEAVES = ((1200, 45, 0.3), (1460, 55, 1.0), (1950, 60, 1.2))
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoSize:
+    """How large the two scenes are; the tests make them small."""
+
+    enmap_px: tuple[int, int] = (192, 256)
+    """height, width"""
+    hyperion_px: tuple[int, int] = (192, 256)
+    delivery_px: int = 64
+    """Edge of an EnMAP-like GeoTIFF tile."""
+    tile_px: int = 96
+    """Edge of a tile of work, which is one shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Flaws:
     """What an instrument and its product do to the truth, in the truth's own unit unless said otherwise."""
 

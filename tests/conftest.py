@@ -184,9 +184,9 @@ def demo_archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) ->
     """A small demo, run once: its archive, what `run` returned, and what it printed. Read it, or copy it."""
     from rich.console import Console
 
-    from pipeline.demo import DemoSize, run
+    from pipeline.demo import run
+    from tests.synthetic import SMALL_DEMO
 
     archive = tmp_path_factory.mktemp("demo") / "demo-archive"
     console = Console(width=80, record=True, file=io.StringIO())
-    small = DemoSize(enmap_px=(64, 96), hyperion_px=(48, 80), delivery_px=32, tile_px=48)
-    return archive, run(archive, console, demo_size=small), console.export_text()
+    return archive, run(archive, console, demo_size=SMALL_DEMO), console.export_text()
