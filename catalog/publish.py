@@ -194,7 +194,7 @@ def _footprint(
     """The outline of the cube's grid in longitude and latitude; without a grid, what the scene says."""
     if spec.grid is None:
         return scene.geometry, scene.bbox
-    outline = spec.grid.geographic_extent.json
+    outline = spec.grid.footprint("epsg:4326", npoints=8).json
     rings = [[[round(lon, 7), round(lat, 7)] for lon, lat in ring] for ring in outline["coordinates"]]
     if outline["type"] != "Polygon":  # across the date line
         return scene.geometry, scene.bbox

@@ -1,0 +1,89 @@
+"""Small cubes and scenes for the tests of the catalog: the answer is made first, then stored."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from catalog.cube import Cube, create
+from catalog.root import Root
+from catalog.scene import Asset, Scene
+from catalog.spec import CLOUD, NODATA, VALID, CubeSpec
+
+FILL = -32768
+
+
+def make_spec(shape: tuple[int, int, int] = (5, 100, 70), *, tile_px: int = 48, **changes: Any) -> CubeSpec:
+    """An EnMAP-like cube of int16 reflectance; any field can be changed."""
+    bands = shape[0]
+    chunk, shard = CubeSpec.layout(shape, "int16", tile_px)
+    fields: dict[str, Any] = {
+        "shape": shape,
+        "dtype": "int16",
+        "scale_factor": 1e-4,
+        "fill": FILL,
+        "band": range(1, bands + 1),
+        "band_name": [f"B{i}" for i in range(1, bands + 1)],
+        "wavelength_nm": np.linspace(400, 2500, bands),
+        "fwhm_nm": [10.0] * bands,
+        "detector": ["vnir"] * (bands // 2) + ["swir"] * (bands - bands // 2),
+        "good": [True] * bands,
+        "gsd_m": [30.0] * bands,
+        "crs": "EPSG:32632",
+        "transform": (30.0, 0.0, 500000.0, 0.0, -30.0, 5000000.0),
+        "quantity": "reflectance",
+        "units": "1",
+        "sensor": "enmap",
+        "stage": "source",
+        "chunk": chunk,
+        "shard": shard,
+        "attrs": {"hypermend:ingest": "abc"},
+    }
+    return CubeSpec(**(fields | changes))
+
+
+def make_pixels(spec: CubeSpec, seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Stored numbers and flags: the second tile of the first row is nodata, a corner is cloud."""
+    rng = np.random.default_rng(seed)
+    stored = rng.integers(0, 10000, spec.shape).astype(spec.dtype)
+    flags = np.full(spec.shape[1:], VALID, np.uint8)
+    flags[:10, :10] = CLOUD
+    if spec.fill is not None and spec.tiles[1] > 1:
+        y, x = spec.window(0, 1)
+        flags[y, x] = NODATA
+        stored[:, y, x] = spec.fill
+    return stored, flags
+
+
+def write_tiles(cube: Cube, stored: np.ndarray[Any, Any], flags: np.ndarray[Any, Any], *, mark: bool = True) -> None:
+    for iy in range(cube.spec.tiles[0]):
+        for ix in range(cube.spec.tiles[1]):
+            y, x = cube.spec.window(iy, ix)
+            shards = cube.write(y, x, stored[:, y, x], flags[y, x])
+            if mark:
+                cube.mark(iy, ix, shards)
+
+
+def make_cube(root: Root, path: str, spec: CubeSpec) -> tuple[Cube, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A written, marked cube and the numbers in it."""
+    create(root, path, spec)
+    cube = Cube(root, path)
+    stored, flags = make_pixels(spec)
+    write_tiles(cube, stored, flags)
+    return cube, stored, flags
+
+
+def make_scene(id: str = "S1", *, day: int = 24, **changes: Any) -> Scene:
+    """A raw scene of EnMAP with one file."""
+    fields: dict[str, Any] = {
+        "id": id,
+        "collection": "enmap",
+        "datetime": datetime(2022, 7, day, 10, 45, 26, tzinfo=UTC),
+        "sensor": "enmap",
+        "grid": make_spec().grid,
+        "assets": {"image": Asset(key="image", href=f"https://example.org/{id}.tif", roles=("data",))},
+        "properties": {"eo:cloud_cover": 3},
+    }
+    return Scene(**(fields | changes))

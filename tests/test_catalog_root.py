@@ -1,0 +1,115 @@
+"""Root: what is put is what is got, on a folder and on S3 alike; nothing leaves the root, nothing secret is said."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from catalog.errors import ArchiveError, NotFound, Refused, Unreachable
+from catalog.root import Root, redact, safe_name
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    if request.param == "folder":
+        return Root(tmp_path / "archive")
+    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/some/archive")
+
+
+def test_an_object_is_written_listed_and_deleted(root: Root) -> None:
+    version = root.put("a/b/one.json", b"1")
+    root.put("a/two.json", b"22")
+    assert root.get("a/b/one.json") == b"1"
+    found = {e.key: e for e in root.list("a")}
+    assert {k: e.size for k, e in found.items()} == {"a/b/one.json": 1, "a/two.json": 2}
+    stat = root.stat("a/b/one.json")
+    assert stat is not None and version == stat.version == found["a/b/one.json"].version
+    assert root.put("a/b/one.json", b"11") != version
+    assert root.folders("a") == ["b"]
+    root.delete("a/two.json")
+    root.delete("a/two.json")
+    assert not root.exists("a/two.json") and root.stat("a/two.json") is None
+    with pytest.raises(NotFound, match=r"two\.json"):
+        root.get("a/two.json")
+    assert root.delete_prefix("a") == 1
+    assert list(root.list("a")) == [] and root.folders("") == []
+
+
+def test_of_two_who_create_one_wins(root: Root) -> None:
+    assert root.put_new("lease", b"first")
+    assert not root.put_new("lease", b"second")
+    assert root.get("lease") == b"first"
+
+
+def test_json_is_written_once(root: Root) -> None:
+    value = {"b": [1, None, "é"], "a": 0.1}
+    assert root.put_json("v.json", value)
+    assert not root.put_json("v.json", dict(reversed(value.items())))
+    assert root.get_json("v.json") == value
+    root.put("broken.json", b"{")
+    with pytest.raises(ArchiveError, match="no JSON"):
+        root.get_json("broken.json")
+
+
+def test_a_root_travels_as_its_url(root: Root) -> None:
+    root.put("k", b"v")
+    twin = pickle.loads(pickle.dumps(root))
+    assert twin == root and hash(twin) == hash(root) and twin.get("k") == b"v"
+    assert root.href("k") == f"{root.url}/k"
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../../b", "a/./b", "a\\b", "a\nb"])
+def test_no_key_leaves_the_root(tmp_path: Path, key: str) -> None:
+    root = Root(tmp_path / "archive")
+    for act in (root.get, root.delete, root.href, root.local_path, root.delete_prefix, lambda k: root.put(k, b"")):
+        with pytest.raises(Refused, match="key"):
+            act(key)
+    with pytest.raises(Refused, match="name a folder"):
+        root.delete_prefix("")
+
+
+def test_leftovers_of_a_killed_writer_are_not_listed(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.put("a/one.json", b"1")
+    (tmp_path / "a" / "one.json#1").write_bytes(b"torn")
+    (tmp_path / "a" / f"0.{'0f' * 16}.partial").write_bytes(b"torn")
+    assert [e.key for e in root.list("a")] == ["a/one.json"]
+
+
+def test_a_local_path_is_known_only_locally(tmp_path: Path, s3_bucket: str) -> None:
+    assert Root(tmp_path).local_path("a/b") == tmp_path / "a" / "b"
+    assert Root(f"s3://{s3_bucket}").local_path("a/b") is None
+
+
+@pytest.mark.parametrize("url", ["https://host/archive", "s3://user:secret@bucket/x", "s3://bucket/x?token=secret"])
+def test_another_kind_of_url_is_refused_without_its_secret(url: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        Root(url)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_bucket_that_is_not_there_or_not_reached(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArchiveError):
+        Root("s3://no-such-bucket-of-ours").put("a", b"")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    monkeypatch.setattr("catalog.root._RETRY", {"max_retries": 1})
+    with pytest.raises(Unreachable) as error:
+        Root("s3://bucket/x").get("a")
+    assert error.value.transient
+    assert "very-secret" not in str(error.value) and "very-secret" not in repr(Root("s3://bucket/x"))
+
+
+def test_names_become_parts_of_keys() -> None:
+    assert safe_name("ENMAP01-____L2A-DT0000001049_20220611T11") == "ENMAP01-____L2A-DT0000001049_20220611T11"
+    odd = ["a b", "a:b", "a/b", "../a", "", "catalog", ".hidden", "é"]
+    names = [safe_name(n) for n in odd]
+    assert len(set(names)) == len(odd)
+    for name in names:
+        assert name not in odd and "/" not in name and not name.startswith(".")
+
+
+def test_redact() -> None:
+    assert redact("https://u:p@h/x.tif?sig=1#f") == "https://h/x.tif"
