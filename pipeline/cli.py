@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Never, TypeVar
 
@@ -257,9 +257,10 @@ def carry_out(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
 
     console = Console(stderr=as_json)
     run = start(job)
-    with console.status("starting Ray"):
-        start_ray(address=job.ray_address, cpus=None)
-    report = follow(run, console)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # Ray prints what its raylet has to say
+        with console.status("starting Ray"):
+            start_ray(address=job.ray_address)
+        report = follow(run, console)
     if not report.scenes:
         refuse("no scene matches; see `hypermend query` for what the archive holds")
     summary(report, console)

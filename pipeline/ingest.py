@@ -156,7 +156,7 @@ class IngestWorker:
         cube.fold()
         if (files := self._files.pop(task.unit, None)) is not None:
             files.close()
-        return valid / (cube.spec.height * cube.spec.width)
+        return float(valid) / (cube.spec.height * cube.spec.width)
 
     def _source(self, unit: str, files: Files) -> Source:
         if unit not in self._files:

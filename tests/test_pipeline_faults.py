@@ -1,0 +1,222 @@
+"""Killed anywhere, the same command gives the same bytes; poison is put aside alone; torn shards are repaired."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import catalog
+from pipeline.config import IngestJob, RestoreJob
+from pipeline.execute import Policy, Workers, on_ray, serial
+from pipeline.ingest import catalog_folder, ingest
+from pipeline.job import RunReport
+from pipeline.restore import restore
+from pipeline.verify import verify
+from tests.synthetic import enmap_folder
+
+TILES = 24
+MODEL = "identity"
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with one ingested scene of 64 x 96 pixels: 24 tiles of 16 pixels to restore. Copied, never changed."""
+    folder = tmp_path_factory.mktemp("faults")
+    archive = folder / "archive"
+    enmap_folder(folder / "files")
+    catalog_folder(str(archive), folder / "files", sensor="enmap")
+    assert ingest(IngestJob(archive=str(archive), tile_px=32), engine=serial).wait().exit_code == 0
+    return archive
+
+
+@pytest.fixture
+def archive(ingested: Path, tmp_path: Path) -> str:
+    return str(shutil.copytree(ingested, tmp_path / "archive"))
+
+
+@pytest.fixture(scope="module")
+def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The bytes of the scene's undisturbed restoration."""
+    archive = str(shutil.copytree(ingested, tmp_path_factory.mktemp("clean") / "archive"))
+    report = restore_here(archive)
+    assert (report.exit_code, report.tiles_written) == (0, TILES)
+    return restored_bytes(archive)
+
+
+def restore_here(archive: str) -> RunReport:
+    return restore(RestoreJob(archive=archive, model=MODEL, tile_px=16), engine=serial).wait()
+
+
+def restored_bytes(archive: str) -> dict[str, str]:
+    """sha256 of every object of the restored cubes, marks included."""
+    root = Path(archive) / "restored"
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob("*") if p.is_file()
+    }
+
+
+def command(archive: str, *options: str) -> list[str]:
+    return [
+        sys.executable, "-c", "from pipeline.cli import main; main()", "restore", "--archive", archive,
+        "--model", MODEL, "--tile-px", "16", "--workers", "2", "--json", *options,
+    ]  # fmt: skip
+
+
+def marks(archive: str) -> int:
+    return len(list((Path(archive) / "restored").rglob("*.zarr.done/*.json")))
+
+
+def wait_for(happened: Callable[[], bool], *, limit_s: float = 90.0) -> None:
+    end = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Process ids of the run's Ray actors: the children of its raylet named after the actor class."""
+    ids = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (entry / "cmdline").read_bytes()
+            session = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3])
+        except (OSError, IndexError):
+            continue
+        if title.startswith(b"ray::_Worker") and session == process.pid:
+            ids.append(int(entry.name))
+    return ids
+
+
+def start(archive: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command(archive), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of a killed driver's own Ray may outlive the test."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(archive: str, clean: dict[str, str]) -> None:
+    process = start(archive)
+    try:
+        wait_for(lambda: marks(archive) >= 2)
+        victims = workers_of(process)
+        assert victims
+        os.kill(victims[0], signal.SIGKILL)
+        out, error = process.communicate(timeout=120)
+    finally:
+        end(process)
+    assert process.returncode == 0, error.decode()
+    assert json.loads(out)["scenes"][0]["status"] == "published"
+    assert restored_bytes(archive) == clean
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_f03_a_killed_driver_resumes_with_the_same_command(archive: str, clean: dict[str, str]) -> None:
+    process = start(archive)
+    try:
+        wait_for(lambda: marks(archive) >= 3)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        end(process)
+    done = marks(archive)
+    assert 3 <= done < TILES
+    assert catalog.open(archive).search(stage="restored") == []
+    again = subprocess.run(command(archive), capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr.decode()
+    assert json.loads(again.stdout)["tiles_written"] <= TILES - done
+    assert restored_bytes(archive) == clean
+
+
+@pytest.mark.fault
+def test_f11_a_flipped_shard_is_found_and_it_alone_is_repaired(archive: str, clean: dict[str, str]) -> None:
+    restore_here(archive)
+    root = Path(archive) / "restored"
+    shard = sorted(root.rglob("reflectance/c/0/*/*"))[5]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    times = {p: p.stat().st_mtime_ns for p in root.rglob("c/*/*/*") if p.is_file()}
+    report = verify(archive)
+    assert [torn.repair_with for torn in report.torn] == ["restore"]
+    repaired = restore_here(archive)
+    assert (repaired.exit_code, repaired.tiles_written) == (0, 1)
+    assert restored_bytes(archive) == clean
+    assert {p.name for p, then in times.items() if p.stat().st_mtime_ns != then} <= {shard.name}
+    assert verify(archive).torn == ()
+
+
+@pytest.mark.fault
+def test_f15_an_unchanged_rerun_writes_nothing(archive: str, clean: dict[str, str]) -> None:
+    restore_here(archive)
+    before = {p: p.stat().st_mtime_ns for p in Path(archive).rglob("*")}
+    report = restore_here(archive)
+    assert [s.status for s in report.scenes] == ["current"]
+    assert report.bytes_written == 0
+    assert {p: p.stat().st_mtime_ns for p in Path(archive).rglob("*")} == before
+
+
+@pytest.mark.fault
+def test_f15_a_changed_setting_never_resumes_into_the_old_cube(archive: str) -> None:
+    restore_here(archive)
+    first = catalog.open(archive).search(stage="restored")[0].scene
+    other = restore(RestoreJob(archive=archive, model=MODEL, tile_px=32), engine=serial).wait()
+    assert other.tiles_written == 6
+    (current,) = [item.scene for item in catalog.open(archive).search(stage="restored")]
+    assert current.properties["hypermend:plan"] != first.properties["hypermend:plan"]
+    assert Path(first.assets["cube"].href).exists()  # superseded cubes stay until they are pruned
+
+
+def make_poisoned(make: Callable[[], Callable[[Any], Any]], how: str) -> Callable[[Any], Any]:
+    """The handler of ``make``, except that one tile kills or stops its process."""
+    handle = make()
+
+    def poisoned(task: Any) -> Any:
+        if getattr(task, "index", None) == (1, 2):
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
+        return handle(task)
+
+    return poisoned
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "hang"])
+def test_f02_a_poison_tile_is_put_aside_alone_and_later_done(
+    how: str, archive: str, clean: dict[str, str], ray_session: None
+) -> None:
+    def engine(make: Any, tasks: Any, *, policy: Policy, workers: Workers) -> Any:
+        strict = Policy(max_deaths=2, deadline_s=4.0)
+        return on_ray(partial(make_poisoned, make, how), tasks, policy=strict, workers=Workers(count=2))
+
+    job = RestoreJob(archive=archive, model=MODEL, tile_px=16)
+    report = restore(job, engine=engine).wait()
+    (scene,) = report.scenes
+    assert (scene.status, scene.tiles_written, scene.tiles_failed) == ("failed", TILES - 1, 1)
+    assert report.exit_code == 1
+    assert catalog.open(archive).search(stage="restored") == []
+    (ledger,) = (Path(archive) / "runs" / report.run / "failures").rglob("*.jsonl")
+    (line,) = [json.loads(text) for text in ledger.read_text().splitlines()]
+    assert (line["tiles"], line["kind"]) == ([[1, 2]], {"kill": "crash", "hang": "deadline"}[how])
+    assert restore_here(archive).tiles_written == 1
+    assert restored_bytes(archive) == clean
