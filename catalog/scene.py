@@ -20,7 +20,8 @@ from odc.geo.geobox import GeoBox
 
 from catalog import sensors
 from catalog.errors import BadItem, BadSensor
-from catalog.hrefs import is_remote, resolve_href
+from catalog.hrefs import is_remote as is_remote
+from catalog.hrefs import resolve_href
 
 STAC_VERSION = "1.1.0"
 _EXTENSIONS = {

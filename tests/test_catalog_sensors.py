@@ -1,0 +1,144 @@
+"""Sensor tables: every one is sound, and responses are what the published tables say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from catalog import sensors
+from catalog.errors import BadSensor
+
+NAMES = [
+    "ali",
+    "aviris",
+    "cave",
+    "desis",
+    "emit",
+    "enmap",
+    "hyperion",
+    "landsat5-tm",
+    "muufl",
+    "nikon-d700",
+    "prisma",
+    "rosis",
+    "sentinel2a",
+    "sentinel2b",
+]
+
+
+def test_every_sensor_of_the_plan_has_a_table() -> None:
+    assert sensors.names() == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_is_whole(name: str) -> None:
+    s = sensors.sensor(name)
+    assert s.bands == len(s.wavelength_nm) == len(s.fwhm_nm) == len(s.detector) == len(s.usable) == len(s.gsd_m)
+    assert len(set(s.band_name)) == s.bands
+    assert len(set(zip(s.wavelength_nm, s.detector, strict=True))) == s.bands
+    assert min(s.wavelength_nm) > 300 and min(s.fwhm_nm) > 0
+    assert s.quantity in ("reflectance", "radiance", "counts")
+    assert len(s.source) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "bands", "unusable"),
+    [
+        ("hyperion", 242, 44),
+        ("enmap", 224, 6),
+        ("ali", 9, 0),
+        ("prisma", 234, 0),
+        ("emit", 285, 0),
+        ("aviris", 224, 26),
+    ],
+)
+def test_known_counts(name: str, bands: int, unusable: int) -> None:
+    s = sensors.sensor(name)
+    assert (s.bands, s.usable.count(False)) == (bands, unusable)
+
+
+def test_hyperion_has_two_detectors_that_overlap() -> None:
+    s = sensors.sensor("hyperion")
+    assert s.detector[69] == "VNIR" and s.detector[70] == "SWIR"
+    assert s.wavelength_nm[69] > s.wavelength_nm[70]
+
+
+def test_enmap_is_in_product_order() -> None:
+    s = sensors.sensor("enmap")
+    assert s.wavelength_nm[90] == 993.083 and s.wavelength_nm[91] == 902.257
+    assert [i + 1 for i, u in enumerate(s.usable) if not u] == [130, 131, 132, 133, 134, 135]
+
+
+def test_an_unknown_sensor_names_the_nearest_and_all() -> None:
+    with pytest.raises(BadSensor, match=r"'enmapp'.*did you mean 'enmap'\?.*sentinel2b"):
+        sensors.sensor("enmapp")
+
+
+@pytest.mark.parametrize("hyper", ["hyperion", "enmap", "prisma"])
+@pytest.mark.parametrize("multi", ["sentinel2a", "sentinel2b"])
+def test_response_rows_sum_to_one_and_see_their_own_wavelength(hyper: str, multi: str) -> None:
+    table = sensors.sensor(multi)
+    bands = [b for b in table.band_name if b != "B10"]
+    rows = sensors.srf(hyper, multi, bands=bands)
+    assert rows.shape == (12, sensors.sensor(hyper).bands)
+    assert np.allclose(rows.sum(axis=1), 1) and rows.min() >= 0
+    seen = rows @ np.array(sensors.sensor(hyper).wavelength_nm)
+    centres = [table.wavelength_nm[table.band_name.index(b)] for b in bands]
+    assert np.abs(seen - centres).max() < 3  # a 30 nm band sampled every 10 nm
+
+
+def test_unusable_bands_get_no_weight() -> None:
+    rows = sensors.srf("hyperion", "sentinel2a", bands=["B08"])
+    assert not rows[:, ~np.array(sensors.sensor("hyperion").usable)].any()
+
+
+def test_a_gaussian_where_there_is_no_table() -> None:
+    nm = np.arange(400.0, 2400.0, 5.0)
+    rows = sensors.srf(nm, "ali", bands=["MS-3"])
+    half = nm[rows[0] >= rows[0].max() / 2]
+    assert abs(rows[0] @ nm - 660) < 0.1 and half[-1] - half[0] == pytest.approx(60, abs=5)
+
+
+def test_a_band_that_is_not_seen_is_an_error() -> None:
+    with pytest.raises(BadSensor, match=r"\['B11', 'B12'\].*400-700 nm"):
+        sensors.srf("cave", "sentinel2a", bands=["B03", "B11", "B12"])
+
+
+def test_two_detectors_over_one_interval_do_not_count_it_twice() -> None:
+    once = np.arange(500.0, 1500.0, 10.0)
+    twice = np.sort(np.concatenate([once, once[(once > 900) & (once < 1000)] + 0.5]))
+    flat = sensors.Sensor(
+        name="flat",
+        band_name=("wide",),
+        wavelength_nm=(950.0,),
+        fwhm_nm=(400.0,),
+        detector=("D",),
+        usable=(True,),
+        gsd_m=(1.0,),
+        quantity="radiance",
+        source="made for this test",
+    )
+    a = sensors.srf(once, flat)[0] @ once
+    b = sensors.srf(twice, flat)[0] @ twice
+    assert abs(a - b) < 0.2
+
+
+def test_nikon_is_the_matrix_of_the_paper(shared_data: Path) -> None:
+    p = scipy.io.loadmat(shared_data / "srf" / "UAL_P_N_V2.mat")["P"]
+    np.testing.assert_allclose(sensors.srf("cave", "nikon-d700"), p, atol=1e-12)
+
+
+def test_tables_equal_their_sources(shared_data: Path) -> None:
+    lines = (shared_data / "srf" / "enmapbox_prisma.csv").read_text().split()[1:]
+    rows = [tuple(map(float, line.split(","))) for line in lines]
+    s = sensors.sensor("prisma")
+    assert list(zip(s.wavelength_nm, s.fwhm_nm, strict=True)) == rows
+    usgs = (shared_data / "srf" / "Hyperion_Spectral_Coverage.tab").read_text().splitlines()[2:]
+    s = sensors.sensor("hyperion")
+    for line in usgs:
+        band, nm, fwhm, _, *x = line.split("\t")
+        i = s.band_name.index(band)
+        assert (s.wavelength_nm[i], s.fwhm_nm[i], s.usable[i]) == (float(nm), float(fwhm), x != ["X"])
