@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import xarray
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +27,7 @@ from models.metrics import psnr, sam
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.demo_files import Place, write_enmap_tiles, write_hyperion_files
 from pipeline.demo_picture import Panel, draw
-from pipeline.demo_scenes import DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
+from pipeline.demo_scenes import Array, DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 from pipeline.execute import start_ray
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import RunReport
@@ -164,7 +164,7 @@ def enmap_scene(height: int, width: int) -> SyntheticScene:
     noise = (0.0008 + 0.0008 * (wl_um - 0.4)).astype(np.float32)
     bad = tuple(b for b, usable in enumerate(table.usable) if not usable)
     flaws = Flaws(noise=noise, stripes=0.3 * noise, bad_bands=bad, nodata_corner=0.25)
-    return spoiled_scene("ENMAP_SYNTHETIC", "reflectance", table.wavelength_nm, truth, flaws, seed=7)
+    return spoiled_scene("SYNTH", "reflectance", table.wavelength_nm, truth, flaws, seed=7)
 
 
 def hyperion_scene(height: int, width: int) -> SyntheticScene:
@@ -175,7 +175,7 @@ def hyperion_scene(height: int, width: int) -> SyntheticScene:
     noise = (0.35 + 0.04 * level).astype(np.float32)
     bad = tuple(b for b, usable in enumerate(table.usable) if not usable)
     flaws = Flaws(noise=noise, stripes=0.5 * noise, dead_columns=60, bad_bands=bad, nodata_corner=0.35)
-    return spoiled_scene("EO1H1930232009200110KF", "radiance", table.wavelength_nm, truth, flaws, seed=9)
+    return spoiled_scene("EO1HSYNTH2009200", "radiance", table.wavelength_nm, truth, flaws, seed=9)
 
 
 def _bytes_in(folder: Path) -> int:
@@ -186,37 +186,38 @@ def _bytes_in(folder: Path) -> int:
 
 
 def compare(scene: SyntheticScene, before: Any, after: Any) -> tuple[Score, Panel]:
-    """Score a scene's source and restored cube against its truth, both divided by the truth's maximum (peak 1)."""
+    """Score a scene's source and restored cube against its truth; the peak is the truth's maximum."""
     source, restored = before.dataset().load(), after.dataset().load()
     # The cube is sorted by wavelength and keeps the product's band numbers: the truth is brought into its order.
-    order = source["band"].values.astype(int) - 1
+    truth = scene.truth[source["band"].values.astype(int) - 1]
+    noisy, clean = in_unit_of_truth(source), in_unit_of_truth(restored)
     good = source["good"].values.astype(bool)
     usable = (source["valid"].values & VALID) != 0
-    truth = scene.truth[order]
     peak = float(truth[good][:, usable].max())
-
-    def flat(values: npt.NDArray[Any]) -> torch.Tensor:
-        chosen = np.asarray(values, dtype=np.float32)[good][:, usable] / peak
-        return torch.from_numpy(np.ascontiguousarray(chosen))[None, :, None, :]
-
-    answer, noisy, clean = flat(truth), flat(source["reflectance"].values), flat(restored["reflectance"].values)
     score = Score(
         scene=after.scene.id,
         sensor=after.scene.sensor,
-        psnr_before_db=float(psnr(noisy, answer)),
-        psnr_after_db=float(psnr(clean, answer)),
-        sam_before_deg=float(sam(noisy, answer)),
-        sam_after_deg=float(sam(clean, answer)),
+        psnr_before_db=psnr(truth[good], noisy[good], usable, peak=peak),
+        psnr_after_db=psnr(truth[good], clean[good], usable, peak=peak),
+        sam_before_deg=sam(truth[good], noisy[good], usable).degrees,
+        sam_after_deg=sam(truth[good], clean[good], usable).degrees,
     )
     bands = [_band_near(source["wavelength"].values, good, nm) for nm in (650.0, 550.0, 470.0)]
     panel = Panel(
         title=f"{after.scene.id}\n(synthetic, {after.scene.sensor}-like)",
-        before=source["reflectance"].values[bands],
-        after=restored["reflectance"].values[bands],
+        before=noisy[bands],
+        after=clean[bands],
         truth=truth[bands],
         usable=usable,
     )
     return score, panel
+
+
+def in_unit_of_truth(cube: xarray.Dataset) -> Array:
+    """A cube's numbers (band, y, x); counts of a Hyperion delivery become radiance by the factor of each band."""
+    values = cube["reflectance"].values.astype(np.float32)
+    factors = cube.attrs.get("hypermend:radiance_mult")
+    return values if factors is None else values * np.asarray(factors, dtype=np.float32)[:, None, None]
 
 
 def _band_near(wavelength_nm: npt.NDArray[Any], good: npt.NDArray[np.bool_], nm: float) -> int:
@@ -235,7 +236,7 @@ class _Steps:
 
     def __call__(self, title: str, meaning: str) -> None:
         self._count += 1
-        self._console.print(f"\n[bold]{self._count}. {title}[/] [dim]{meaning}[/]", highlight=False)
+        self._console.print(f"\n[bold]{self._count}. {title}[/]: {meaning}", highlight=False)
 
 
 def _carry_out(job_run: Any, console: Console) -> RunReport:
