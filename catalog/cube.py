@@ -176,8 +176,6 @@ class Cube:
         for (iy, ix), part in self._tiles(y, x, flags):
             if not part.all():
                 raise BadCube(f"{self._name(iy, ix)}: tile ({iy}, {ix}) was never written or is lost; {_REPAIR}")
-        if self.spec.fill is not None and (flags & NODATA).all():
-            return np.full((self.spec.bands, *flags.shape), self.spec.fill, self.spec.dtype), flags
         with self._damage(y, x):
             stored = np.asarray(self._stored[:, y, x])
         for (iy, ix), part in self._tiles(y, x, flags):
@@ -188,7 +186,8 @@ class Cube:
     def write(self, y: slice, x: slice, stored: Stored, flags: Flags) -> tuple[Shard, ...]:
         """Write whole tiles; the objects written, with size and crc32, for `mark`.
 
-        stored: (band, h, w) in the cube's dtype; nodata pixels hold the fill. flags: (h, w) uint8, none 0.
+        stored: (band, h, w) in the cube's dtype. flags: (h, w) uint8, none 0. A NODATA pixel lacks at least one band;
+        the numbers of its other bands are kept.
         Nothing is read back: the old shard, if any, is replaced in one atomic put.
 
         Raises:
@@ -198,7 +197,7 @@ class Cube:
         y, x = self._window(y, x)
         self._prove_alignment(y, x)
         self._check_pixels(y, x, stored, flags)
-        empty = bool((flags & NODATA).all()) and self.spec.fill is not None
+        empty = bool((flags & NODATA).all()) and self._is_fill(stored)
         with self._writes.recording() as written:
             # Without data there is no shard: Zarr then deletes what an earlier try may have left.
             self._stored_out[not empty][:, y, x] = stored
@@ -261,15 +260,11 @@ class Cube:
             )
         if not flags.all():
             raise BadCube(f"{self.path}: {int((flags == 0).sum())} pixels have no flag; set VALID, NODATA or a reason")
-        nodata = (flags & NODATA) != 0
-        if self.spec.fill is not None and nodata.any():
-            under = stored[:, nodata]
-            filled = np.isnan(under) if np.isnan(self.spec.fill) else under == self.spec.fill
-            if not filled.all():
-                raise BadCube(
-                    f"{self.path}: {int((~filled).any(axis=0).sum())} NODATA pixels hold numbers other than the fill "
-                    f"{self.spec.fill}; set all their bands to it"
-                )
+
+    def _is_fill(self, stored: Stored) -> bool:
+        if self.spec.fill is None:
+            return False
+        return bool(np.isnan(stored).all() if np.isnan(self.spec.fill) else (stored == self.spec.fill).all())
 
     def _tiles(self, y: slice, x: slice, flags: Flags) -> Iterator[tuple[TileIndex, Flags]]:
         """Tiles under the window, each with its part of the window's flags."""
