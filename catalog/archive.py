@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from catalog import index, publish
 from catalog.cube import open_cube
-from catalog.errors import Refused
+from catalog.errors import NotFound, Refused
 from catalog.root import Root
 from catalog.scene import Scene
 
@@ -73,7 +74,13 @@ class Archive:
 
 
 def open(url: str | os.PathLike[str]) -> Archive:
-    """The archive at `url`: a local folder or s3://bucket/prefix. An empty one is an archive without items."""
+    """The archive at `url`: a local folder or s3://bucket/prefix. An empty one is an archive without items.
+
+    Raises:
+        NotFound: no such folder.
+    """
+    if "://" not in os.fspath(url) and not Path(url).expanduser().is_dir():
+        raise NotFound(f"no archive at {url}: no such folder; `hypermend catalog` and `hypermend ingest` make one")
     return Archive(root=Root(url))
 
 

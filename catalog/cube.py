@@ -30,7 +30,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from catalog import cf
-from catalog.errors import ArchiveError, BadCube, NotFound
+from catalog.errors import BadCube, NotFound
 from catalog.marks import Mark, Marks, Shard, TileIndex, crc32_hex
 from catalog.root import Root, to_json
 from catalog.spec import CLOUD, NEAR_FILL, NODATA, SATURATED, SHADOW, SNOW, VALID, CubeSpec
@@ -198,7 +198,7 @@ class Cube:
         self._prove_alignment(y, x)
         self._check_pixels(y, x, stored, flags)
         empty = bool((flags & NODATA).all()) and self._is_fill(stored)
-        with self._writes.recording() as written:
+        with self.root.errors("write", self.path), self._writes.recording() as written:
             # Without data there is no shard: Zarr then deletes what an earlier try may have left.
             self._stored_out[not empty][:, y, x] = stored
             self._flags_out[True][y, x] = flags
@@ -285,9 +285,8 @@ class Cube:
     def _damage(self, y: slice, x: slice) -> Iterator[None]:
         """What Zarr raises on a damaged chunk, as BadCube with the shard's name."""
         try:
-            yield
-        except ArchiveError:
-            raise
+            with self.root.errors("read", self.path):
+                yield
         except (ValueError, RuntimeError, TypeError) as e:
             raise BadCube(f"{self._torn(y, x)}: {str(e).splitlines()[0]}; {_REPAIR}") from e
 

@@ -110,18 +110,18 @@ class Root:
         return Root(self.href(key)).store
 
     def get(self, key: str) -> bytes:
-        with self._errors("read", key):
+        with self.errors("read", key):
             return bytes(obstore.get(self.store, check_key(key)).bytes())
 
     def put(self, key: str, data: bytes) -> str:
         """Write the object whole, or leave what was there; its version, as `stat` and `list` would tell it."""
-        with self._errors("write", key):
+        with self.errors("write", key):
             tag = obstore.put(self.store, check_key(key), data)["e_tag"]
         return tag.strip('"') if tag else ""
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Write the object unless it is already there; True when it was written. Of many writers one wins."""
-        with self._errors("write", key):
+        with self.errors("write", key):
             try:
                 obstore.put(self.store, check_key(key), data, mode="create")
             except AlreadyExistsError:
@@ -159,20 +159,20 @@ class Root:
     def stat(self, key: str) -> Entry | None:
         """Size and version of one object, or None."""
         try:
-            with self._errors("look at", key):
+            with self.errors("look at", key):
                 return _entry(obstore.head(self.store, check_key(key)))
         except NotFound:
             return None
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly under `prefix`, sorted."""
-        with self._errors("list", prefix):
+        with self.errors("list", prefix):
             found = obstore.list_with_delimiter(self.store, check_key(prefix) or None)
         return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in found["common_prefixes"])
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Every object under the folder `prefix`, in no order."""
-        with self._errors("list", prefix):
+        with self.errors("list", prefix):
             for batch in obstore.list(self.store, check_key(prefix) or None, chunk_size=1000):
                 for meta in batch:
                     if not (self.is_local and _LEFTOVER.search(meta["path"])):
@@ -181,7 +181,7 @@ class Root:
     def delete(self, key: str) -> None:
         """Delete one object; one that is not there is no error."""
         try:
-            with self._errors("delete", key):
+            with self.errors("delete", key):
                 obstore.delete(self.store, check_key(key))
         except NotFound:
             pass
@@ -192,7 +192,7 @@ class Root:
             raise Refused(f"delete everything in {self.url}: name a folder")
         keys = [entry.key for entry in self.list(prefix)]
         for start in range(0, len(keys), 1000):
-            with self._errors("delete", prefix):
+            with self.errors("delete", prefix):
                 obstore.delete(self.store, keys[start : start + 1000])
         if (folder := self.local_path(prefix)) is not None and folder.is_dir():
             for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
@@ -201,8 +201,12 @@ class Root:
         return len(keys)
 
     @contextmanager
-    def _errors(self, verb: str, key: str) -> Iterator[None]:
-        """obstore's errors as ours: first line only, without anything signed."""
+    def errors(self, verb: str, key: str) -> Iterator[None]:
+        """A store's errors as ours: first line only, without anything signed.
+
+        On S3 what is neither missing nor forbidden is Unreachable (obstore has tried several times by then); on a
+        folder it is an ArchiveError, such as a full disk, and trying again would not help.
+        """
         try:
             yield
         except FileNotFoundError as e:
