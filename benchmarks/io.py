@@ -188,9 +188,9 @@ def bench_copy(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str,
     """The identity restorer against a copy loop over the same shards."""
     archive = scratch / "copy"
     bands = 128
-    edge_px = max(256, round((options.gib * 2**30 / 2 / bands) ** 0.5 / 256) * 256)
+    edge_px = max(256, round(float(options.gib * 2**30 / 2 / bands) ** 0.5 / 256) * 256)
     make_source(archive, "copy", bands=bands, edge_px=edge_px)
-    mib = bands * edge_px**2 * 2 / 2**20
+    mib: float = bands * edge_px**2 * 2 / 2**20
     for halo, target in ((0, 0.7), (36, 0.0)):
         model = make_identity(archive, halo)
         job = RestoreJob(archive=str(archive), model=model, tile_px=256)
@@ -244,7 +244,7 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
     make_source(archive, "network", bands=64, edge_px=options.network_px)
     torch.set_num_threads(1)  # what Ray grants an actor of one CPU
     start_ray()
-    job = RestoreJob(archive=str(archive), workers=1)
+    job = RestoreJob(archive=str(archive), workers=1, model=options.model)
     plans: list[Plan] = []
 
     def ours() -> float:
@@ -291,11 +291,11 @@ def bench_memory(scratch: Path, options: argparse.Namespace) -> Iterator[dict[st
     )  # fmt: skip
     for edge in (small, large):
         make_source(scratch / f"memory-restore-{edge}", "memory", bands=64, edge_px=edge)
-    peaks = {edge: _peak_of_restore(scratch / f"memory-restore-{edge}") for edge in (small, large)}
+    peaks = {edge: _peak_of_restore(scratch / f"memory-restore-{edge}", options.model) for edge in (small, large)}
     yield line(
         "peak-memory-restore-16-times-the-area", peaks[large], peaks[small], target=1.1, lower_is_better=True,
         unit="bytes resident, one worker", shapes=[[64, small, small], [64, large, large]],
-        model=DEFAULT_MODEL["denoise"],
+        model=options.model,
     )  # fmt: skip
 
 
@@ -321,8 +321,8 @@ def _peak_of_ingest(folder: Path, edge_px: int) -> int:
     return report.peak_worker_bytes
 
 
-def _peak_of_restore(archive: Path) -> int:
-    return finished(restore(RestoreJob(archive=str(archive), workers=1)).wait()).peak_worker_bytes
+def _peak_of_restore(archive: Path, model: str) -> int:
+    return finished(restore(RestoreJob(archive=str(archive), workers=1, model=model)).wait()).peak_worker_bytes
 
 
 # ----------------------------------------------------------------------------------------------------------- ingest
@@ -420,6 +420,7 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where to work; default a folder that is removed at the end")
     parser.add_argument("--gib", type=float, default=1.0, help="size of the scene of `copy`")
     parser.add_argument("--network-px", type=int, default=512, help="edge of the scene of `network`")
+    parser.add_argument("--model", default=DEFAULT_MODEL["denoise"], help="model of `network` and `memory`")
     parser.add_argument("--turns", type=int, default=3, help="runs of each side")
     options = parser.parse_args()
     missed = 0

@@ -31,16 +31,17 @@ def draw(panels: Sequence[Panel], path: Path, *, made_from: str) -> int:
                 return 0
     from matplotlib.figure import Figure  # half a second that a second run need not spend
 
-    figure = Figure(figsize=(14, 0.5 + 3.1 * len(panels)), layout="constrained")
+    shape = panels[0].usable.shape
+    figure = Figure(figsize=(14, 0.4 + len(panels) * (0.3 + 3.35 * shape[0] / shape[1])), layout="constrained")
     figure.suptitle("Synthetic scenes: before | after | truth | removed", fontsize=11)
     axes = figure.subplots(len(panels), 4, squeeze=False)
     for row, panel in zip(axes, panels, strict=True):
         low, high = _range(panel)
         gain = _gain(panel, high - low)
         for axis, name, values in (
-            (row[0], "before", (panel.before - low) / (high - low)),
-            (row[1], "after", (panel.after - low) / (high - low)),
-            (row[2], "truth", (panel.truth - low) / (high - low)),
+            (row[0], "before", _bright((panel.before - low) / (high - low))),
+            (row[1], "after", _bright((panel.after - low) / (high - low))),
+            (row[2], "truth", _bright((panel.truth - low) / (high - low))),
             (row[3], f"before - after, x {gain:g}", 0.5 + gain * (panel.before - panel.after) / (high - low)),
         ):
             axis.imshow(_rgb(values, panel.usable), interpolation="nearest")
@@ -64,6 +65,11 @@ def _gain(panel: Panel, span: npt.NDArray[np.float32]) -> float:
     spread = float(((panel.before - panel.after) / span)[:, panel.usable].std())
     wanted = 0.5 / max(3 * spread, 1e-3)
     return max(step for step in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0) if step <= max(wanted, 1.0))
+
+
+def _bright(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Dark fields and woods made visible, as a screen's gamma would."""
+    return np.asarray(np.clip(values, 0, 1) ** 0.65, dtype=np.float32)
 
 
 def _rgb(values: npt.NDArray[np.floating], usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
