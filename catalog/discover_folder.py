@@ -19,8 +19,9 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from catalog.errors import ArchiveError, BadAsset
+from catalog.readers_enmap import read_metadata
 from catalog.readers_fetch import Reach
-from catalog.readers_header import Header, read_header
+from catalog.readers_header import Header, at, read_header
 from catalog.readers_mtl import parse_mtl
 from catalog.scene import Asset, Scene
 from catalog.sensors import sensor as sensor_table
@@ -125,9 +126,10 @@ class _Maker:
         assets = {s: _with_header(h) for s, h in zip(stems, headers, strict=True)}
         for xml in folder.glob("*METADATA.XML"):
             if len(stems) == 1 and stems[0].split("SPECTRAL_IMAGE")[0].rstrip("-_") in xml.stem:
-                assets["metadata"] = Asset(
-                    key="metadata", href=str(xml), roles=("metadata",), media_type="application/xml"
-                )
+                asset = Asset(key="metadata", href=str(xml), roles=("metadata",), media_type="application/xml")
+                assets["metadata"] = asset
+                if not told and (start := _parse(read_metadata(asset, Reach()).start or "")) is not None:
+                    when, told = start, True
         return self._scene(id, when, assets, grid=_union(headers), properties={} if told else MTIME)
 
     def _delivery(self, folder: Path, stem: str, files: Sequence[str]) -> Scene:
@@ -240,7 +242,7 @@ def _union(headers: Sequence[Header]) -> GeoBox | None:
     a, e = first.transform.a, first.transform.e
     if len(headers) == 1:
         return GeoBox(first.size, first.transform, first.crs)
-    edges = [h.transform * corner for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
+    edges = [at(h.transform, *corner) for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
     xs, ys = [p[0] for p in edges], [p[1] for p in edges]
     left, top = (min(xs) if a > 0 else max(xs)), (min(ys) if e > 0 else max(ys))
     shape = round((max(ys) - min(ys)) / abs(e)), round((max(xs) - min(xs)) / abs(a))

@@ -13,6 +13,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 import rasterio
-from rasterio.errors import RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from tenacity import retry as tenacity_retry
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -199,14 +200,15 @@ class Reach:
         for attempt in range(tries):
             name, options = self.gdal(href, fresh=attempt > 0)
             try:
-                with rasterio.Env(**options):
+                with rasterio.Env(**options), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a lab image has no place on Earth
                     if opened is None:
                         with rasterio.open(name) as dataset:
                             return use(dataset)
                     if href not in opened:
                         opened[href] = rasterio.open(name)
                     return use(opened[href])
-            except (RasterioIOError, rasterio.errors.RasterioError) as e:
+            except (RasterioError, RasterioIOError) as e:
                 if opened is not None and (broken := opened.pop(href, None)) is not None:
                     broken.close()
                 self.stat(href)  # raises what the server or the disk says

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from catalog.errors import BadAsset
 from catalog.hrefs import shown
 from catalog.readers_bands import Band
-from catalog.readers_header import ALIGN_PX, Header, short_crs
+from catalog.readers_header import ALIGN_PX, Header, at, short_crs
 
 Found = tuple[Band, list[Header], int]
 """a band, the files that hold it, its 1-based number in them"""
@@ -64,7 +64,7 @@ def target_grid(found: Sequence[Found], gsd_m: float | None, what: str) -> tuple
     e = math.copysign(size, first.transform.e) if gsd_m is not None else first.transform.e
     if len(headers) == 1 and gsd_m is None:
         return first.transform, first.size, first.crs
-    edges = [h.transform * corner for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
+    edges = [at(h.transform, *corner) for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
     xs, ys = [p[0] for p in edges], [p[1] for p in edges]
     left, top = (min(xs) if a > 0 else max(xs)), (min(ys) if e > 0 else max(ys))
     width, height = (max(xs) - min(xs)) / abs(a), (max(ys) - min(ys)) / abs(e)
@@ -77,7 +77,7 @@ def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> P
     """Where a file lies on the target grid, in whole target pixels."""
     ratio = header.transform.a / target.a
     up, down = max(1, round(ratio)), max(1, round(1 / ratio))
-    left, top = ~target * (header.transform.c, header.transform.f)
+    left, top = at(~target, header.transform.c, header.transform.f)
     apart = max(abs(ratio - up / down) * max(header.size), abs(left - round(left)), abs(top - round(top)))
     if apart > max(ALIGN_PX, 1e-6 * max(header.size)) or abs(header.transform.e / target.e - ratio) > 1e-6:
         raise BadAsset(

@@ -77,6 +77,12 @@ def read_header(asset: Asset, reach: Reach) -> Header:
     return reach.raster(asset.href, look)
 
 
+def at(transform: Affine, col: float, row: float) -> tuple[float, float]:
+    """(x, y) of a place in pixels."""
+    a, b, c, d, e, f = transform[:6]
+    return a * col + b * row + c, d * col + e * row + f
+
+
 def _crs_text(crs: Any) -> str:
     epsg = crs.to_epsg()
     return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())

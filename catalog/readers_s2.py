@@ -102,19 +102,19 @@ def scaling(scene: Scene, dtype: str, told: tuple[float, float] | None, asset: A
         return scale, offset, "floating-point reflectance: already scaled"
     scale = told[0] if told is not None and told[0] != 1.0 else SCALE
     properties = scene.properties
+    if (plainly := properties.get("hypermend:s2_offset")) is not None:
+        return scale, float(plainly), f"given by the user: {float(plainly):g}"
     applied = next((properties[k] for k in _APPLIED_KEYS if k in properties), None)
     if applied is True:
         # Earth Search lists offset -0.1 in raster:bands even where its pixels have it applied; the flag is right
         return scale, 0.0, "already applied by the provider (boa_offset_applied)"
-    if told is not None and asset.offset is not None:
-        return scale, told[1], f"raster:bands of the item: {told[1]:g}"
+    if told is not None and (asset.offset is not None or told[1] != 0):
+        return scale, told[1], f"offset of the item or the file: {told[1]:g}"
     baseline = _baseline(properties, scene.id)
     if baseline is not None:
         if baseline >= FIRST_BASELINE_WITH_OFFSET:
             return scale, OFFSET, f"processing baseline {baseline:05.2f}: {OFFSET:g}"
         return scale, 0.0, f"processing baseline {baseline:05.2f}: none before 04.00"
-    if plainly := properties.get("hypermend:s2_offset"):
-        return scale, float(plainly), f"given by the user: {plainly}"
     if applied is False or _is_esa_product(scene, properties):
         raise Refused(
             f"scene {scene.id}: a Sentinel-2 product without processing baseline; say whether the -0.1 offset of "

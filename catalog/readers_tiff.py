@@ -31,6 +31,7 @@ from catalog.readers_bands import (
     make_spec,
     spare_number,
 )
+from catalog.readers_enmap import EnmapMetadata, find_metadata, read_metadata
 from catalog.readers_fetch import Reach
 from catalog.readers_grid import Found, Layer, Placed, averaged, has_holes, layers_of, place, resampling, target_grid
 from catalog.readers_header import Header, check_against_item, read_header
@@ -58,6 +59,8 @@ def open_tiff(
         assets = readers_s2.pick(assets, bands, gsd_m, what)
     identity = reach.identity(assets)
     headers = [read_header(a, reach) for a in assets]
+    if (xml := find_metadata(scene.assets)) is not None:
+        headers = _with_metadata(headers, read_metadata(xml, reach), what)
     for header in headers:
         check_against_item(header, scene)
     groups = _groups(headers)
@@ -161,6 +164,17 @@ class TiffSource:
         for dataset in self._opened.values():
             dataset.close()
         self._opened.clear()
+
+
+def _with_metadata(headers: Sequence[Header], told: EnmapMetadata, what: str) -> list[Header]:
+    """The delivery's own metadata file in place of the tags that its image lacks."""
+    if wrong := [h for h in headers if h.count != len(told.wavelength_nm)]:
+        where = shown(wrong[0].asset.href)
+        raise BadAsset(f"{what}: {where} has {wrong[0].count} bands, its XML {len(told.wavelength_nm)}")
+    return [
+        replace(h, wavelength_nm=told.wavelength_nm, fwhm_nm=told.fwhm_nm, scale=told.scale, offset=told.offset)
+        for h in headers
+    ]
 
 
 def _groups(headers: Sequence[Header]) -> list[list[Header]]:
