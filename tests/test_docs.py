@@ -112,6 +112,9 @@ def test_every_block_is_run_or_says_why_not(path: Path) -> None:
     for block in blocks(path.read_text()):
         assert block.language in RUN | SHOWN, f"{name_of(path)}:{block.line}: name the block's language, or `text`"
         assert not block.remark.startswith(("not run", "run by")) or excused(block), f"{name_of(path)}:{block.line}"
+        if block.remark.startswith("run by "):
+            test = ROOT / block.remark.removeprefix("run by ")
+            assert path.name in test.read_text(), f"{name_of(path)}:{block.line}: {test.name} never names this document"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
