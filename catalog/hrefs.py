@@ -13,8 +13,11 @@ def is_remote(href: str) -> bool:
     return urlsplit(href).scheme in ("http", "https", "s3")
 
 
-def resolve_href(href: str, base: str | None = None, *, within: str | None = None) -> str:
+def resolve_href(href: str, base: str | None = None, *, within: str | None = None, own: bool = False) -> str:
     """An absolute URL or absolute path.
+
+    Args:
+        own: the document at `base` was written by us, so it may name files of this machine wherever it lies.
 
     Raises:
         ValueError: scheme not allowed, a path inside a zip, a relative href with nothing to resolve it against, one
@@ -26,7 +29,7 @@ def resolve_href(href: str, base: str | None = None, *, within: str | None = Non
     path = unquote(urlsplit(href).path if scheme else href.split("?")[0])
     if path.startswith("/vsi") or "\\" in path or re.search(r"\.(zip|tar|tgz|gz)([/!]|$)", path, re.I):
         raise ValueError(f"href {shown(href)} points into an archive file or a virtual file system; unpack it first")
-    remote_base = base is not None and is_remote(base)
+    remote_base = base is not None and is_remote(base) and not own
     if scheme == "file" and remote_base:
         raise ValueError(f"href {shown(href)}: a remote catalog may not name files of this machine")
     if scheme == "file":

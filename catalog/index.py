@@ -279,7 +279,7 @@ def _with_items(root: Root, rows: Sequence[Row], *, keyed: bool = False) -> Iter
 
 def _scene(root: Root, row: Row, text: str) -> Scene | None:
     try:
-        return from_item(json.loads(text), href=root.href(row.key))
+        return from_item(json.loads(text), href=root.href(row.key), own=True)
     except BadItem as e:
         log.warning("%s is left out: %s", root.href(row.key), e)
         return None

@@ -93,6 +93,7 @@ def from_item(
     href: str | None = None,
     sensor: str | None = None,
     within: str | None = None,
+    own: bool = False,
 ) -> Scene:
     """A STAC item as a Scene.
 
@@ -100,6 +101,7 @@ def from_item(
         href: where the item lies; relative asset hrefs are resolved against it.
         sensor: the instrument, for items that do not name it.
         within: folder or URL prefix that relative hrefs must not leave.
+        own: an item of our own archive: it may name files of this machine also when the archive is on S3.
 
     Raises:
         BadItem: with the item's id and the reason.
@@ -131,7 +133,7 @@ def from_item(
     item_bands = properties.get("eo:bands") or properties.get("bands") or ()
     assets = {}
     for key, raw in dict(item.get("assets") or {}).items():
-        asset = _asset(id, key, raw, base=base, within=within, crs=crs, table=table, item_bands=item_bands)
+        asset = _asset(id, key, raw, base=base, within=within, own=own, crs=crs, table=table, item_bands=item_bands)
         if asset is not None:
             assets[key] = asset
     if not assets:
@@ -318,6 +320,7 @@ def _asset(
     *,
     base: str | None,
     within: str | None,
+    own: bool,
     crs: str | None,
     table: sensors.Sensor,
     item_bands: Sequence[Any],
@@ -325,7 +328,7 @@ def _asset(
     roles = tuple(str(r) for r in raw.get("roles") or ())
     media_type = raw.get("type")
     try:
-        href = resolve_href(str(raw["href"]), base, within=within)
+        href = resolve_href(str(raw["href"]), base, within=within, own=own)
     except KeyError as e:
         raise BadItem(id, f"asset {key!r} has no href") from e
     except ValueError as e:

@@ -24,7 +24,7 @@ from pipeline.config import RestoreJob
 from pipeline.execute import on_ray
 from pipeline.job import Engine, Opened, Run, new_run_id
 from pipeline.plan import Plan, Refused, make_plan, pending
-from pipeline.restore_worker import Finish, Prepare, RestoreTile, RestoreWorker, load_model
+from pipeline.restore_worker import Finish, Prepare, RestoreTile, RestoreWorker, model_card
 
 DEFAULT_MODEL = {"denoise": "stas-subspace"}
 
@@ -76,9 +76,11 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray) -> Run:
 
     Raises:
         Refused: nothing matches, or a scene that is asked for by id is not in the archive.
+        BadCheckpoint: there is no such model.
     """
     root = Root(job.archive)
     run_id = new_run_id("restore")
+    model_card(root, model_name(job))  # a name that is wrong is wrong for every scene
     units = (RestoreUnit(scene, job, root, run_id) for scene in sources(job))
     run = Run(run_id, job, units, partial(RestoreWorker, job.archive), engine)
     run.report.notes.update(task=job.task, model=model_name(job))
@@ -152,7 +154,7 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
         Refused: as ``restore``. A scene that the model does not accept is a row with its reason.
     """
     root = Root(job.archive)
-    card = load_model(root, model_name(job)).card
+    card = model_card(root, model_name(job))
     rate = _seconds_per_sample(root, card.name)
     for scene in sources(job):
         source = cube_key(scene)

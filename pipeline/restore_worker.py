@@ -147,15 +147,22 @@ def _lonlat(root: Root, path: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
 
 def load_model(root: Root, name: str) -> Model:
     """The model ``name`` of the archive, or the built-in one."""
-    try:
-        card = root.get(f"models/{name}/{CARD}")
-    except NotFound:
-        return load(builtin(name))
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CARD).write_bytes(card)
-        if ModelCard.read(Path(folder) / CARD).weights_sha256:
-            (Path(folder) / WEIGHTS).write_bytes(root.get(f"models/{name}/{WEIGHTS}"))
+        for file in (CARD, WEIGHTS):
+            try:
+                (Path(folder) / file).write_bytes(root.get(f"models/{name}/{file}"))
+            except NotFound:
+                if file == CARD:
+                    return load(builtin(name))
         return load(folder)
+
+
+def model_card(root: Root, name: str) -> ModelCard:
+    """The card alone: what a plan needs of a model."""
+    try:
+        return ModelCard.from_dict(root.get_json(f"models/{name}/{CARD}"))
+    except NotFound:
+        return ModelCard.read(builtin(name) / CARD)
 
 
 # ---------------------------------------------------------------------------------------------- facts of the scene
@@ -224,7 +231,8 @@ class _OpenScene:
                 restored = self._store(restored, values[(..., *core)], output, known[core])
             flags_out = mark_near_fill(flags, known, self.plan.halo)[core]
         modelled = time.perf_counter()
-        shards = self._target.write(tile.core.y, tile.core.x, restored.astype(self.plan.spec.dtype, copy=False), flags_out)
+        restored = restored.astype(self.plan.spec.dtype, copy=False)
+        shards = self._target.write(tile.core.y, tile.core.x, restored, flags_out)
         usable = int(np.count_nonzero(flags_out & VALID))
         self._target.mark(*tile.index, shards, {"valid_px": usable})
         return Receipt(
