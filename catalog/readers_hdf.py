@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
@@ -120,8 +120,8 @@ def open_hdf(
     spec, order = make_spec([facts.bands[i] for i in picked], facts.size, facts.pixels, sensor=table.name)
     order = [picked[i] for i in order]
     parts = []
-    for path, axes, start, stop in facts.datasets:
-        mine = [(k, i - start) for k, i in enumerate(order) if start <= i < stop]
+    for path, axes, first, kept in facts.datasets:
+        mine = [(k, kept[i - first]) for k, i in enumerate(order) if first <= i < first + len(kept)]
         if mine:
             cube_bands, file_bands = zip(*mine, strict=True)
             parts.append(HdfPart(path=path, axes=axes, file_bands=file_bands, cube_bands=cube_bands))
@@ -133,8 +133,8 @@ class _Facts:
     bands: list[Band]
     size: tuple[int, int]
     pixels: Pixels
-    datasets: tuple[tuple[str, str, int, int], ...]
-    """(path, axes, first band, last band + 1)"""
+    datasets: tuple[tuple[str, str, int, Sequence[int]], ...]
+    """(path, axes, position of its first band in `bands`, its 0-based bands that are in `bands`)"""
     lonlat: tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -167,8 +167,8 @@ def _prisma(file: Any, asset: Asset, table: Sensor) -> _Facts:
             names=[str(number + i + 1) for i in kept],
         )
         numbered = zip(kept, part_bands, strict=True)
-        bands += [_renumbered(b, number + i + 1) for i, b in numbered]
-        datasets += _runs(path, "ybx", kept, first)
+        bands += [replace(b, number=number + i + 1) for i, b in numbered]
+        datasets.append((path, "ybx", first, kept))
         number += cube.shape[1]
         scales.append(tuple(float(_attr(file, f"L2Scale{part.title()}{e}", where)) for e in ("Min", "Max")))
         shapes.append((cube.shape[0], cube.shape[2], str(cube.dtype)))
@@ -202,25 +202,6 @@ def _prisma_scale(limits: tuple[float, ...]) -> tuple[float, float]:
     return (high - low) / 65535, low
 
 
-def _runs(path: str, axes: str, kept: Sequence[int], first: int) -> list[tuple[str, str, int, int]]:
-    """The dataset's bands as cube positions; PRISMA leaves out only bands at the ends of a cube."""
-    if kept and kept != list(range(kept[0], kept[0] + len(kept))):
-        raise BadAsset(f"{path}: bands without wavelength lie between others: {len(kept)} kept of {kept[-1] + 1}")
-    return [(path, axes, first - (kept[0] if kept else 0), first + len(kept))]
-
-
-def _renumbered(band: Band, number: int) -> Band:
-    return Band(
-        number=number,
-        name=band.name,
-        wavelength_nm=band.wavelength_nm,
-        fwhm_nm=band.fwhm_nm,
-        detector=band.detector,
-        good=band.good,
-        gsd_m=band.gsd_m,
-    )
-
-
 def _emit(file: Any, asset: Asset, table: Sensor) -> _Facts:
     """EMIT L2A: reflectance (downtrack, crosstrack, bands), fill -9999."""
     where = shown(asset.href)
@@ -243,7 +224,7 @@ def _emit(file: Any, asset: Asset, table: Sensor) -> _Facts:
             fill=default_fill(dtype, float(np.ravel(fill)[0])),
             quantity="reflectance",
         ),
-        datasets=(("reflectance", "yxb", 0, centres.size),),
+        datasets=(("reflectance", "yxb", 0, range(centres.size)),),
         lonlat=_lonlat(file, "location/lon", "location/lat", where),
     )
 
