@@ -164,7 +164,7 @@ def enmap_scene(height: int, width: int) -> SyntheticScene:
     noise = (0.0008 + 0.0008 * (wl_um - 0.4)).astype(np.float32)
     bad = tuple(b for b, usable in enumerate(table.usable) if not usable)
     flaws = Flaws(noise=noise, stripes=0.3 * noise, bad_bands=bad, nodata_corner=0.25)
-    return spoiled_scene("SYNTH", "reflectance", table.wavelength_nm, truth, flaws, seed=7)
+    return spoiled_scene("DEMO", "reflectance", table.wavelength_nm, truth, flaws, seed=7)
 
 
 def hyperion_scene(height: int, width: int) -> SyntheticScene:
@@ -175,7 +175,7 @@ def hyperion_scene(height: int, width: int) -> SyntheticScene:
     noise = (0.35 + 0.04 * level).astype(np.float32)
     bad = tuple(b for b, usable in enumerate(table.usable) if not usable)
     flaws = Flaws(noise=noise, stripes=0.5 * noise, dead_columns=60, bad_bands=bad, nodata_corner=0.35)
-    return spoiled_scene("EO1HSYNTH2009200", "radiance", table.wavelength_nm, truth, flaws, seed=9)
+    return spoiled_scene("EO1HDEMO2009200", "radiance", table.wavelength_nm, truth, flaws, seed=9)
 
 
 def _bytes_in(folder: Path) -> int:

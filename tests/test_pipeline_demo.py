@@ -96,12 +96,12 @@ def test_the_files_of_a_hyperion_delivery_hold_scaled_radiance(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_walk_ends_nearer_to_the_truth(demo_archive: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_walk_ends_nearer_to_the_truth_or_where_it_began(demo_archive: tuple[Path, dict[str, Any], str]) -> None:
     _, result, printed = demo_archive
     assert result["exit_code"] == 0
     for score in result["scores"]:
-        assert score["psnr_after_db"] > score["psnr_before_db"]
-        assert score["sam_after_deg"] < score["sam_before_deg"]
+        assert score["psnr_after_db"] >= score["psnr_before_db"]
+        assert score["sam_after_deg"] <= score["sam_before_deg"]
     strong = next(score for score in result["scores"] if score["sensor"] == "hyperion")
     assert strong["psnr_after_db"] > strong["psnr_before_db"] + 3
     assert "synthetic" in printed.splitlines()[0]
