@@ -206,8 +206,8 @@ def query(
         return
     for item in items:
         s = item.scene
-        href = s.assets["cube"].href if "cube" in s.assets else f"{len(s.assets)} assets"
-        print(f"{s.id}  {s.collection}  {s.sensor}  {s.datetime:%Y-%m-%d}  {href}")
+        print(f"{s.datetime:%Y-%m-%d}  {s.collection}  {s.id}")
+        print("   ", s.assets["cube"].href if "cube" in s.assets else f"{len(s.assets)} files of {s.sensor}")
     if not items:
         print("no scene matches", file=sys.stderr)
 

@@ -69,7 +69,7 @@ def summary(report: RunReport, console: Console) -> None:
     """The closing lines of a run: how many scenes ended how, and each one that did not end well."""
     counts = ", ".join(f"{n} {s}" for s in ("published", "current", "failed", "skipped") if (n := report.count(s)))
     console.print(
-        f"{counts or 'nothing to do'}; {report.tiles_written} tiles, {size(report.bytes_written)} written "
+        f"{counts or 'nothing to do'}; {plural(report.tiles_written, 'tile')}, {size(report.bytes_written)} written "
         f"in {duration(report.seconds)}",
         highlight=False,
     )
@@ -101,9 +101,14 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     todo = [row for row in planned if row.plan is not None and row.tiles_to_do]
     known = [row.seconds for row in todo if row.seconds is not None]
     time_left = f", about {duration(sum(known))} of one worker" if known else ""
-    console.print(f"{len(planned)} scenes, {sum(r.tiles_to_do for r in todo)} tiles to do{time_left}", highlight=False)
+    tiles = plural(sum(row.tiles_to_do for row in todo), "tile")
+    console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{time_left}", highlight=False)
     for line in dict.fromkeys(f"{row.scene}: {w}" for row in planned if row.plan for w in row.plan.warnings):
         console.print(f"[yellow]{line}[/]", highlight=False)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def size(count: float) -> str:

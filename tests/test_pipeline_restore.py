@@ -1,4 +1,4 @@
-"""Tiled equals whole, serial equals Ray, twice equals once: on synthetic scenes, with networks of random weights."""
+"""Tiled equals whole, serial equals Ray, twice equals once: bad bands and holes stay what they are."""
 
 from __future__ import annotations
 
@@ -15,36 +15,47 @@ from catalog.root import Root
 from catalog.spec import NEAR_FILL, NODATA, VALID, CubeSpec
 from models.card import ModelCard
 from models.checkpoint import save
-
+from models.stas import Genotype, Stas
+from pipeline.pixels import Flags, Stored
+from pipeline.plan import Plan, Refused, make_plan
+from pipeline.restore import DEFAULT_MODEL
 from pipeline.restore_worker import Prepare, RestoreTile, RestoreWorker
 from tests.test_pipeline_plan import make_spec
 
 HEIGHT, WIDTH, BANDS = 75, 58, 12
+SOURCE = "source/s/i.zarr"
+HOLE = (50, 30)
 
 
-def make_source(root: Root, *, holes: bool = True, **changes: Any) -> tuple[CubeSpec, np.ndarray[Any, Any]]:
-    """A source cube of float32 with a smooth landscape, noise, and (if wanted) holes and a corner without data."""
+def make_pixels(height: int = HEIGHT, width: int = WIDTH) -> tuple[Stored, Flags]:
+    """A smooth landscape of three materials with noise, float32; a corner without data, a hole of one pixel."""
     rng = np.random.default_rng(3)
-    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / 20
-    spectra = rng.random((BANDS, 3))
-    stored = np.einsum("bk,kyx->byx", spectra, np.stack([np.sin(y) + 1, np.cos(x) + 1, np.sin(x + y) + 1]))
-    stored = (stored * 1000 + rng.normal(0, 20, stored.shape)).astype(np.float32)
-    flags = np.full((HEIGHT, WIDTH), VALID, np.uint8)
-    if holes:
-        flags[:20, :14] = NODATA
-        flags[50, 30] = NODATA
-        stored[:, flags == NODATA] = -32768
-    shape = (BANDS, HEIGHT, WIDTH)
-    chunk, shard = CubeSpec.layout(shape, "float32", 32)
-    spec = replace(make_spec(bands=BANDS), shape=shape, dtype="float32", fill=-32768.0, chunk=chunk, shard=shard)
+    y, x = np.mgrid[0:height, 0:width] / 20
+    materials = np.stack([np.sin(y) + 1, np.cos(x) + 1, np.sin(x + y) + 1])
+    stored = np.einsum("bk,kyx->byx", rng.random((BANDS, 3)), materials) * 1000
+    stored = (stored + rng.normal(0, 20, stored.shape)).astype(np.float32)
+    flags = np.full((height, width), VALID, np.uint8)
+    flags[: height // 4, : width // 4] = NODATA
+    flags[HOLE[0] % height, HOLE[1] % width] = NODATA
+    stored[:, flags == NODATA] = -32768
+    return stored, flags
+
+
+def make_source(root: Root, stored: Stored, flags: Flags, **changes: Any) -> CubeSpec:
+    """A source cube of these pixels, two detectors with six bands each."""
+    chunk, shard = CubeSpec.layout(stored.shape, "float32", 32)
+    spec = replace(
+        make_spec(bands=BANDS), shape=stored.shape, dtype="float32", fill=-32768.0, chunk=chunk, shard=shard,
+        detector=("VNIR",) * 6 + ("SWIR",) * 6,
+    )  # fmt: skip
     spec = replace(spec, **changes)
-    create(root, "source/s/i.zarr", spec)
-    cube = Cube(root, "source/s/i.zarr")
+    create(root, SOURCE, spec)
+    cube = Cube(root, SOURCE)
     for iy in range(spec.tiles[0]):
         for ix in range(spec.tiles[1]):
             window = spec.window(iy, ix)
             cube.mark(iy, ix, cube.write(*window, stored[(slice(None), *window)], flags[window]))
-    return spec, stored
+    return spec
 
 
 def put_model(root: Root, card: ModelCard, state: dict[str, torch.Tensor]) -> None:
@@ -53,27 +64,157 @@ def put_model(root: Root, card: ModelCard, state: dict[str, torch.Tensor]) -> No
     save(folder, card, state)
 
 
-def stas_card(bands: int) -> tuple[ModelCard, dict[str, torch.Tensor]]:
-    """A small STAS of random weights that takes windows of ``bands`` bands."""
-    raise NotImplementedError
+def stas_card(name: str, *, window_bands: int) -> tuple[ModelCard, dict[str, torch.Tensor]]:
+    """A small STAS of random weights on windows of ``window_bands`` bands."""
+    genotype = Genotype(("conv3", "conv1", "conv3_dil", "conv5", "conv1_grouped", "sep3_dil", *("conv3",) * 4))
+    torch.manual_seed(0)
+    net = Stas(genotype, window_bands, width=2)
+    card = ModelCard(
+        name=name, architecture="stas", window_bands=window_bands, halo=net.halo,
+        config={"genotype": genotype.to_dict(), "channels": window_bands, "width": 2},
+    )  # fmt: skip
+    return card, net.state_dict()
 
 
-def restore_all(root: Root, model: str, tile_px: int | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+@pytest.fixture(params=["windows", DEFAULT_MODEL["denoise"]])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A network in spectral windows of 5 bands, and the one that ships; both lie in the archive at ``tmp_path``."""
+    if request.param == "windows":
+        put_model(Root(tmp_path), *stas_card("windows", window_bands=5))
+    return str(request.param)
+
+
+def restore_all(root: Root, model: str, tile_px: int | None = None) -> tuple[Stored, Flags, Plan]:
+    """Restore every tile of the source here; the restored cube and its plan."""
     worker = RestoreWorker(root.url)
     opened = worker(
-        Prepare(
-            unit="s", source="source/s/i.zarr", ingest_id="i", collection="c", task="denoise", model=model,
-            tile_px=tile_px,
-        )  # fmt: skip
+        Prepare(unit="s", source=SOURCE, ingest_id="i", collection="c", task="denoise", model=model, tile_px=tile_px)
     )
-    for tile in opened.context.grid:
-        worker(RestoreTile(unit="s", plan=opened.context.key, index=tile.index))
-    return Cube(root, opened.context.target).read(slice(0, HEIGHT), slice(0, WIDTH))
+    plan: Plan = opened.context
+    for tile in plan.grid:
+        worker(RestoreTile(unit="s", plan=plan.key, index=tile.index))
+    whole = slice(0, plan.spec.height), slice(0, plan.spec.width)
+    return *Cube(root, plan.target).read(*whole), Plan.from_dict(root.get_json(plan.key))
 
 
 def test_identity_gives_the_stored_numbers_bit_for_bit(tmp_path: Path) -> None:
-    root = Root(tmp_path)
-    _, stored = make_source(root)
-    got, flags = restore_all(root, "identity", 32)
+    stored, flags = make_pixels()
+    make_source(Root(tmp_path), stored, flags)
+    got, flags_out, _ = restore_all(Root(tmp_path), "identity", 32)
     np.testing.assert_array_equal(got, stored)
-    assert not (flags & NEAR_FILL).any()
+    np.testing.assert_array_equal(flags_out, flags)
+
+
+def test_tiled_equals_whole_for_three_tile_sizes(tmp_path: Path, model: str) -> None:
+    stored, flags = make_pixels()
+    root = Root(tmp_path)
+    make_source(root, stored, flags)
+    whole, whole_flags, plan = restore_all(root, model)
+    assert len(plan.grid) == 1
+    assert np.abs(whole - stored).max() > 1  # it does something
+    for tile_px in (16, 32, 48):
+        tiled, tiled_flags, plan = restore_all(root, model, tile_px)
+        assert len(plan.grid) > 1
+        assert np.abs(tiled - whole).max() * plan.spec.scale_factor <= 1e-5
+        np.testing.assert_array_equal(tiled_flags, whole_flags)
+
+
+def test_usable_pixels_stay_usable_and_holes_stay_holes(tmp_path: Path, model: str) -> None:
+    stored, flags = make_pixels()
+    make_source(Root(tmp_path), stored, flags)
+    got, flags_out, plan = restore_all(Root(tmp_path), model)
+    np.testing.assert_array_equal(flags_out & ~np.uint8(NEAR_FILL), flags)
+    assert np.isfinite(got).all()
+    assert (got[:, flags == NODATA] == -32768).all()
+    ys, xs = np.nonzero(flags_out & NEAR_FILL)
+    near_hole = np.maximum(abs(ys - HOLE[0]), abs(xs - HOLE[1])) <= plan.halo
+    in_reach = (ys < HEIGHT // 4 + plan.halo) & (xs < WIDTH // 4 + plan.halo)
+    assert (near_hole | in_reach).all()
+    assert flags_out[HOLE[0] - 1, HOLE[1]] == VALID | NEAR_FILL
+
+
+def test_a_hole_changes_nothing_beyond_the_receptive_field(tmp_path: Path, model: str) -> None:
+    stored, flags = make_pixels()
+    root = Root(tmp_path)
+    make_source(root, stored, flags)
+    with_hole, _, plan = restore_all(root, model, 32)
+    mended, mended_flags = stored.copy(), flags.copy()
+    mended[:, *HOLE], mended_flags[HOLE] = 500, VALID
+    root.delete_prefix(SOURCE)
+    root.delete_prefix(f"{SOURCE}.done")
+    root.delete_prefix(plan.target)
+    make_source(root, mended, mended_flags)
+    without, _, again = restore_all(root, model, 32)  # the plan, with its facts, is still there
+    assert again == plan
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    beyond = np.maximum(abs(y - HOLE[0]), abs(x - HOLE[1])) > plan.halo
+    if beyond.any():
+        assert np.abs(with_hole - without)[:, beyond].max() * plan.spec.scale_factor <= 1e-5
+    assert not np.array_equal(with_hole, without)
+
+
+def test_bad_bands_are_neither_used_nor_invented(tmp_path: Path, model: str) -> None:
+    stored, flags = make_pixels()
+    good = tuple(b not in (2, 9) for b in range(BANDS))
+    results = []
+    for name, value in (("a", 0.0), ("b", 1e6)):
+        root = Root(tmp_path / name)
+        if model == "windows":
+            put_model(root, *stas_card("windows", window_bands=5))
+        pixels = stored.copy()
+        pixels[2] = value
+        pixels[:, flags == NODATA] = -32768
+        make_source(root, pixels, flags, good=good)
+        got, _, _ = restore_all(root, model)
+        np.testing.assert_array_equal(got[[2, 9]], pixels[[2, 9]])
+        results.append(got[np.array(good)])
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 9), (1, 40), (16, 16)])
+def test_a_scene_smaller_than_the_halo_is_a_normal_scene(height: int, width: int, tmp_path: Path, model: str) -> None:
+    stored, flags = make_pixels(height, width)
+    make_source(Root(tmp_path), stored, flags)
+    got, _, plan = restore_all(Root(tmp_path), model)
+    assert got.shape == (BANDS, height, width)
+    assert np.isfinite(got).all()
+    assert len(plan.grid) in (1, 3)
+
+
+def test_a_scene_without_data_is_refused(tmp_path: Path) -> None:
+    stored, flags = make_pixels()
+    make_source(Root(tmp_path), np.full_like(stored, -32768), np.full_like(flags, NODATA))
+    with pytest.raises(Refused, match="none of the sampled pixels holds data"):
+        restore_all(Root(tmp_path), "identity")
+
+
+def test_integers_stay_integers(tmp_path: Path, model: str) -> None:
+    stored, flags = make_pixels()
+    root = Root(tmp_path)
+    make_source(root, stored, flags)
+    as_float, _, _ = restore_all(root, model)
+    for prefix in ("source", "restored"):
+        root.delete_prefix(prefix)
+    chunk, shard = CubeSpec.layout(stored.shape, "int16", 32)
+    spec = replace(
+        make_spec(bands=BANDS), shape=stored.shape, chunk=chunk, shard=shard, detector=("VNIR",) * 6 + ("SWIR",) * 6
+    )
+    create(root, SOURCE, spec)
+    cube = Cube(root, SOURCE)
+    for iy in range(spec.tiles[0]):
+        for ix in range(spec.tiles[1]):
+            window = spec.window(iy, ix)
+            cube.write(*window, np.rint(stored).astype(np.int16)[(slice(None), *window)], flags[window])
+    as_int, _, _ = restore_all(root, model)
+    assert as_int.dtype == np.int16
+    known = flags == VALID
+    assert np.abs(as_int - as_float)[:, known].mean() < 3  # the input was rounded too
+
+
+def test_the_id_of_a_plan_does_not_drift() -> None:
+    """Golden: an unchanged archive must never be redone because of an upgrade (F15). Change it only on purpose."""
+    card = ModelCard(name="m", architecture="identity", halo=3)
+    plan = make_plan(
+        scene_id="s", collection="c", source=SOURCE, ingest_id="i", spec=make_spec(), card=card, task="denoise"
+    )
+    assert plan.id == "643f3b793f658914"
