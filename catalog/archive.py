@@ -17,6 +17,7 @@ from catalog.root import Root
 from catalog.scene import Scene
 
 _NEAR_NM = 1.0
+_WIDTH_NM = 10.0  # of a band whose width is not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ def nearest(ds: xr.Dataset, wavelength_nm: Sequence[float]) -> xr.Dataset:
         near = usable[away <= away.min() + _NEAR_NM]
         best = int(near[np.argmin(fwhm[near])])
         inside = centre[usable[0]] <= wanted <= centre[usable[-1]]
-        if not inside and away.min() > (fwhm[best] if np.isfinite(fwhm[best]) else 0):
+        if not inside and away.min() > (fwhm[best] if np.isfinite(fwhm[best]) else _WIDTH_NM):
             raise Refused(
                 f"{wanted} nm is outside this cube: its bands reach from {centre[usable[0]]} to {centre[usable[-1]]} nm"
             )

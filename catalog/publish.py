@@ -151,7 +151,6 @@ def _cube_scene(
         href=key,
         roles=("data",),
         media_type=ZARR_MEDIA_TYPE,
-        bands=spec.band_name,
         nodata=None if spec.fill is None else float(spec.fill),
         scale=spec.scale_factor if spec.scale_factor != 1.0 else None,
         offset=spec.add_offset if spec.add_offset != 0.0 else None,

@@ -1,0 +1,215 @@
+"""Search: the same answer with the index fresh, stale, damaged or gone; the newest item wins."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac
+import pytest
+import xarray as xr
+
+import catalog
+from catalog import index
+from catalog.errors import ArchiveError, BadSensor, Refused
+from catalog.publish import item_key, put_item, source_item
+from catalog.root import Root
+from tests.small_cubes import make_scene, make_spec
+
+BOX = [9.0, 45.0, 9.5, 45.5]
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    if request.param == "folder":
+        return Root(tmp_path / "archive")
+    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
+
+
+def fill_archive(root: Root) -> None:
+    """Four raw scenes of two sensors on two days, one of a laboratory, and one source cube."""
+    for id, day in (("S1", 24), ("S2", 25)):
+        put_item(root, make_scene(id, day=day), run="first")
+    placed = source_item(make_scene("S1"), make_spec(), key="source/S1/i.zarr", ingest_id="i", valid_fraction=1.0)
+    put_item(root, placed, run="second")
+    lab = {"collection": "cave", "sensor": "cave", "grid": None}
+    put_item(root, make_scene("C1", **lab), run="second")
+
+
+def ids(root: Root, **filters: Any) -> list[str]:
+    return [f"{s.collection}/{s.id}" for s in index.search(root, **filters)]
+
+
+def test_every_filter(root: Root) -> None:
+    fill_archive(root)
+    assert ids(root) == ["cave/C1", "enmap/S1", "enmap-source/S1", "enmap/S2"]
+    assert ids(root, stage="source") == ["enmap-source/S1"]
+    assert ids(root, stage="raw", sensor="enmap") == ["enmap/S1", "enmap/S2"]
+    assert ids(root, collection="cave") == ["cave/C1"]
+    assert ids(root, collections=("cave", "enmap-source")) == ["cave/C1", "enmap-source/S1"]
+    assert ids(root, collection="none") == []
+    assert ids(root, ids=["S2", "C1"]) == ["cave/C1", "enmap/S2"]
+    assert ids(root, datetime="2022-07-25") == ["enmap/S2"]
+    assert ids(root, datetime="2022-07-24T10:45:26Z", stage="source") == ["enmap-source/S1"]
+    assert ids(root, datetime="../2022-07-24") == ["cave/C1", "enmap/S1", "enmap-source/S1"]
+    assert ids(root, datetime="2022-07-25/..") == ["enmap/S2"]
+    assert ids(root, bbox=BOX) == ["enmap-source/S1"]  # the others have no geometry: they are in no box
+    assert ids(root, bbox=[-10, 45, -9, 46]) == []
+    with pytest.raises(Refused, match="raw, source, restored"):
+        index.search(root, stage="finished")
+    with pytest.raises(BadSensor, match="enmap"):
+        index.search(root, sensor="enmapp")
+    with pytest.raises(ArchiveError, match="RFC 3339"):
+        index.search(root, datetime="yesterday")
+
+
+def gone(root: Root) -> None:
+    root.delete_prefix("index")
+
+
+def damaged(root: Root) -> None:
+    for entry in list(root.list("index")):
+        root.put(entry.key, b"PAR1 torn")
+
+
+def of_another_make(root: Root) -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = io.BytesIO()
+    pq.write_table(pa.table({"something": [1, 2]}), out)
+    for entry in list(root.list("index")):
+        root.put(entry.key, out.getvalue())
+
+
+def compacted(root: Root) -> None:
+    assert catalog.Archive(root=root).reindex() == 4
+    assert all("compact" in e.key for e in root.list("index"))
+
+
+def partly_lost(root: Root) -> None:
+    root.delete(min(e.key for e in root.list("index")))
+
+
+@pytest.mark.parametrize("happens", [gone, damaged, of_another_make, compacted, partly_lost])
+def test_the_answer_does_not_depend_on_the_index(root: Root, happens: Callable[[Root], None]) -> None:
+    fill_archive(root)
+    before = json.dumps(index.feature_collection(index.search(root)))
+    happens(root)
+    assert json.dumps(index.feature_collection(index.search(root))) == before
+    assert ids(root, bbox=BOX) == ["enmap-source/S1"]
+    assert put_item(root, make_scene("S3", day=26), run="first") > 0  # and publishing goes on
+    assert "enmap/S3" in ids(root)
+
+
+def test_a_stale_row_is_not_believed(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    fill_archive(root)
+    key = item_key(make_scene("S2", day=25))
+    item = root.get_json(key)
+    item["properties"]["eo:cloud_cover"] = 99
+    root.put_json(key, item)  # by hand, behind the index
+    assert [s.properties["eo:cloud_cover"] for s in index.search(root, ids=["S2"])] == [99]
+    root.delete(key)
+    assert ids(root, ids=["S2"]) == []
+
+
+def test_the_newest_item_of_a_scene_wins(root: Root) -> None:
+    """A scene whose date was corrected lies under two days until the old one is removed."""
+    put_item(root, make_scene(day=24), run="a")
+    put_item(root, make_scene(day=20), run="b")
+    assert [s.datetime.day for s in index.search(root)] == [20]
+    assert index.search(root, datetime="2022-07-24") == []
+    root.delete_prefix("index")
+    assert [s.datetime.day for s in index.search(root)] == [20]
+
+
+def test_an_item_that_cannot_be_read_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Root(tmp_path)
+    fill_archive(root)
+    for name, text in (("torn", "{"), ("list", "[1]"), ("no-id", '{"properties": {}}'), ("alien", '{"id": "x"}')):
+        root.put(f"items/enmap/2022-07-24/{name}.json", text.encode())
+    with caplog.at_level(logging.WARNING):
+        assert len(index.search(root)) == 4
+    assert all(f"{name}.json" in caplog.text for name in ("torn", "list", "no-id", "alien"))
+    assert catalog.open(tmp_path).reindex() == 4
+
+
+def test_parts_of_a_run_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "PART_ROWS", 3)
+    root = Root(tmp_path)
+    for i in range(8):
+        put_item(root, make_scene(f"S{i}"), run="r/1")
+    assert len(list(root.list("index"))) == 3
+    reads = []
+    monkeypatch.setattr(Root, "get_json", lambda self, key: reads.append(key))
+    assert len(index.search(root)) == 8 and not reads  # all from the index
+
+
+def test_what_query_prints_is_a_valid_item_collection_that_opens(tmp_path: Path) -> None:
+    from tests.small_cubes import make_cube
+
+    root = Root(tmp_path)
+    fill_archive(root)
+    make_cube(root, "source/S1/i.zarr", make_spec())
+    printed = json.loads(json.dumps(catalog.feature_collection(index.search(root))))
+    items = list(pystac.ItemCollection.from_dict(printed))
+    assert len(items) == 4
+    ds = xr.open_zarr(next(i for i in items if "cube" in i.assets).assets["cube"].href)
+    assert ds.sizes == {"band": 5, "y": 100, "x": 70}
+
+
+def test_the_served_archive_answers_a_stac_api_client(
+    tmp_path: Path, stac_api: Callable[[list[dict[str, Any]]], str]
+) -> None:
+    import pystac_client
+
+    root = Root(tmp_path)
+    fill_archive(root)
+    url = stac_api(catalog.feature_collection(index.search(root))["features"])
+    found = pystac_client.Client.open(url).search(collections=["enmap-source"], bbox=BOX).item_collection()
+    assert [i.id for i in found] == ["S1"]
+
+
+# ----------------------------------------------------------------------------------------------------- wavelengths
+
+
+def dataset(wavelength: list[float], fwhm: list[float], good: list[bool] | None = None) -> xr.Dataset:
+    n = len(wavelength)
+    return xr.Dataset(
+        coords={
+            "band": np.arange(1, n + 1),
+            "wavelength": ("band", np.array(wavelength)),
+            "fwhm": ("band", np.array(fwhm)),
+            "good": ("band", np.array(good or [True] * n)),
+        }
+    )
+
+
+def test_nearest_takes_good_bands_in_the_order_asked_for() -> None:
+    ds = dataset([400, 500, 510, 600], [10, 10, 10, 10], [True, True, False, True])
+    assert catalog.nearest(ds, [590, 509, 400]).band.values.tolist() == [4, 2, 1]
+    ds["good"][:] = False
+    assert catalog.nearest(ds, [509]).band.values.tolist() == [3]
+
+
+def test_where_detectors_overlap_the_narrower_band_is_taken() -> None:
+    ds = dataset([900, 905.0, 905.5, 910], [10, 12, 8, 10])
+    assert catalog.nearest(ds, [905]).band.values.tolist() == [3]
+    assert catalog.nearest(ds, [907.6]).band.values.tolist() == [3]
+    assert catalog.nearest(dataset([900.0, 900.0], [np.nan, np.nan]), [901]).band.values.tolist() == [1]
+
+
+def test_a_wavelength_outside_the_cube_is_refused() -> None:
+    ds = dataset([400.0, 500.0], [10, 10])
+    assert catalog.nearest(ds, [395, 505]).band.values.tolist() == [1, 2]
+    with pytest.raises(Refused, match=r"1400 nm is outside this cube: its bands reach from 400\.0 to 500\.0"):
+        catalog.nearest(ds, [450, 1400])

@@ -1,0 +1,205 @@
+"""Publishing: an item is written once, found at once, and walked to from the root by any STAC client."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pystac
+import pytest
+import xarray as xr
+
+import catalog
+from catalog.cube import check
+from catalog.errors import NotFound, Refused
+from catalog.publish import cube_key, item_key, put_item, rebuild_catalogs, restored_item, source_item
+from catalog.root import Root
+from catalog.scene import Asset, Scene
+from tests.small_cubes import make_cube, make_scene, make_spec
+
+KEYS = {"source": "source/S1/i1.zarr", "restored": "restored/S1/p1.zarr"}
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    if request.param == "folder":
+        return Root(tmp_path / "archive")
+    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
+
+
+def publish_all(root: Root, scene: Scene) -> dict[str, Scene]:
+    """The scene raw, as source cube and restored; what `search` says of each."""
+    put_item(root, scene, run="catalog")
+    archive = catalog.Archive(root=root)
+    spec = make_spec()
+    put_item(root, source_item(scene, spec, key=KEYS["source"], ingest_id="i1", valid_fraction=0.98), run="ingest")
+    source = archive.search(stage="source", ids=[scene.id])[0].scene
+    put_item(root, restored(source), run="restore")
+    return {stage: archive.search(stage=stage, ids=[scene.id])[0].scene for stage in ("raw", "source", "restored")}
+
+
+def restored(source: Scene, plan_id: str = "p1") -> Scene:
+    key = f"restored/S1/{plan_id}.zarr"
+    spec = make_spec(stage="restored")
+    return restored_item(source, spec, key=key, task="denoise", plan_id=plan_id, model="stas", valid_fraction=0.98)
+
+
+def test_a_scene_walks_through_its_three_stages(root: Root) -> None:
+    make_cube(root, KEYS["restored"], make_spec(stage="restored"))
+    found = publish_all(root, make_scene())
+    assert [s.collection for s in found.values()] == ["enmap", "enmap-source", "enmap-denoise"]
+    assert {s.id for s in found.values()} == {"S1"} and {s.sensor for s in found.values()} == {"enmap"}
+    last = found["restored"]
+    assert cube_key(last) == KEYS["restored"]
+    assert last.assets["cube"].href == root.href(KEYS["restored"])
+    assert last.properties["hypermend:plan"] == "p1" and last.properties["hypermend:ingest"] == "i1"
+    assert last.properties["eo:cloud_cover"] == 3
+    assert last.grid == make_spec().grid
+    with pytest.raises(Refused, match="ingest it first"):
+        cube_key(found["raw"])
+    item = catalog.Archive(root=root).search(stage="restored")[0]
+    ds = item.dataset()
+    check(ds)
+    assert ds.reflectance.chunks is not None  # lazy
+    if root.is_local:
+        check(xr.open_zarr(last.assets["cube"].href))
+
+
+def test_twice_writes_nothing(root: Root) -> None:
+    found = publish_all(root, make_scene())
+    before = {e.key: e.version for e in root.list("")}
+    assert put_item(root, make_scene(), run="again") == 0
+    for scene in found.values():
+        assert put_item(root, scene, run="again") == 0
+    assert put_item(root, restored(found["source"]), run="again") == 0
+    assert {e.key: e.version for e in root.list("")} == before
+
+
+def test_a_new_package_version_alone_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Root(tmp_path)
+    found = publish_all(root, make_scene())
+    monkeypatch.setattr("catalog.publish.metadata.version", lambda name: "99.0")
+    assert put_item(root, restored(found["source"]), run="again") == 0
+
+
+def test_a_new_plan_replaces_the_item_in_one_put(root: Root) -> None:
+    found = publish_all(root, make_scene())
+    assert put_item(root, restored(found["source"], "p2"), run="later") > 0
+    items = catalog.Archive(root=root).search(stage="restored")
+    assert [cube_key(i.scene) for i in items] == ["restored/S1/p2.zarr"]
+
+
+def test_pystac_walks_from_the_root_to_every_item(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    for id, day in (("S1", 24), ("S2", 24), ("odd id: 3/4", 25)):
+        publish_all(root, make_scene(id, day=day))
+    lab = make_scene("cave-1", collection="cave", sensor="cave", grid=None)
+    put_item(root, lab, run="catalog")
+    top = pystac.Catalog.from_file(str(tmp_path / "catalog.json"))
+    items = list(top.get_items(recursive=True))
+    assert sorted((i.collection_id, i.id) for i in items) == sorted(
+        [(c, i) for c in ("enmap", "enmap-source", "enmap-denoise") for i in ("S1", "S2", "odd id: 3/4")]
+        + [("cave", "cave-1")]
+    )
+    assert {c.id for c in top.get_collections()} == {"enmap", "enmap-source", "enmap-denoise", "cave"}
+    for item in items:
+        assert item.get_root() is top and item.get_collection() is not None
+        for link in item.links:
+            if link.rel != "self":
+                assert Path(link.get_absolute_href() or "").is_file(), link
+    restored_one = next(i for i in items if i.collection_id == "enmap-denoise" and i.id == "S1")
+    made_from = restored_one.get_single_link("derived_from")
+    assert made_from is not None
+    assert pystac.Item.from_file(made_from.get_absolute_href() or "").collection_id == "enmap-source"
+    assert Path(restored_one.get_assets()["cube"].get_absolute_href() or "") == tmp_path / KEYS["restored"]
+    properties = restored_one.properties
+    assert properties["proj:code"] == "EPSG:32632" and properties["proj:shape"] == [100, 70]
+    assert properties["bands"][0] == {"name": "B1", "eo:center_wavelength": 0.4, "eo:full_width_half_max": 0.01}
+    assert properties["processing:lineage"].startswith("denoise with model stas")
+
+
+def test_a_laboratory_item_has_null_geometry(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    scene = make_scene("cave-1", collection="cave", sensor="cave", grid=None)
+    spec = make_spec(crs=None, transform=None, sensor="cave", quantity="counts", gsd_m=[math.nan] * 5)
+    put_item(root, source_item(scene, spec, key=KEYS["source"], ingest_id="i", valid_fraction=1.0), run="r")
+    stored = root.get_json("items/cave-source/2022-07-24/cave-1.json")
+    assert stored["geometry"] is None and "bbox" not in stored and "proj:code" not in stored["properties"]
+    assert pystac.Item.from_dict(stored).geometry is None
+    assert not [k for k in stored["links"] if k["rel"] == "derived_from"]  # there is no raw item here
+    assert "hypermend:derived_from" not in stored["properties"]
+
+
+def test_hrefs_inside_are_relative_and_move_with_the_archive(tmp_path: Path) -> None:
+    root = Root(tmp_path / "here")
+    inside = Asset(key="image", href=str(tmp_path / "here" / "deliveries" / "a.tif"), roles=("data",))
+    outside = Asset(key="more", href=str(tmp_path / "here-too" / "b.tif"), roles=("data",))
+    publish_all(root, make_scene(assets={"image": inside, "more": outside}))
+    stored = root.get_json(item_key(make_scene()))
+    assert stored["assets"]["image"]["href"] == "../../../deliveries/a.tif"
+    assert stored["assets"]["more"]["href"] == str(tmp_path / "here-too" / "b.tif")
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = catalog.open(tmp_path / "there")
+    assert moved.search(stage="raw")[0].scene.assets["image"].href == str(tmp_path / "there/deliveries/a.tif")
+    assert moved.search(stage="source")[0].scene.assets["cube"].href == str(tmp_path / "there" / KEYS["source"])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "href",
+    [
+        "https://user:SECRET@host/a.tif",
+        "https://host/a.tif?sv=2020&se=2030&sig=SECRET&keep=1",
+        "https://host/a.tif?X-Amz-Credential=SECRET&X-Amz-Signature=SECRET&keep=1",
+        "https://host/a.tif?token=SECRET",
+        "https://host/a.tif?access_token=SECRET&keep=1",
+    ],
+)
+def test_f20_signatures_are_not_stored(tmp_path: Path, href: str) -> None:
+    root = Root(tmp_path)
+    put_item(root, make_scene(assets={"image": Asset(key="image", href=href, roles=("data",))}), run="r")
+    stored = [root.get(e.key) for e in root.list("")]
+    assert not any(b"SECRET" in data for data in stored)
+    kept = root.get_json(item_key(make_scene()))["assets"]["image"]["href"]
+    assert kept == ("https://host/a.tif?keep=1" if "keep" in href else "https://host/a.tif")
+
+
+def test_a_query_that_is_no_signature_is_kept(tmp_path: Path) -> None:
+    href = "https://host/get?file=a%2Fb.tif&version=2"
+    put_item(Root(tmp_path), make_scene(assets={"image": Asset(key="image", href=href, roles=("data",))}), run="r")
+    assert Root(tmp_path).get_json(item_key(make_scene()))["assets"]["image"]["href"] == href
+
+
+def test_broken_catalogs_hide_no_item_and_are_mended(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    for id in ("S1", "S2"):
+        publish_all(root, make_scene(id))
+    catalogs = [e.key for e in root.list("") if e.key.endswith("catalog.json")]
+    clean = {key: json.loads(root.get(key)) for key in catalogs}
+    for key in catalogs:
+        root.put(key, b"{")
+    assert len(catalog.open(tmp_path).search()) == 6
+    assert catalog.open(tmp_path).reindex() == 6
+    mended = {key: json.loads(root.get(key)) for key in catalogs}
+    for key, document in clean.items():
+        assert sorted(map(str, document.pop("links"))) == sorted(map(str, mended[key].pop("links")))
+        assert document.keys() == mended[key].keys()
+    assert put_item(root, make_scene("S3"), run="r") > 0
+    assert len(list(pystac.Catalog.from_file(str(tmp_path / "catalog.json")).get_items(recursive=True))) == 7
+
+
+def test_a_lost_link_comes_back_with_the_next_put(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    put_item(root, make_scene(), run="r")
+    root.delete("items/enmap/2022-07-24/catalog.json")
+    assert put_item(root, make_scene(), run="r") > 0
+    assert put_item(root, make_scene(), run="r") == 0
+
+
+def test_an_empty_archive_has_no_catalog(tmp_path: Path) -> None:
+    rebuild_catalogs(Root(tmp_path))
+    assert catalog.open(tmp_path).reindex() == 0 and not list(Root(tmp_path).list(""))
+    with pytest.raises(NotFound, match="no archive at"):
+        catalog.open(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
