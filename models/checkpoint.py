@@ -13,6 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from models.card import ModelCard
+from models.denoiser import StasModel
 from models.restorer import IdentityModel, Model
 
 State = Mapping[str, torch.Tensor]
@@ -28,7 +29,7 @@ def _identity(card: ModelCard, state: State) -> Model:
     return IdentityModel(card)
 
 
-ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {"identity": _identity}
+ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {"identity": _identity, "stas": StasModel}
 """Name in a card -> what builds the model from card and weights. A new network is one more row."""
 
 

@@ -1,23 +1,37 @@
-"""The STAS denoiser on the signal subspace of a scene, blind to the noise level.
+"""The STAS denoiser: on the signal subspace of a scene, blind to the noise level, or on bands as the paper has it.
 
-A scene's noise, whitening and axes are estimated once (`subspace.py`). Then, for each pixel of a tile, z = U^T W y has
-white noise of standard deviation 1 in every coefficient, whatever the sensor, and
+Domain "subspace" (what ships). A scene's noise, whitening and axes are estimated once (`subspace.py`). Then, in each
+pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient, whatever the sensor and the noise, and
 
-    z_k' = z_k - n_k            n = STAS(features of z_1..z_K), the noise in units of its standard deviation
-    z_j' = z_j (1 - 1/power_j)  the further stored coefficients (Wiener, the whole scene's)
-    r'   = r (1 - 1/power_r)    what is left of the whitened pixel
+    z_k' = z_k - n_k            n = STAS(features of z_1..z_K): the noise, in units of its standard deviation
+    z_j' = z_j - z_j / power_j  the further stored coefficients (Wiener, one weight for the scene)
+    r'   = r - r / power_r      what is left of the whitened pixel
     y'   = W^-1 (U z' + r')
 
-Every correction is a multiple of the noise, so it vanishes with the noise, and nothing is truncated.
+Every correction is a multiple of the noise: it vanishes with the noise, and nothing of the signal is cut off. A band
+whose noise is below what the card was shown to improve (`Gate`) is returned bit for bit.
+
+Domain "bands": y' = scale * STAS(y / scale) in windows of as many bands as the network was built for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch.nn import functional
 
+from models.card import BadCard, ModelCard
+from models.restorer import Facts, Identity, Restorer, Window
+from models.stas import Genotype, Stas, fold
+from models.subspace import Subspace, moments, subspace
+
 CONTEXT = 2
 """Pixels that the local mean among the features reaches."""
+MOST = 4.0
+"""Largest correction of a coefficient, in standard deviations of its noise: one Gaussian value in 16,000 is larger."""
 
 
 def features(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
@@ -35,3 +49,160 @@ def features(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     mean = functional.avg_pool2d(z, 2 * CONTEXT + 1, stride=1, padding=CONTEXT, count_include_pad=False)
     contrast = 4 * torch.asinh((z - mean) / 4)
     return torch.cat((contrast, z * scale, scale.expand_as(z)), dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Which bands are noisy enough to be touched: noise above either share."""
+
+    of_scene: float
+    """Least noise, as a share of the scene's bright value."""
+    of_band: float
+    """Least noise, as a share of the band's own root mean square."""
+
+    def open(self, s: Subspace) -> list[bool]:
+        """For each band, whether it is restored. A band that does not vary never is."""
+        noisy = (s.noise_std > self.of_scene * s.input_scale) | (s.noise_std > self.of_band * s.rms)
+        return [bool(b) for b in noisy & (s.noise_std > 0)]
+
+
+def network(config: Mapping[str, object]) -> Stas:
+    """The network of a card's `config`: keys domain, genotype, channels, width, activate (and gate)."""
+    known = {"domain", "genotype", "channels", "width", "activate", "gate"}
+    if set(config) - known or config.get("domain") not in ("subspace", "bands"):
+        raise BadCard(
+            f"stas config with keys {sorted(config)} and domain {config.get('domain')!r}: keys are {sorted(known)}, "
+            "domain is 'subspace' or 'bands'"
+        )
+    genotype, channels, width = config["genotype"], config["channels"], config["width"]
+    assert isinstance(genotype, Mapping) and isinstance(channels, int) and (width is None or isinstance(width, int))
+    return Stas(
+        Genotype.from_dict(genotype),
+        channels,
+        width=width,
+        extra=2 * channels if config["domain"] == "subspace" else 0,
+        activate=bool(config["activate"]),
+    )
+
+
+def _channels_last(net: Stas) -> Stas:
+    """Weights as the CPU convolutions like them, 1.5x faster."""
+    for p in net.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    return net
+
+
+class StasModel:
+    """Architecture `stas`."""
+
+    scale = 1
+
+    def __init__(self, card: ModelCard, state: Mapping[str, torch.Tensor]) -> None:
+        """Build, load and fold the network.
+
+        Raises:
+            BadCard: the config is not one, or weights, halo or window do not fit it.
+        """
+        self.card = card
+        net = network(card.config)
+        try:
+            net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        except RuntimeError as e:
+            raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
+        self.net = _channels_last(fold(net)).requires_grad_(False)
+        self.on_bands = card.config["domain"] == "bands"
+        self.halo = net.halo + (0 if self.on_bands else CONTEXT)
+        if card.halo != self.halo:
+            raise BadCard(f"model {card.name!r}: card says halo {card.halo}, its genotype reaches {self.halo}")
+        if card.window_bands != (net.channels if self.on_bands else None):
+            raise BadCard(f"model {card.name!r}: window_bands {card.window_bands} is not what the config takes")
+        self.gate = None if self.on_bands else Gate(**card.config["gate"])
+
+    def estimate(self, windows: Iterable[Window]) -> Facts:
+        """Input scale; for the subspace also noise, axes and which bands are noisy enough."""
+        m = moments(windows)
+        if m is None:
+            return {"kind": "untouched", "reason": "no valid pixel"}
+        if self.gate is None:
+            return {"kind": "bands", "input_scale": m.bright}
+        s = subspace(m)
+        if s is None:
+            return {"kind": "untouched", "reason": "too few bands or pixels to tell noise from texture"}
+        restored = self.gate.open(s)
+        # Median over bands, in parts of the bright value: what a person wants to know of a scene.
+        level = float(np.median(s.noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
+        summary: Facts = {"noise_level": level, "bands_restored": sum(restored), "bands": len(restored)}
+        if not any(restored):
+            reason = "the noise of every band is below what the model was shown to improve"
+            return {"kind": "untouched", "reason": reason, "input_scale": s.input_scale, **summary}
+        return {"kind": "subspace", **summary, "restored": [int(r) for r in restored], **s.to_facts()}
+
+    def bind(self, facts: Facts) -> Restorer:
+        """The restorer of the scene; the identity where nothing is to be done."""
+        if facts["kind"] == "untouched":
+            return Identity(halo=self.halo)
+        if facts["kind"] == "bands":
+            return OnBands(self.net, float(facts["input_scale"]))
+        return OnSubspace(self.net, Subspace.from_facts(facts), [bool(r) for r in facts["restored"]])
+
+
+class OnBands:
+    """Domain "bands", bound to a scene."""
+
+    scale = 1
+
+    def __init__(self, net: Stas, input_scale: float) -> None:
+        self.net, self.halo = net, net.halo
+        self.input_scale = input_scale if input_scale > 0 else 1.0
+
+    @torch.inference_mode()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, window_bands, H, W) -> the same shape."""
+        x = (x / self.input_scale).contiguous(memory_format=torch.channels_last)
+        y: torch.Tensor = self.net(x) * self.input_scale
+        return y.contiguous()
+
+
+class OnSubspace:
+    """Domain "subspace", bound to a scene."""
+
+    scale = 1
+
+    def __init__(self, net: Stas, s: Subspace, restored: list[bool]) -> None:
+        self.net, self.halo = net, net.halo + CONTEXT
+        with np.errstate(divide="ignore"):
+            white = np.where(s.noise_std > 0, 1 / s.noise_std, 0.0)
+        self.project = torch.from_numpy((s.basis * white[:, None]).T.astype(np.float32))  # (J, bands): z = project y
+        self.back = torch.from_numpy((s.basis * s.noise_std[:, None]).astype(np.float32))  # (bands, J)
+        self.power = torch.from_numpy(s.power.astype(np.float32))
+        self.removed = self.power.clamp_min(1.0).reciprocal()[:, None, None]  # (J, 1, 1): Wiener, the share that goes
+        self.removed_rest = 1 / max(1.0, s.rest_power)
+        self.live = torch.from_numpy(s.noise_std > 0)[:, None, None]
+        self.restored = torch.tensor(restored)[:, None, None]
+
+    @torch.inference_mode()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, bands, H, W) -> the same shape.
+
+        Raises:
+            ValueError: another number of bands than the scene had.
+        """
+        if x.shape[1] != self.project.shape[1]:
+            raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {self.project.shape[1]} bands")
+        z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
+        noise = z * self.removed
+        noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
+        # y - y' = W^-1 (U noise + q (W y - U z)), q the share of the rest that goes
+        rest = torch.where(self.live, x, 0.0) * self.removed_rest
+        gone = rest + torch.einsum("bj,njhw->nbhw", self.back, noise - self.removed_rest * z)
+        return torch.where(self.restored, x - gone, x)
+
+    def _predict(self, z: torch.Tensor) -> torch.Tensor:
+        """Noise in the first coefficients, (B, K, H, W). Scenes with fewer than K bands are filled up with zeros."""
+        k, missing = z.shape[1], self.net.channels - z.shape[1]
+        power = torch.cat((self.power[:k], torch.ones(missing)))[None]  # (1, K)
+        z = functional.pad(z, (0, 0, 0, 0, 0, missing))
+        x = features(z, power).contiguous(memory_format=torch.channels_last)
+        noise: torch.Tensor = self.net(x)
+        return noise[:, :k].clamp(-MOST, MOST)

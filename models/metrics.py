@@ -108,8 +108,8 @@ def ergas(truth: Array, estimate: Array, valid: Mask | None = None, *, ratio: fl
 def ssim(truth: Array, estimate: Array, valid: Mask | None = None, *, peak: float = 1.0) -> float:
     """Structural similarity of each band, 11x11 gaussian window (1.5 px), K = 0.01, 0.03; mean over bands and windows.
 
-    A window around every pixel, the image reflected at its edges (as torchmetrics does it); windows that hold an invalid
-    pixel do not count. Wang et al., 2004.
+    A window around every pixel, the image reflected at its edges (as torchmetrics does it); windows that hold an
+    invalid pixel do not count. Wang et al., 2004.
     """
     _spectra(truth, estimate, valid)
     t = torch.from_numpy(np.where(np.isfinite(truth), truth, 0).astype(np.float64))[:, None]  # (b, 1, h, w)

@@ -1,0 +1,225 @@
+"""The denoiser: noise is measured, small noise is left alone bit for bit, tiled equals whole, any number of bands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import checkpoint
+from models.card import BadCard, ModelCard
+from models.denoiser import Gate, StasModel, network
+from models.metrics import psnr, sam
+from models.restorer import Facts, Window
+from models.stas import COUNTED, Genotype
+from models.subspace import FACTORS, Subspace, moments, subspace
+
+GENOTYPE = Genotype(("conv3",) * 10)
+SUBSPACE: dict[str, Any] = {
+    "domain": "subspace",
+    "genotype": GENOTYPE.to_dict(),
+    "channels": 6,
+    "width": 2,
+    "activate": True,
+    "gate": {"of_scene": 0.008, "of_band": 0.05},
+}
+
+
+def scene(bands: int, h: int = 96, w: int = 80, seed: int = 0, rank: int = 4) -> np.ndarray:
+    """Smooth spectra, textured abundances: (bands, h, w), about 0 to 1."""
+    rng = np.random.default_rng(seed)
+    at = np.linspace(0, 1, bands)
+    spectra = np.stack([np.exp(-((at - c) ** 2) / 0.08) for c in np.linspace(0, 1, rank)])
+    field = rng.random((rank, h // 8 + 1, w // 8 + 1))
+    maps = np.kron(field, np.ones((8, 8)))[:, :h, :w] * (0.8 + 0.2 * rng.random((h, w)))
+    cube = np.einsum("rb,rhw->bhw", spectra, maps)
+    return (cube / cube.max()).astype(np.float32)
+
+
+def noisy(cube: np.ndarray, std: float | np.ndarray, seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(cube.shape)
+    return (cube + noise * np.broadcast_to(np.asarray(std), (len(cube),))[:, None, None]).astype(np.float32)
+
+
+def whole(cube: np.ndarray) -> list[Window]:
+    return [(cube, np.ones(cube.shape[1:], dtype=bool))]
+
+
+def random_model(config: dict[str, Any], *, window: int | None = None) -> StasModel:
+    torch.manual_seed(0)
+    net = network(config)
+    halo = net.halo + (2 if config["domain"] == "subspace" else 0)
+    card = ModelCard(name="random", architecture="stas", config=config, halo=halo, window_bands=window)
+    return StasModel(card, net.state_dict())
+
+
+@pytest.mark.parametrize("bands", [12, 31, 100, 220])
+def test_noise_of_each_band_is_measured_whatever_the_texture(bands: int) -> None:
+    std = np.random.default_rng(2).uniform(0.005, 0.1, bands)
+    m = moments(whole(noisy(scene(bands, 160, 160), std)))
+    s = subspace(m) if m else None
+    assert s is not None
+    assert np.abs(s.noise_std / std - 1).max() < 0.25
+    assert np.abs(s.noise_std / std - 1).mean() < 0.06
+    np.testing.assert_allclose(s.basis.T @ s.basis, np.eye(s.basis.shape[1]), atol=1e-8)
+    assert s.power[3] > 2 > 1.6 > s.power[6]  # four materials, then noise of power about 1
+    assert FACTORS >= 4
+
+
+def test_facts_are_json_small_and_deterministic() -> None:
+    cube = noisy(scene(224), 0.05)
+    model = random_model(SUBSPACE)
+    facts = model.estimate(whole(cube))
+    text = json.dumps(facts, allow_nan=False)
+    assert len(text) < 100_000
+    assert text == json.dumps(model.estimate(whole(cube)), allow_nan=False)
+    again = Subspace.from_facts(json.loads(text))
+    assert again.to_facts() == {k: v for k, v in facts.items() if k in again.to_facts()}
+
+
+@pytest.mark.parametrize("bands", [6, 31, 64])
+def test_tiled_equals_whole(bands: int) -> None:
+    cube = noisy(scene(bands), 0.1)
+    model = random_model(SUBSPACE)
+    restorer = model.bind(model.estimate(whole(cube)))
+    h = restorer.halo
+    padded = torch.from_numpy(np.pad(cube, ((0, 0), (h, h), (h, h)), mode="reflect"))[None]
+    inner = slice(h, -h)
+    once = restorer(padded)[0, :, inner, inner].numpy()
+    assert not np.array_equal(once, cube)
+    for tile in (16, 32, 80):
+        for y in range(0, 96, tile):
+            for x in range(0, 80, tile):
+                part = restorer(padded[:, :, y : y + tile + 2 * h, x : x + tile + 2 * h])[0, :, inner, inner]
+                np.testing.assert_allclose(part.numpy(), once[:, y : y + tile, x : x + tile], atol=1e-5)
+
+
+def test_small_noise_is_left_alone_bit_for_bit() -> None:
+    clean = scene(31)
+    model = random_model(SUBSPACE)
+    facts = model.estimate(whole(noisy(clean, 0.001)))
+    assert facts["kind"] == "untouched" and "below" in facts["reason"]
+    x = torch.from_numpy(clean)[None]
+    assert model.bind(facts)(x) is x
+
+
+def test_a_quiet_band_is_left_alone_beside_a_noisy_one() -> None:
+    std = np.where(np.arange(31) == 7, 0.0005, 0.08)
+    cube = noisy(scene(31), std)
+    model = random_model(SUBSPACE)
+    facts = model.estimate(whole(cube))
+    assert facts["restored"][7] == 0 and sum(facts["restored"]) == 30
+    out = model.bind(facts)(torch.from_numpy(cube)[None])[0].numpy()
+    np.testing.assert_array_equal(out[7], cube[7])
+    assert np.abs(out[8] - cube[8]).mean() > 0.01
+
+
+def test_no_noise_no_change_even_with_the_gate_open() -> None:
+    """Corrections are bounded by multiples of the noise, whatever the weights say."""
+    config = {**SUBSPACE, "gate": {"of_scene": 0.0, "of_band": 0.0}}
+    clean = scene(31)
+    model = random_model(config)
+    for std in (1e-3, 1e-5):
+        cube = noisy(clean, std)
+        out = model.bind(model.estimate(whole(cube)))(torch.from_numpy(cube)[None])[0].numpy()
+        assert np.sqrt(np.square(out - cube).mean()) < 6 * std
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_constant_and_empty_scenes_pass_through(value: float) -> None:
+    cube = np.full((31, 20, 20), value, np.float32)
+    model = random_model(SUBSPACE)
+    empty: list[Window] = [(cube, np.zeros((20, 20), bool))]
+    for windows in (whole(cube), empty, []):
+        facts = model.estimate(windows)
+        assert facts["kind"] == "untouched"
+        x = torch.from_numpy(cube)[None]
+        assert model.bind(json.loads(json.dumps(facts)))(x) is x
+
+
+def test_a_band_that_does_not_vary_is_neither_used_nor_changed() -> None:
+    cube = noisy(scene(31), 0.08)
+    cube[4] = 0
+    cube[9] = 0.3
+    model = random_model(SUBSPACE)
+    out = model.bind(model.estimate(whole(cube)))(torch.from_numpy(cube)[None])[0].numpy()
+    assert np.isfinite(out).all()
+    np.testing.assert_array_equal(out[[4, 9]], cube[[4, 9]])
+
+
+def test_invalid_pixels_do_not_enter_the_facts() -> None:
+    cube = noisy(scene(31), 0.05)
+    valid = np.ones(cube.shape[1:], bool)
+    valid[:, 40:] = False
+    spoilt = np.where(valid, cube, np.float32(1e9))
+    model = random_model(SUBSPACE)
+    kept = model.estimate([(cube, valid)])
+    assert model.estimate([(spoilt, valid)]) == kept
+
+
+def test_wrong_number_of_bands_is_named() -> None:
+    cube = noisy(scene(31), 0.05)
+    model = random_model(SUBSPACE)
+    restorer = model.bind(model.estimate(whole(cube)))
+    with pytest.raises(ValueError, match=r"30 bands.*31 bands"):
+        restorer(torch.from_numpy(cube[:30])[None])
+
+
+def test_the_papers_own_reading_on_bands_can_be_bound() -> None:
+    config = {"domain": "bands", "genotype": COUNTED.to_dict(), "channels": 31, "width": None, "activate": False}
+    model = random_model(config, window=31)
+    cube = noisy(scene(31, 40, 40), 0.05) * 1000
+    restorer = model.bind(model.estimate(whole(cube)))
+    assert restorer.halo == COUNTED.halo == 28
+    out = restorer(torch.from_numpy(cube)[None])
+    assert out.shape == (1, 31, 40, 40) and bool(out.isfinite().all())
+    with pytest.raises(BadCard, match="window_bands"):
+        random_model(config, window=30)
+
+
+def test_a_card_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(BadCard, match="domain"):
+        network({**SUBSPACE, "domain": "pixels"})
+    state = network(SUBSPACE).state_dict()
+    card = ModelCard(name="odd", architecture="stas", config={**SUBSPACE, "width": 3}, halo=22)
+    with pytest.raises(BadCard, match="weights do not fit"):
+        StasModel(card, state)
+    with pytest.raises(BadCard, match="halo"):
+        StasModel(ModelCard(name="odd", architecture="stas", config=SUBSPACE, halo=1), state)
+
+
+def test_gate_looks_at_scene_and_band() -> None:
+    @dataclass(frozen=True)
+    class Bands:
+        noise_std = np.array([0.0, 0.001, 0.01, 0.001])
+        rms = np.array([0.0, 0.5, 0.5, 0.005])
+        input_scale = 1.0
+
+    gate = Gate(of_scene=0.008, of_band=0.05)
+    assert gate.open(Bands()) == [False, False, True, True]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["stas-denoise"])
+def test_the_shipped_weights_denoise(name: str) -> None:
+    model = checkpoint.load(checkpoint.builtin(name))
+    assert model.card.trained_on and model.card.recipe["seconds"] > 0
+    assert sum(f.stat().st_size for f in checkpoint.builtin(name).iterdir()) < 4e6
+    clean = scene(31)
+    for std, gain_db in ((0.03, 3.0), (0.12, 6.0)):
+        cube = noisy(clean, std)
+        facts: Facts = model.estimate(whole(cube))
+        out = model.bind(facts)(torch.from_numpy(cube)[None])[0].numpy()
+        assert psnr(clean, out) > psnr(clean, cube) + gain_db
+        assert sam(clean, out).degrees < sam(clean, cube).degrees
+
+
+def test_save_and_load_the_denoiser(tmp_path: Path) -> None:
+    model = random_model(SUBSPACE)
+    state = network(SUBSPACE).state_dict()
+    card = checkpoint.save(tmp_path, model.card, state)
+    assert checkpoint.load(tmp_path).card == card
