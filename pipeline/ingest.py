@@ -28,7 +28,8 @@ from catalog.sign import signer
 from catalog.spec import VALID, CubeSpec
 from pipeline.config import IngestJob
 from pipeline.execute import on_ray
-from pipeline.job import Engine, Opened, Receipt, Refusal, Run, Unit, new_run_id, peak_bytes
+from pipeline.job import Engine, Opened, Run, Unit, new_run_id, peak_bytes
+from pipeline.ledger import Receipt, Refusal
 from pipeline.plan import digest
 from pipeline.tiles import Index, TileGrid
 

@@ -13,8 +13,6 @@ receipts and failures, progress, and what the exit code will be.
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 import secrets
 import time
@@ -27,6 +25,7 @@ from typing import Any, Literal, Protocol
 from catalog.root import Root
 from pipeline.config import Job
 from pipeline.execute import WAIT, Done, Failed, Make, Outcome, Policy, Wait, Workers
+from pipeline.ledger import Ledger, Receipt, Refusal
 from pipeline.tiles import Index
 
 
@@ -36,23 +35,6 @@ class Engine(Protocol):
     def __call__(
         self, make: Make[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
     ) -> Iterator[Outcome[Any, Any]]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What became of one task's tiles."""
-
-    tiles: tuple[Index, ...]
-    read_s: float
-    model_s: float
-    write_s: float
-    valid_fraction: float
-    """Share of usable pixels, 0 to 1."""
-    samples: int
-    """Bands times pixels written."""
-    bytes_written: int
-    peak_bytes: int
-    """Largest resident size of the worker process so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +49,6 @@ class Opened:
     context: Any = None
     """What the later tasks and the commit need; small."""
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """A scene that never becomes a unit: a bad item, an unreachable asset."""
-
-    scene: str
-    reason: str
 
 
 class Unit(Protocol):
@@ -143,61 +117,6 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"exit_code": self.exit_code}
-
-
-class Ledger:
-    """Receipts and failures of one run: ``runs/<run>/{receipts,failures}/<driver>/<n>.jsonl``.
-
-    Object stores cannot append, so lines are gathered into numbered parts. A run that does nothing writes nothing.
-    """
-
-    flush_lines = 500
-    flush_s = 30.0
-
-    def __init__(self, root: Root, run: str) -> None:
-        self._root = root
-        self.run = run
-        self._driver = f"{os.uname().nodename}-{os.getpid()}"
-        self._lines: dict[str, list[str]] = {"receipts": [], "failures": []}
-        self._parts = {"receipts": 0, "failures": 0}
-        self._flushed = time.monotonic()
-
-    def receipt(self, scene: str, receipt: Receipt, outcome: Done[Any, Any]) -> None:
-        line = {"scene": scene, "attempts": outcome.attempts, "node": outcome.node, **asdict(receipt)}
-        self._add("receipts", line)
-
-    def failure(self, scene: str, *, step: str, tiles: Any, outcome: Failed[Any]) -> None:
-        self._add(
-            "failures",
-            {
-                "scene": scene,
-                "step": step,
-                "tiles": tiles,
-                "kind": outcome.kind.value,
-                "error": outcome.error,
-                "message": outcome.message,
-                "attempts": outcome.attempts,
-                "node": outcome.node,
-            },
-        )
-
-    def skipped(self, refusal: Refusal) -> None:
-        self._add("failures", {"scene": refusal.scene, "step": "discover", "message": refusal.reason})
-
-    def _add(self, kind: str, line: dict[str, Any]) -> None:
-        line = {"run": self.run, "time": datetime.now(UTC).isoformat(timespec="seconds"), **line}
-        self._lines[kind].append(json.dumps(line))
-        if len(self._lines[kind]) >= self.flush_lines or time.monotonic() - self._flushed > self.flush_s:
-            self.flush()
-
-    def flush(self) -> None:
-        for kind, lines in self._lines.items():
-            if lines:
-                key = f"runs/{self.run}/{kind}/{self._driver}/{self._parts[kind]:06d}.jsonl"
-                self._root.put(key, ("\n".join(lines) + "\n").encode())
-                self._parts[kind] += 1
-                lines.clear()
-        self._flushed = time.monotonic()
 
 
 def peak_bytes() -> int:

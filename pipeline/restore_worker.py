@@ -28,7 +28,8 @@ from catalog.spec import VALID
 from models.card import ModelCard
 from models.checkpoint import CARD, WEIGHTS, builtin, load
 from models.restorer import Facts, Model, Restorer, pack, unpack
-from pipeline.job import Opened, Receipt, peak_bytes
+from pipeline.job import Opened, peak_bytes
+from pipeline.ledger import Receipt
 from pipeline.pixels import (
     FILL_REACH_PX,
     Flags,

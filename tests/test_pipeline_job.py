@@ -12,7 +12,8 @@ from typing import Any
 from catalog.root import Root
 from pipeline.config import Job
 from pipeline.execute import serial
-from pipeline.job import Opened, Receipt, Refusal, Run
+from pipeline.job import Opened, Run
+from pipeline.ledger import Receipt, Refusal
 
 
 @dataclass(frozen=True, kw_only=True)
