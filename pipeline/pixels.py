@@ -36,7 +36,8 @@ def physical(stored: Stored, spec: CubeSpec) -> Physical:
 def data_mask(values: Physical, flags: Flags) -> Mask:
     """(h, w): the pixel holds data in every band. A cloud is data; nodata or a NaN in any good band is a hole."""
     finite: Mask = np.isfinite(values.sum(axis=0))  # one NaN or infinity spoils the sum
-    return finite & ((flags & NODATA) == 0)
+    finite &= (flags & NODATA) == 0
+    return finite
 
 
 def fill_holes(values: Physical, known: Mask, mean: Physical, *, reach: int = FILL_REACH_PX) -> None:

@@ -71,7 +71,9 @@ def stas_card(name: str, *, window_bands: int) -> tuple[ModelCard, dict[str, tor
     net = Stas(genotype, window_bands, width=2)
     card = ModelCard(
         name=name, architecture="stas", window_bands=window_bands, halo=net.halo,
-        config={"genotype": genotype.to_dict(), "channels": window_bands, "width": 2},
+        config={
+            "domain": "bands", "genotype": genotype.to_dict(), "channels": window_bands, "width": 2, "activate": False
+        },
     )  # fmt: skip
     return card, net.state_dict()
 
