@@ -9,6 +9,7 @@ import io
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from catalog.errors import BadAsset, Refused
@@ -99,7 +100,7 @@ class EnviSource:
         x0, x1, _ = x.indices(self.spec.width)
         try:
             if self._dataset is None:
-                self._dataset = rasterio.open(self._local.path(), driver="ENVI")
+                self._dataset = _open(self._local.path())
             stored: NDArray[Any] = self._dataset.read(self._file_bands, window=Window(x0, y0, x1 - x0, y1 - y0))
         except RasterioError as e:
             raise BadAsset(f"{shown(self._local.data.href)}: cannot be read: {e}") from e
@@ -216,6 +217,12 @@ def _check_length(data: Asset, reach: Reach, declared: int) -> None:
         raise Refused(f"{shown(data.href)}: {declared} bytes, fetched whole, the limit is {reach.max_bytes}")
 
 
+def _open(path: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a lab image has no place on Earth
+        return rasterio.open(path, driver="ENVI")
+
+
 def _georeference(
     data: Asset, header: Asset, reach: Reach
 ) -> tuple[str | None, tuple[float, float, float, float, float, float] | None]:
@@ -231,7 +238,7 @@ def _georeference(
         (Path(folder) / "image.hdr").write_text(sized, encoding="latin-1")
         (Path(folder) / "image.img").write_bytes(bytes(16))
         try:
-            with rasterio.open(Path(folder) / "image.img", driver="ENVI") as dataset:
+            with _open(str(Path(folder) / "image.img")) as dataset:
                 if dataset.crs is None:
                     return None, None
                 epsg = dataset.crs.to_epsg()

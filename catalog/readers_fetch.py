@@ -34,6 +34,8 @@ from catalog.scene import Asset
 from catalog.sign import Signed, Signer, Unsigned
 
 TRIES = 4
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 4.0
 TIMEOUT_S = 60.0
 CHUNK_BYTES = 1 << 20
 HDF_BLOCK_BYTES = 1 << 18
@@ -45,7 +47,6 @@ GDAL_OPTIONS = {
     "GDAL_HTTP_RETRY_DELAY": "0.3",
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "CPL_VSIL_CURL_USE_HEAD": "NO",
     # GDAL remembers bytes and failures per process; a retry, or an asset replaced since, must see the server
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",
 }
@@ -199,6 +200,8 @@ class Reach:
         tries = TRIES if remote else 1
         for attempt in range(tries):
             name, options = self.gdal(href, fresh=attempt > 0)
+            if attempt:
+                options["CPL_VSIL_CURL_USE_HEAD"] = "NO"  # some signatures are good for GET only
             try:
                 with rasterio.Env(**options), warnings.catch_warnings():
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a lab image has no place on Earth
@@ -286,7 +289,7 @@ def patiently(call: Callable[[], T]) -> T:
     again = tenacity_retry(
         retry=retry_if_exception_type(Unreachable),
         stop=stop_after_attempt(TRIES),
-        wait=wait_random_exponential(multiplier=0.2, max=4),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
         reraise=True,
     )
     return again(call)()
