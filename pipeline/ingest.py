@@ -220,15 +220,16 @@ def ingest(job: IngestJob, *, engine: Engine = on_ray) -> Run:
     """
     root = Root(job.archive)
     run_id = new_run_id("ingest")
-    return Run(run_id, job, _units(job, root, run_id), partial(IngestWorker, job.archive), engine)
+    found = scenes(job)
+    known = len(found) if isinstance(found, list) else None  # an API is asked for its pages as the run goes on
+    units = (_unit(f, job, root, run_id) for f in found)
+    return Run(run_id, job, units, partial(IngestWorker, job.archive), engine, scenes=known)
 
 
-def _units(job: IngestJob, root: Root, run: str) -> Iterator[Unit | Refusal]:
-    for found in scenes(job):
-        if isinstance(found, Skipped):
-            yield Refusal(scene=found.id, reason=found.reason)
-        else:
-            yield IngestUnit(found, job, root, run)
+def _unit(found: Scene | Skipped, job: IngestJob, root: Root, run: str) -> Unit | Refusal:
+    if isinstance(found, Skipped):
+        return Refusal(scene=found.id, reason=found.reason)
+    return IngestUnit(found, job, root, run)
 
 
 def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:

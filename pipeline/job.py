@@ -301,8 +301,11 @@ class Run:
         make: Make[Any, Any],
         engine: Engine,
         *,
+        scenes: int | None = None,
         open_scenes: int = 3,
     ) -> None:
+        self.scenes = scenes
+        """How many units there will be, where that is known beforehand."""
         self.report = RunReport(run=run_id)
         self._root = Root(job.archive)
         self._board = Board(units, self.report, Ledger(self._root, run_id), open_scenes=open_scenes)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,53 +15,50 @@ SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "fail
 
 
 def follow(run: Run, console: Console) -> RunReport:
-    """Work to the end of ``run``, showing a bar for each open scene on a terminal, a line for each scene elsewhere."""
-    with _bars(console) as bars:
+    """Work to the end of ``run``: on a terminal a bar for all scenes and one for each open scene, and everywhere a line
+    for each scene that has ended.
+    """
+    with _progress(console) as progress:
+        bars = _Bars(console, progress, run.scenes)
         for event in run:
             bars.show(event)
     return run.report
 
 
 class _Bars:
-    def __init__(self, console: Console, progress: Progress | None) -> None:
+    def __init__(self, console: Console, progress: Progress, scenes: int | None) -> None:
         self._console = console
         self._progress = progress
-        self._rows: dict[str, TaskID] = {}
+        self._all = progress.add_task("all scenes", total=scenes, unit="scenes")
+        self._open: dict[str, TaskID] = {}
 
     def show(self, event: Event) -> None:
         if event.kind in ("opened", "tile"):
-            self._move(event)
+            if event.scene not in self._open:
+                self._open[event.scene] = self._progress.add_task(event.scene, total=event.tiles_total, unit="tiles")
+            self._progress.update(self._open[event.scene], completed=event.tiles_done)
             if event.kind == "opened" and event.message:
                 self._console.print(f"{event.scene}: [yellow]{event.message}[/]", highlight=False)
             return
-        if self._progress is not None and event.scene in self._rows:
-            self._progress.remove_task(self._rows.pop(event.scene))
+        if event.scene in self._open:
+            self._progress.remove_task(self._open.pop(event.scene))
+        self._progress.advance(self._all)
         sign = SIGNS.get(event.kind, "[yellow]skipped[/]")
         reason = f": {event.message}" if event.message else ""
         self._console.print(f"{sign} {event.scene}{reason}", highlight=False, soft_wrap=True)
 
-    def _move(self, event: Event) -> None:
-        if self._progress is None:
-            return
-        if event.scene not in self._rows:
-            self._rows[event.scene] = self._progress.add_task(event.scene, total=event.tiles_total)
-        self._progress.update(self._rows[event.scene], completed=event.tiles_done)
 
-
-@contextmanager
-def _bars(console: Console) -> Iterator[_Bars]:
-    if not console.is_terminal:
-        yield _Bars(console, None)
-        return
-    columns = (
+def _progress(console: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("tiles, left"),
+        TextColumn("{task.fields[unit]}, left"),
         TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield _Bars(console, progress)
 
 
 def summary(report: RunReport, console: Console) -> None:

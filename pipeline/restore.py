@@ -81,8 +81,9 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray) -> Run:
     root = Root(job.archive)
     run_id = new_run_id("restore")
     model_card(root, model_name(job))  # a name that is wrong is wrong for every scene
-    units = (RestoreUnit(scene, job, root, run_id) for scene in sources(job))
-    run = Run(run_id, job, units, partial(RestoreWorker, job.archive), engine)
+    found = sources(job)
+    units = (RestoreUnit(scene, job, root, run_id) for scene in found)
+    run = Run(run_id, job, units, partial(RestoreWorker, job.archive), engine, scenes=len(found))
     run.report.notes.update(task=job.task, model=model_name(job))
     return run
 
