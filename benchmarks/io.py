@@ -419,7 +419,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
     parser.add_argument("--scratch", type=Path, help="where to work; default a folder that is removed at the end")
     parser.add_argument("--gib", type=float, default=1.0, help="size of the scene of `copy`")
-    parser.add_argument("--network-px", type=int, default=512, help="edge of the scene of `network`")
+    parser.add_argument("--network-px", type=int, default=768, help="edge of the scene of `network`")
     parser.add_argument("--model", default=DEFAULT_MODEL["denoise"], help="model of `network` and `memory`")
     parser.add_argument("--turns", type=int, default=3, help="runs of each side")
     options = parser.parse_args()
