@@ -10,18 +10,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from catalog.errors import ArchiveError, BadAsset
+from catalog.errors import ArchiveError, BadAsset, Refused
+from catalog.readers import open_scene
 from catalog.readers_enmap import read_metadata
 from catalog.readers_fetch import Reach
+from catalog.readers_hdf import start_time
 from catalog.readers_header import Header, at, read_header
+from catalog.readers_mat import layout_of, shares_file
 from catalog.readers_mtl import parse_mtl
 from catalog.scene import Asset, Scene
 from catalog.sensors import sensor as sensor_table
@@ -92,13 +97,13 @@ class _Maker:
         for name in rest:
             suffix = Path(name).suffix.lower()
             if suffix in _WHOLE:
-                yield self._single(folder / name, _WHOLE[suffix])
+                yield from self._guarded(name, lambda n=name, s=suffix: [self._single(folder / n, _WHOLE[s])])
             elif suffix == ".hdr":
                 yield from self._guarded(name, lambda n=name: [self._envi(folder, n, names)])
 
     def _guarded(self, id: str, make: Any) -> Iterator[Scene | Skipped]:
         try:
-            yield from make()
+            yield from [_proved(scene) for scene in make()]
         except ArchiveError as e:
             yield Skipped(id=id, reason=str(e))
 
@@ -168,7 +173,14 @@ class _Maker:
 
     def _single(self, path: Path, media_type: str) -> Scene:
         asset = Asset(key="data", href=str(path), roles=("data",), media_type=media_type)
-        return self._scene(path.stem, _mtime(path), {"data": asset}, properties=MTIME)
+        if path.suffix.lower() == ".mat":
+            layout = layout_of(asset, sensor_table(self.sensor), Reach())
+            # one file can hold the cubes of two instruments: each scene has an id of its own
+            id = f"{path.stem}-{self.sensor}" if shares_file(layout) else path.stem
+            facts = {"hypermend:mat_key": layout.cube}
+            return self._scene(id, _mtime(path), {"data": asset}, properties={**MTIME, **facts})
+        when = _parse(start_time(asset, Reach()) or "")
+        return self._scene(path.stem, when or _mtime(path), {"data": asset}, properties={} if when else MTIME)
 
     def _envi(self, folder: Path, name: str, names: Sequence[str]) -> Scene:
         stem = Path(name).stem
@@ -190,21 +202,15 @@ class _Maker:
         grid: GeoBox | None = None,
         properties: dict[str, Any],
     ) -> Scene:
-        geometry, bbox = None, None
-        if grid is not None:
-            outline = grid.footprint("EPSG:4326")
-            box = outline.boundingbox
-            geometry, bbox = outline.json, (box.left, box.bottom, box.right, box.top)
         return Scene(
             id=re.sub(r"[^A-Za-z0-9._-]+", "_", id),
             collection=self.collection,
             datetime=when,
             sensor=self.sensor,
             grid=grid,
-            bbox=bbox,
-            geometry=geometry,
             assets=assets,
             properties=dict(properties),
+            **_footprint(grid),
         )
 
 
@@ -213,6 +219,45 @@ def _common_start(names: Sequence[str]) -> str:
     first, last = min(names), max(names)
     same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return first[: next(same, min(len(first), len(last)))]
+
+
+def _proved(scene: Scene) -> Scene:
+    """The scene, its headers read and understood; the footprint that only the reader knows is filled in.
+
+    What is refused (an unknown Sentinel-2 offset) is for the user to settle in the item: it stays a scene.
+    """
+    try:
+        source = open_scene(scene)
+    except Refused:
+        return scene
+    try:
+        if scene.grid is None and source.spec.grid is not None:
+            return replace(scene, grid=source.spec.grid, **_footprint(source.spec.grid))
+        if source.lonlat is not None:
+            return replace(scene, **_swath(*source.lonlat))
+        return scene
+    finally:
+        source.close()
+
+
+def _footprint(grid: GeoBox | None) -> dict[str, Any]:
+    """Outline and box in degrees, none for a lab image."""
+    if grid is None:
+        return {"geometry": None, "bbox": None}
+    outline = grid.footprint("EPSG:4326")
+    box = outline.boundingbox
+    return {"geometry": outline.json, "bbox": (box.left, box.bottom, box.right, box.top)}
+
+
+def _swath(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> dict[str, Any]:
+    """The box around a swath's pixels."""
+    known = (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
+    if not known.any():
+        return {}
+    w, e = float(lon[known].min()), float(lon[known].max())
+    s, n = float(lat[known].min()), float(lat[known].max())
+    ring = [[w, s], [e, s], [e, n], [w, n], [w, s]]
+    return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": (w, s, e, n)}
 
 
 def _deliveries(names: Sequence[str]) -> dict[str, list[str]]:

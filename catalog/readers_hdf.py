@@ -276,6 +276,15 @@ def open_file(asset: Asset, reach: Reach) -> Iterator[Any]:
             yield file
 
 
+def start_time(asset: Asset, reach: Reach) -> str | None:
+    """When the acquisition began, as the product writes it."""
+    with open_file(asset, reach) as file:
+        for name in ("Product_StartTime", "time_coverage_start"):
+            if (value := file.attrs.get(name)) is not None:
+                return value.decode() if isinstance(value, bytes) else str(value)
+    return None
+
+
 def mat_variables(asset: Asset, reach: Reach) -> Mapping[str, tuple[tuple[int, ...], str]]:
     """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
     with open_file(asset, reach) as file:

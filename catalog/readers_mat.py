@@ -183,6 +183,17 @@ def _check_bytes(file: _File, name: str, declared: int) -> None:
         raise Refused(f"{file.where}: {name} holds {declared} bytes, read whole, the limit is {file.reach.max_bytes}")
 
 
+def layout_of(asset: Asset, table: Sensor, reach: Reach) -> Layout:
+    """What the cube of a file is for this sensor; see `pick_layout`."""
+    file = _File(asset, reach)
+    return pick_layout(file.variables, table, None, file.where, file.listed())
+
+
+def shares_file(layout: Layout) -> bool:
+    """Whether files of this layout hold the cubes of several instruments."""
+    return len({k.sensor for k in LAYOUTS if k.name == layout.name}) > 1
+
+
 def pick_layout(
     variables: Mapping[str, tuple[tuple[int, ...], str]], table: Sensor, key: str | None, where: str, listed: str
 ) -> Layout:

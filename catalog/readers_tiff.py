@@ -7,7 +7,9 @@ opens only the files that it touches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +20,7 @@ from rasterio.windows import Window
 
 from catalog import readers_s2
 from catalog.errors import BadAsset
-from catalog.hrefs import shown
+from catalog.hrefs import is_remote, shown
 from catalog.readers_bands import (
     Band,
     Pixels,
@@ -57,8 +59,10 @@ def open_tiff(
     sentinel2 = table.name.startswith("sentinel2")
     if sentinel2:
         assets = readers_s2.pick(assets, bands, gsd_m, what)
+    elif bands is not None:
+        assets = _of_bands(assets, bands, table)
     identity = reach.identity(assets)
-    headers = [read_header(a, reach) for a in assets]
+    headers = _headers(assets, reach)
     if (xml := find_metadata(scene.assets)) is not None:
         headers = _with_metadata(headers, read_metadata(xml, reach), what)
     for header in headers:
@@ -96,6 +100,9 @@ def open_tiff(
         Layer(files=tuple(place(h, target, size, what) for h in g), file_bands=(p,), cube_bands=(0,))
         for g, p in flag_groups
     ]
+    # a shard's window twice over: interleaved bands must not be unpacked once for each band
+    window_bytes = math.prod(spec.shard) * np.dtype(spec.dtype).itemsize
+    reach.gdal_cache_bytes = max(reach.gdal_cache_bytes, 2 * window_bytes)
     return TiffSource(spec, identity, layers, classes, reach)
 
 
@@ -166,6 +173,21 @@ class TiffSource:
         self._opened.clear()
 
 
+def _of_bands(assets: Sequence[Asset], bands: Sequence[str], table: Sensor) -> Sequence[Asset]:
+    """Of a one-file-per-band delivery the files that are wanted; all when a wanted band has none."""
+    wanted = {match_band(b, table) for b in bands}
+    picked = [a for a in assets if len(a.bands) == 1 and a.bands[0] in wanted]
+    return picked if {a.bands[0] for a in picked} == wanted else assets
+
+
+def _headers(assets: Sequence[Asset], reach: Reach) -> list[Header]:
+    """Headers of all files; remote ones several at a time, each is a round trip or two."""
+    if not any(is_remote(a.href) for a in assets):
+        return [read_header(a, reach) for a in assets]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda a: read_header(a, reach), assets))
+
+
 def _with_metadata(headers: Sequence[Header], told: EnmapMetadata, what: str) -> list[Header]:
     """The delivery's own metadata file in place of the tags that its image lacks."""
     if wrong := [h for h in headers if h.count != len(told.wavelength_nm)]:
@@ -182,7 +204,7 @@ def _groups(headers: Sequence[Header]) -> list[list[Header]]:
     groups: dict[Any, list[Header]] = {}
     for h in headers:
         key = (h.asset.bands or h.names, h.wavelength_nm, h.count)
-        groups.setdefault(key if any(key[:2]) else (h.asset.key,), []).append(h)
+        groups.setdefault(key if any(key[:2]) or h.count > 1 else (h.asset.key,), []).append(h)
     return list(groups.values())
 
 

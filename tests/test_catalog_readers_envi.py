@@ -64,22 +64,24 @@ def test_without_map_info_there_is_no_grid(tmp_path: Path) -> None:
     assert spec.crs is None and spec.transform is None
 
 
-def test_a_header_that_does_not_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("lines = 5", "lines = 50", "210 bytes, its header declares 2100"),
+        ("bbl = { 1, 0, 1 }", "bbl = { 1, 0 }", "'bbl' has 2 values, the image has 3 bands"),
+        ("data type = 2", "data type = 6", "data type 6"),
+        ("samples = 7", "", "'samples' is 'missing'"),
+    ],
+)
+def test_a_header_that_does_not_fit(tmp_path: Path, old: str, new: str, reason: str) -> None:
     write(tmp_path)
+    scene = scene_of(tmp_path)
     header = tmp_path / "image.hdr"
-    text = header.read_text()
-    header.write_text(text.replace("lines = 5", "lines = 50"))
-    with pytest.raises(BadAsset, match="210 bytes, its header declares 2100"):
-        open_scene(scene_of(tmp_path))
-    header.write_text(text.replace("bbl = { 1, 0, 1 }", "bbl = { 1, 0 }"))
-    with pytest.raises(BadAsset, match="'bbl' has 2 values, the image has 3 bands"):
-        open_scene(scene_of(tmp_path))
-    header.write_text(text.replace("data type = 2", "data type = 6"))
-    with pytest.raises(BadAsset, match="data type 6"):
-        open_scene(scene_of(tmp_path))
-    header.write_text(text.replace("samples = 7", ""))
-    with pytest.raises(BadAsset, match="'samples' is 'missing'"):
-        open_scene(scene_of(tmp_path))
+    header.write_text(header.read_text().replace(old, new))
+    with pytest.raises(BadAsset, match=reason):
+        open_scene(scene)
+    (found,) = from_folder(tmp_path, sensor="enmap", collection="c")
+    assert isinstance(found, Skipped) and reason in found.reason
 
 
 def test_a_header_alone_is_skipped(tmp_path: Path) -> None:

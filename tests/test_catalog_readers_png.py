@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from catalog.discover import from_folder
+from catalog.discover import Skipped, from_folder
 from catalog.errors import BadAsset, Refused
 from catalog.readers import open_scene
 from catalog.scene import Scene, from_item, to_item
@@ -46,6 +47,13 @@ def test_a_stack_is_one_scene_of_counts(tmp_path: Path) -> None:
     assert stored.dtype == np.uint16 and (flags == 1).all()
 
 
+def said(folder: Path) -> str:
+    """Why the folder is no scene."""
+    (found,) = from_folder(folder, sensor="cave", collection="cave")
+    assert isinstance(found, Skipped)
+    return found.reason
+
+
 @pytest.mark.parametrize(
     ("array", "what"),
     [
@@ -63,23 +71,20 @@ def test_another_kind_of_png_names_the_file_and_both_modes(tmp_path: Path, array
         body = bytearray((home / "toy_ms_07.png").read_bytes())
         body[24:26] = bytes([16, 6])
         (home / "toy_ms_07.png").write_bytes(body)
-    with pytest.raises(BadAsset, match=rf"toy_ms_07\.png: is {what}, expected 16-bit gray"):
-        open_scene(scene_of(tmp_path))
+    assert re.search(rf"toy_ms_07\.png: is {what}, expected 16-bit gray", said(tmp_path))
 
 
 def test_missing_bands_are_named(tmp_path: Path) -> None:
     home, _ = stack(tmp_path)
     (home / "toy_ms_03.png").unlink()
     (home / "toy_ms_30.png").unlink()
-    with pytest.raises(BadAsset, match=r"bands 3, 30 of 31 \(cave\) have no PNG"):
-        open_scene(scene_of(tmp_path))
+    assert "bands 3, 30 of 31 (cave) have no PNG" in said(tmp_path)
 
 
 def test_another_size_names_both(tmp_path: Path) -> None:
     home, _ = stack(tmp_path)
     iio.imwrite(home / "toy_ms_09.png", np.zeros((5, 8), "uint16"))
-    with pytest.raises(BadAsset, match=r"toy_ms_09\.png is 5 x 8 pixels, .*toy_ms_01\.png is 6 x 8"):
-        open_scene(scene_of(tmp_path))
+    assert re.search(r"toy_ms_09\.png is 5 x 8 pixels, .*toy_ms_01\.png is 6 x 8", said(tmp_path))
 
 
 def test_no_png_and_a_broken_one(tmp_path: Path) -> None:
@@ -90,18 +95,18 @@ def test_no_png_and_a_broken_one(tmp_path: Path) -> None:
     with pytest.raises(BadAsset, match=r"toy_ms_02\.png: cannot be decoded"):
         source.read(slice(None), slice(None))
     (home / "toy_ms_02.png").write_bytes(b"GIF89a" * 9)
-    with pytest.raises(BadAsset, match=r"toy_ms_02\.png: is no PNG"):
-        open_scene(scene_of(tmp_path))
+    assert "toy_ms_02.png: is no PNG" in said(tmp_path)
 
 
 def test_a_declared_size_over_the_limit_is_refused_before_decoding(tmp_path: Path) -> None:
     home, _ = stack(tmp_path)
+    scene = scene_of(tmp_path)
     for path in home.iterdir():
         body = bytearray(path.read_bytes())
         body[16:24] = (100_000).to_bytes(4, "big") * 2
         path.write_bytes(body)
     with pytest.raises(Refused, match=r"\(31, 100000, 100000\) = 620000000000 bytes.*limit is 1000000"):
-        open_scene(scene_of(tmp_path), max_bytes=1_000_000)
+        open_scene(scene, max_bytes=1_000_000)
 
 
 def test_cave_scenes_equal_their_pngs(shared_data: Path) -> None:

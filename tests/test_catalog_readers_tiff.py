@@ -293,25 +293,29 @@ def test_files_off_the_grid_name_both_transforms(tmp_path: Path) -> None:
         open_scene(scene_of(a, b, sensor="ali"))
 
 
-def hyperion_delivery(folder: Path, *, scaling: str) -> np.ndarray:
+@pytest.fixture(scope="module")
+def hyperion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Scene, np.ndarray]:
     """A small Hyperion L1T delivery: 242 one-band GeoTIFFs of int16 and their MTL file."""
-    rng = np.random.default_rng(0)
-    values = rng.integers(1, 2000, (242, 6, 5)).astype("int16")
+    folder = tmp_path_factory.mktemp("hyperion")
+    values = np.random.default_rng(0).integers(1, 2000, (242, 6, 5)).astype("int16")
     for i in range(242):
         write_tiff(folder / f"EO1H0140412003193110PZ_B{i + 1:03d}_L1T.TIF", values[i : i + 1])
     (folder / "EO1H0140412003193110PZ_MTL_L1T.TXT").write_text(
         'GROUP = L1_METADATA_FILE\n  GROUP = PRODUCT_METADATA\n    SPACECRAFT_ID = "EO1"\n'
         "    ACQUISITION_DATE = 2003-07-12\n  END_GROUP = PRODUCT_METADATA\n"
-        f"  GROUP = RADIANCE_SCALING\n{scaling}  END_GROUP = RADIANCE_SCALING\nEND_GROUP = L1_METADATA_FILE\nEND\n"
+        "  GROUP = RADIANCE_SCALING\n    SCALING_FACTOR_VNIR = 40\n    SCALING_FACTOR_SWIR = 80\n"
+        "  END_GROUP = RADIANCE_SCALING\nEND_GROUP = L1_METADATA_FILE\nEND\n"
     )
-    return values
+    (scene,) = from_folder(folder, sensor="hyperion", collection="c")
+    assert isinstance(scene, Scene)
+    return folder, scene, values
 
 
-def test_a_hyperion_delivery_is_one_scene_of_counts_with_the_factors_of_each_detector(tmp_path: Path) -> None:
-    values = hyperion_delivery(tmp_path, scaling="    SCALING_FACTOR_VNIR = 40\n    SCALING_FACTOR_SWIR = 80\n")
-    (scene,) = from_folder(tmp_path, sensor="hyperion", collection="c")
-    assert isinstance(scene, Scene) and scene.id == "EO1H0140412003193110PZ"
-    assert scene.datetime == datetime(2003, 7, 12, tzinfo=UTC)
+def test_a_hyperion_delivery_is_one_scene_of_counts_with_the_factors_of_each_detector(
+    hyperion: tuple[Path, Scene, np.ndarray],
+) -> None:
+    _, scene, values = hyperion
+    assert scene.id == "EO1H0140412003193110PZ" and scene.datetime == datetime(2003, 7, 12, tzinfo=UTC)
     source = open_scene(scene)
     spec = source.spec
     assert spec.bands == 242 and spec.good.count(False) == 44 and spec.quantity == "counts"
@@ -320,20 +324,18 @@ def test_a_hyperion_delivery_is_one_scene_of_counts_with_the_factors_of_each_det
     np.testing.assert_array_equal(everything(source)[0], values[np.array(spec.band) - 1])
 
 
-def test_bands_of_one_detector_are_radiance(tmp_path: Path) -> None:
-    hyperion_delivery(tmp_path, scaling="    SCALING_FACTOR_VNIR = 40\n    SCALING_FACTOR_SWIR = 80\n")
-    (scene,) = from_folder(tmp_path, sensor="hyperion", collection="c")
-    assert isinstance(scene, Scene)
-    spec = open_scene(scene, bands=["B8", "B009", "B10"]).spec
+def test_bands_of_one_detector_are_radiance(hyperion: tuple[Path, Scene, np.ndarray]) -> None:
+    spec = open_scene(hyperion[1], bands=["B8", "B009", "B10"]).spec
     assert (spec.quantity, spec.scale_factor, spec.band) == ("radiance", 1 / 40, (8, 9, 10))
 
 
-def test_a_delivery_without_scale_says_which_bands(tmp_path: Path) -> None:
-    hyperion_delivery(tmp_path, scaling="    SCALING_FACTOR_VNIR = 40\n")
-    (scene,) = from_folder(tmp_path, sensor="hyperion", collection="c")
-    assert isinstance(scene, Scene)
+def test_a_delivery_without_scale_says_which_bands(hyperion: tuple[Path, Scene, np.ndarray], tmp_path: Path) -> None:
+    _, scene, _ = hyperion
+    short = tmp_path / "x_MTL.txt"
+    short.write_text("SCALING_FACTOR_VNIR = 40\n")
+    broken = replace(scene, assets={**scene.assets, "mtl": replace(scene.assets["mtl"], href=str(short))})
     with pytest.raises(BadAsset, match="no radiance scale for bands B71, B72"):
-        open_scene(scene)
+        open_scene(broken)
 
 
 def test_landsat_delivery(shared_data: Path) -> None:
