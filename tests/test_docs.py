@@ -162,3 +162,13 @@ def test_a_block_without_an_excuse_is_not_excused() -> None:
         ("python", 6, False),
         ("bash", 10, True),
     ]
+
+
+def test_the_faults_said_to_be_tested_have_tests() -> None:
+    rows = re.findall(
+        r"^\| (F\d+) \|.*\| (yes|in parts|no) \|$", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 15
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    tested = {f"F{int(number)}" for number in re.findall(r"^def test_f(\d+)_", sources, re.MULTILINE)}
+    assert {name for name, state in rows if state == "yes"} <= tested
