@@ -322,6 +322,8 @@ class _Reads(WrapperStore[Store]):
         found = await self._store.get(key, prototype, byte_range)
         if found is None or len(found) == 0:  # a shard that was cut to nothing reads as absent, too
             self.missing.add(key)
+        else:
+            self.missing.discard(key)  # another process has written it since
         return found
 
 

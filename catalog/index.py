@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog import sensors
-from catalog.errors import ArchiveError, BadItem, NotFound, Refused
-from catalog.root import Entry, Root, safe_name
+from catalog.errors import BadItem, NotFound, Refused
+from catalog.root import Entry, NotJson, Root, safe_name
 from catalog.scene import Scene, from_item, to_item
 from catalog.select import Select
 
@@ -231,9 +231,7 @@ def _read_item(root: Root, entry: Entry) -> Row | None:
         return row_of(entry.key, entry.version, root.get_json(entry.key))
     except NotFound:
         return None  # removed since the listing
-    except (ArchiveError, TypeError, ValueError, AttributeError) as e:
-        if isinstance(e, ArchiveError) and e.transient:
-            raise
+    except (NotJson, BadItem, TypeError, ValueError, AttributeError) as e:
         log.warning("item %s cannot be read and is left out: %s", root.href(entry.key), e)
         return None
 

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from catalog.errors import ArchiveError, BadCube, NotFound
-from catalog.root import Root
+from catalog.errors import BadCube, NotFound
+from catalog.root import NotJson, Root
 
 _NAME = re.compile(r"/(\d+)-(\d+)\.json$")
 _AT_ONCE = 16  # small reads: waiting, not work
@@ -138,9 +138,7 @@ class Marks:
             listed = self.root.get_json(self.folded)["marks"]
         except NotFound:
             return {}
-        except ArchiveError as e:
-            if e.transient:
-                raise
+        except (NotJson, KeyError, TypeError) as e:
             raise BadCube(f"{self.root.href(self.folded)} is damaged; delete it, then restore checks every tile") from e
         return {mark.index: mark for mark in map(Mark.from_dict, listed)}
 

@@ -26,8 +26,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from catalog import index
-from catalog.errors import ArchiveError, NotFound, Refused
-from catalog.root import Root, safe_name, to_json
+from catalog.errors import NotFound, Refused
+from catalog.root import NotJson, Root, safe_name, to_json
 from catalog.scene import STAC_VERSION, Asset, Scene, is_remote, to_item
 from catalog.spec import CubeSpec
 
@@ -281,11 +281,7 @@ def _read(root: Root, key: str) -> dict[str, Any] | None:
     """A document of ours; None when it is absent or damaged, so that it is written anew."""
     try:
         document = root.get_json(key)
-    except NotFound:
-        return None
-    except ArchiveError as e:
-        if e.transient:
-            raise
+    except (NotFound, NotJson):
         return None
     sound = isinstance(document, dict) and isinstance(document.get("links"), list)
     return document if sound and isinstance(document.get("properties", {}), dict) else None

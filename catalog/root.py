@@ -42,6 +42,10 @@ _RETRY = {
 _LEFTOVER = re.compile(r"#\d+$|\.[0-9a-f]{32}\.partial$")
 
 
+class NotJson(ArchiveError):
+    """An object that should be JSON and is not: damaged, or not ours."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One object of a listing."""
@@ -141,13 +145,13 @@ class Root:
     def get_json(self, key: str) -> Any:
         """
         Raises:
-            ArchiveError: the object is no JSON.
+            NotJson: the object is damaged or not ours.
         """
         data = self.get(key)
         try:
             return json.loads(data)
         except ValueError as e:
-            raise ArchiveError(f"{self.href(key)} is no JSON ({e}); it was not written by Hypermend") from e
+            raise NotJson(f"{self.href(key)} is no JSON ({e}); it was not written by Hypermend") from e
 
     def put_json(self, key: str, value: Any) -> bool:
         """Write `value` as JSON (keys sorted, no NaN) if that changes anything; True when it was written."""

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from odc.geo.xr import xr_coords  # noqa: F401 (ds.odc)
 
 from catalog.cube import Cube, check, create, open_cube, read_spec
-from catalog.errors import BadCube, NotFound
+from catalog.errors import ArchiveError, BadCube, NotFound
 from catalog.root import Root
 from catalog.spec import NODATA, VALID, CubeSpec
 from tests.small_cubes import FILL, make_cube, make_pixels, make_spec, write_tiles
@@ -379,6 +380,26 @@ def test_f1_a_killed_writer_leaves_no_half_shard(tmp_path: Path) -> None:
         xr.open_zarr(tmp_path / PATH).reflectance.load()  # no leftover disturbs bare xarray
     write_tiles(cube, stored, flags)
     assert np.array_equal(cube.read(slice(0, 200), slice(0, 200))[0], stored) and cube.verify() == []
+
+
+@pytest.mark.fault
+def test_f12_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the write fails in the middle."""
+    root = Root(tmp_path)
+    cube, stored, flags = make_cube(root, PATH, make_spec())
+    clean = everything(root)
+    y, x = cube.spec.window(0, 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(ArchiveError, match="too large") as full:
+            cube.write(y, x, stored[:, y, x][:, ::-1], flags[y, x])
+        with pytest.raises(ArchiveError, match="too large"):
+            root.put("big", bytes(6000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not full.value.transient
+    assert everything(root) == clean and cube.verify() == []
 
 
 # ------------------------------------------------------------------------------------------------- bare xarray

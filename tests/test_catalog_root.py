@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import pickle
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
+from catalog.cube import Cube
 from catalog.errors import ArchiveError, NotFound, Refused, Unreachable
 from catalog.root import Root, redact, safe_name
+from tests.small_cubes import make_cube, make_spec
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -100,6 +112,122 @@ def test_a_bucket_that_is_not_there_or_not_reached(moto_s3: str, monkeypatch: py
         Root("s3://bucket/x").get("a")
     assert error.value.transient
     assert "very-secret" not in str(error.value) and "very-secret" not in repr(Root("s3://bucket/x"))
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """A way to the S3 server that fails, by `plan`, the first `failures` requests of each object."""
+
+    plan, failures, upstream = "503", 2, ""
+    seen: ClassVar[Counter[str]] = Counter()
+    protocol_version = "HTTP/1.1"
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.seen[self.path] += 1
+        fails = self.seen[self.path] <= self.failures
+        if fails and self.plan == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True  # no answer at all
+            return
+        if fails and self.plan.isdigit():
+            self.answer(int(self.plan), b"<Error><Code>ExpiredToken</Code></Error>")
+            return
+        server = http.client.HTTPConnection(self.upstream.removeprefix("http://"), timeout=20)
+        server.request(self.command, self.path, body or None, dict(self.headers.items()))
+        reply = server.getresponse()
+        status, data, names = reply.status, reply.read(), reply.headers
+        server.close()
+        kept = {k: names[k] for k in ("ETag", "Last-Modified", "Content-Range") if names[k]}
+        if fails and self.plan == "truncated" and self.command == "GET":
+            self.answer(status, data, length=len(data), cut=len(data) // 2, **kept)
+            self.close_connection = True
+            return
+        self.answer(status, data, **kept)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any
+
+    def answer(
+        self, status: int, data: bytes, *, length: int | None = None, cut: int | None = None, **kept: str
+    ) -> None:
+        self.send_response(status)
+        for name, value in kept.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(length or len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[:cut])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Flaky]]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    server.handle_error = lambda *args: None  # type: ignore[method-assign]
+    Flaky.upstream, Flaky.failures = moto_s3, 2
+    Flaky.seen.clear()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    quick = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20), "base": 2}
+    monkeypatch.setattr("catalog.root._RETRY", {"max_retries": 3, "backoff": quick})
+    yield Flaky
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("plan", ["500", "503", "reset"])
+def test_f10_a_passing_fault_of_the_store_is_not_seen(flaky: type[Flaky], s3_bucket: str, plan: str) -> None:
+    flaky.plan = plan
+    root = Root(f"s3://{s3_bucket}/archive")
+    cube, stored, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
+    flaky.seen.clear()
+    got, _ = Cube(root, "a.zarr").read(slice(0, 32), slice(0, 32))
+    assert np.array_equal(got, stored) and cube.verify() == []
+
+
+@pytest.mark.fault
+def test_f10_half_a_body_is_noticed_and_may_be_asked_for_again(flaky: type[Flaky], s3_bucket: str) -> None:
+    root = Root(f"s3://{s3_bucket}/archive")
+    flaky.plan, flaky.failures = "truncated", 0
+    cube, stored, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
+    flaky.seen.clear()
+    flaky.failures = 1
+    answers = []
+    for _ in range(5):
+        try:
+            answers.append(cube.read(slice(0, 32), slice(0, 32))[0])
+        except Unreachable as e:
+            assert e.transient
+    assert answers and all(np.array_equal(a, stored) for a in answers)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("plan", ["500", "reset", "truncated", "403"])
+def test_f10_a_lasting_fault_is_an_error_and_never_pixels(
+    flaky: type[Flaky], s3_bucket: str, monkeypatch: pytest.MonkeyPatch, plan: str
+) -> None:
+    flaky.plan, flaky.failures = plan, 0
+    root = Root(f"s3://{s3_bucket}/archive")
+    cube, _, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
+    flaky.seen.clear()
+    flaky.failures = 1000
+    expected = Refused if plan == "403" else Unreachable
+    for act in (
+        lambda: cube.read(slice(0, 32), slice(0, 32)),
+        lambda: root.get("a.zarr/zarr.json"),
+        lambda: Cube(root, "a.zarr"),
+        lambda: cube.verify(),
+    ):
+        with pytest.raises(expected) as error:
+            act()
+        assert error.value.transient == (plan != "403")
+    if plan != "truncated":
+        with pytest.raises(expected):
+            cube.marks.done()
+        with pytest.raises(expected):
+            root.put("x", b"")
 
 
 def test_names_become_parts_of_keys() -> None:
