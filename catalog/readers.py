@@ -88,6 +88,8 @@ def open_scene(
         BadAsset: the files are not what the item says, or cannot become one cube.
         NotFound, Refused, Unreachable: from the way to them.
     """
+    if bands is not None and not bands:
+        raise BadAsset(f"scene {scene.id}: empty selection of bands; name some of sensor {scene.sensor}")
     files = [a for a in scene.assets.values() if is_data(a.roles, a.media_type, a.key) and a.key != "visual"]
     kinds: dict[str, list[Asset]] = {}
     for asset in files:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.errors import BadAsset
-from catalog.scene import match_band
+from catalog.scene import match_band, plain_name
 from catalog.sensors import Sensor
 from catalog.spec import NODATA, VALID, CubeSpec
 
@@ -156,16 +156,14 @@ def choose(bands: Sequence[Band], wanted: Sequence[str] | None, what: str) -> li
     """Positions of the wanted bands (by name), all when None.
 
     Raises:
-        BadAsset: an unknown name, or nothing left.
+        BadAsset: an unknown name.
     """
     if wanted is None:
         return list(range(len(bands)))
-    plain = {b.name.lower().lstrip("b").lstrip("0"): i for i, b in enumerate(bands)}
-    picked = [plain.get(w.strip().lower().lstrip("b").lstrip("0")) for w in wanted]
+    plain = {plain_name(b.name): i for i, b in enumerate(bands)}
+    picked = [plain.get(plain_name(w)) for w in wanted]
     if unknown := [w for w, p in zip(wanted, picked, strict=True) if p is None]:
         raise BadAsset(f"{what}: no band {', '.join(unknown)}; there are {', '.join(b.name for b in bands)}")
-    if not picked:
-        raise BadAsset(f"{what}: empty selection of bands; there are {', '.join(b.name for b in bands)}")
     return sorted({p for p in picked if p is not None})
 
 

@@ -209,10 +209,10 @@ class Reach:
                 with rasterio.Env(**options), warnings.catch_warnings():
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a lab image has no place on Earth
                     if opened is None:
-                        with rasterio.open(name) as dataset:
+                        with rasterio.open(name, driver=_driver(href)) as dataset:
                             return use(dataset)
                     if href not in opened:
-                        opened[href] = rasterio.open(name)
+                        opened[href] = rasterio.open(name, driver=_driver(href))
                     return use(opened[href])
             except (RasterioError, RasterioIOError) as e:
                 if opened is not None and (broken := opened.pop(href, None)) is not None:
@@ -313,6 +313,11 @@ def http_error(href: str, code: int) -> ArchiveError:
 def _plain(error: BaseException) -> str:
     """The error in words, without the query string of any URL in it."""
     return re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]*", r"\1", str(error)) or type(error).__name__
+
+
+def _driver(href: str) -> str:
+    """The one GDAL driver for a file: left to guess, GDAL follows a VRT to any other file, here or elsewhere."""
+    return "JP2OpenJPEG" if re.search(r"\.(jp2|j2k)$", urlsplit(href).path, re.I) else "GTiff"
 
 
 def _s3fs_options(signed: Signed) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class HdfSource:
             self._file = self._stack.enter_context(open_file(self._asset, self._reach))
         out = np.empty((self.spec.bands, y.stop - y.start, x.stop - x.start), dtype=self.spec.dtype)
         for part in self._parts:
-            dataset = self._file[part.path]
+            dataset = _need(self._file, part.path, shown(self._asset.href))
             at = {"b": slice(None), "y": y, "x": x}
             block = dataset[tuple(at[a] for a in part.axes)]
             block = block.transpose([part.axes.index(a) for a in "byx"])
@@ -239,7 +239,11 @@ def _lonlat(file: Any, lon: str, lat: str, where: str) -> tuple[NDArray[np.float
 def _need(group: Any, path: str, where: str) -> Any:
     if path not in group:
         raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(_listed(group)) or 'nothing'}")
-    return group[path]
+    found = group[path]
+    linked = found.file.id != group.file.id
+    if linked or (isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)):
+        raise BadAsset(f"{where}: {path!r} lies in another file; an asset has to hold its own pixels")
+    return found
 
 
 def _attr(file: Any, name: str, where: str) -> Any:
@@ -288,11 +292,9 @@ def start_time(asset: Asset, reach: Reach) -> str | None:
 def mat_variables(asset: Asset, reach: Reach) -> Mapping[str, tuple[tuple[int, ...], str]]:
     """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
     with open_file(asset, reach) as file:
-        return {
-            name: (tuple(reversed(item.shape)), _matlab_class(item))
-            for name, item in file.items()
-            if isinstance(item, h5py.Dataset)
-        }
+        own = (n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink))
+        found = ((n, file[n]) for n in own)
+        return {n: (tuple(reversed(d.shape)), _matlab_class(d)) for n, d in found if isinstance(d, h5py.Dataset)}
 
 
 def _matlab_class(item: Any) -> str:
@@ -304,4 +306,4 @@ def _matlab_class(item: Any) -> str:
 def read_small(asset: Asset, reach: Reach, name: str) -> NDArray[Any]:
     """A whole dataset in file order."""
     with open_file(asset, reach) as file:
-        return np.asarray(file[name][()])
+        return np.asarray(_need(file, name, shown(asset.href))[()])

@@ -22,6 +22,7 @@ from catalog.scene import Asset, Scene
 from catalog.sensors import Sensor
 
 SCALE = 1 / 65535
+HEADER_BYTES = 33
 _MODES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGBA"}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -41,8 +42,10 @@ def open_png(
     found = by_number(table, numbers, what)
     picked = choose(found, bands, what)
     chosen = [files[found[i].number] for i in picked]
-    bodies: dict[str, io.BytesIO | Path] = {}
-    sizes = [_size(a, reach, bodies) for a in chosen]
+    packed = sum(s for s in (reach.stat(a.href).size for a in chosen) if s is not None)
+    if packed > reach.max_bytes:
+        raise Refused(f"{what}: its PNGs have {packed} bytes, read whole, and the limit is {reach.max_bytes}")
+    sizes = [_size(a, reach) for a in chosen]
     if len(set(sizes)) > 1:
         odd = next(i for i, s in enumerate(sizes) if s != sizes[0])
         raise BadAsset(
@@ -56,7 +59,7 @@ def open_png(
         raise Refused(f"{what}: {spec.shape} = {declared} bytes, read whole, and the limit is {reach.max_bytes}")
 
     def load() -> NDArray[Any]:
-        return np.stack([_pixels(bodies.get(a.key) or reach.fetch(a.href), a) for a in chosen])
+        return np.stack([_pixels(reach.fetch(a.href), a) for a in chosen])
 
     return ArraySource(spec, reach.identity(chosen), load, order)
 
@@ -69,19 +72,14 @@ def band_number(asset: Asset) -> int:
     return int(match[1])
 
 
-def _size(asset: Asset, reach: Reach, bodies: dict[str, io.BytesIO | Path]) -> tuple[int, int]:
-    """(y, x) from the PNG header; a remote body is kept, it comes whole anyway.
+def _size(asset: Asset, reach: Reach) -> tuple[int, int]:
+    """(y, x) from the PNG header.
 
     Raises:
         BadAsset: no PNG, or not 16-bit gray.
     """
-    body = bodies[asset.key] = reach.fetch(asset.href)
-    if isinstance(body, Path):
-        with body.open("rb") as file:
-            head = file.read(33)
-    else:
-        head = body.getvalue()[:33]
-    if len(head) < 33 or not head.startswith(_SIGNATURE):
+    head = reach.head(asset.href, HEADER_BYTES)
+    if len(head) < HEADER_BYTES or not head.startswith(_SIGNATURE):
         raise BadAsset(f"{shown(asset.href)}: is no PNG")
     width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
     if (depth, colour) != (16, 0):

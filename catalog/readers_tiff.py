@@ -61,7 +61,8 @@ def open_tiff(
         assets = readers_s2.pick(assets, bands, gsd_m, what)
     elif bands is not None:
         assets = _of_bands(assets, bands, table)
-    identity = reach.identity(assets)
+    told_by = [a for a in (scene.assets.get("mtl"), find_metadata(scene.assets)) if a is not None]
+    identity = reach.identity([*assets, *told_by])
     headers = _headers(assets, reach)
     if (xml := find_metadata(scene.assets)) is not None:
         headers = _with_metadata(headers, read_metadata(xml, reach), what)

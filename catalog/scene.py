@@ -117,8 +117,9 @@ def from_item(
     base = href or _self_link(item)
     properties: dict[str, Any] = json.loads(json.dumps(dict(item["properties"])))
     when = _datetime(id, properties)
-    name = sensor or properties.pop("hypermend:sensor", None) or _infer_sensor(id, properties)
-    properties.pop("hypermend:sensor", None)
+    name = properties.pop("hypermend:sensor", None) or _infer_sensor(id, properties) or sensor
+    if name is None:
+        raise BadItem(id, f"its platform {properties.get('platform')!r} is no known sensor; give --sensor")
     try:
         table = sensors.sensor(name)
     except BadSensor as e:
@@ -232,7 +233,7 @@ def _rfc3339(when: datetime) -> str:
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _infer_sensor(id: str, properties: Mapping[str, Any]) -> str:
+def _infer_sensor(id: str, properties: Mapping[str, Any]) -> str | None:
     instruments = properties.get("instruments") or []
     words = [properties.get("platform"), properties.get("constellation"), *instruments]
     line = " ".join(str(w).lower() for w in words if w)
@@ -241,7 +242,7 @@ def _infer_sensor(id: str, properties: Mapping[str, Any]) -> str:
             return name
     if "sentinel-2" in line and (match := re.match(r"S2([AB])_", id)):
         return f"sentinel2{match[1].lower()}"
-    raise BadItem(id, f"its platform and instruments ({line or 'none given'}) name no known sensor; give --sensor")
+    return None
 
 
 def _crs(id: str, fields: Mapping[str, Any]) -> str | None:
@@ -400,12 +401,12 @@ def _band_name(band: Mapping[str, Any], i: int, key: str, count: int, table: sen
 
 def match_band(name: str, table: sensors.Sensor) -> str | None:
     """B4, b04 and B04 are one band; None when the table has no such band."""
-    plain = {_plain(b): b for b in table.band_name}
-    return plain.get(_plain(name))
+    return {plain_name(b): b for b in table.band_name}.get(plain_name(name))
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"(?<!\d)0+(?=\d)", "", name.strip().lower())
+def plain_name(name: str) -> str:
+    """A band's name without what writers differ in: B04, b4 and 4 are one."""
+    return re.sub(r"^b(?=\d)", "", re.sub(r"(?<!\d)0+(?=\d)", "", name.strip().lower()))
 
 
 def _common(field: str, raw: Mapping[str, Any], per_band: Sequence[Mapping[str, Any]]) -> float | None:

@@ -148,3 +148,24 @@ def test_the_wrong_sensor_is_noticed(tmp_path: Path) -> None:
     emit(tmp_path / "a.nc")
     with pytest.raises(BadAsset, match=r"outside sensor cave \(400-700 nm\)"):
         open_scene(scene_of(tmp_path / "a.nc", "cave"))
+
+
+@pytest.mark.parametrize("how", ["external", "link", "virtual"])
+def test_pixels_in_another_file_are_refused(tmp_path: Path, how: str) -> None:
+    emit(tmp_path / "a.nc")
+    (tmp_path / "secret").write_bytes(bytes(4 * 6 * 5 * 285))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["reflectance"] = np.zeros((*SIZE, 285), "float32")
+    with h5py.File(tmp_path / "a.nc", "a") as file:
+        del file["reflectance"]
+        if how == "external":
+            place = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset("reflectance", (*SIZE, 285), "float32", external=place)
+        elif how == "link":
+            file["reflectance"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/reflectance")
+        else:
+            layout = h5py.VirtualLayout((*SIZE, 285), "float32")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "reflectance", shape=(*SIZE, 285))
+            file.create_virtual_dataset("reflectance", layout)
+    with pytest.raises(BadAsset, match="'reflectance' lies in another file"):
+        open_scene(scene_of(tmp_path / "a.nc", "emit"))

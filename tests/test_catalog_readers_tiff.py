@@ -267,6 +267,29 @@ def test_unreadable_files_are_bad_assets(tmp_path: Path) -> None:
         everything(open_scene(scene_of(whole, sensor="ali")))
 
 
+def test_a_file_that_points_to_others_is_refused(tmp_path: Path) -> None:
+    inner = write_tiff(tmp_path / "inner.tif", np.ones((9, 4, 4), "uint16"))
+    vrt = tmp_path / "a.tif"
+    rows = "".join(
+        f'<VRTRasterBand dataType="UInt16" band="{i}"><SimpleSource><SourceFilename>{inner}</SourceFilename>'
+        f"<SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>"
+        for i in range(1, 10)
+    )
+    vrt.write_text(f'<VRTDataset rasterXSize="4" rasterYSize="4">{rows}</VRTDataset>')
+    with rasterio.open(vrt) as file:
+        assert file.read(1).max() == 1  # GDAL itself would follow it
+    with pytest.raises(BadAsset, match=r"a\.tif: cannot be read"):
+        open_scene(scene_of(vrt, sensor="ali"))
+
+
+def test_the_identity_covers_the_metadata_file(hyperion: tuple[Path, Scene, np.ndarray], tmp_path: Path) -> None:
+    _, scene, _ = hyperion
+    other = tmp_path / "x_MTL.txt"
+    other.write_text(Path(scene.assets["mtl"].href).read_text() + "# newer\n")
+    changed = replace(scene, assets={**scene.assets, "mtl": replace(scene.assets["mtl"], href=str(other))})
+    assert open_scene(changed, bands=["B9"]).identity != open_scene(scene, bands=["B9"]).identity
+
+
 def test_huge_declared_shapes_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:
     path = tmp_path / "huge.tif"
     profile = {"driver": "GTiff", "count": 9, "height": 900_000, "width": 900_000, "dtype": "float64"}
@@ -277,6 +300,17 @@ def test_huge_declared_shapes_are_refused_before_anything_is_allocated(tmp_path:
     assert path.stat().st_size < 2**20
     with pytest.raises(BadAsset, match=r"declares \(9, 900000, 900000\) = 58320000000000 bytes, limit"):
         open_scene(scene_of(path, sensor="ali"))
+
+
+def test_jpeg_2000(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 60000, (9, 32, 40)).astype("uint16")
+    profile = {"driver": "JP2OpenJPEG", "count": 9, "height": 32, "width": 40, "dtype": "uint16"}
+    place = {"crs": "EPSG:32633", "transform": Affine(30, 0, *ORIGIN[:1], 0, -30, ORIGIN[1])}
+    with rasterio.open(tmp_path / "a.jp2", "w", **profile, **place, QUALITY="100", REVERSIBLE="YES") as out:
+        out.write(values)
+    source = open_scene(scene_of(tmp_path / "a.jp2", sensor="ali"))
+    assert source.spec.crs == "EPSG:32633"
+    np.testing.assert_array_equal(source.read(slice(3, 30), slice(0, 40))[0], values[:, 3:30])
 
 
 def test_files_off_the_grid_name_both_transforms(tmp_path: Path) -> None:

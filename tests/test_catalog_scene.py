@@ -150,6 +150,11 @@ def test_a_bad_thumbnail_does_not_cost_the_scene() -> None:
     assert list(from_item(raw).assets) == ["data"]
 
 
+def test_a_given_sensor_is_for_items_that_name_none() -> None:
+    assert from_item(item(), sensor="cave").sensor == "enmap"
+    assert from_item(item(properties__platform=None), sensor="cave").sensor == "cave"
+
+
 def test_null_geometry_and_no_crs_pass() -> None:
     raw = item(geometry=None, properties__platform=None)
     del raw["bbox"]
