@@ -9,6 +9,6 @@ for item in archive.search(stage="restored", sensor="enmap"):
 from __future__ import annotations
 
 from catalog.archive import Archive, Item, nearest, open
-from catalog.index import feature_collection
+from catalog.publish import feature_collection
 
 __all__ = ["Archive", "Item", "feature_collection", "nearest", "open"]

@@ -8,7 +8,7 @@ The items are the truth; the index is a cache of them. A row counts only while i
 reads the others, and answers the same with the index fresh, stale, damaged or gone.
 
 Rows hold the item's JSON beside the columns that are searched: a plain table, because GeoParquet has no place for the
-null geometry of a lab image (docs/decisions/0003-index-is-a-plain-table.md).
+null geometry of a lab image (docs/decisions/0004-cubes-and-index.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from catalog import sensors
 from catalog.errors import BadItem, NotFound, Refused
 from catalog.root import Entry, NotJson, Root, safe_name
-from catalog.scene import Scene, from_item, to_item
+from catalog.scene import Scene, from_item
 from catalog.select import Select
 
 log = logging.getLogger(__name__)
@@ -179,11 +179,6 @@ def rebuild(root: Root) -> int:
     for key in old:
         root.delete(key)
     return len(rows)
-
-
-def feature_collection(scenes: Iterable[Scene]) -> dict[str, Any]:
-    """A STAC item collection; hrefs are absolute, as scenes found by `search` have them."""
-    return {"type": "FeatureCollection", "features": [to_item(scene) for scene in scenes]}
 
 
 def _rows(root: Root, collections: Sequence[str]) -> list[Row]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -118,6 +118,28 @@ def put_item(root: Root, scene: Scene, *, run: str) -> int:
     return written + _link(root, scene)
 
 
+def feature_collection(scenes: Iterable[Scene]) -> dict[str, Any]:
+    """A STAC item collection; hrefs are absolute, as scenes found by `search` have them."""
+    return {"type": "FeatureCollection", "features": [document(scene) for scene in scenes]}
+
+
+def document(scene: Scene) -> dict[str, Any]:
+    """The STAC item of a scene, hrefs as they are, with centre and width of the bands of its cube (eo extension)."""
+    item = to_item(scene)
+    properties = item["properties"]
+    if any(name.startswith("processing:") for name in properties):
+        item["stac_extensions"].append(_PROCESSING)
+    bands = item["assets"].get("cube", {}).get("bands", ())
+    centres, widths = (properties.get(f"hypermend:{name}_nm", ()) for name in ("wavelength", "fwhm"))
+    if bands and len(bands) == len(centres) == len(widths):
+        item["stac_extensions"].append(_EO)
+        for band, centre_nm, width_nm in zip(bands, centres, widths, strict=True):
+            band["eo:center_wavelength"] = round(centre_nm / 1000, 7)  # the extension wants micrometres
+            if width_nm:
+                band["eo:full_width_half_max"] = round(width_nm / 1000, 7)
+    return item
+
+
 def rebuild_catalogs(root: Root) -> None:
     """Make catalog.json, the collections and the date catalogs anew from the listing of the items."""
     tree: dict[str, dict[str, list[str]]] = {}
@@ -151,6 +173,7 @@ def _cube_scene(
         href=key,
         roles=("data",),
         media_type=ZARR_MEDIA_TYPE,
+        bands=spec.band_name,
         nodata=None if spec.fill is None else float(spec.fill),
         scale=spec.scale_factor if spec.scale_factor != 1.0 else None,
         offset=spec.add_offset if spec.add_offset != 0.0 else None,
@@ -166,7 +189,8 @@ def _cube_scene(
         assets={"cube": cube},
         properties={
             **kept,
-            "bands": [_band(spec, i) for i in range(spec.bands)],
+            "hypermend:wavelength_nm": list(spec.wavelength_nm),
+            "hypermend:fwhm_nm": [width if width == width else None for width in spec.fwhm_nm],
             "hypermend:cube": key,
             "hypermend:quantity": spec.quantity,
             "hypermend:valid_fraction": round(valid_fraction, 6),
@@ -174,17 +198,6 @@ def _cube_scene(
             **facts,
         },
     )
-
-
-def _band(spec: CubeSpec, i: int) -> dict[str, Any]:
-    """STAC 1.1 band with the fields of the eo extension, in micrometres as that wants them."""
-    band: dict[str, Any] = {
-        "name": spec.band_name[i],
-        "eo:center_wavelength": round(spec.wavelength_nm[i] / 1000, 7),
-    }
-    if spec.fwhm_nm[i] == spec.fwhm_nm[i]:
-        band["eo:full_width_half_max"] = round(spec.fwhm_nm[i] / 1000, 7)
-    return band
 
 
 def _footprint(
@@ -204,7 +217,7 @@ def _footprint(
 def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:
     """The document that is stored at `key`."""
     folder = posixpath.dirname(key)
-    item = to_item(scene)
+    item = document(scene)
     for asset in item["assets"].values():
         asset["href"] = _stored_href(root, folder, asset["href"])
     item["links"] = [
@@ -218,13 +231,6 @@ def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:
             item["links"].append(_entry_link("derived_from", posixpath.relpath(made_from, folder), _GEOJSON))
         else:  # ingested straight from a STAC elsewhere: there is no raw item here
             del item["properties"]["hypermend:derived_from"]
-    used = item["properties"].keys()
-    if any(k.startswith("processing:") for k in used):
-        item["stac_extensions"].append(_PROCESSING)
-    if any(k.startswith("eo:") for k in used) or any(
-        k.startswith("eo:") for band in item["properties"].get("bands", ()) for k in band
-    ):
-        item["stac_extensions"].append(_EO)
     return item
 
 
