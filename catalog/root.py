@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
@@ -78,7 +78,7 @@ class Root:
             self.url = f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
             self.store = _s3(parts.netloc, parts.path.strip("/"))
         elif parts.scheme in ("", "file"):
-            self._folder = Path(parts.path if parts.scheme else text).expanduser().absolute()
+            self._folder = Path(unquote(parts.path) if parts.scheme else text).expanduser().absolute()
             self.url = str(self._folder)
             self.store = LocalStore(self._folder, mkdir=True)
         else:
