@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
+import logging
 import os
 import re
 import urllib.error
@@ -16,7 +17,6 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -30,6 +30,7 @@ from tenacity import retry_if_exception_type, stop_after_attempt, wait_random_ex
 
 from catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
 from catalog.hrefs import is_remote, resolve_href, shown
+from catalog.readers_range import RangeFile
 from catalog.scene import Asset
 from catalog.sign import Signed, Signer, Unsigned
 
@@ -38,7 +39,6 @@ FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 4.0
 TIMEOUT_S = 60.0
 CHUNK_BYTES = 1 << 20
-HDF_BLOCK_BYTES = 1 << 18
 # GDAL's own default is 5 % of the machine: a worker would grow with its scene (measured: 234 -> 521 MiB)
 GDAL_CACHE_BYTES = 16 << 20
 GIB = 2**30
@@ -52,8 +52,20 @@ GDAL_OPTIONS = {
     # GDAL remembers bytes and failures per process; a retry, or an asset replaced since, must see the server
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",
 }
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\x89HDF", b"CDF")
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 T = TypeVar("T")
+
+
+class _NoSecrets(logging.Filter):
+    """GDAL logs the URL of a failed request; what signs it must not stay in it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = _without_query(record.getMessage()), ()
+        return True
+
+
+for _name in ("rasterio._env", "rasterio._io", "rasterio._err", "rasterio._base"):
+    logging.getLogger(_name).addFilter(_NoSecrets())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +184,8 @@ class Reach:
         try:
             filesystem.invalidate_cache()
             return ask(filesystem, href)
-        except FileNotFoundError as e:
-            raise NotFound(f"{href}: no such object") from e
+        except FileNotFoundError:
+            raise NotFound(f"{href}: no such object") from None
         except PermissionError as e:
             raise Refused(f"{href}: access denied; set AWS_* credentials or --sign s3-requester-pays") from e
         except OSError as e:
@@ -237,36 +249,33 @@ class Reach:
         return patiently(lambda: self._head_remote(href, size))
 
     def _head_remote(self, href: str, size: int) -> bytes:
-        if href.startswith("s3://"):
-            first: bytes = self._s3(href, lambda fs, key: fs.cat_file(key, start=0, end=size))
-            return first
-        with self._get(href, {"Range": f"bytes=0-{size - 1}"}) as answer:
-            try:
-                return answer.read(size)
-            except (OSError, http.client.HTTPException) as e:
-                raise Unreachable(f"{shown(href)}: {_plain(e)}") from None
+        total = self.stat(href).size
+        return self._range(href, 0, size if total is None else min(size, total)) if total else b""
 
-    @contextmanager
-    def seekable(self, href: str) -> Any:
-        """A local path or a seekable remote file read by ranges, for h5py."""
+    def seekable(self, href: str) -> str | RangeFile:
+        """A local path, or a remote file that is read by ranges."""
         href = allowed(href)
-        self.stat(href)
+        stat = self.stat(href)
         if not is_remote(href):
-            yield href
-            return
-        signed = self.sign(href)
-        options: dict[str, Any] = {"block_size": HDF_BLOCK_BYTES, "cache_type": "blockcache"}
+            return href
+        if stat.size is None:
+            raise Refused(f"{shown(href)}: the server does not tell its size, so it cannot be read by ranges")
+        return RangeFile(stat.size, lambda start, stop: patiently(lambda: self._range(href, start, stop)))
+
+    def _range(self, href: str, start: int, stop: int) -> bytes:
         if href.startswith("s3://"):
-            filesystem = fsspec.filesystem("s3", **_s3fs_options(signed))
+            part: bytes = self._s3(href, lambda fs, key: fs.cat_file(key, start=start, end=stop))
         else:
-            filesystem = fsspec.filesystem("http", headers=signed.headers)
-        try:
-            with filesystem.open(signed.url, "rb", **options) as file:
-                yield file
-        except ArchiveError:
-            raise
-        except FileNotFoundError as e:
-            raise NotFound(f"{shown(href)}: no such file") from e
+            with self._get(href, {"Range": f"bytes={start}-{stop - 1}"}) as answer:
+                if answer.status != 206:
+                    raise Refused(f"{shown(href)}: the server serves no ranges (answers {answer.status} to one)")
+                try:
+                    part = answer.read()
+                except (OSError, http.client.HTTPException) as e:
+                    raise Unreachable(f"{shown(href)}: broken off ({type(e).__name__})") from None
+        if len(part) != stop - start:
+            raise Unreachable(f"{shown(href)}: {len(part)} of {stop - start} bytes came; truncated")
+        return part
 
     def identity(self, assets: Iterable[Asset]) -> str:
         """A hash that changes when any of the files does: checksum, ETag or size and mtime."""
@@ -311,8 +320,13 @@ def http_error(href: str, code: int) -> ArchiveError:
 
 
 def _plain(error: BaseException) -> str:
-    """The error in words, without the query string of any URL in it."""
-    return re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]*", r"\1", str(error)) or type(error).__name__
+    """The error in words."""
+    return _without_query(str(error)) or type(error).__name__
+
+
+def _without_query(text: str) -> str:
+    """Any URL in the text without its query string."""
+    return re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\",]*", r"\1", text)
 
 
 def _driver(href: str) -> str:

@@ -15,15 +15,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.errors import BadAsset, Unreachable
-from catalog.hrefs import is_remote, shown
+from catalog.errors import ArchiveError, BadAsset
+from catalog.hrefs import shown
 from catalog.readers_bands import Band, Pixels, by_wavelength, choose, default_fill, flags_of, make_spec
 from catalog.readers_fetch import Reach
 from catalog.scene import Asset, Scene
 from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
 
-READ_TRIES = 3
 _PRISMA = "HDFEOS/SWATHS/PRS_L2D_HCO"
 _MATLAB = {"double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32"}
 
@@ -65,20 +64,15 @@ class HdfSource:
     def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """(bands, h, w) stored numbers and (h, w) flags."""
         y, x = slice(*y.indices(self.spec.height)), slice(*x.indices(self.spec.width))
-        for attempt in range(READ_TRIES):
-            try:
-                stored = self._window(y, x)
-                return stored, flags_of(stored, self.spec)
-            except (OSError, KeyError, RuntimeError) as e:
-                self.close()
-                self._reach.stat(self._asset.href)  # raises what the server or the disk says
-                if not is_remote(self._asset.href):
-                    raise BadAsset(f"{shown(self._asset.href)}: cannot be read: {e}") from e
-                if attempt + 1 == READ_TRIES:
-                    raise Unreachable(
-                        f"{shown(self._asset.href)}: reading failed {READ_TRIES} times though the server answers"
-                    ) from None
-        raise AssertionError("unreachable")
+        try:
+            stored = self._window(y, x)
+        except ArchiveError:
+            self.close()  # the next read begins anew, with a new signature
+            raise
+        except (OSError, KeyError, RuntimeError) as e:
+            self.close()
+            raise BadAsset(f"{shown(self._asset.href)}: cannot be read: {e}") from e
+        return stored, flags_of(stored, self.spec)
 
     def _window(self, y: slice, x: slice) -> NDArray[Any]:
         if self._file is None:
@@ -268,16 +262,12 @@ def _listed(group: Any, limit: int = 20) -> list[str]:
 @contextmanager
 def open_file(asset: Asset, reach: Reach) -> Iterator[Any]:
     """The open HDF5 file, local or by ranges."""
-    with reach.seekable(asset.href) as place:
-        try:
-            file = h5py.File(place, "r")
-        except OSError as e:
-            reach.stat(asset.href)
-            if is_remote(asset.href) and reach.head(asset.href, 8) == b"\x89HDF\r\n\x1a\n":
-                raise Unreachable(f"{shown(asset.href)}: opening failed though the server answers: {e}") from None
-            raise BadAsset(f"{shown(asset.href)}: is no HDF5 file: {e}") from e
-        with file:
-            yield file
+    try:
+        file = h5py.File(reach.seekable(asset.href), "r")
+    except OSError as e:
+        raise BadAsset(f"{shown(asset.href)}: is no HDF5 file: {e}") from e
+    with file:
+        yield file
 
 
 def start_time(asset: Asset, reach: Reach) -> str | None:

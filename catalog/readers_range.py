@@ -1,0 +1,58 @@
+"""A remote file that can be read anywhere in it, by ranges, for libraries that want a Python file (h5py).
+
+Blocks are fetched through `Reach`, so that signing, retries and errors are those of every other read.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+
+BLOCK_BYTES = 1 << 18
+KEPT_BLOCKS = 64
+
+
+class RangeFile(io.RawIOBase):
+    """Bytes of a file of known size; the last 16 MiB read are kept."""
+
+    def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
+        """`fetch(start, stop)` gives these bytes or raises."""
+        self._size = size
+        self._fetch = fetch
+        self._at = 0
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        stop = min(self._at + len(buffer), self._size)
+        done = 0
+        while self._at < stop:
+            number, skip = divmod(self._at, BLOCK_BYTES)
+            part = self._block(number)[skip : skip + stop - self._at]
+            buffer[done : done + len(part)] = part
+            done += len(part)
+            self._at += len(part)
+        return done
+
+    def _block(self, number: int) -> bytes:
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        start = number * BLOCK_BYTES
+        block = self._blocks[number] = self._fetch(start, min(start + BLOCK_BYTES, self._size))
+        if len(self._blocks) > KEPT_BLOCKS:
+            self._blocks.popitem(last=False)
+        return block
