@@ -231,16 +231,22 @@ def flags_of(stored: NDArray[Any], spec: CubeSpec) -> NDArray[np.uint8]:
 
     A pixel with only some bands missing keeps its stored numbers but is not VALID: no network may see its fill.
     """
-    good = np.flatnonzero(spec.good)
-    looked_at = stored[good] if good.size else stored
-    missing = np.zeros(looked_at.shape, dtype=bool)
-    if spec.fill is not None and not (isinstance(spec.fill, float) and math.isnan(spec.fill)):
-        missing |= looked_at == spec.fill
-    if stored.dtype.kind == "f":
-        missing |= ~np.isfinite(looked_at)
-    if spec.fill is not None:
-        stored[:, missing.all(axis=0)] = spec.fill
-    return np.where(missing.any(axis=0), NODATA, VALID).astype(np.uint8)
+    good = [i for i, g in enumerate(spec.good) if g] or list(range(spec.bands))
+    some = np.zeros(stored.shape[1:], dtype=bool)
+    every = np.ones(stored.shape[1:], dtype=bool)
+    for band in good:  # one band at a time: no second copy of the window
+        missing = _missing(stored[band], spec.fill)
+        some |= missing
+        every &= missing
+    if spec.fill is not None and every.any():
+        stored[:, every] = spec.fill
+    return np.where(some, NODATA, VALID).astype(np.uint8)
+
+
+def _missing(band: NDArray[Any], fill: float | int | None) -> NDArray[np.bool_]:
+    """Where a band (y, x) has no data: its fill, and for floats anything that is no finite number."""
+    missing = np.zeros(band.shape, dtype=bool) if fill is None else np.asarray(band == fill)
+    return missing | ~np.isfinite(band) if band.dtype.kind == "f" else missing
 
 
 class ArraySource:
