@@ -59,6 +59,8 @@ def target_grid(found: Sequence[Found], gsd_m: float | None, what: str) -> tuple
     if any(h.transform.b or h.transform.d for h in headers) and len(headers) > 1:
         raise BadAsset(f"{what}: several files with rotated pixels; they cannot be put on one grid")
     first = min(headers, key=lambda h: h.pixel)
+    if first.crs is not None and first.transform.e > 0:
+        raise BadAsset(f"{what}: rows run from south to north ({first.transform.e:g} per row); turn the image first")
     size = first.pixel if gsd_m is None else gsd_m
     a = math.copysign(size, first.transform.a) if gsd_m is not None else first.transform.a
     e = math.copysign(size, first.transform.e) if gsd_m is not None else first.transform.e
@@ -70,7 +72,10 @@ def target_grid(found: Sequence[Found], gsd_m: float | None, what: str) -> tuple
     width, height = (max(xs) - min(xs)) / abs(a), (max(ys) - min(ys)) / abs(e)
     # a coarser grid over a scene that is no multiple of it: the last, incomplete pixels are left out
     cut = math.floor if gsd_m is not None else round
-    return Affine(a, 0.0, left, 0.0, e, top), (cut(height + ALIGN_PX), cut(width + ALIGN_PX)), first.crs
+    shape = cut(height + ALIGN_PX), cut(width + ALIGN_PX)
+    if min(shape) < 1:
+        raise BadAsset(f"{what}: no pixel of {size:g} fits; the files have pixels of {first.pixel:g} in {first.crs}")
+    return Affine(a, 0.0, left, 0.0, e, top), shape, first.crs
 
 
 def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> Placed:

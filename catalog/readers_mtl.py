@@ -18,7 +18,7 @@ from typing import Any
 from catalog.errors import BadAsset
 from catalog.readers_bands import Band
 from catalog.readers_fetch import Reach
-from catalog.scene import Scene
+from catalog.scene import Asset, Scene
 
 LIMIT_BYTES = 4 << 20
 
@@ -35,7 +35,7 @@ class Calibration:
 
 def calibration(scene: Scene, bands: Sequence[Band], reach: Reach) -> Calibration | None:
     """From the scene's MTL file; None when it has none."""
-    asset = scene.assets.get("mtl")
+    asset = find_mtl(scene.assets)
     if asset is None:
         return None
     body = Reach(reach.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
@@ -56,6 +56,11 @@ def calibration(scene: Scene, bands: Sequence[Band], reach: Reach) -> Calibratio
         "hypermend:radiance_units": "W m-2 sr-1 um-1",
     }
     return Calibration(quantity="counts", scale_factor=1.0, add_offset=0.0, attrs=attrs)
+
+
+def find_mtl(assets: Mapping[str, Asset]) -> Asset | None:
+    """The MTL file among a scene's assets, by its name."""
+    return next((a for a in assets.values() if re.search(r"_MTL(_L1[A-Z]+)?\.txt$", a.href.split("?")[0], re.I)), None)
 
 
 def _decoded(body: io.BytesIO) -> str:

@@ -37,7 +37,7 @@ from catalog.readers_enmap import EnmapMetadata, find_metadata, read_metadata
 from catalog.readers_fetch import Reach
 from catalog.readers_grid import Found, Layer, Placed, averaged, has_holes, layers_of, place, resampling, target_grid
 from catalog.readers_header import Header, check_against_item, read_header
-from catalog.readers_mtl import Calibration, calibration
+from catalog.readers_mtl import Calibration, calibration, find_mtl
 from catalog.scene import Asset, Scene, match_band
 from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
@@ -61,28 +61,14 @@ def open_tiff(
         assets = readers_s2.pick(assets, bands, gsd_m, what)
     elif bands is not None:
         assets = _of_bands(assets, bands, table)
-    told_by = [a for a in (scene.assets.get("mtl"), find_metadata(scene.assets)) if a is not None]
+    told_by = [a for a in (find_mtl(scene.assets), find_metadata(scene.assets)) if a is not None]
     identity = reach.identity([*assets, *told_by])
     headers = _headers(assets, reach)
     if (xml := find_metadata(scene.assets)) is not None:
         headers = _with_metadata(headers, read_metadata(xml, reach), what)
     for header in headers:
         check_against_item(header, scene)
-    groups = _groups(headers)
-    flag_groups: list[tuple[list[Header], int]] = []
-    found: list[Found] = []  # band, its files, its 1-based number in them
-    left_out: list[str] = []
-    for group in groups:
-        for position, band in enumerate(_bands_of(group[0], table, what), start=1):
-            if isinstance(band, str):
-                if readers_s2.is_classes(band):
-                    flag_groups.append((group, position))
-                else:
-                    left_out.append(band)
-            elif band.detector == THERMAL:
-                left_out.append(band.name)
-            else:
-                found.append((band, group, position))
+    found, class_bands, left_out = _sorted_out(_groups(headers), table, what)
     if not found:
         raise BadAsset(f"{what}: no band of sensor {table.name} in {', '.join(shown(a.href) for a in assets[:4])}")
     picked = choose([b for b, _, _ in found], bands, what)
@@ -99,7 +85,7 @@ def open_tiff(
         spec = replace(spec, fill=spare_number(spec.dtype))
     classes = [
         Layer(files=tuple(place(h, target, size, what) for h in g), file_bands=(p,), cube_bands=(0,))
-        for g, p in flag_groups
+        for g, p in class_bands
     ]
     # a shard's window twice over: interleaved bands must not be unpacked once for each band
     window_bytes = math.prod(spec.shard) * np.dtype(spec.dtype).itemsize
@@ -172,6 +158,27 @@ class TiffSource:
         for dataset in self._opened.values():
             dataset.close()
         self._opened.clear()
+
+
+def _sorted_out(
+    groups: Sequence[list[Header]], table: Sensor, what: str
+) -> tuple[list[Found], list[tuple[list[Header], int]], list[str]]:
+    """Bands of the cube, bands of classes (files, 1-based number in them), and the names of what is left out."""
+    found: list[Found] = []
+    classes: list[tuple[list[Header], int]] = []
+    left_out: list[str] = []
+    for group in groups:
+        for position, band in enumerate(_bands_of(group[0], table, what), start=1):
+            if isinstance(band, Band):
+                if band.detector == THERMAL:
+                    left_out.append(band.name)
+                else:
+                    found.append((band, group, position))
+            elif readers_s2.is_classes(band):
+                classes.append((group, position))
+            else:
+                left_out.append(band)
+    return found, classes, left_out
 
 
 def _of_bands(assets: Sequence[Asset], bands: Sequence[str], table: Sensor) -> Sequence[Asset]:

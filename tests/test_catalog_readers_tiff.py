@@ -302,6 +302,16 @@ def test_huge_declared_shapes_are_refused_before_anything_is_allocated(tmp_path:
         open_scene(scene_of(path, sensor="ali"))
 
 
+def test_grids_that_no_cube_can_have(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", np.ones((9, 4, 4), "uint16"))
+    with pytest.raises(BadAsset, match="no pixel of 500 fits; the files have pixels of 30"):
+        open_scene(scene_of(path, sensor="ali"), gsd_m=500)
+    with rasterio.open(path, "r+") as file:
+        file.transform = Affine(30, 0, ORIGIN[0], 0, 30, ORIGIN[1])
+    with pytest.raises(BadAsset, match="from south to north"):
+        open_scene(scene_of(path, sensor="ali"))
+
+
 def test_jpeg_2000(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 60000, (9, 32, 40)).astype("uint16")
     profile = {"driver": "JP2OpenJPEG", "count": 9, "height": 32, "width": 40, "dtype": "uint16"}
