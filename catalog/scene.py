@@ -125,18 +125,13 @@ def from_item(
     except BadSensor as e:
         raise BadItem(id, str(e)) from e
     stage = str(properties.pop("hypermend:stage", "raw"))
-    crs = _crs(id, properties)
-    grid = _grid(id, properties, crs)
-    for key in _GRID_KEYS:
-        properties.pop(key, None)
-    if grid is None and crs is not None:
-        properties["proj:code" if crs.upper().startswith("EPSG:") else "proj:wkt2"] = crs
+    grid, crs = _take_grid(id, properties)
     item_bands = properties.get("eo:bands") or properties.get("bands") or ()
-    assets = {}
-    for key, raw in dict(item.get("assets") or {}).items():
-        asset = _asset(id, key, raw, base=base, within=within, own=own, crs=crs, table=table, item_bands=item_bands)
-        if asset is not None:
-            assets[key] = asset
+    parsed = (
+        _asset(id, key, raw, base=base, within=within, crs=crs, table=table, item_bands=item_bands)
+        for key, raw in dict(item.get("assets") or {}).items()
+    )
+    assets = {asset.key: asset for asset in parsed if asset is not None}
     if not assets:
         raise BadItem(id, "it has no asset that can be read")
     geometry = item.get("geometry")
@@ -271,6 +266,17 @@ def _grid(id: str, fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
         return GeoBox((height, width), affine, crs)
     except Exception as e:  # odc and pyproj raise their own kinds; all mean: unreadable metadata
         raise BadItem(id, f"proj:shape {shape}, proj:transform {transform}, CRS {crs[:60]!r} give no grid: {e}") from e
+
+
+def _take_grid(id: str, properties: dict[str, Any]) -> tuple[GeoBox | None, str | None]:
+    """The item's grid and CRS, taken out of its properties; a CRS alone stays there, in one spelling."""
+    crs = _crs(id, properties)
+    grid = _grid(id, properties, crs)
+    for key in _GRID_KEYS:
+        properties.pop(key, None)
+    if grid is None and crs is not None:
+        properties["proj:code" if crs.upper().startswith("EPSG:") else "proj:wkt2"] = crs
+    return grid, crs
 
 
 def _grid_fields(grid: GeoBox | None) -> dict[str, Any]:
