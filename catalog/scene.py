@@ -128,7 +128,7 @@ def from_item(
     grid, crs = _take_grid(id, properties)
     item_bands = properties.get("eo:bands") or properties.get("bands") or ()
     parsed = (
-        _asset(id, key, raw, base=base, within=within, crs=crs, table=table, item_bands=item_bands)
+        _asset(id, key, raw, base=base, within=within, own=own, crs=crs, table=table, item_bands=item_bands)
         for key, raw in dict(item.get("assets") or {}).items()
     )
     assets = {asset.key: asset for asset in parsed if asset is not None}
