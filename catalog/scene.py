@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import pystac
@@ -407,7 +408,12 @@ def _band_name(band: Mapping[str, Any], i: int, key: str, count: int, table: sen
 
 def match_band(name: str, table: sensors.Sensor) -> str | None:
     """B4, b04 and B04 are one band; None when the table has no such band."""
-    return {plain_name(b): b for b in table.band_name}.get(plain_name(name))
+    return _by_plain_name(table.band_name).get(plain_name(name))
+
+
+@lru_cache
+def _by_plain_name(names: tuple[str, ...]) -> dict[str, str]:
+    return {plain_name(name): name for name in names}
 
 
 def plain_name(name: str) -> str:

@@ -22,7 +22,7 @@ from catalog.discover import Skipped, discover, from_folder
 from catalog.errors import BadAsset
 from catalog.publish import put_item, source_item
 from catalog.readers import READER_VERSION, Source, open_scene
-from catalog.root import Root
+from catalog.root import Root, safe_name
 from catalog.scene import Scene
 from catalog.sign import signer
 from catalog.spec import VALID, CubeSpec
@@ -108,7 +108,7 @@ class IngestWorker:
         identity = {"files": source.identity, "spec": spec.to_dict(), "version": READER_VERSION}
         ingest_id = digest(identity)
         spec = replace(spec, attrs={**spec.attrs, "hypermend:ingest": ingest_id})
-        key = f"source/{task.unit}/{ingest_id}.zarr"
+        key = f"source/{safe_name(task.unit)}/{ingest_id}.zarr"
         create(self._root, key, spec, lonlat=source.lonlat)
         rows, columns = spec.tiles
         return Opened(

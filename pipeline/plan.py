@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from catalog.root import safe_name
 from catalog.spec import CubeSpec
 from models.card import ModelCard
 from pipeline.pixels import FILL_REACH_PX
@@ -139,7 +140,7 @@ def make_plan(
         collection=collection,
         task=task,
         source=source,
-        target=f"restored/{scene_id}/{plan_id}.zarr",
+        target=f"restored/{safe_name(scene_id)}/{plan_id}.zarr",
         model=card.name,
         weights_sha256=card.weights_sha256,
         window_bands=card.window_bands,
