@@ -1,0 +1,85 @@
+"""CAVE-style scenes for benchmarks: a folder for each scene, one 16-bit gray PNG for each band."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+
+class Unreadable(ValueError):
+    """A scene that cannot be read: says which file and why."""
+
+
+def read_scene(folder: Path) -> F32:
+    """(bands, h, w), the whole scene divided by its maximum; bands by the last number in the file name.
+
+    PNGs may lie one folder deeper, as CAVE's archive unpacks.
+
+    Raises:
+        Unreadable: no PNG, a name without a number, not 16-bit gray, or of another size than the first.
+    """
+    files = list(folder.glob("*.png")) or list(folder.glob("*/*.png"))
+    if not files:
+        raise Unreadable(f"{folder}: no PNG in it")
+    bands: dict[int, Path] = {}
+    for f in files:
+        number = re.search(r"(\d+)$", f.stem)
+        if number is None or int(number[1]) in bands:
+            raise Unreadable(f"{f}: no band number of its own at the end of its name")
+        bands[int(number[1])] = f
+    images: list[npt.NDArray[np.generic]] = []
+    for _, f in sorted(bands.items()):
+        try:
+            image = np.asarray(iio.imread(f))
+        except (OSError, ValueError, SyntaxError) as e:
+            raise Unreadable(f"{f}: {e}") from e
+        if image.ndim != 2 or image.dtype.itemsize < 2:
+            raise Unreadable(f"{f}: {image.dtype} {image.shape}, expected 16-bit gray")
+        if images and image.shape != images[0].shape:
+            raise Unreadable(f"{f}: {image.shape} pixels, the first band has {images[0].shape}")
+        images.append(image)
+    cube = np.stack(images).astype(np.float32)
+    if cube.max() <= 0:
+        raise Unreadable(f"{folder}: all zero")
+    return np.asarray(cube / cube.max(), dtype=np.float32)
+
+
+def crop(cube: F32, size: int) -> F32:
+    """The central size x size pixels; the whole image where it is smaller."""
+    _, h, w = cube.shape
+    top, left = max(0, (h - size) // 2), max(0, (w - size) // 2)
+    return cube[:, top : top + size, left : left + size]
+
+
+class Scenes:
+    """Scenes of a folder, in order of name. `failed` counts those that were named on stderr and left out."""
+
+    def __init__(self, data: Path) -> None:
+        """Loose files are ignored.
+
+        Raises:
+            SystemExit: no such folder, or no scene folder in it.
+        """
+        self.failed = 0
+        self.folders = sorted(p for p in data.iterdir() if p.is_dir()) if data.is_dir() else []
+        if not self.folders:
+            raise SystemExit(f"{data}: no folder with scene folders in it")
+
+    def __iter__(self) -> Iterator[tuple[str, F32]]:
+        """(name without `_ms`, cube)."""
+        for folder in self.folders:
+            try:
+                cube = read_scene(folder)
+            except Unreadable as e:
+                self.failed += 1
+                print(f"skipped: {e}", file=sys.stderr)
+                continue
+            yield folder.name.removesuffix("_ms"), cube

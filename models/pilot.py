@@ -1,0 +1,69 @@
+"""A first estimate of each coefficient without training: shrinkage of a sliding 8x8 DCT, two passes.
+
+Whitened coefficients have noise of standard deviation 1, so one threshold holds for every scene. All 64 shifts of the
+block grid are averaged, which makes the estimate the same function of the surroundings in every pixel.
+
+    pass 1  hard threshold at 2.8, weight of a block 1 / (coefficients kept)   Guleryuz, TIP 2007
+    pass 2  Wiener gains p^2 / (p^2 + 1) from pass 1's coefficients p           BM3D's second step, Dabov et al., 2007
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+BLOCK, THRESHOLD = 8, 2.8
+HALO = 2 * (BLOCK - 1)
+"""Pixels on each side that the estimate depends on: a block's reach in each pass."""
+
+
+def _dct() -> torch.Tensor:
+    """(64, 64) orthonormal: rows are frequencies, columns the pixels of a block."""
+    k = torch.arange(BLOCK, dtype=torch.float64)
+    c = math.sqrt(2 / BLOCK) * torch.cos(math.pi * (2 * k[None] + 1) * k[:, None] / (2 * BLOCK))
+    c[0] /= math.sqrt(2)
+    return torch.kron(c, c).float()
+
+
+DCT = _dct()
+
+
+def pilot(z: torch.Tensor) -> torch.Tensor:
+    """First estimate of coefficients with unit white noise.
+
+    Args:
+        z: (B, K, H, W); the outer `HALO` pixels of the answer depend on how the image goes on, here its edge repeated.
+
+    Returns:
+        (B, K, H, W).
+    """
+    images = z.flatten(0, 1)  # (B K, H, W)
+    return torch.stack([_two_passes(image) for image in images]).reshape(z.shape)
+
+
+def _two_passes(image: torch.Tensor) -> torch.Tensor:
+    """(H, W) -> (H, W)."""
+    noisy = _blocks(image)  # (64, L)
+    kept = (noisy.abs() > THRESHOLD).float()
+    first = _aggregate(noisy * kept, kept.sum(0, keepdim=True), image.shape)
+    power = _blocks(first).square()
+    gain = power / (power + 1)
+    return _aggregate(noisy * gain, gain.sum(0, keepdim=True), image.shape)
+
+
+def _blocks(image: torch.Tensor) -> torch.Tensor:
+    """DCT of every 8x8 block that touches the image, (H, W) -> (64, (H + 7)(W + 7))."""
+    padded = functional.pad(image[None, None], (BLOCK - 1,) * 4, mode="replicate")
+    return DCT @ functional.unfold(padded, BLOCK)[0]
+
+
+def _aggregate(spectra: torch.Tensor, count: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Weighted mean over the 64 blocks that hold a pixel, (64, L), (1, L) -> (H, W)."""
+    size = (shape[0] + 2 * (BLOCK - 1), shape[1] + 2 * (BLOCK - 1))
+    weight = 1 / count.clamp_min(1.0)
+    total = functional.fold((DCT.T @ (spectra * weight))[None], size, BLOCK)
+    weights = functional.fold(weight.expand(BLOCK * BLOCK, -1)[None], size, BLOCK)
+    inner = slice(BLOCK - 1, 1 - BLOCK)
+    return (total / weights)[0, 0, inner, inner]
