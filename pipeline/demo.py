@@ -8,6 +8,7 @@ second run finds everything done, writes nothing and ends in the same way.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import catalog
+from catalog.archive import Item
 from catalog.sensors import sensor
 from catalog.spec import VALID
 from models.metrics import psnr, sam
@@ -30,7 +32,7 @@ from pipeline.demo_picture import Panel, draw
 from pipeline.demo_scenes import Array, DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 from pipeline.execute import start_ray
 from pipeline.ingest import catalog_folder, ingest
-from pipeline.job import RunReport
+from pipeline.job import Run, RunReport
 from pipeline.report import duration, follow, plan_table, size, summary
 from pipeline.restore import planned, restore
 
@@ -100,6 +102,9 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     compared = [compare(truths[kind], before[kind], after[kind]) for kind in truths]
     scores = [score for score, _ in compared]
     _score_table(scores, console)
+    for kind in truths:
+        if reason := why_untouched(after[kind]):
+            console.print(f"{after[kind].scene.id} was left as it is: {reason}", highlight=False)
 
     picture = archive / "demo" / "before-after.png"
     plans = " ".join(str(after[kind].scene.properties["hypermend:plan"]) for kind in truths)
@@ -185,7 +190,7 @@ def _bytes_in(folder: Path) -> int:
 # ------------------------------------------------------------------------------------------- compared with the truth
 
 
-def compare(scene: SyntheticScene, before: Any, after: Any) -> tuple[Score, Panel]:
+def compare(scene: SyntheticScene, before: Item, after: Item) -> tuple[Score, Panel]:
     """Score a scene's source and restored cube against its truth; the peak is the truth's maximum."""
     source, restored = before.dataset().load(), after.dataset().load()
     # The cube is sorted by wavelength and keeps the product's band numbers: the truth is brought into its order.
@@ -220,6 +225,13 @@ def in_unit_of_truth(cube: xarray.Dataset) -> Array:
     return values if factors is None else values * np.asarray(factors, dtype=np.float32)[:, None, None]
 
 
+def why_untouched(restored: Item) -> str:
+    """The model's reason for leaving a scene alone, from the facts in its plan; empty where it did not."""
+    plan = Path(restored.scene.assets["cube"].href.removesuffix(".zarr") + ".plan.json")
+    facts = json.loads(plan.read_text())["scene_facts"]["model"]
+    return "; ".join(dict.fromkeys(str(f["reason"]) for f in facts if f.get("kind") == "untouched"))
+
+
 def _band_near(wavelength_nm: npt.NDArray[Any], good: npt.NDArray[np.bool_], nm: float) -> int:
     return int(np.argmin(np.where(good, np.abs(wavelength_nm - nm), np.inf)))
 
@@ -239,8 +251,8 @@ class _Steps:
         self._console.print(f"\n[bold]{self._count}. {title}[/]: {meaning}", highlight=False)
 
 
-def _carry_out(job_run: Any, console: Console) -> RunReport:
-    report: RunReport = follow(job_run, console)
+def _carry_out(begun: Run, console: Console) -> RunReport:
+    report = follow(begun, console)
     summary(report, console)
     return report
 
@@ -261,7 +273,7 @@ def _score_table(scores: list[Score], console: Console) -> None:
     console.print(table)
 
 
-def _python_lines(item: Any) -> list[str]:
+def _python_lines(item: Item) -> list[str]:
     return [
         "import xarray",
         f'ds = xarray.open_zarr("{item.scene.assets["cube"].href}")',

@@ -38,11 +38,13 @@ def draw(panels: Sequence[Panel], path: Path, *, made_from: str) -> int:
     for row, panel in zip(axes, panels, strict=True):
         low, high = _range(panel)
         gain = _gain(panel, high - low)
+        untouched = np.array_equal(panel.before[:, panel.usable], panel.after[:, panel.usable])
+        removed = "nothing removed" if untouched else f"before - after, x {gain:g}"
         for axis, name, values in (
             (row[0], "before", _bright((panel.before - low) / (high - low))),
             (row[1], "after", _bright((panel.after - low) / (high - low))),
             (row[2], "truth", _bright((panel.truth - low) / (high - low))),
-            (row[3], f"before - after, x {gain:g}", 0.5 + gain * (panel.before - panel.after) / (high - low)),
+            (row[3], removed, 0.5 + gain * (panel.before - panel.after) / (high - low)),
         ):
             axis.imshow(_rgb(values, panel.usable), interpolation="nearest")
             axis.set_title(name, fontsize=9)
