@@ -33,7 +33,7 @@ def make_pixels(height: int = HEIGHT, width: int = WIDTH) -> tuple[Stored, Flags
     y, x = np.mgrid[0:height, 0:width] / 20
     materials = np.stack([np.sin(y) + 1, np.cos(x) + 1, np.sin(x + y) + 1])
     stored = np.einsum("bk,kyx->byx", rng.random((BANDS, 3)), materials) * 1000
-    stored = (stored + rng.normal(0, 20, stored.shape)).astype(np.float32)
+    stored = (stored + rng.normal(0, 150, stored.shape)).astype(np.float32)
     flags = np.full((height, width), VALID, np.uint8)
     flags[: height // 4, : width // 4] = NODATA
     flags[HOLE[0] % height, HOLE[1] % width] = NODATA
