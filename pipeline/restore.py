@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,8 @@ class RestoreUnit:
             model=plan.model,
             valid_fraction=finished,
         )
+        if opened.warnings:
+            item = replace(item, properties={**item.properties, "hypermend:notes": list(opened.warnings)})
         return put_item(self._root, item, run=self._run)
 
 

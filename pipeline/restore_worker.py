@@ -120,8 +120,16 @@ class RestoreWorker:
             wrote = len(data)
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, task.source))
         done = frozenset(Cube(self._root, plan.target).done())
-        light = replace(plan, scene_facts=None)
-        return Opened(total=len(plan.grid), done=done, bytes_written=wrote, context=light, warnings=plan.warnings)
+        assert plan.scene_facts is not None
+        # A model that leaves a scene, or a window of its bands, as it is says why.
+        reasons = dict.fromkeys(f"left as it is: {f['reason']}" for f in plan.scene_facts["model"] if "reason" in f)
+        return Opened(
+            total=len(plan.grid),
+            done=done,
+            bytes_written=wrote,
+            context=replace(plan, scene_facts=None),
+            warnings=(*plan.warnings, *reasons),
+        )
 
     def _finish(self, plan: Plan) -> float:
         """Fold the marks; returns the usable share of the scene."""
