@@ -58,20 +58,22 @@ from pipeline.restore import DEFAULT_MODEL, restore
 from pipeline.restore_worker import bind
 
 TRANSFORM = Affine(30, 0, 500000, 0, -30, 5800020)
+WORTH_RESTORING = 300
+"""Noise, of 10000, that the shipped model does not leave alone."""
 Numbers = npt.NDArray[np.int16]
 
 
 # ------------------------------------------------------------------------------------------------- scenes to work on
 
 
-def noisy_numbers(bands: int, edge_px: int, seed: int) -> Numbers:
+def noisy_numbers(bands: int, edge_px: int, seed: int, noise: float = 20) -> Numbers:
     """(bands, edge, edge) reflectance x 10000 with noise, so that a codec has real work to do."""
     truth = landscape(np.linspace(420, 2450, bands).tolist(), height=edge_px, width=edge_px, seed=seed)
-    noise = np.random.default_rng(seed).normal(0, 20, truth.shape)
-    return np.clip(np.rint(truth * 10000 + noise), 1, 32000).astype(np.int16)
+    added = np.random.default_rng(seed).normal(0, noise, truth.shape)
+    return np.asarray(np.clip(np.rint(truth * 10000 + added), 1, 32000), dtype=np.int16)
 
 
-def make_source(archive: Path, scene_id: str, *, bands: int, edge_px: int) -> None:
+def make_source(archive: Path, scene_id: str, *, bands: int, edge_px: int, noise: float = 20) -> None:
     """Publish a source cube of (bands, edge, edge) int16, as if it had been ingested; tiles repeat four landscapes."""
     root = Root(str(archive))
     shape = (bands, edge_px, edge_px)
@@ -100,7 +102,7 @@ def make_source(archive: Path, scene_id: str, *, bands: int, edge_px: int) -> No
     key = f"source/{scene_id}/benchmark.zarr"
     create(root, key, spec)
     cube = Cube(root, key)
-    parts = [noisy_numbers(bands, shard[1], seed) for seed in range(4)]
+    parts = [noisy_numbers(bands, shard[1], seed, noise) for seed in range(4)]
     rows, columns = spec.tiles
     for iy in range(rows):
         for ix in range(columns):
@@ -241,7 +243,7 @@ def copy_shards(source: Path, target: Path) -> None:
 def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A whole job with one worker against one call of its network, both with one thread."""
     archive = scratch / "network"
-    make_source(archive, "network", bands=64, edge_px=options.network_px)
+    make_source(archive, "network", bands=64, edge_px=options.network_px, noise=WORTH_RESTORING)
     torch.set_num_threads(1)  # what Ray grants an actor of one CPU
     start_ray()
     job = RestoreJob(archive=str(archive), workers=1, model=options.model)
@@ -252,6 +254,8 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
         seconds = after_opening(restore(job))
         found = next((archive / "restored").rglob("*.plan.json"))
         plans.append(Plan.from_dict(json.loads(found.read_text())))
+        if any(facts.get("kind") == "untouched" for facts in (plans[-1].scene_facts or {})["model"]):
+            raise RuntimeError("the model left the scene alone: there is no network to compare with")
         return seconds
 
     def whole() -> float:
@@ -290,7 +294,7 @@ def bench_memory(scratch: Path, options: argparse.Namespace) -> Iterator[dict[st
         unit="bytes resident, one worker", shapes=[[64, small, small], [64, large, large]],
     )  # fmt: skip
     for edge in (small, large):
-        make_source(scratch / f"memory-restore-{edge}", "memory", bands=64, edge_px=edge)
+        make_source(scratch / f"memory-restore-{edge}", "memory", bands=64, edge_px=edge, noise=WORTH_RESTORING)
     peaks = {edge: _peak_of_restore(scratch / f"memory-restore-{edge}", options.model) for edge in (small, large)}
     yield line(
         "peak-memory-restore-16-times-the-area", peaks[large], peaks[small], target=1.1, lower_is_better=True,
@@ -419,7 +423,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
     parser.add_argument("--scratch", type=Path, help="where to work; default a folder that is removed at the end")
     parser.add_argument("--gib", type=float, default=1.0, help="size of the scene of `copy`")
-    parser.add_argument("--network-px", type=int, default=768, help="edge of the scene of `network`")
+    parser.add_argument("--network-px", type=int, default=1024, help="edge of the scene of `network`")
     parser.add_argument("--model", default=DEFAULT_MODEL["denoise"], help="model of `network` and `memory`")
     parser.add_argument("--turns", type=int, default=3, help="runs of each side")
     options = parser.parse_args()
