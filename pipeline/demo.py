@@ -8,7 +8,6 @@ second run finds everything done, writes nothing and ends in the same way.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,9 +101,6 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     compared = [compare(truths[kind], before[kind], after[kind]) for kind in truths]
     scores = [score for score, _ in compared]
     _score_table(scores, console)
-    for kind in truths:
-        if reason := why_untouched(after[kind]):
-            console.print(f"{after[kind].scene.id} was left as it is: {reason}", highlight=False)
 
     picture = archive / "demo" / "before-after.png"
     plans = " ".join(str(after[kind].scene.properties["hypermend:plan"]) for kind in truths)
@@ -223,13 +219,6 @@ def in_unit_of_truth(cube: xarray.Dataset) -> Array:
     values = cube["reflectance"].values.astype(np.float32)
     factors = cube.attrs.get("hypermend:radiance_mult")
     return values if factors is None else values * np.asarray(factors, dtype=np.float32)[:, None, None]
-
-
-def why_untouched(restored: Item) -> str:
-    """The model's reason for leaving a scene alone, from the facts in its plan; empty where it did not."""
-    plan = Path(restored.scene.assets["cube"].href.removesuffix(".zarr") + ".plan.json")
-    facts = json.loads(plan.read_text())["scene_facts"]["model"]
-    return "; ".join(dict.fromkeys(str(f["reason"]) for f in facts if f.get("kind") == "untouched"))
 
 
 def _band_near(wavelength_nm: npt.NDArray[Any], good: npt.NDArray[np.bool_], nm: float) -> int:
