@@ -5,8 +5,8 @@ pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient,
 
     z_k' = pilot(z)_k - t_k c_k pilot: a sliding DCT (`pilot.py`); c = STAS(features) corrects it for k = 1..K,
                                 and t_k (`trust`) is near 1 where there is signal, 0 where there is noise alone
-    z_j' = z_j - z_j / power_j  the further stored coefficients (Wiener, one weight for the scene)
-    r'   = r - r / power_r      what is left of the whitened pixel
+    z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q = `EMPTY`)
+    r'   = r - r q / power_r      what is left of the whitened pixel
     y'   = W^-1 (U z' + r')
 
 Every correction is a multiple of the noise: it vanishes with the noise, and nothing of the signal is cut off. A band
@@ -34,6 +34,8 @@ NEAR = 2
 """Pixels that the local mean among the features reaches."""
 CONTEXT = pilot.HALO
 """Pixels that the network's input reaches beyond the pixel."""
+EMPTY = 1.08
+"""Power that coefficients without signal are seen to have: 1, but estimated and sorted."""
 MOST = 4.0
 """Largest correction of the pilot, in standard deviations of the noise."""
 
@@ -190,8 +192,8 @@ class OnSubspace:
         self.project = torch.from_numpy((s.basis * white[:, None]).T.astype(np.float32))  # (J, bands): z = project y
         self.back = torch.from_numpy((s.basis * s.noise_std[:, None]).astype(np.float32))  # (bands, J)
         self.power = torch.from_numpy(s.power.astype(np.float32))
-        self.removed = self.power.clamp_min(1.0).reciprocal()[:, None, None]  # (J, 1, 1): Wiener, the share that goes
-        self.removed_rest = 1 / max(1.0, s.rest_power)
+        self.removed = (EMPTY / self.power.clamp_min(EMPTY))[:, None, None]  # (J, 1, 1): Wiener, the share that goes
+        self.removed_rest = EMPTY / max(EMPTY, s.rest_power)
         self.live = torch.from_numpy(s.noise_std > 0)[:, None, None]
         self.restored = torch.tensor(restored)[:, None, None]
 
@@ -217,7 +219,7 @@ class OnSubspace:
         k, missing = z.shape[1], self.net.channels - z.shape[1]
         power = torch.cat((self.power[:k], torch.ones(missing)))[None]  # (1, K)
         z = functional.pad(z, (0, 0, 0, 0, 0, missing))
-        first = pilot.pilot(z)
+        first = pilot.pilot(z, power[0])
         x = features(z, first, power).contiguous(memory_format=torch.channels_last)
         correction: torch.Tensor = self.net(x) - x[:, : self.net.channels]
         return (z - first + trust(power) * correction.clamp(-MOST, MOST))[:, :k]

@@ -1,9 +1,9 @@
 """A first estimate of each coefficient without training: shrinkage of a sliding 8x8 DCT, two passes.
 
-Whitened coefficients have noise of standard deviation 1, so one threshold holds for every scene. All 64 shifts of the
-block grid are averaged, which makes the estimate the same function of the surroundings in every pixel.
+Whitened coefficients have noise of standard deviation 1, so the same thresholds hold for every scene. All 64 shifts of
+the block grid are averaged, which makes the estimate the same function of the surroundings in every pixel.
 
-    pass 1  hard threshold at 2.8, weight of a block 1 / (coefficients kept)   Guleryuz, TIP 2007
+    pass 1  hard threshold at 2.8 to 3.7, weight of a block 1 / (number kept)   Guleryuz, TIP 2007
     pass 2  Wiener gains p^2 / (p^2 + 1) from pass 1's coefficients p           BM3D's second step, Dabov et al., 2007
 """
 
@@ -14,7 +14,9 @@ import math
 import torch
 from torch.nn import functional
 
-BLOCK, THRESHOLD = 8, 2.8
+BLOCK = 8
+THRESHOLD = ((2.0, 2.8), (1.3, 3.7))
+"""(power, threshold) of a strong and of a weak coefficient, linear between: what is sparser takes a higher one."""
 HALO = 2 * (BLOCK - 1)
 """Pixels on each side that the estimate depends on: a block's reach in each pass."""
 
@@ -30,23 +32,27 @@ def _dct() -> torch.Tensor:
 DCT = _dct()
 
 
-def pilot(z: torch.Tensor) -> torch.Tensor:
+def pilot(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     """First estimate of coefficients with unit white noise.
 
     Args:
         z: (B, K, H, W); the outer `HALO` pixels of the answer depend on how the image goes on, here its edge repeated.
+        power: (K,) second moment of each coefficient over the scene.
 
     Returns:
         (B, K, H, W).
     """
+    (strong, low), (weak, high) = THRESHOLD
+    threshold = low + (high - low) * ((strong - power) / (strong - weak)).clamp(0, 1)  # (K,)
     images = z.flatten(0, 1)  # (B K, H, W)
-    return torch.stack([_two_passes(image) for image in images]).reshape(z.shape)
+    levels = threshold.repeat(len(z)).tolist()
+    return torch.stack([_two_passes(i, t) for i, t in zip(images, levels, strict=True)]).reshape(z.shape)
 
 
-def _two_passes(image: torch.Tensor) -> torch.Tensor:
+def _two_passes(image: torch.Tensor, threshold: float) -> torch.Tensor:
     """(H, W) -> (H, W)."""
     noisy = _blocks(image)  # (64, L)
-    kept = (noisy.abs() > THRESHOLD).float()
+    kept = (noisy.abs() > threshold).float()
     first = _aggregate(noisy * kept, kept.sum(0, keepdim=True), image.shape)
     power = _blocks(first).square()
     gain = power / (power + 1)

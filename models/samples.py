@@ -98,7 +98,7 @@ def realise(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) -
     fill = ((0, missing), (0, 0), (0, 0))
     power = np.concatenate((space.power[:k], np.ones(missing))).astype(np.float32)
     coefficients = torch.from_numpy(np.pad(z, fill))
-    first = pilot(coefficients[None])[0]
+    first = pilot(coefficients[None], torch.from_numpy(power))[0]
     return Realisation(coefficients, first, torch.from_numpy(np.pad(noise, fill)), torch.from_numpy(power))
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from models.pilot import DCT, HALO, pilot
+from models import pilot as module
+from models.pilot import DCT, HALO
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pilot(z: torch.Tensor, power: float = 10.0) -> torch.Tensor:
+    return module.pilot(z, torch.full((z.shape[1],), power))
 
 
 def test_the_transform_is_orthonormal() -> None:
@@ -18,6 +23,7 @@ def test_the_transform_is_orthonormal() -> None:
 def test_noise_alone_goes_and_a_step_stays() -> None:
     noise = randn(1, 1, 64, 64)
     assert float(pilot(noise).square().mean()) < 0.02
+    assert float(pilot(noise, power=1.0).square().mean()) < 0.005
     step = torch.zeros(1, 1, 64, 64)
     step[..., 32:] = 50.0
     error = (pilot(step + noise) - step).square().mean()
