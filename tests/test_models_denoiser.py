@@ -196,12 +196,15 @@ def test_a_card_that_does_not_fit_is_refused() -> None:
 def test_gate_looks_at_scene_and_band() -> None:
     @dataclass(frozen=True)
     class Bands:
-        noise_std = np.array([0.0, 0.001, 0.01, 0.001])
-        rms = np.array([0.0, 0.5, 0.5, 0.005])
+        noise_std: np.ndarray
+        rms = np.array([0.0, 0.5, 0.5, 0.5, 0.005])
         input_scale = 1.0
 
     gate = Gate(of_scene=0.008, of_band=0.05)
-    assert gate.open(Bands()) == [False, False, True, True]  # type: ignore[arg-type]
+    noisy_scene = Bands(np.array([0.0, 0.001, 0.01, 0.02, 0.009]))
+    assert gate.open(noisy_scene) == [False, False, True, True, True]  # type: ignore[arg-type]
+    few_noisy_bands = Bands(np.array([0.0, 0.001, 0.001, 0.02, 0.002]))
+    assert not any(gate.open(few_noisy_bands))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["stas-subspace"])
