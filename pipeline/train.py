@@ -144,7 +144,9 @@ def main() -> None:
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--bf16", action="store_true", help="for a CPU that has bfloat16 in hardware: twice as fast")
     a = ap.parse_args()
-    settings = FitSettings(minutes=a.minutes, steps=a.steps, bf16=a.bf16)
+    settings = FitSettings(
+        minutes=a.minutes, steps=a.steps, bf16=a.bf16, learning_rate=1.5e-3, warmup_steps=20, average=0.98
+    )
     train(a.data, a.out, settings, seed=a.seed)
 
 
