@@ -38,7 +38,7 @@ def read_scene(folder: Path) -> F32:
     images: list[npt.NDArray[np.generic]] = []
     for _, f in sorted(bands.items()):
         try:
-            image = np.asarray(iio.imread(f))
+            image = np.asarray(iio.imread(f, plugin="pillow"))  # the legacy plugins die of a short file
         except (OSError, ValueError, SyntaxError) as e:
             raise Unreadable(f"{f}: {e}") from e
         if image.ndim != 2 or image.dtype.itemsize < 2:
