@@ -14,13 +14,15 @@ import numpy.typing as npt
 import torch
 
 from models.degrade import gaussian, stripes
-from models.denoiser import CONTEXT, features, trust
+from models.denoiser import features, trust
 from models.fit import Batch
 from models.pilot import pilot
 from models.subspace import moments, subspace
 
 F32 = npt.NDArray[np.float32]
 
+MARGIN = 16
+"""Outer pixels of a realisation that no patch is cut from: the pilot there sees the edge repeated."""
 BORDER = 4
 """Outer pixels of a patch that do not count: the network knows only half of what is around them."""
 
@@ -115,7 +117,7 @@ def batches(scenes: Sequence[TrainingScene], s: SampleSettings, *, seed: int) ->
     Raises:
         ValueError: a scene smaller than a patch with its context.
     """
-    size = s.patch_px + 2 * CONTEXT
+    size = s.patch_px + 2 * MARGIN
     for i, scene in enumerate(scenes):
         if min(scene.cube.shape[1:]) < size:
             raise ValueError(f"scene {i} has {scene.cube.shape[1:]} pixels, a patch with its context needs {size}")
@@ -148,7 +150,7 @@ def _patch(r: Realisation, size: int, rng: np.random.Generator) -> tuple[torch.T
     The pilot commutes with all of these, so it is computed once for the whole realisation.
     """
     k, h, w = r.noisy.shape
-    y, x = (int(rng.integers(CONTEXT, n - CONTEXT - size + 1)) for n in (h, w))
+    y, x = (int(rng.integers(MARGIN, n - MARGIN - size + 1)) for n in (h, w))
     window = (slice(None), slice(y, y + size), slice(x, x + size))
     triple = torch.stack((r.noisy[window], r.first[window], r.noise[window]))
     triple = torch.rot90(triple, int(rng.integers(4)), (2, 3))
