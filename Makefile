@@ -30,7 +30,7 @@ bench: $(VENV)/.installed-test
 	$(DENOISE) > $(RESULTS)/denoise.part
 	mv $(RESULTS)/denoise.part $(RESULTS)/denoise.jsonl
 	$(DENOISE) --low-noise > $(RESULTS)/low-noise.part
-	mv $(RESULTS)/low-noise.part $(RESULTS)/denoise-low-noise.jsonl
+	mv $(RESULTS)/low-noise.part $(RESULTS)/denoise_low_noise.jsonl
 
 clean:
 	rm -rf $(VENV) demo-archive .pytest_cache .mypy_cache .ruff_cache .hypothesis
