@@ -52,6 +52,7 @@ class Archive:
         collections: Sequence[str] = (),
         bbox: Sequence[float] | None = None,
         datetime: str | None = None,
+        query: Sequence[str] = (),
         ids: Sequence[str] | None = None,
     ) -> list[Item]:
         """The current items that pass every filter; see index.search."""
@@ -63,6 +64,7 @@ class Archive:
             collections=collections,
             bbox=bbox,
             datetime=datetime,
+            query=query,
             ids=ids,
         )
         return [Item(root=self.root, scene=scene) for scene in found]

@@ -122,6 +122,9 @@ def _scenes(
                 yield from_item(item, href=href, sensor=sensor, within=within)
         except BadItem as e:
             yield Skipped(id=e.id, reason=e.reason)
+        except (ValueError, TypeError, AttributeError, KeyError) as e:  # JSON of another shape than STAC's
+            id = item.get("id", "?") if isinstance(item, Mapping) else "?"
+            yield Skipped(id=str(id), reason=f"not a STAC item as it should be: {type(e).__name__}: {e}")
 
 
 # --- a STAC API
@@ -197,7 +200,7 @@ class _Walk:
         if not isinstance(document, Mapping) or document.get("type") == "Feature":
             return
         for link in document.get("links") or []:
-            if link.get("rel") in ("child", "item"):
+            if isinstance(link, Mapping) and link.get("rel") in ("child", "item"):
                 yield from self._follow(str(link.get("href", "")), href, depth + 1)
 
     def _follow(self, link: str, base: str, depth: int) -> Iterator[Found]:
@@ -221,7 +224,9 @@ def _static(document: Any, href: str, select: Select, *, sensor: str | None) -> 
 
 
 def _is_api(document: Mapping[str, Any]) -> bool:
-    return "conformsTo" in document or any(k.get("rel") == "search" for k in document.get("links") or [])
+    return "conformsTo" in document or any(
+        isinstance(link, Mapping) and link.get("rel") == "search" for link in document.get("links") or []
+    )
 
 
 def _href(where: str | Path) -> str:

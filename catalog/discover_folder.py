@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 class _Maker:
     sensor: str
     collection: str
+    seen: dict[str, str] = field(default_factory=dict)
+    """Scene id -> its first file."""
 
     def scenes(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
         """The scenes of the files of one folder."""
@@ -103,9 +105,20 @@ class _Maker:
 
     def _guarded(self, id: str, make: Any) -> Iterator[Scene | Skipped]:
         try:
-            yield from [_proved(scene) for scene in make()]
+            for scene in [_proved(scene) for scene in make()]:
+                yield self._once(scene)
         except ArchiveError as e:
             yield Skipped(id=id, reason=str(e))
+        except (ValueError, TypeError, KeyError) as e:  # a header with something else than a number in it
+            yield Skipped(id=id, reason=f"its header cannot be read: {type(e).__name__}: {e}")
+
+    def _once(self, scene: Scene) -> Scene | Skipped:
+        """The scene, unless another of the same name was found before: one would replace the other."""
+        where = next(iter(scene.assets.values())).href
+        first = self.seen.setdefault(scene.id, where)
+        if first == where:
+            return scene
+        return Skipped(id=scene.id, reason=f"{where} and {first} have the same name; catalogue them as two collections")
 
     def _tiffs(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
         groups: dict[Any, list[tuple[str, Header]]] = {}
@@ -113,8 +126,8 @@ class _Maker:
             asset = Asset(key=Path(name).stem, href=str(folder / name), roles=("data",), media_type=_TIFF_MEDIA)
             try:
                 header = read_header(asset, Reach())
-            except ArchiveError as e:
-                yield Skipped(id=Path(name).stem, reason=str(e))
+            except (ArchiveError, ValueError, TypeError, KeyError) as e:
+                yield Skipped(id=Path(name).stem, reason=f"its header cannot be read: {e}")
                 continue
             groups.setdefault(_acquisition(header) or name, []).append((name, header))
         for group in groups.values():

@@ -127,6 +127,7 @@ def search(
     collections: Sequence[str] = (),
     bbox: Sequence[float] | None = None,
     datetime: str | None = None,
+    query: Sequence[str] = (),
     ids: Sequence[str] | None = None,
 ) -> list[Scene]:
     """The current items that pass every filter, by time and id.
@@ -136,6 +137,7 @@ def search(
         bbox: west, south, east, north in degrees, touched by the item's bounding box. Items without geometry are in
             no box.
         datetime: RFC 3339 time or interval, ".." for an open end.
+        query: comparisons of item properties, such as "eo:cloud_cover<20".
 
     Raises:
         Refused: no such stage.
@@ -157,7 +159,12 @@ def search(
         and (ids is None or row.id in ids)
         and _accepts(select, row)
     ]
-    found = [scene for row, text in _with_items(root, wanted) if (scene := _scene(root, row, text)) is not None]
+    properties = Select.of(query=query)
+    found = [
+        scene
+        for row, text in _with_items(root, wanted)
+        if properties.accepts(json.loads(text)) and (scene := _scene(root, row, text)) is not None
+    ]
     return sorted(found, key=lambda s: (s.datetime, s.id, s.collection))
 
 
@@ -213,7 +220,8 @@ def _index_rows(root: Root, folder: str) -> Iterator[Row]:
 def _read_part(root: Root, key: str, columns: list[str]) -> pa.Table | None:
     """None when the part is gone, damaged or has other columns: search does without it."""
     try:
-        table = pq.read_table(io.BytesIO(root.get(key)), columns=columns)
+        # One thread: Arrow's own pools can abort the interpreter when it ends just after a search.
+        table = pq.read_table(io.BytesIO(root.get(key)), columns=columns, use_threads=False, pre_buffer=False)
     except (NotFound, pa.ArrowException, OSError, ValueError) as e:
         log.warning("index part %s cannot be used (%s); `hypermend index` makes it anew", root.href(key), e)
         return None

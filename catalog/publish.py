@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
@@ -107,7 +108,7 @@ def put_item(root: Root, scene: Scene, *, run: str) -> int:
         run: id of the run that publishes; it names the part of the index.
     """
     key = item_key(scene)
-    item = _item(root, key, scene)
+    item = json.loads(to_json(_item(root, key, scene)))  # as it will be read back: lists, not tuples
     old = _read(root, key)
     written = 0
     if old is None or _without_provenance(old) != _without_provenance(item):

@@ -119,7 +119,18 @@ def layers_of(found: Sequence[Found], target: Affine, size: tuple[int, int], wha
 
 def has_holes(layers: Sequence[Layer], size: tuple[int, int]) -> bool:
     """Whether any layer leaves part of the grid without a file."""
-    return any(sum(f.height * f.width for f in layer.files) < size[0] * size[1] for layer in layers)
+    return any(not _covers(layer.files, size) for layer in layers)
+
+
+def _covers(files: Sequence[Placed], size: tuple[int, int]) -> bool:
+    """Whether the files cover the whole grid, found on the lattice of their edges: overlaps must not hide a hole."""
+    ys = sorted({0, size[0], *(y for f in files for y in (f.top, f.top + f.height) if 0 < y < size[0])})
+    xs = sorted({0, size[1], *(x for f in files for x in (f.left, f.left + f.width) if 0 < x < size[1])})
+    covered = np.zeros((len(ys) - 1, len(xs) - 1), dtype=bool)
+    top, left = np.array(ys[:-1])[:, None], np.array(xs[:-1])[None, :]
+    for f in files:
+        covered |= (f.top <= top) & (top < f.top + f.height) & (f.left <= left) & (left < f.left + f.width)
+    return bool(covered.all())
 
 
 def resampling(found: Sequence[Found], target: Affine) -> list[str]:

@@ -133,7 +133,12 @@ class TiffSource:
             if top >= bottom or left >= right:
                 continue
             part = self._read_file(file, layer.file_bands, top, bottom, left, right)
-            out[list(layer.cube_bands), top - y0 : bottom - y0, left - x0 : right - x0] = part
+            window = (slice(top - y0, bottom - y0), slice(left - x0, right - x0))
+            if (nodata := file.header.nodata) is not None and len(layer.files) > 1:
+                # where files overlap, one without data here leaves what another has
+                holes = np.isnan(part) if np.isnan(nodata) else part == nodata
+                part = np.where(holes, out[(list(layer.cube_bands), *window)], part)
+            out[(list(layer.cube_bands), *window)] = part
 
     def _read_file(
         self, file: Placed, bands: tuple[int, ...], top: int, bottom: int, left: int, right: int

@@ -122,7 +122,7 @@ def ingest(
             else:
                 for scene, reason in found:
                     print(scene if reason is None else f"{scene}: skipped: {reason}")
-            return
+            raise typer.Exit(1 if any(reason for _, reason in found) else 0)
         carry_out(start, asked, as_json)
 
 

@@ -44,7 +44,8 @@ class Job(BaseModel):
     @field_validator("bbox")
     @classmethod
     def _west_to_east(cls, box: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if box is not None and not (-180 <= box[0] <= box[2] <= 180 and -90 <= box[1] <= box[3] <= 90):
+        # west > east is a box over the date line
+        if box is not None and not (max(abs(box[0]), abs(box[2])) <= 180 and -90 <= box[1] <= box[3] <= 90):
             raise ValueError(f"{box} is not west, south, east, north in degrees")
         return box
 
@@ -107,6 +108,8 @@ def load_job(path: Path, kind: type[J], **overrides: Any) -> J:
         settings = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise BadJob(f"{path}: there is no such job file") from None
+    except OSError as error:
+        raise BadJob(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadJob(f"{path}: not a TOML file: {error}") from None
     return parse(kind, settings | overrides, where=str(path))

@@ -20,7 +20,7 @@ from enum import Enum, StrEnum
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -85,12 +85,9 @@ class Workers:
     """What the Ray engine asks the cluster for."""
 
     count: int | None = None
-    """Actors; None for one per GPU where there are GPUs, else one per CPU."""
-    cpus: float = 1.0
+    """Actors; None for one per GPU where there are GPUs, else one per CPU. They share the CPUs evenly."""
     gpus: float | None = None
     """GPUs of each actor; None for 1 where there are GPUs, else 0."""
-    memory_bytes: int | None = None
-    """Memory that Ray sets aside for each actor; None to leave it to Ray."""
 
 
 Make = Callable[[], Callable[[T], R]]
@@ -232,12 +229,12 @@ class _Crew(Generic[T, R]):
     def __init__(self, make: Make[T, R], workers: Workers, policy: Policy) -> None:
         cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = min(1.0, cluster.get("GPU", 0.0)) if workers.gpus is None else workers.gpus
-        by_resource = cluster.get("GPU", 0.0) / gpus if gpus else cluster.get("CPU", 1.0) / workers.cpus
-        self._size = workers.count or max(1, int(by_resource))
+        cpus = cluster.get("CPU", 1.0)
+        self._size = workers.count or max(1, int(cluster.get("GPU", 0.0) / gpus if gpus else cpus))
         self._policy = policy
         self._make = ray.put(make)
         self._actor_class: Any = ray.remote(_Worker).options(
-            num_cpus=workers.cpus, num_gpus=gpus, memory=workers.memory_bytes, max_restarts=0
+            num_cpus=max(1, int(cpus / self._size)), num_gpus=gpus, max_restarts=0
         )
         self._busy: dict[Any, _Seat[T]] = {}
         self._idle: list[Any] = []
@@ -301,7 +298,10 @@ class _Crew(Generic[T, R]):
     def _settle(self, reference: Any, seat: _Seat[T]) -> Iterator[Outcome[T, R]]:
         try:
             answer = ray.get(reference, timeout=10)
-        except (RayActorError, GetTimeoutError) as error:
+        except RayTaskError:
+            raise  # a bug of this file: a handler's own errors come back as answers
+        except RayError as error:  # the actor died, ran out of memory, or its answer is lost
+            ray.kill(seat.actor)
             yield from self._died(seat, error)
             return
         self._idle.append(seat.actor)

@@ -62,6 +62,8 @@ class Prepare:
 class WriteTiles:
     unit: str
     files: Files
+    identity: str
+    """Of the files when the scene was opened: the cube is of these and of no later ones."""
     target: str
     tiles: tuple[Index, ...]
 
@@ -79,6 +81,7 @@ class SourceCube:
     ingest_id: str
     key: str
     spec: CubeSpec
+    identity: str
     windowed: bool
 
 
@@ -114,11 +117,15 @@ class IngestWorker:
         return Opened(
             total=rows * columns,
             done=frozenset(Cube(self._root, key).done()),
-            context=SourceCube(ingest_id=ingest_id, key=key, spec=spec, windowed=source.windowed),
+            context=SourceCube(
+                ingest_id=ingest_id, key=key, spec=spec, identity=source.identity, windowed=source.windowed
+            ),
         )
 
     def _write(self, task: WriteTiles) -> Receipt:
         source, cube = self._source(task.unit, task.files), self._cube(task.target)
+        if source.identity != task.identity:
+            raise BadAsset(f"scene {task.unit}: its files changed while they were ingested; run the same command again")
         read_s = write_s = 0.0
         usable = pixels = samples = written = 0
         for index in task.tiles:
@@ -162,7 +169,9 @@ class IngestWorker:
     def _source(self, unit: str, files: Files) -> Source:
         if unit not in self._files:
             self._files[unit] = files.open()
-            while len(self._files) > self.keep_open:
+            # A file that is read whole is held whole: one of those is enough.
+            keep = self.keep_open if self._files[unit].windowed else 1
+            while len(self._files) > keep:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(unit)
         return self._files[unit]
@@ -195,7 +204,7 @@ class IngestUnit:
         _, tile_px, _ = cube.spec.shard
         grid = TileGrid(height=cube.spec.height, width=cube.spec.width, tile_px=tile_px)
         missing = (tile.index for tile in grid if tile.index not in opened.done)
-        write = partial(WriteTiles, unit=self.id, files=self._files, target=cube.key)
+        write = partial(WriteTiles, unit=self.id, files=self._files, identity=cube.identity, target=cube.key)
         if cube.windowed:
             yield from (write(tiles=(index,)) for index in missing)
         elif whole := tuple(missing):
@@ -236,7 +245,12 @@ def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
     """What the job's filters find, in the archive itself or in the STAC source it names."""
     if job.stac is None:
         items = catalog.open(job.archive).search(
-            stage="raw", sensor=job.sensor, collections=job.collections, bbox=job.bbox, datetime=job.datetime
+            stage="raw",
+            sensor=job.sensor,
+            collections=job.collections,
+            bbox=job.bbox,
+            datetime=job.datetime,
+            query=job.query,
         )
         return [item.scene for item in items][: job.limit]
     return discover(

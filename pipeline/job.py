@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
+from catalog.errors import ArchiveError
 from catalog.root import Root
 from pipeline.config import Job
 from pipeline.execute import WAIT, Done, Failed, Make, Outcome, Policy, Wait, Workers
@@ -188,15 +189,23 @@ class Board:
 
     def _fill(self) -> None:
         while self._more and len(self._open) < self._width:
-            unit = next(self._units, None)
+            try:
+                unit = next(self._units, None)
+            except ArchiveError as error:  # the search died: what was found before it is still worked on
+                self._more = False
+                refusal = Refusal(scene="(search)", reason=f"no more scenes are looked for: {error}")
+                self._ledger.skipped(refusal)
+                self._end(SceneResult(scene=refusal.scene, status="failed", reason=refusal.reason))
+                return
             if unit is None:
                 self._more = False
             elif isinstance(unit, Refusal):
                 self._ledger.skipped(unit)
                 self._end(SceneResult(scene=unit.scene, status="skipped", reason=unit.reason))
             elif unit.id in self._seen:
-                reason = "the same scene is already in this run; give one of them another id"
-                self._end(SceneResult(scene=unit.id, status="skipped", reason=reason))
+                refusal = Refusal(scene=unit.id, reason="it is already in this run; give one of them another id")
+                self._ledger.skipped(refusal)
+                self._end(SceneResult(scene=refusal.scene, status="skipped", reason=refusal.reason))
             else:
                 scene = _Open(unit, iter([unit.prepare()]))
                 self._open.append(scene)
@@ -255,7 +264,13 @@ class Board:
 
     def _commit(self, scene: _Open, finished: Any) -> None:
         assert scene.opened is not None
-        wrote = scene.unit.commit(scene.opened, finished)
+        try:
+            wrote = scene.unit.commit(scene.opened, finished)
+        except ArchiveError as error:  # every tile is there; the same command will publish them
+            scene.reason = f"{type(error).__name__}: {error}"
+            self._ledger.skipped(Refusal(scene=scene.unit.id, reason=scene.reason))
+            self._close(scene, "failed")
+            return
         self._report.bytes_written += wrote
         self._close(scene, "published" if wrote or scene.written else "current")
 

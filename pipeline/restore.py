@@ -80,7 +80,7 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray) -> Run:
         Refused: nothing matches, or a scene that is asked for by id is not in the archive.
         BadCheckpoint: there is no such model.
     """
-    root = Root(job.archive)
+    root = catalog.open(job.archive).root
     run_id = new_run_id("restore")
     model_card(root, model_name(job))  # a name that is wrong is wrong for every scene
     found = sources(job)
@@ -156,7 +156,7 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
     Raises:
         Refused: as ``restore``. A scene that the model does not accept is a row with its reason.
     """
-    root = Root(job.archive)
+    root = catalog.open(job.archive).root
     card = model_card(root, model_name(job))
     rate = _seconds_per_sample(root, card.name)
     for scene in sources(job):

@@ -114,10 +114,10 @@ class RestoreWorker:
         try:
             plan = Plan.from_dict(self._root.get_json(plan.key))
         except NotFound:
-            plan = plan.with_facts(scene_facts(plan, source, model))
-            data = to_json(plan.to_dict())
-            self._root.put(plan.key, data)
-            wrote = len(data)
+            data = to_json(plan.with_facts(scene_facts(plan, source, model)).to_dict())
+            # Of two drivers that estimate at once, one wins, and both go on with its facts.
+            wrote = len(data) if self._root.put_new(plan.key, data) else 0
+            plan = Plan.from_dict(self._root.get_json(plan.key))
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, task.source))
         done = frozenset(Cube(self._root, plan.target).done())
         assert plan.scene_facts is not None
@@ -220,6 +220,8 @@ class _OpenScene:
 
     def __init__(self, plan: Plan, root: Root, model: Model) -> None:
         assert plan.scene_facts is not None
+        if model.card.weights_sha256 != plan.weights_sha256:
+            raise Refused(f"scene {plan.scene_id}: the weights of {plan.model} changed under its plan; run it again")
         self.plan = plan
         self._source = Cube(root, plan.source)
         self._target = Cube(root, plan.target)

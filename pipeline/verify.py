@@ -8,13 +8,12 @@ from typing import Any
 import catalog
 from catalog.cube import Cube
 from catalog.publish import cube_key
-from catalog.root import Root
 from pipeline.tiles import Index
 
 
 @dataclass(frozen=True, kw_only=True)
 class Torn:
-    """A tile whose bytes are not those that were marked."""
+    """A tile of a published cube whose bytes are not those that were marked, or that has no mark."""
 
     cube: str
     index: Index
@@ -38,15 +37,17 @@ def verify(archive: str) -> VerifyReport:
     A tile without a mark is work to do: the next `ingest` or `restore` of its scene writes it again and touches no
     other.
     """
-    root = Root(archive)
+    place = catalog.open(archive)
     cubes = tiles = 0
     torn: list[Torn] = []
     for stage, verb in (("source", "ingest"), ("restored", "restore")):
-        for item in catalog.open(archive).search(stage=stage):
-            cube = Cube(root, cube_key(item.scene))
-            cubes += 1
-            tiles += len(cube.done())
+        for item in place.search(stage=stage):
+            cube = Cube(place.root, cube_key(item.scene))
             for index in cube.verify():
-                torn.append(Torn(cube=cube.path, index=index, repair_with=verb))
                 cube.unmark(index)
+            rows, columns = cube.spec.tiles
+            whole = cube.done()
+            missing = [(iy, ix) for iy in range(rows) for ix in range(columns) if (iy, ix) not in whole]
+            torn += [Torn(cube=cube.path, index=index, repair_with=verb) for index in missing]
+            cubes, tiles = cubes + 1, tiles + rows * columns
     return VerifyReport(cubes=cubes, tiles=tiles, torn=tuple(torn))

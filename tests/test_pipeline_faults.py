@@ -155,8 +155,9 @@ def test_f11_a_flipped_shard_is_found_and_it_alone_is_repaired(archive: str, cle
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(data)
     times = {p: p.stat().st_mtime_ns for p in root.rglob("c/*/*/*") if p.is_file()}
-    report = verify(archive)
-    assert [torn.repair_with for torn in report.torn] == ["restore"]
+    for _ in range(2):  # what is torn is said until it is repaired
+        report = verify(archive)
+        assert [torn.repair_with for torn in report.torn] == ["restore"]
     repaired = restore_here(archive)
     assert (repaired.exit_code, repaired.tiles_written) == (0, 1)
     assert restored_bytes(archive) == clean
