@@ -184,7 +184,7 @@ class OnBands:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(B, window_bands, H, W) -> the same shape."""
         x = (x / self.input_scale).contiguous(memory_format=torch.channels_last)
-        y: torch.Tensor = self.net(x) * self.input_scale
+        y: torch.Tensor = self.net.to(x.device)(x) * self.input_scale
         return y.contiguous()
 
 
@@ -214,6 +214,7 @@ class OnSubspace:
         """
         if x.shape[1] != self.project.shape[1]:
             raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {self.project.shape[1]} bands")
+        self._move(x.device)
         z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
         noise = z * self.removed
         noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
@@ -222,10 +223,17 @@ class OnSubspace:
         gone = rest + torch.einsum("bj,njhw->nbhw", self.back, noise - self.removed_rest * z)
         return torch.where(self.restored, x - gone, x)
 
+    def _move(self, device: torch.device) -> None:
+        """Follow the pixels to their device; nothing to do but the first time."""
+        if self.project.device != device:
+            self.net.to(device)
+            for name in ("project", "back", "power", "removed", "live", "restored"):
+                setattr(self, name, getattr(self, name).to(device))
+
     def _predict(self, z: torch.Tensor) -> torch.Tensor:
         """Noise in the first coefficients, (B, K, H, W). Scenes with fewer than K bands are filled up with zeros."""
         k, missing = z.shape[1], self.net.channels - z.shape[1]
-        power = torch.cat((self.power[:k], torch.ones(missing)))[None]  # (1, K)
+        power = torch.cat((self.power[:k], self.power.new_ones(missing)))[None]  # (1, K)
         z = functional.pad(z, (0, 0, 0, 0, 0, missing))
         first = pilot.pilot(z, power[0])
         x = features(z, first, power).contiguous(memory_format=torch.channels_last)

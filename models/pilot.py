@@ -83,14 +83,14 @@ def _two_passes(image: torch.Tensor, threshold: float) -> torch.Tensor:
 def _blocks(image: torch.Tensor) -> torch.Tensor:
     """DCT of every 8x8 block that touches the image, (H, W) -> (64, (H + 7)(W + 7))."""
     padded = functional.pad(image[None, None], (BLOCK - 1,) * 4, mode="replicate")
-    return DCT @ functional.unfold(padded, BLOCK)[0]
+    return DCT.to(image.device) @ functional.unfold(padded, BLOCK)[0]
 
 
 def _aggregate(spectra: torch.Tensor, count: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Weighted mean over the 64 blocks that hold a pixel, (64, L), (1, L) -> (H, W)."""
     size = (shape[0] + 2 * (BLOCK - 1), shape[1] + 2 * (BLOCK - 1))
     weight = 1 / count.clamp_min(1.0)
-    total = functional.fold((DCT.T @ (spectra * weight))[None], size, BLOCK)
+    total = functional.fold((DCT.T.to(spectra.device) @ (spectra * weight))[None], size, BLOCK)
     weights = functional.fold(weight.expand(BLOCK * BLOCK, -1)[None], size, BLOCK)
     inner = slice(BLOCK - 1, 1 - BLOCK)
     return (total / weights)[0, 0, inner, inner]

@@ -297,12 +297,12 @@ def _core(tile: Tile, halo: int) -> tuple[slice, slice]:
 
 def restore_values(restorer: Restorer, values: Physical, core: tuple[slice, slice]) -> Physical | None:
     """Run the model on (bands, h, w) physical values; (bands, core) out, or None where it changes nothing."""
-    x = torch.from_numpy(values)[None]
+    x = torch.from_numpy(values)[None].to("cuda" if torch.cuda.is_available() else "cpu")
     with torch.inference_mode():
         y = restorer(x)
     if y is x:
         return None
-    return np.asarray(y[0].numpy()[(..., *core)], dtype=np.float32)
+    return np.asarray(y[0].cpu().numpy()[(..., *core)], dtype=np.float32)
 
 
 # ----------------------------------------------------------------------------------------------- spectral windows
@@ -335,5 +335,6 @@ class SpectralWindows:
             y = restorer(x[:, list(window.take)])
             used = [i for i, weight in enumerate(window.weight) if weight]
             weight = torch.tensor([window.weight[i] for i in used], dtype=x.dtype, device=x.device)
-            out.index_add_(1, torch.tensor([window.take[i] for i in used]), y[:, used] * weight[:, None, None])
+            bands = torch.tensor([window.take[i] for i in used], device=x.device)
+            out.index_add_(1, bands, y[:, used] * weight[:, None, None])
         return out
