@@ -77,7 +77,7 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     """Scenes, tiles, bytes, memory and time of a restoration before it runs."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scene", overflow="fold")
-    for name in ("pixels x bands", "tiles", "to do", "read", "tile memory", "time"):
+    for name in ("x, y, bands", "tiles", "to do", "read", "tile memory", "time"):
         table.add_column(name, justify="right")
     for row in planned:
         if row.plan is None:
@@ -86,7 +86,7 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
         spec = row.plan.spec
         table.add_row(
             row.scene,
-            f"{spec.width} x {spec.height} x {spec.bands}",
+            f"{spec.width} {spec.height} {spec.bands}",
             str(len(row.plan.grid)),
             str(row.tiles_to_do),
             size(row.read_bytes),
