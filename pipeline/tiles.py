@@ -51,10 +51,6 @@ class Window:
     def x(self) -> slice:
         return slice(self.x0, self.x1)
 
-    def times(self, scale: int) -> Window:
-        """The same rectangle on a grid whose pixels are ``scale`` times finer."""
-        return Window(y0=self.y0 * scale, y1=self.y1 * scale, x0=self.x0 * scale, x1=self.x1 * scale)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
