@@ -137,7 +137,7 @@ def test_a_job_file_and_its_overrides(tmp_path: Any) -> None:
         ("tile_px = 64", "key 'archive' is missing"),
         ('archive = "a"\ntile_px = 65', "65 is not a multiple of 16"),
         ('archive = "a"\nworkers = 0', "workers: Input should be greater than or equal to 1"),
-        ('archive = "a"\nbbox = [10, 0, 5, 1]', "is not west, south, east, north"),
+        ('archive = "a"\nbbox = [10, 5, 20, 1]', "is not west, south, east, north"),
         ('archive = "a"\ntask = "polish"', "task: Input should be 'denoise'"),
         ("archive = ", "not a TOML file"),
     ],
