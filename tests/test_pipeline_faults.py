@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import catalog
+from catalog.root import Root
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.execute import Policy, Workers, on_ray, serial
 from pipeline.ingest import catalog_folder, ingest
@@ -47,6 +48,18 @@ def archive(ingested: Path, tmp_path: Path) -> str:
     return str(shutil.copytree(ingested, tmp_path / "archive"))
 
 
+@pytest.fixture(params=["disk", "s3"])
+def anywhere(request: pytest.FixtureRequest, ingested: Path) -> str:
+    """The same archive on disk and on S3."""
+    if request.param == "disk":
+        return str(request.getfixturevalue("archive"))
+    place = f"s3://{request.getfixturevalue('s3_bucket')}/archive"
+    here, there = Root(ingested), Root(place)
+    for entry in here.list(""):
+        there.put(entry.key, here.get(entry.key))
+    return place
+
+
 @pytest.fixture(scope="module")
 def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The bytes of the scene's undisturbed restoration."""
@@ -62,10 +75,8 @@ def restore_here(archive: str) -> RunReport:
 
 def restored_bytes(archive: str) -> dict[str, str]:
     """sha256 of every object of the restored cubes, marks included."""
-    root = Path(archive) / "restored"
-    return {
-        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in root.rglob("*") if p.is_file()
-    }
+    root = Root(archive)
+    return {entry.key: hashlib.sha256(root.get(entry.key)).hexdigest() for entry in root.list("restored")}
 
 
 def command(archive: str, *options: str) -> list[str]:
@@ -76,7 +87,7 @@ def command(archive: str, *options: str) -> list[str]:
 
 
 def marks(archive: str) -> int:
-    return len(list((Path(archive) / "restored").rglob("*.zarr.done/*.json")))
+    return sum(".zarr.done/" in entry.key for entry in Root(archive).list("restored"))
 
 
 def wait_for(happened: Callable[[], bool], *, limit_s: float = 90.0) -> None:
@@ -113,7 +124,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(archive: str, clean: dict[str, str]) -> None:
+def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(anywhere: str, clean: dict[str, str]) -> None:
+    archive = anywhere
     process = start(archive)
     try:
         wait_for(lambda: marks(archive) >= 2)
@@ -130,7 +142,8 @@ def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(archive: str
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_f03_a_killed_driver_resumes_with_the_same_command(archive: str, clean: dict[str, str]) -> None:
+def test_f03_a_killed_driver_resumes_with_the_same_command(anywhere: str, clean: dict[str, str]) -> None:
+    archive = anywhere
     process = start(archive)
     try:
         wait_for(lambda: marks(archive) >= 3)
@@ -204,8 +217,10 @@ def make_poisoned(make: Callable[[], Callable[[Any], Any]], how: str) -> Callabl
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "hang"])
 def test_f02_a_poison_tile_is_put_aside_alone_and_later_done(
-    how: str, archive: str, clean: dict[str, str], ray_session: None
+    how: str, anywhere: str, clean: dict[str, str], ray_session: None
 ) -> None:
+    archive = anywhere
+
     def engine(make: Any, tasks: Any, *, policy: Policy, workers: Workers) -> Any:
         strict = Policy(max_deaths=2, deadline_s=4.0)
         return on_ray(partial(make_poisoned, make, how), tasks, policy=strict, workers=Workers(count=2))
@@ -216,8 +231,8 @@ def test_f02_a_poison_tile_is_put_aside_alone_and_later_done(
     assert (scene.status, scene.tiles_written, scene.tiles_failed) == ("failed", TILES - 1, 1)
     assert report.exit_code == 1
     assert catalog.open(archive).search(stage="restored") == []
-    (ledger,) = (Path(archive) / "runs" / report.run / "failures").rglob("*.jsonl")
-    (line,) = [json.loads(text) for text in ledger.read_text().splitlines()]
+    (ledger,) = Root(archive).list(f"runs/{report.run}/failures")
+    (line,) = [json.loads(text) for text in Root(archive).get(ledger.key).splitlines()]
     assert (line["tiles"], line["kind"]) == ([[1, 2]], {"kill": "crash", "hang": "deadline"}[how])
     assert restore_here(archive).tiles_written == 1
     assert restored_bytes(archive) == clean
