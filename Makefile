@@ -20,7 +20,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/pytest tests/test_architecture.py
 
 # Needs the real scenes in $(DATA) and about an hour; denoising is scored on the scenes that no training saw.
-VALIDATION := fake_and_real_peppers_ms paints_ms thread_spools_ms
+VALIDATION := fake_and_real_peppers paints thread_spools
 DENOISE = $(BIN)/python -m benchmarks.denoise --data $(DATA)/cave --scenes $(VALIDATION)
 RESULTS := benchmarks/results
 

@@ -178,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = ap.parse_args(argv)
     methods = {m: METHODS[m]() for m in _chosen(a.methods)}
     scenes = Scenes(a.data)
+    left = set(a.scenes or ())
     for name, cube in scenes:
         if a.scenes and name not in a.scenes:
             continue
@@ -189,7 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 estimate = run(noisy, sigma / 255, truth)
                 line = _line(name, sigma, method, truth, estimate, time.perf_counter() - begin)
                 print(json.dumps(line, allow_nan=False), flush=True)
-    return 1 if scenes.failed else 0
+        left.discard(name)
+    if left:
+        print(f"no such scene in {a.data}: {', '.join(sorted(left))}", file=sys.stderr)
+    return 1 if scenes.failed or left else 0
 
 
 if __name__ == "__main__":
