@@ -42,6 +42,8 @@ class ModelCard:
     """Output pixels for each input pixel along one axis."""
     halo: int = 0
     """Input pixels around an output pixel that it may depend on."""
+    guide_halo: int = 0
+    """Fusion only: pixels of the finer grid that it may depend on, on top of `halo` pixels of the coarse one."""
     input_scaling: str = "none"
     """How physical values become network input, in words."""
     trained_on: tuple[str, ...] = ()
@@ -63,14 +65,21 @@ class ModelCard:
         Raises:
             BadCard: scale below 1, negative halo, window below 1 band, or an upside-down range.
         """
-        if self.scale < 1 or self.halo < 0:
-            raise BadCard(f"model {self.name!r}: scale {self.scale} must be >= 1 and halo {self.halo} >= 0")
+        if self.scale < 1 or self.halo < 0 or self.guide_halo < 0:
+            raise BadCard(
+                f"model {self.name!r}: scale {self.scale} must be >= 1, halo {self.halo} and "
+                f"guide_halo {self.guide_halo} >= 0"
+            )
         if self.window_bands is not None and self.window_bands < 1:
             raise BadCard(f"model {self.name!r}: window_bands {self.window_bands} must be >= 1 or null")
         for key in ("accepts_spacing_nm", "accepts_range_nm"):
             pair = getattr(self, key)
             if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):
                 raise BadCard(f"model {self.name!r}: {key} {pair} must be [low, high] or null")
+
+    def halo_at(self, scale: int) -> int:
+        """Coarse pixels that a fusion at this scale may depend on: halo + ceil(guide_halo / scale)."""
+        return self.halo - (-self.guide_halo // scale)
 
     def to_dict(self) -> JSON:
         """The card as JSON types; `from_dict` is its inverse."""

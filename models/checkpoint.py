@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 
 from models.card import ModelCard
 from models.denoiser import StasModel
+from models.fusion import FusionModel
 from models.restorer import IdentityModel, Model
 
 State = Mapping[str, torch.Tensor]
@@ -31,6 +32,9 @@ def _identity(card: ModelCard, state: State) -> Model:
 
 ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {"identity": _identity, "stas": StasModel}
 """Name in a card -> what builds the model from card and weights. A new network is one more row."""
+
+FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {}
+"""The same for models that fuse two images."""
 
 
 def builtin(name: str) -> Path:
@@ -63,17 +67,34 @@ def save(folder: Path, card: ModelCard, state: State) -> ModelCard:
 
 
 def load(folder: str | Path) -> Model:
-    """Read a model; the weights are proved against the card's sha256 before they are parsed.
+    """Read a model of one image; the weights are proved against the card's sha256 before they are parsed.
 
     Raises:
-        BadCheckpoint: unknown architecture, missing, altered or unfitting weights.
+        BadCheckpoint: unknown architecture, missing, altered or unfitting weights, or a model that fuses two images.
         BadCard: no card, or one that cannot be read.
     """
-    folder = Path(folder)
-    card = ModelCard.read(folder / CARD)
+    card, state = _read(Path(folder))
     if card.architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise BadCheckpoint(f"model {card.name!r}: unknown architecture {card.architecture!r}; known: {known}")
+        raise BadCheckpoint(f"model {card.name!r} fuses two images: it restores pairs, with the task fuse")
+    return ARCHITECTURES[card.architecture](card, state)
+
+
+def load_fusion(folder: str | Path) -> FusionModel:
+    """Read a model that fuses two images; raises as `load` does."""
+    card, state = _read(Path(folder))
+    if card.architecture not in FUSIONS:
+        raise BadCheckpoint(f"model {card.name!r} restores one image; a fusion is one of: {', '.join(sorted(FUSIONS))}")
+    return FUSIONS[card.architecture](card, state)
+
+
+def _read(folder: Path) -> tuple[ModelCard, State]:
+    """Card and proved weights of a known architecture."""
+    card = ModelCard.read(folder / CARD)
+    known = sorted({*ARCHITECTURES, *FUSIONS})
+    if card.architecture not in known:
+        raise BadCheckpoint(
+            f"model {card.name!r}: unknown architecture {card.architecture!r}; known: {', '.join(known)}"
+        )
     state: State = {}
     if card.weights_sha256:
         try:
@@ -90,4 +111,4 @@ def load(folder: str | Path) -> Model:
             state = load_tensors(data)
         except SafetensorError as e:
             raise BadCheckpoint(f"model {card.name!r}: {folder / WEIGHTS} is not safetensors: {e}") from e
-    return ARCHITECTURES[card.architecture](card, state)
+    return card, state
