@@ -28,7 +28,7 @@ from catalog.sign import signer
 from catalog.spec import VALID, CubeSpec
 from pipeline.config import IngestJob
 from pipeline.execute import on_ray
-from pipeline.job import Engine, Opened, Run, Unit, new_run_id, peak_bytes
+from pipeline.job import Engine, Opened, Run, Unit, new_run_id, peak_bytes, unit_id
 from pipeline.ledger import Receipt, Refusal
 from pipeline.plan import digest
 from pipeline.tiles import Index, TileGrid
@@ -111,7 +111,7 @@ class IngestWorker:
         identity = {"files": source.identity, "spec": spec.to_dict(), "version": READER_VERSION}
         ingest_id = digest(identity)
         spec = replace(spec, attrs={**spec.attrs, "hypermend:ingest": ingest_id})
-        key = f"source/{safe_name(task.unit)}/{ingest_id}.zarr"
+        key = f"source/{safe_name(task.files.scene.id)}/{ingest_id}.zarr"
         create(self._root, key, spec, lonlat=source.lonlat)
         rows, columns = spec.tiles
         return Opened(
@@ -191,7 +191,8 @@ class IngestUnit:
     """One scene's walk from files to a published source cube."""
 
     def __init__(self, scene: Scene, job: IngestJob, root: Root, run: str) -> None:
-        self.id = scene.id
+        self.collection, self.scene = scene.collection, scene.id
+        self.id = unit_id(self.collection, self.scene)
         self._files = Files(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
         self._root = root
         self._run = run

@@ -52,11 +52,24 @@ class Opened:
     warnings: tuple[str, ...] = ()
 
 
+def unit_id(collection: str, scene: str) -> str:
+    """What tells a run's units apart: a scene id is unique in its collection only."""
+    return f"{collection}/{scene}"
+
+
 class Unit(Protocol):
-    """One scene's walk. ``task.unit`` of every task it gives is its ``id``."""
+    """One scene's walk. ``task.unit`` of every task it gives is its ``id``, ``<collection>/<scene>``."""
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def collection(self) -> str: ...
+
+    @property
+    def scene(self) -> str:
+        """Id of the scene; another collection may have one of the same id."""
+        ...
 
     def prepare(self) -> Any: ...
 
@@ -75,6 +88,7 @@ class Event:
 
     kind: Literal["opened", "tile", "published", "current", "failed", "skipped"]
     scene: str
+    """Id of the unit, or what is known of a scene that did not become one."""
     tiles_done: int = 0
     tiles_total: int = 0
     message: str = ""
@@ -86,10 +100,17 @@ class SceneResult:
 
     scene: str
     status: Literal["published", "current", "failed", "skipped"]
+    collection: str | None = None
+    """None for a scene that was refused before its collection was known."""
     tiles_written: int = 0
     tiles_failed: int = 0
     reason: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Id of the unit, as far as it is known."""
+        return self.scene if self.collection is None else unit_id(self.collection, self.scene)
 
 
 @dataclass(kw_only=True)
@@ -155,6 +176,7 @@ class Board:
         self._open: deque[_Open] = deque()
         self._by_id: dict[str, _Open] = {}
         self._seen: set[str] = set()
+        self._held: list[Unit] = []
         self._more = True
         self._events: deque[Event] = deque()
 
@@ -188,29 +210,54 @@ class Board:
                 yield WAIT
 
     def _fill(self) -> None:
-        while self._more and len(self._open) < self._width:
-            try:
-                unit = next(self._units, None)
-            except ArchiveError as error:  # the search died: what was found before it is still worked on
-                self._more = False
-                refusal = Refusal(scene="(search)", reason=f"no more scenes are looked for: {error}")
-                self._ledger.skipped(refusal)
-                self._end(SceneResult(scene=refusal.scene, status="failed", reason=refusal.reason))
-                return
-            if unit is None:
-                self._more = False
-            elif isinstance(unit, Refusal):
-                self._ledger.skipped(unit)
-                self._end(SceneResult(scene=unit.scene, status="skipped", reason=unit.reason))
-            elif unit.id in self._seen:
-                refusal = Refusal(scene=unit.id, reason="it is already in this run; give one of them another id")
-                self._ledger.skipped(refusal)
-                self._end(SceneResult(scene=refusal.scene, status="skipped", reason=refusal.reason))
-            else:
-                scene = _Open(unit, iter([unit.prepare()]))
-                self._open.append(scene)
-                self._by_id[unit.id] = scene
-                self._seen.add(unit.id)
+        while len(self._open) < self._width and (unit := self._next_unit()) is not None:
+            scene = _Open(unit, iter([unit.prepare()]))
+            self._open.append(scene)
+            self._by_id[unit.id] = scene
+
+    def _next_unit(self) -> Unit | None:
+        """The next unit that can be opened now.
+
+        Units of one scene id follow each other: the same files in two collections make one cube, and its marks are
+        folded once.
+        """
+        busy = {scene.unit.scene for scene in self._open}
+        for unit in self._held:
+            if unit.scene not in busy:
+                self._held.remove(unit)
+                return unit
+        while self._more and len(self._held) < self._width:
+            taken = self._take_unit()
+            if taken is not None and taken.scene not in busy:
+                return taken
+            if taken is not None:
+                self._held.append(taken)
+        return None
+
+    def _take_unit(self) -> Unit | None:
+        """The next of the run's units, unless it is refused or there is none."""
+        try:
+            unit = next(self._units, None)
+        except ArchiveError as error:  # the search died: what was found before it is still worked on
+            self._more = False
+            refusal = Refusal(scene="(search)", reason=f"no more scenes are looked for: {error}")
+            self._ledger.skipped(refusal)
+            self._end(SceneResult(scene=refusal.scene, status="failed", reason=refusal.reason))
+            return None
+        if unit is None:
+            self._more = False
+            return None
+        if not isinstance(unit, Refusal) and unit.id not in self._seen:
+            self._seen.add(unit.id)
+            return unit
+        if not isinstance(unit, Refusal):
+            reason = f"collection {unit.collection} has it twice in this run; give one of them another id"
+            unit = Refusal(scene=unit.scene, collection=unit.collection, reason=reason)
+        self._ledger.skipped(unit)
+        self._end(
+            SceneResult(scene=unit.scene, collection=unit.collection, status="skipped", reason=unit.reason),
+        )
+        return None
 
     def _settle(self, scene: _Open, outcome: Outcome[Any, Any]) -> None:
         scene.in_flight -= 1
@@ -239,7 +286,7 @@ class Board:
         self._report.samples += receipt.samples
         self._report.worker_s += receipt.read_s + receipt.model_s + receipt.write_s
         self._report.peak_worker_bytes = max(self._report.peak_worker_bytes, receipt.peak_bytes)
-        self._ledger.receipt(scene.unit.id, receipt, outcome)
+        self._ledger.receipt(scene.unit, receipt, outcome)
         self._say("tile", scene)
 
     def _failed(self, scene: _Open, outcome: Failed[Any]) -> None:
@@ -247,7 +294,7 @@ class Board:
         tiles = getattr(outcome.task, "tiles", ())
         scene.failed += max(1, len(tiles))
         scene.reason = scene.reason or f"{outcome.error}: {outcome.message}"
-        self._ledger.failure(scene.unit.id, step=step, tiles=tiles, outcome=outcome)
+        self._ledger.failure(scene.unit, step=step, tiles=tiles, outcome=outcome)
 
     def _advance(self, scene: _Open) -> None:
         """Close the scene if nothing of it is left to do, else leave it on the board."""
@@ -268,7 +315,8 @@ class Board:
             wrote = scene.unit.commit(scene.opened, finished)
         except ArchiveError as error:  # every tile is there; the same command will publish them
             scene.reason = f"{type(error).__name__}: {error}"
-            self._ledger.skipped(Refusal(scene=scene.unit.id, reason=scene.reason))
+            refusal = Refusal(scene=scene.unit.scene, collection=scene.unit.collection, reason=scene.reason)
+            self._ledger.skipped(refusal)
             self._close(scene, "failed")
             return
         self._report.bytes_written += wrote
@@ -279,7 +327,8 @@ class Board:
         del self._by_id[scene.unit.id]
         self._end(
             SceneResult(
-                scene=scene.unit.id,
+                scene=scene.unit.scene,
+                collection=scene.unit.collection,
                 status=status,
                 tiles_written=scene.written,
                 tiles_failed=scene.failed if scene.opened is not None else 0,
@@ -290,7 +339,7 @@ class Board:
 
     def _end(self, result: SceneResult) -> None:
         self._report.scenes.append(result)
-        self._events.append(Event(kind=result.status, scene=result.scene, message=result.reason))
+        self._events.append(Event(kind=result.status, scene=result.unit, message=result.reason))
 
     def _say(self, kind: Literal["opened", "tile"], scene: _Open, message: str = "") -> None:
         assert scene.opened is not None

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from catalog.root import Root
 from pipeline.execute import Done, Failed
@@ -37,6 +37,18 @@ class Refusal:
 
     scene: str
     reason: str
+    collection: str | None = None
+    """None where it is not known."""
+
+
+class Subject(Protocol):
+    """Whose lines they are: the scene of a unit."""
+
+    @property
+    def collection(self) -> str | None: ...
+
+    @property
+    def scene(self) -> str: ...
 
 
 class Ledger:
@@ -56,15 +68,15 @@ class Ledger:
         self._parts = {"receipts": 0, "failures": 0}
         self._flushed = time.monotonic()
 
-    def receipt(self, scene: str, receipt: Receipt, outcome: Done[Any, Any]) -> None:
-        line = {"scene": scene, "attempts": outcome.attempts, "node": outcome.node, **asdict(receipt)}
-        self._add("receipts", line)
+    def receipt(self, subject: Subject, receipt: Receipt, outcome: Done[Any, Any]) -> None:
+        line = {"attempts": outcome.attempts, "node": outcome.node, **asdict(receipt)}
+        self._add("receipts", subject, line)
 
-    def failure(self, scene: str, *, step: str, tiles: Any, outcome: Failed[Any]) -> None:
+    def failure(self, subject: Subject, *, step: str, tiles: Any, outcome: Failed[Any]) -> None:
         self._add(
             "failures",
+            subject,
             {
-                "scene": scene,
                 "step": step,
                 "tiles": tiles,
                 "kind": outcome.kind.value,
@@ -76,10 +88,16 @@ class Ledger:
         )
 
     def skipped(self, refusal: Refusal) -> None:
-        self._add("failures", {"scene": refusal.scene, "step": "discover", "message": refusal.reason})
+        self._add("failures", refusal, {"step": "discover", "message": refusal.reason})
 
-    def _add(self, kind: str, line: dict[str, Any]) -> None:
-        line = {"run": self.run, "time": datetime.now(UTC).isoformat(timespec="seconds"), **line}
+    def _add(self, kind: str, subject: Subject, line: dict[str, Any]) -> None:
+        line = {
+            "run": self.run,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "collection": subject.collection,
+            "scene": subject.scene,
+            **line,
+        }
         self._lines[kind].append(json.dumps(line))
         if len(self._lines[kind]) >= self.flush_lines or time.monotonic() - self._flushed > self.flush_s:
             self.flush()

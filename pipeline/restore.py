@@ -22,7 +22,7 @@ from catalog.root import Root
 from catalog.scene import Scene
 from pipeline.config import RestoreJob
 from pipeline.execute import on_ray
-from pipeline.job import Engine, Opened, Run, new_run_id
+from pipeline.job import Engine, Opened, Run, new_run_id, unit_id
 from pipeline.plan import Plan, Refused, make_plan, pending
 from pipeline.restore_worker import Finish, Prepare, RestoreTile, RestoreWorker, model_card
 
@@ -33,7 +33,8 @@ class RestoreUnit:
     """One scene's walk from its source cube to a published restored cube."""
 
     def __init__(self, source: Scene, job: RestoreJob, root: Root, run: str) -> None:
-        self.id = source.id
+        self.collection, self.scene = _base(source.collection), source.id
+        self.id = unit_id(self.collection, self.scene)
         self._source = source
         self._job = job
         self._root = root
@@ -42,9 +43,10 @@ class RestoreUnit:
     def prepare(self) -> Prepare:
         return Prepare(
             unit=self.id,
+            scene=self.scene,
             source=cube_key(self._source),
             ingest_id=str(self._source.properties["hypermend:ingest"]),
-            collection=_base(self._source.collection),
+            collection=self.collection,
             task=self._job.task,
             model=model_name(self._job),
             tile_px=self._job.tile_px,
@@ -129,6 +131,7 @@ def _base(collection: str) -> str:
 class PlannedScene:
     """What a restoration would do to one scene; ``plan`` is None where it is refused, for ``reason``."""
 
+    collection: str
     scene: str
     plan: Plan | None = None
     reason: str = ""
@@ -173,7 +176,7 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
                 tile_px=job.tile_px,
             )
         except Refused as refusal:
-            yield PlannedScene(scene=scene.id, reason=str(refusal))
+            yield PlannedScene(collection=_base(scene.collection), scene=scene.id, reason=str(refusal))
             continue
         to_do = len(plan.grid) - len(_done(root, plan))
         share = to_do / len(plan.grid)
@@ -181,6 +184,7 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
         itemsize = np.dtype(plan.spec.dtype).itemsize
         samples = plan.spec.bands * plan.spec.height * plan.spec.width
         yield PlannedScene(
+            collection=plan.collection,
             scene=scene.id,
             plan=plan,
             tiles_to_do=to_do,

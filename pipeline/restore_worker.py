@@ -53,6 +53,7 @@ class Prepare:
     """Plan one scene, estimate its facts, create its target."""
 
     unit: str
+    scene: str
     source: str
     ingest_id: str
     collection: str
@@ -101,7 +102,7 @@ class RestoreWorker:
         source = Cube(self._root, task.source)
         model = self._model(task.model)
         plan = make_plan(
-            scene_id=task.unit,
+            scene_id=task.scene,
             collection=task.collection,
             source=task.source,
             ingest_id=task.ingest_id,

@@ -15,9 +15,10 @@ from catalog.errors import BadAsset, Unreachable
 from catalog.root import Root
 from catalog.spec import NODATA, VALID
 from pipeline import ingest as module
-from pipeline.config import IngestJob
+from pipeline.config import IngestJob, RestoreJob
 from pipeline.execute import serial
 from pipeline.ingest import IngestUnit, IngestWorker, catalog_folder, ingest, scenes
+from pipeline.restore import restore
 
 
 def write_tif(path: Path, value: float, *, x: float = 0, y: float = 0, nodata: float | None = None) -> None:
@@ -107,3 +108,20 @@ def test_a_store_that_fails_at_the_commit_costs_that_scene_alone(
     assert report.exit_code == 1
     monkeypatch.undo()
     assert [s.status for s in ingest(job, engine=serial).wait().scenes] == ["published", "current"]
+
+
+def test_one_scene_id_in_two_collections_is_ingested_and_restored_twice(tmp_path: Path) -> None:
+    """The same files in both: one cube, two items."""
+    write_tif(tmp_path / "files" / "img.tif", 100)
+    archive = str(tmp_path / "archive")
+    for collection in ("one", "two"):
+        catalog_folder(archive, tmp_path / "files", sensor="sentinel2a", collection=collection)
+    both = [("one", "img", "published"), ("two", "img", "published")]
+    report = ingest(IngestJob(archive=archive), engine=serial).wait()
+    assert sorted((str(s.collection), s.scene, s.status) for s in report.scenes) == both
+    report = restore(RestoreJob(archive=archive, model="identity"), engine=serial).wait()
+    assert sorted((str(s.collection), s.scene, s.status) for s in report.scenes) == both
+    restored = catalog.open(archive).search(stage="restored")
+    assert [item.scene.collection for item in restored] == ["one-denoise", "two-denoise"]
+    assert [float(item.dataset()["reflectance"].max()) for item in restored] == pytest.approx([0.01, 0.01])
+    assert restore(RestoreJob(archive=archive, model="identity"), engine=serial).wait().bytes_written == 0

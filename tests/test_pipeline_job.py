@@ -26,8 +26,11 @@ class Task:
 class Toy:
     """A scene of ``total`` tiles, of which tile ``bad`` fails."""
 
-    def __init__(self, id: str, total: int, log: list[str], *, bad: int | None = None, done: int = 0) -> None:
-        self.id, self.total, self.log, self.bad, self.n_done = id, total, log, bad, done
+    def __init__(
+        self, scene: str, total: int, log: list[str], *, bad: int | None = None, done: int = 0, collection: str = "c"
+    ) -> None:
+        self.id, self.collection, self.scene = f"{collection}/{scene}", collection, scene
+        self.total, self.log, self.bad, self.n_done = total, log, bad, done
 
     def prepare(self) -> Task:
         return Task(unit=self.id, step=f"prepare {self.total} {self.n_done}")
@@ -40,13 +43,13 @@ class Toy:
         return Task(unit=self.id, step="finish")
 
     def commit(self, opened: Opened, finished: Any) -> int:
-        self.log.append(f"commit {self.id}")
+        self.log.append(f"commit {self.scene}")
         return 0 if self.n_done == self.total else 100
 
 
 def make_toy(log: list[str]) -> Callable[[Task], Any]:
     def handle(task: Task) -> Any:
-        log.append(f"{task.step.split()[0]} {task.unit}")
+        log.append(f"{task.step.split()[0]} {task.unit.split('/')[1]}")
         if task.step.startswith("prepare"):
             _, total, done = task.step.split()
             return Opened(total=int(total), done=frozenset((0, i) for i in range(int(done))))
@@ -94,7 +97,8 @@ def test_a_failed_tile_holds_back_its_scene_alone_and_is_in_the_ledger(tmp_path:
         for entry in Root(str(tmp_path)).list("runs/r1/failures")
         for line in Root(str(tmp_path)).get(entry.key).decode().splitlines()
     ]
-    assert {(line["scene"], line["step"]) for line in lines} == {("a", "tile"), ("x", "discover")}
+    named = {(line["collection"], line["scene"], line["step"]) for line in lines}
+    assert named == {("c", "a", "tile"), (None, "x", "discover")}
     assert next(line for line in lines if line["scene"] == "a")["tiles"] == [[0, 1]]
 
 
@@ -116,4 +120,20 @@ def test_the_same_scene_twice_is_skipped_with_its_reason(tmp_path: Path) -> None
     log: list[str] = []
     report = start(tmp_path, [Toy("a", 1, log), Toy("a", 1, log)], log).wait()
     assert sorted(s.status for s in report.scenes) == ["published", "skipped"]
+    assert "collection c has it twice in this run" in report.scenes[0].reason + report.scenes[1].reason
     assert report.exit_code == 1
+
+
+def test_one_scene_id_in_two_collections_is_two_units_one_after_the_other(tmp_path: Path) -> None:
+    log: list[str] = []
+    units = [Toy("a", 2, log), Toy("a", 2, log, collection="d"), Toy("b", 2, log), Toy("a", 2, log, collection="e")]
+    report = start(tmp_path, units, log).wait()
+    assert report.exit_code == 0
+    assert {(s.collection, s.scene, s.status) for s in report.scenes} == {
+        ("c", "a", "published"), ("d", "a", "published"), ("e", "a", "published"), ("c", "b", "published")
+    }  # fmt: skip
+    # They may share a cube, so none begins before the one before it is published; the other scene does not wait.
+    assert [line for line in log if line.endswith(" a")] == [
+        "prepare a", "tile a", "tile a", "finish a", "commit a"
+    ] * 3  # fmt: skip
+    assert log.index("prepare b") < log.index("commit a")

@@ -90,11 +90,20 @@ def restore_all(root: Root, model: str, tile_px: int | None = None) -> tuple[Sto
     """Restore every tile of the source here; the restored cube and its plan."""
     worker = RestoreWorker(root.url)
     opened = worker(
-        Prepare(unit="s", source=SOURCE, ingest_id="i", collection="c", task="denoise", model=model, tile_px=tile_px)
+        Prepare(
+            unit="c/s",
+            scene="s",
+            source=SOURCE,
+            ingest_id="i",
+            collection="c",
+            task="denoise",
+            model=model,
+            tile_px=tile_px,
+        )
     )
     plan: Plan = opened.context
     for tile in plan.grid:
-        worker(RestoreTile(unit="s", plan=plan.key, index=tile.index))
+        worker(RestoreTile(unit="c/s", plan=plan.key, index=tile.index))
     whole = slice(0, plan.spec.height), slice(0, plan.spec.width)
     return *Cube(root, plan.target).read(*whole), Plan.from_dict(root.get_json(plan.key))
 
