@@ -120,6 +120,26 @@ def srf(
     return np.asarray(rows / total)
 
 
+def seen(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Sequence[str]) -> tuple[float, ...]:
+    """The share of each band's response, 0 to 1, that lies where a hyperspectral cube has bands.
+
+    A band at the end of the cube's range, or over a gap in it, would be told by its tail alone: `srf` gives it a row of
+    sum 1 all the same. A centre stands for what lies within 1.5 median spacings of it.
+
+    Raises:
+        BadSensor: `multi` has no band of this name.
+    """
+    target = sensor(multi) if isinstance(multi, str) else multi
+    if missing := [b for b in bands if b not in target.band_name]:
+        raise BadSensor(f"{target.name} has no band {missing}; it has {list(target.band_name)}")
+    centres = np.unique(np.asarray(wavelength_nm, dtype=np.float64))
+    nm = np.arange(300.0, 2700.0)
+    reach = 1.5 * float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
+    nearest = np.abs(nm[:, None] - centres[None, :]).min(axis=1)
+    responses = [_response(target, band, nm) for band in bands]
+    return tuple(float(r[nearest <= reach].sum() / r.sum()) if r.sum() > 0 else 0.0 for r in responses)
+
+
 def _response(target: Sensor, band: str, wavelength_nm: NDArray[np.float64]) -> NDArray[np.float64]:
     """Response of one band at the wavelengths, any scale."""
     table = _tabulated(target.name)

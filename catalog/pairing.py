@@ -1,0 +1,172 @@
+"""Which guide belongs to a scene, and how its pixels lie on the scene's: decided before any pixel is read.
+
+A guide is a sharper image of the same ground (or of the same laboratory table) in fewer bands. Scenes with a grid are
+paired by footprint, then by time; scenes without one by their id.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+
+from catalog.errors import Refused
+from catalog.readers_header import ALIGN_PX, at
+from catalog.scene import Scene
+from catalog.spec import CubeSpec
+
+MIN_OVERLAP = 0.5
+"""Least share of a scene that its guide must cover. The rest of the scene keeps its own detail and is flagged."""
+SAME_OVERLAP = 0.01
+"""Guides whose overlaps differ by less are equally good: the nearer in time is taken."""
+WHOLE_RATIO = 0.01
+"""Largest departure of the ratio of pixel sizes from a whole number, as a share of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The guide of a scene."""
+
+    guide: Scene
+    overlap: float
+    """Share of the scene that it covers; 1 for a laboratory image."""
+    days_apart: float
+    others: int
+    """How many more there were to choose from."""
+
+
+class GuideScenes:
+    """The guides to choose from: the source scenes of one collection."""
+
+    def __init__(self, scenes: Sequence[Scene], *, collection: str) -> None:
+        self._scenes = sorted(scenes, key=lambda s: (s.datetime, s.id))
+        self._collection = collection
+        # A box over the date line, or of no place, is looked at more closely.
+        whole_earth = (-180.0, -90.0, 180.0, 90.0)
+        boxes = [s.bbox if s.bbox is not None and s.bbox[0] <= s.bbox[2] else whole_earth for s in self._scenes]
+        self._boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+    def of(self, scene: Scene) -> Paired:
+        """The guide of `scene`: the same choice every time.
+
+        Raises:
+            Refused: none, or none that covers enough of it.
+        """
+        found = self._by_id(scene) if scene.grid is None else self._by_place(scene)
+        found = [(share, guide) for share, guide in found if guide != scene]
+        if not found:
+            how = "of this id" if scene.grid is None else "that meets its footprint"
+            raise Refused(f"scene {scene.id}: collection {self._collection} has no guide {how}; ingest one")
+        most = max(share for share, _ in found)
+        if most < MIN_OVERLAP:
+            raise Refused(
+                f"scene {scene.id}: the best guide of {self._collection} covers {most:.0%} of it, "
+                f"at least {MIN_OVERLAP:.0%} are needed"
+            )
+        good = [(share, guide) for share, guide in found if share > most - SAME_OVERLAP]
+        # Times and ids settle what footprints leave open.
+        share, guide = min(good, key=lambda f: (abs(f[1].datetime - scene.datetime), f[1].datetime, f[1].id))
+        days = abs(guide.datetime - scene.datetime).total_seconds() / 86400
+        return Paired(guide=guide, overlap=share, days_apart=days, others=len(good) - 1)
+
+    def _by_id(self, scene: Scene) -> list[tuple[float, Scene]]:
+        plain = [s for s in self._scenes if s.grid is None]
+        same = [s for s in plain if s.id == scene.id and s.collection != scene.collection]
+        return [(1.0, s) for s in same or plain if stem(s) == stem(scene)]
+
+    def _by_place(self, scene: Scene) -> list[tuple[float, Scene]]:
+        assert scene.grid is not None
+        extent = scene.grid.extent
+        near: Sequence[int] = range(len(self._scenes))
+        if scene.bbox is not None and scene.bbox[0] <= scene.bbox[2]:
+            w, s, e, n = scene.bbox
+            b = self._boxes
+            near = np.flatnonzero((b[:, 0] <= e) & (b[:, 2] >= w) & (b[:, 1] <= n) & (b[:, 3] >= s)).tolist()
+        found = []
+        for guide in (self._scenes[i] for i in near):
+            if guide.grid is None:
+                continue
+            shared = extent & outline_in(guide.grid, scene.grid)
+            if not shared.is_empty:
+                found.append((float(shared.area / extent.area), guide))
+        return found
+
+
+def stem(scene: Scene) -> str:
+    """The id without the sensor's name at its end: one file can hold the images of two instruments."""
+    return re.sub(rf"[-_.]{re.escape(scene.sensor)}$", "", scene.id, flags=re.IGNORECASE)
+
+
+def scale_between(hyper: CubeSpec, guide: CubeSpec) -> int:
+    """How many of the guide's pixels lie along the edge of one of the scene's.
+
+    Raises:
+        Refused: the ratio is no whole number (within `WHOLE_RATIO`), or only one of the two has a place on the ground.
+    """
+    if (hyper.grid is None) != (guide.grid is None):
+        placed, other = ("the guide", "the scene") if hyper.grid is None else ("the scene", "the guide")
+        raise Refused(f"{placed} has a place on the ground and {other} has none; they cannot be laid on each other")
+    if hyper.grid is None or guide.grid is None:
+        scale = guide.width // hyper.width
+        if (guide.height, guide.width) != (scale * hyper.height, scale * hyper.width) or scale < 1:
+            raise Refused(
+                f"the guide has {guide.height} x {guide.width} pixels, the scene {hyper.height} x {hyper.width}: "
+                "without a place on the ground the guide must be finer by one whole number along both axes"
+            )
+        return scale
+    ratios = _pixel_ratios(hyper.grid, guide.grid)
+    scale = round(ratios[0])
+    if scale < 1 or any(abs(r / scale - 1) > WHOLE_RATIO for r in ratios):
+        wide = math.sqrt(abs(hyper.grid.affine.determinant))
+        raise Refused(
+            f"the scene has pixels of {wide:g}, the guide of {wide / ratios[0]:g} (units of {hyper.grid.crs}): "
+            f"a ratio of {ratios[0]:.3f}, no whole number within {WHOLE_RATIO:.0%}; ingest the guide with a --gsd "
+            "that divides the scene's"
+        )
+    return scale
+
+
+def _pixel_ratios(hyper: GeoBox, guide: GeoBox) -> tuple[float, ...]:
+    """Edge of the scene's pixel in guide pixels: along both axes, or one mean where the systems differ."""
+    if hyper.crs == guide.crs:
+        a, b = hyper.affine, guide.affine
+        return math.hypot(a.a, a.d) / math.hypot(b.a, b.d), math.hypot(a.b, a.e) / math.hypot(b.b, b.e)
+    pixel = outline_in(guide, hyper).area / (guide.shape[0] * guide.shape[1])
+    return (math.sqrt(abs(hyper.affine.determinant) / pixel),)
+
+
+def outline_in(grid: GeoBox, other: GeoBox) -> Geometry:
+    """The outline of `grid` in the reference system of `other`."""
+    assert other.crs is not None
+    return grid.footprint(other.crs, npoints=16)
+
+
+def refined(spec: CubeSpec, scale: int) -> CubeSpec:
+    """The spec of the same scene on pixels `scale` times finer, with the chunks of a source cube."""
+    shape = spec.bands, scale * spec.height, scale * spec.width
+    transform = spec.transform
+    if transform is not None:
+        finer = GeoBox(spec.shape[1:], Affine(*transform), spec.crs).zoom_to(shape[1:])
+        transform = tuple(finer.affine[:6])
+    chunk, shard = CubeSpec.layout(shape, spec.dtype)
+    gsd_m = tuple(gsd / scale for gsd in spec.gsd_m)
+    return replace(spec, shape=shape, transform=transform, gsd_m=gsd_m, chunk=chunk, shard=shard)
+
+
+def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
+    """Row and column of `grid` on which the guide's first pixel lies; None where the guide lies off the grid."""
+    if grid.crs != guide.crs:
+        return None
+    height, width = guide.shape
+    corners = [(0, 0), (width, 0), (0, height), (width, height)]
+    there = np.array([at(~grid.affine, *at(guide.affine, *corner)) for corner in corners])
+    first = np.rint(there[0])
+    if np.abs(there - first - corners).max() > ALIGN_PX:
+        return None
+    return int(first[1]), int(first[0])
