@@ -23,7 +23,7 @@ each edge's operation (DARTS' habit; the table's letter is a plain convolution).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,11 +130,11 @@ class Edge(nn.Module):
 class Cell(nn.Module):
     """Four nodes, ten edges, local skip, Conv2."""
 
-    def __init__(self, genotype: Genotype, width: int, *, activate: bool) -> None:
+    def __init__(self, edges: Iterable[nn.Module], width: int) -> None:
         super().__init__()
         e, m = 8 * width, 2 * width
         self.squeeze = nn.Sequential(nn.Conv2d(e, m, 1), nn.ReLU(), nn.BatchNorm2d(m))
-        self.edges = nn.ModuleList(Edge(op, m, activate=activate) for op in genotype.ops)
+        self.edges = nn.ModuleList(edges)
         self.conv2 = nn.Sequential(
             nn.Conv2d(2 * e, 2 * e, 3, padding=1, groups=2 * e),
             nn.Conv2d(2 * e, e, 1),
@@ -142,12 +142,12 @@ class Cell(nn.Module):
             nn.BatchNorm2d(e),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, E, H, W) -> the same."""
+    def forward(self, x: torch.Tensor, choices: Sequence[Any] | None = None) -> torch.Tensor:
+        """(B, E, H, W) -> the same. `choices`, one for each edge, go to the edges of a super-net."""
         nodes: list[torch.Tensor] = [self.squeeze(x)]  # (B, M, H, W)
         incoming: dict[int, torch.Tensor] = {}
-        for (j, k), edge in zip(EDGES, self.edges, strict=True):
-            y = edge(nodes[j])
+        for i, ((j, k), edge) in enumerate(zip(EDGES, self.edges, strict=True)):
+            y = edge(nodes[j]) if choices is None else edge(nodes[j], choices[i])
             incoming[k] = incoming[k] + y if k in incoming else y
             if j == k - 1:
                 nodes.append(incoming[k])
@@ -156,7 +156,26 @@ class Cell(nn.Module):
         return mixed
 
 
-class Stas(nn.Module):
+class Trunk(nn.Module):
+    """Conv1, the cells, Conv3 and the global skip: what the discrete network and the super-net share."""
+
+    def __init__(self, cells: Iterable[Cell], channels: int, *, width: int, extra: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.conv1 = nn.Sequential(nn.Conv2d(channels + extra, 8 * width, 1), nn.ReLU(), nn.BatchNorm2d(8 * width))
+        self.cells = nn.ModuleList(cells)
+        self.conv3 = nn.Conv2d(8 * width, channels, 1)
+
+    def forward(self, x: torch.Tensor, choices: Sequence[Any] | None = None) -> torch.Tensor:
+        """(B, c + extra, H, W) -> (B, c, H, W)."""
+        y: torch.Tensor = self.conv1(x)
+        for cell in self.cells:
+            y = cell(y, choices)
+        y = self.conv3(y)
+        return x[:, : self.channels] + y
+
+
+class Stas(Trunk):
     """The discrete network. `halo` pixels at the border of the output are wrong by its zero padding: crop them."""
 
     def __init__(
@@ -177,20 +196,10 @@ class Stas(nn.Module):
             extra: further input channels, after the first c.
             activate: ReLU before each edge's operation.
         """
-        super().__init__()
-        width = channels if width is None else width
-        self.channels, self.halo = channels, genotype.halo
-        self.conv1 = nn.Sequential(nn.Conv2d(channels + extra, 8 * width, 1), nn.ReLU(), nn.BatchNorm2d(8 * width))
-        self.cells = nn.ModuleList(Cell(genotype, width, activate=activate) for _ in range(CELLS))
-        self.conv3 = nn.Conv2d(8 * width, channels, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, c + extra, H, W) -> (B, c, H, W)."""
-        y: torch.Tensor = self.conv1(x)
-        for cell in self.cells:
-            y = cell(y)
-        y = self.conv3(y)
-        return x[:, : self.channels] + y
+        w = channels if width is None else width
+        cells = (Cell((Edge(op, 2 * w, activate=activate) for op in genotype.ops), w) for _ in range(CELLS))
+        super().__init__(cells, channels, width=w, extra=extra)
+        self.halo = genotype.halo
 
 
 def fold(net: Stas) -> Stas:

@@ -1,0 +1,425 @@
+"""The search for a STAS cell: the super-net, Algorithm 1 of the paper and one-path sampling on the same space.
+
+He et al., "Spectrum-aware and transferable architecture search for hyperspectral image restoration", ECCV 2022. In the
+super-net every edge is a mixed residual block over the eight operations of `stas.OPS`,
+
+    MRB_jk(x) = x + sum_l a_jkl o_l(x),   a_jk = softmax(alpha_jk),   alpha 10x8, shared by the four cells
+
+and Algorithm 1 alternates: alpha on a validation batch, theta (all other weights) on a training batch, noise drawn anew
+for each, first order (Liu et al., "DARTS", ICLR 2019). SPOS (Guo et al., "Single path one-shot", ECCV 2020) trains one
+random operation for each edge a step instead and then looks for the path with the lowest validation loss.
+
+Where the paper is silent, three forms of the edge (`FORMS`):
+
+    plain          x + sum_l a_l o_l(x)                          the table's letter: convolutions alone
+    relu_conv_bn   x + sum_l a_l BN_l(o_l(ReLU(x)))              DARTS' habit; these BNs have no scale, as there
+    relu_conv      x + BN(sum_l a_l o_l(ReLU(x)))                one ReLU and one BN: what a discrete edge has
+
+Without a BN inside the sum every operation is linear with a 5x5 support, so the sum is ONE convolution with the kernel
+sum_l a_l W_l (`merge`): the same value and the same gradients of alpha and of each W_l, for an eighth of the maps.
+
+All normalisation uses the batch's own statistics (the super-net is never in eval mode), as every path needs its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.fit import Batch, Loss
+from models.stas import CELLS, EDGES, GROUPS, OPS, Cell, Genotype, Trunk, operation
+
+Form = Literal["plain", "relu_conv_bn", "relu_conv"]
+FORMS: tuple[Form, ...] = get_args(Form)
+Strategy = Literal["darts", "spos"]
+
+Source = Callable[[int], Iterator[Batch]]
+"""epoch -> batches. Seeded by the epoch, so that a search that was interrupted goes on with the same samples."""
+State = Mapping[str, torch.Tensor]
+"""Everything a search needs to go on, by name."""
+
+SUPPORT = 5
+"""Edge of the square that every operation's kernel fits into."""
+
+SPATIAL = Genotype(("conv3",) * len(EDGES))
+"""Rival: spatial neighbours on every edge."""
+SPECTRAL = Genotype(("conv1",) * len(EDGES))
+"""Rival: bands alone."""
+SS1 = Genotype(("sep3_dil",) * len(EDGES))
+"""Rival: space, then spectrum, on every edge. The paper names an SS1 and shows it as a picture: this is our reading."""
+
+
+def random_genotype(seed: int) -> Genotype:
+    """Rival: each edge's operation drawn evenly."""
+    return _genotype(np.random.default_rng(seed).integers(len(OPS), size=len(EDGES)))
+
+
+class SearchDiverged(FloatingPointError):
+    """The loss is no number any more: says which, where and what to do."""
+
+
+# ------------------------------------------------------------------------------------------------------ super-net
+
+
+def merge(ops: Iterable[nn.Module], weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operations' weighted sum as one convolution, differentiable in the weights and in every parameter.
+
+    A separable operation is a matrix after a depthwise kernel, W[o, i, :, :] = P[o, i] D[i, :, :].
+
+    Args:
+        ops: the eight operations on M channels, in the order of `OPS`.
+        weight: (8,).
+
+    Returns:
+        Kernel (M, M, 5, 5) for a padding of 2, and bias (M,).
+    """
+    sums: dict[tuple[int, int], torch.Tensor] = {}  # (size, dilation) -> (M, M, size, size)
+    biases = []
+    for (size, dilation, grouped, separable), op, a in zip(OPS.values(), ops, weight.unbind(), strict=True):
+        assert isinstance(op, nn.Sequential)
+        last: Any = op[-1]
+        m, groups = last.out_channels, GROUPS if grouped else 1
+        w, b = last.weight.view(groups, m // groups, m // groups, *last.kernel_size), last.bias  # (group, out, in, ...)
+        if separable:
+            depth: Any = op[0]
+            b = b + (w[..., 0, 0] * depth.bias.view(groups, 1, -1)).sum(2).flatten()
+            w = w * depth.weight.view(groups, 1, m // groups, size, size)
+        w = a * w
+        if grouped:  # zero between the groups
+            eye = torch.eye(groups, dtype=w.dtype, device=w.device)
+            w = w[:, :, None] * eye[:, None, :, None, None, None]  # (group, out, group, in, size, size)
+        w = w.reshape(m, m, size, size)
+        sums[size, dilation] = sums[size, dilation] + w if (size, dilation) in sums else w
+        biases.append(a * b)
+    kernel = w.new_zeros(m, m, SUPPORT, SUPPORT)
+    for (size, dilation), w in sums.items():
+        reach = dilation * (size // 2)
+        taps = slice(SUPPORT // 2 - reach, SUPPORT // 2 + reach + 1, dilation)
+        kernel[..., taps, taps] += w
+    return kernel, torch.stack(biases).sum(0)
+
+
+class MixedEdge(nn.Module):
+    """The eight operations on one edge, mixed by eight weights or one of them alone."""
+
+    def __init__(self, m: int, *, form: Form, merged: bool) -> None:
+        """Build with default initialisation.
+
+        Raises:
+            ValueError: channels that do not divide into groups, an unknown form, or one that cannot be merged.
+        """
+        super().__init__()
+        if m < 1 or m % GROUPS:
+            raise ValueError(f"{m} channels do not divide into {GROUPS} groups; take a multiple of {GROUPS}")
+        if form not in FORMS:
+            raise ValueError(f"unknown form {form!r} of the edge; known: {', '.join(FORMS)}")
+        if merged and form == "relu_conv_bn":
+            raise ValueError("form 'relu_conv_bn' normalises each operation, so they cannot be merged; merged=False")
+        self.form, self.merged = form, merged
+        self.ops = nn.ModuleList(operation(name, m) for name in OPS)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(m, affine=False) if form == "relu_conv_bn" else nn.Identity() for _ in OPS
+        )
+        self.norm = nn.BatchNorm2d(m) if form == "relu_conv" else nn.Identity()
+
+    def forward(self, x: torch.Tensor, choice: torch.Tensor | int) -> torch.Tensor:
+        """(B, M, H, W) -> the same; `choice` is eight weights, or the number of one operation."""
+        y = x if self.form == "plain" else torch.relu(x)
+        if isinstance(choice, int):
+            mixed = self._one(choice, y)
+        elif self.merged:
+            kernel, bias = merge(self.ops, choice)
+            mixed = functional.conv2d(y, kernel, bias, padding=SUPPORT // 2)
+        else:
+            mixed = choice[0] * self._one(0, y)
+            for i in range(1, len(OPS)):
+                mixed = mixed + choice[i] * self._one(i, y)
+        out: torch.Tensor = x + self.norm(mixed)
+        return out
+
+    def _one(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norms[i](self.ops[i](x))
+        return y
+
+
+class SuperNet(Trunk):
+    """STAS with mixed edges. `alpha` (10, 8) is the architecture, all other parameters are theta."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int | None = None,
+        extra: int = 0,
+        form: Form = "relu_conv",
+        merged: bool | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Build, with weights drawn from `seed` alone; alpha begins near zero, as in DARTS.
+
+        Args:
+            channels: c, in and out.
+            width: replaces c in E = 8c and M = 2c; None is the paper's.
+            extra: further input channels, after the first c.
+            form: of the edge, see the module.
+            merged: one convolution for each edge; None wherever the form allows it.
+            seed: of the initial weights.
+
+        Raises:
+            ValueError: as for `MixedEdge`.
+        """
+        w = channels if width is None else width
+        merged = form != "relu_conv_bn" if merged is None else merged
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            cells = (Cell((MixedEdge(2 * w, form=form, merged=merged) for _ in EDGES), w) for _ in range(CELLS))
+            super().__init__(cells, channels, width=w, extra=extra)
+            self.alpha = nn.Parameter(1e-3 * torch.randn(len(EDGES), len(OPS)))
+
+    def forward(self, x: torch.Tensor, choices: Sequence[Any] | None = None) -> torch.Tensor:
+        """(B, c + extra, H, W) -> (B, c, H, W), mixed by alpha, or along the path of ten operation numbers."""
+        return super().forward(x, self.weights().unbind() if choices is None else choices)
+
+    def weights(self) -> torch.Tensor:
+        """(10, 8), rows sum to 1."""
+        return self.alpha.softmax(dim=1)
+
+    def theta(self) -> list[nn.Parameter]:
+        """All parameters but alpha."""
+        return [p for p in self.parameters() if p is not self.alpha]
+
+    def derive(self) -> Genotype:
+        """The strongest operation of each edge."""
+        return _genotype(self.alpha.detach().argmax(dim=1).tolist())
+
+
+def path(genotype: Genotype) -> list[int]:
+    """The genotype as choices of a super-net."""
+    names = list(OPS)
+    return [names.index(op) for op in genotype.ops]
+
+
+def _genotype(numbers: Iterable[int]) -> Genotype:
+    names = list(OPS)
+    return Genotype(tuple(names[int(i)] for i in numbers))
+
+
+# --------------------------------------------------------------------------------------------------------- search
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """How to search. Rates and decays are the paper's, Adam's betas for alpha DARTS'."""
+
+    epochs: int
+    steps: int
+    """Of an epoch."""
+    strategy: Strategy = "darts"
+    learning_rate: float = 1e-3
+    """Of theta; falls as a cosine to `learning_rate_end`."""
+    learning_rate_end: float = 1e-6
+    weight_decay: float = 4e-4
+    alpha_rate: float = 3e-4
+    alpha_weight_decay: float = 1e-3
+    seed: int = 0
+    """Of the sampled paths."""
+
+
+def alpha_rate(steps: int) -> float:
+    """Alpha's learning rate for a search of so many steps.
+
+    The paper's 3e-4, or 3 / steps where that is more: Adam moves an alpha by at most its rate a step, so that in fewer
+    than 10,000 steps at 3e-4 no operation could get ahead whatever the data say.
+    """
+    return max(3e-4, 3 / steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProgress:
+    """Where a search stands after an epoch."""
+
+    epoch: int
+    """Epochs done."""
+    seconds: float
+    """Of searching, earlier parts of a resumed search included."""
+    train_loss: float
+    """Mean over the epoch."""
+    genotype: Genotype | None
+    """What alpha says now; None for SPOS, which has none before its paths are compared."""
+    state: State
+    """To go on from here; holds the tensors themselves, so save it before the next epoch."""
+
+
+def search(
+    net: SuperNet,
+    train: Source,
+    validation: Source,
+    loss: Loss,
+    settings: SearchSettings,
+    *,
+    resume: State | None = None,
+) -> Iterator[SearchProgress]:
+    """Train the super-net in place; yields after every epoch. Same seeds and sources, same search, resumed or not.
+
+    Args:
+        net: on its device, to which the batches are moved.
+        train: of theta.
+        validation: of alpha; SPOS does not read it.
+        loss: (output, target) -> scalar.
+        settings: see `SearchSettings`.
+        resume: the state of an earlier progress of the same search.
+
+    Raises:
+        SearchDiverged: a loss that is no number.
+        ValueError: a source that ends before its epoch does.
+    """
+    run = _Run(net, settings, loss)
+    if resume is not None:
+        run.load(resume)
+    before, begin = run.seconds, time.monotonic()
+    net.train()
+    while run.epoch < settings.epochs:
+        epoch = run.epoch
+        if settings.strategy == "darts":
+            pairs: Iterator[tuple[Batch, Batch | None]] = zip(train(epoch), validation(epoch), strict=False)
+        else:
+            pairs = ((batch, None) for batch in train(epoch))
+        losses = [run.step(*pair) for pair in islice(pairs, settings.steps)]
+        if len(losses) < settings.steps:
+            raise ValueError(f"epoch {epoch} had {len(losses)} batches; {settings.steps} steps need as many")
+        run.epoch, run.seconds = epoch + 1, before + time.monotonic() - begin
+        yield SearchProgress(
+            epoch=run.epoch,
+            seconds=run.seconds,
+            train_loss=sum(losses) / len(losses),
+            genotype=net.derive() if settings.strategy == "darts" else None,
+            state=run.state(),
+        )
+
+
+class _Run:
+    """Super-net, its two optimisers and the clock of one search."""
+
+    def __init__(self, net: SuperNet, settings: SearchSettings, loss: Loss) -> None:
+        s = settings
+        self.net, self.settings, self.loss = net, s, loss
+        self.epoch, self.done, self.seconds = 0, 0, 0.0
+        self.theta = torch.optim.Adam(net.theta(), lr=s.learning_rate, weight_decay=s.weight_decay)
+        self.alpha = torch.optim.Adam(
+            [net.alpha], lr=s.alpha_rate, betas=(0.5, 0.999), weight_decay=s.alpha_weight_decay
+        )
+
+    def step(self, train: Batch, validation: Batch | None) -> float:
+        """Algorithm 1's two updates, or SPOS' one; the training loss."""
+        s = self.settings
+        done = self.done / (s.epochs * s.steps)
+        rate = s.learning_rate_end + (s.learning_rate - s.learning_rate_end) * (1 + math.cos(math.pi * done)) / 2
+        for group in self.theta.param_groups:
+            group["lr"] = rate
+        choices: list[int] | None = None
+        if validation is None:
+            choices = np.random.default_rng([s.seed, self.done]).integers(len(OPS), size=len(EDGES)).tolist()
+        else:
+            self._update(self.alpha, validation, None, "validation")
+        value = self._update(self.theta, train, choices, "training")
+        self.done += 1
+        return value
+
+    def _update(self, optimiser: torch.optim.Optimizer, batch: Batch, choices: list[int] | None, kind: str) -> float:
+        """One step of one optimiser: gradients of its own parameters only (first order)."""
+        own = [p for group in optimiser.param_groups for p in group["params"]]
+        value = self.loss(self.net(batch[0].to(own[0].device), choices), batch[1].to(own[0].device))
+        now = float(value.detach())
+        if not math.isfinite(now):
+            raise SearchDiverged(
+                f"{kind} loss is {now} in epoch {self.epoch}, step {self.done}: lower the learning rate "
+                f"({self.settings.learning_rate:g}) or look for values in the patches that are no numbers"
+            )
+        # A path leaves the other operations without a gradient; Adam then skips them, weight decay included.
+        for p, g in zip(own, torch.autograd.grad(value, own, allow_unused=choices is not None), strict=True):
+            p.grad = g
+        optimiser.step()
+        return now
+
+    def state(self) -> State:
+        """Tensors by name, for `load`."""
+        out: dict[str, torch.Tensor] = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        for name, optimiser in (("theta", self.theta), ("alpha", self.alpha)):
+            for i, moments in optimiser.state_dict()["state"].items():
+                out |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
+        counters = {"epoch": self.epoch, "done": self.done, "seconds": self.seconds}
+        return out | {k: torch.tensor(v, dtype=torch.float64) for k, v in counters.items()}
+
+    def load(self, state: State) -> None:
+        """Go on from `state`."""
+        self.net.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
+        for name, optimiser in (("theta", self.theta), ("alpha", self.alpha)):
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in state.items():
+                if key.startswith(f"{name}."):
+                    _, i, what = key.split(".")
+                    moments.setdefault(int(i), {})[what] = value.clone()
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.epoch, self.done = int(state["epoch"]), int(state["done"])
+        self.seconds = float(state["seconds"])
+
+
+# -------------------------------------------------------------------------------------------- the path of a super-net
+
+Score = Callable[[Genotype], float]
+"""Lower is better, and the same for the same genotype."""
+
+
+@torch.no_grad()
+def score(net: SuperNet, batches: Sequence[Batch], loss: Loss, genotype: Genotype | None = None) -> float:
+    """Mean loss over the batches: of the mix, or of one path through the super-net's weights."""
+    net.train()
+    choices = None if genotype is None else path(genotype)
+    device = net.alpha.device
+    return sum(float(loss(net(x.to(device), choices), y.to(device))) for x, y in batches) / len(batches)
+
+
+def best_by_edge(score: Score, *, seed: int, passes: int = 1) -> Genotype:
+    """Exhaustive for each edge: all eight operations are tried on one edge after the other, the others held.
+
+    Begins with a random path; 71 scores a pass.
+    """
+    best = random_genotype(seed)
+    low = score(best)
+    for edge in [*range(len(EDGES))] * passes:
+        for op in OPS:
+            ops = (*best.ops[:edge], op, *best.ops[edge + 1 :])
+            if ops != best.ops and (value := score(Genotype(ops))) < low:
+                best, low = Genotype(ops), value
+    return best
+
+
+def evolve(score: Score, *, seed: int, population: int = 16, generations: int = 8, mutate: float = 0.1) -> Genotype:
+    """Evolutionary selection as in SPOS: the better half lives, its children are crossed and mutated, half each."""
+    rng = np.random.default_rng(seed)
+    known: dict[Genotype, float] = {}
+    people = [_genotype(rng.integers(len(OPS), size=len(EDGES))) for _ in range(population)]
+    for generation in range(generations + 1):
+        known |= {g: score(g) for g in dict.fromkeys(people) if g not in known}
+        parents = sorted(known, key=lambda g: known[g])[: max(2, population // 2)]
+        if generation < generations:
+            people = [_child(parents, rng, mutate if i % 2 else 0.0) for i in range(population)]
+    return parents[0]
+
+
+def _child(parents: Sequence[Genotype], rng: np.random.Generator, mutate: float) -> Genotype:
+    """One parent with some edges drawn anew, or each edge from one of two parents."""
+    first, second = (np.array(path(parents[int(i)])) for i in rng.integers(len(parents), size=2))
+    drawn = rng.integers(len(OPS), size=len(EDGES))
+    other = drawn if mutate else second
+    return _genotype(np.where(rng.random(len(EDGES)) < (mutate or 0.5), other, first))
