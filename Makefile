@@ -27,6 +27,8 @@ RESULTS := benchmarks/results
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.io --data $(DATA) > $(RESULTS)/io.part
 	mv $(RESULTS)/io.part $(RESULTS)/io.jsonl
+	$(BIN)/python -m benchmarks.search merged > $(RESULTS)/search.part
+	mv $(RESULTS)/search.part $(RESULTS)/search.jsonl
 	$(DENOISE) > $(RESULTS)/denoise.part
 	mv $(RESULTS)/denoise.part $(RESULTS)/denoise.jsonl
 	$(DENOISE) --low-noise > $(RESULTS)/low-noise.part
