@@ -16,6 +16,7 @@ from models.card import ModelCard
 from models.denoiser import StasModel
 from models.fusion import FusionModel
 from models.restorer import IdentityModel, Model
+from models.sharpener import SsrnetModel
 
 State = Mapping[str, torch.Tensor]
 
@@ -30,7 +31,11 @@ def _identity(card: ModelCard, state: State) -> Model:
     return IdentityModel(card)
 
 
-ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {"identity": _identity, "stas": StasModel}
+ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {
+    "identity": _identity,
+    "ssrnet": SsrnetModel,
+    "stas": StasModel,
+}
 """Name in a card -> what builds the model from card and weights. A new network is one more row."""
 
 FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {}
