@@ -14,6 +14,7 @@ The 2x2 cells begin at the first pixel: a tile has to begin at an even pixel of 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
@@ -27,12 +28,18 @@ HALO = 2 * _REACH + 4
 """Pixels on each side that the estimate depends on: the coarse scale's reach, and the cells beside it."""
 
 
+CACHED_PX, GPU_PX = 2**14, 2**20
+"""Pixels of the images worked on at once, if there are several: 64 numbers each on a GPU, 8 on a CPU."""
+STRIP = 8
+"""Rows of blocks that a CPU works on at once: their spectra, 64 numbers a pixel, stay in its cache."""
+
+
 def _dct() -> torch.Tensor:
-    """(64, 64) orthonormal: rows are frequencies, columns the pixels of a block."""
+    """(8, 8) orthonormal: rows are frequencies, columns the pixels of a line."""
     k = torch.arange(BLOCK, dtype=torch.float64)
     c = math.sqrt(2 / BLOCK) * torch.cos(math.pi * (2 * k[None] + 1) * k[:, None] / (2 * BLOCK))
     c[0] /= math.sqrt(2)
-    return torch.kron(c, c).float()
+    return c.float()
 
 
 DCT = _dct()
@@ -62,35 +69,71 @@ def _cells(z: torch.Tensor) -> torch.Tensor:
 
 
 def _one_scale(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """(B, K, H, W) -> the same."""
+    """(B, K, H, W) -> the same, a few images at a time."""
     (strong, low), (weak, high) = THRESHOLD
     threshold = low + (high - low) * ((strong - power) / (strong - weak)).clamp(0, 1)  # (K,)
     images = z.flatten(0, 1)  # (B K, H, W)
-    levels = threshold.repeat(len(z)).tolist()
-    return torch.stack([_two_passes(i, t) for i, t in zip(images, levels, strict=True)]).reshape(z.shape)
+    levels = threshold.repeat(len(z))[:, None, None, None]
+    at_once = max(1, (CACHED_PX if z.device.type == "cpu" else GPU_PX) // images[0].numel())
+    parts = [_two_passes(i, t) for i, t in zip(torch.split(images, at_once), torch.split(levels, at_once), strict=True)]
+    return torch.cat(parts).reshape(z.shape)
 
 
-def _two_passes(image: torch.Tensor, threshold: float) -> torch.Tensor:
-    """(H, W) -> (H, W)."""
-    noisy = _blocks(image)  # (64, L)
-    kept = (noisy.abs() > threshold).float()
-    first = _aggregate(noisy * kept, kept.sum(0, keepdim=True), image.shape)
-    power = _blocks(first).square()
-    gain = power / (power + 1)
-    return _aggregate(noisy * gain, gain.sum(0, keepdim=True), image.shape)
+def _two_passes(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """(N, H, W), (N, 1, 1, 1) -> (N, H, W)."""
+
+    def hard(spectra: torch.Tensor, _: slice) -> torch.Tensor:
+        return (spectra.abs() > threshold).to(spectra.dtype)
+
+    def wiener(_: torch.Tensor, rows: slice) -> torch.Tensor:
+        power = _spectra(first, rows).square_()
+        return power.div_(power + 1)
+
+    lines = _lines(images)
+    first = _lines(_shrunk(lines, images.shape, hard))
+    return _shrunk(lines, images.shape, wiener)
 
 
-def _blocks(image: torch.Tensor) -> torch.Tensor:
-    """DCT of every 8x8 block that touches the image, (H, W) -> (64, (H + 7)(W + 7))."""
-    padded = functional.pad(image[None, None], (BLOCK - 1,) * 4, mode="replicate")
-    return DCT.to(image.device) @ functional.unfold(padded, BLOCK)[0]
+def _lines(images: torch.Tensor) -> torch.Tensor:
+    """DCT of 8 pixels to the right of every pixel, (N, H, W) -> (N, H + 14, 8, W + 7), the edges repeated."""
+    padded = functional.pad(images[None], (BLOCK - 1,) * 4, mode="replicate")[0]
+    return DCT.to(images.device) @ padded.unfold(2, BLOCK, 1).transpose(2, 3)
 
 
-def _aggregate(spectra: torch.Tensor, count: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Weighted mean over the 64 blocks that hold a pixel, (64, L), (1, L) -> (H, W)."""
-    size = (shape[0] + 2 * (BLOCK - 1), shape[1] + 2 * (BLOCK - 1))
-    weight = 1 / count.clamp_min(1.0)
-    total = functional.fold((DCT.T.to(spectra.device) @ (spectra * weight))[None], size, BLOCK)
-    weights = functional.fold(weight.expand(BLOCK * BLOCK, -1)[None], size, BLOCK)
-    inner = slice(BLOCK - 1, 1 - BLOCK)
-    return (total / weights)[0, 0, inner, inner]
+def _spectra(lines: torch.Tensor, rows: slice) -> torch.Tensor:
+    """DCT of every 8x8 block that begins in ``rows``, (N, H + 14, 8, W + 7) -> (N, rows, 64, W + 7)."""
+    n, _, _, width = lines.shape
+    below = lines[:, rows.start : rows.stop + BLOCK - 1].flatten(2).unfold(1, BLOCK, 1)  # (N, rows, 8 (W + 7), 8)
+    return (DCT.to(lines.device) @ below.transpose(2, 3)).view(n, -1, BLOCK * BLOCK, width)
+
+
+def _shrunk(
+    lines: torch.Tensor, shape: torch.Size, gain: Callable[[torch.Tensor, slice], torch.Tensor]
+) -> torch.Tensor:
+    """Every block's spectrum times its gains, back to pixels: the mean over the 64 blocks that hold a pixel.
+
+    Args:
+        lines: what `_lines` made of images of ``shape`` (N, H, W).
+        gain: (spectra (N, rows, 64, W + 7), rows) -> factors of that shape, 0 to 1. The weight of a block is
+            1 / their sum.
+    """
+    n, height, width = shape
+    inverse = DCT.T.to(lines.device)
+    strip = STRIP if lines.device.type == "cpu" else height + BLOCK - 1
+    columns = torch.zeros_like(lines)  # (N, H + 14, 8, W + 7): inverted along y
+    weights = lines.new_empty(n, height + BLOCK - 1, width + BLOCK - 1)
+    for start in range(0, height + BLOCK - 1, strip):
+        rows = slice(start, min(start + strip, height + BLOCK - 1))
+        spectra = _spectra(lines, rows)  # (N, rows, 64, W + 7)
+        gains = gain(spectra, rows)
+        weights[:, rows] = gains.sum(2).clamp_min_(1.0).reciprocal_()
+        spectra.mul_(gains).mul_(weights[:, rows, None])
+        back = inverse @ spectra.view(n, -1, BLOCK, BLOCK * (width + BLOCK - 1))  # (N, rows, 8 y, 8 (W + 7))
+        for y in range(rows.start, rows.stop):  # from above to below, so that a sum is the same in every tile
+            columns[:, y : y + BLOCK] += back[:, y - rows.start].view(n, BLOCK, BLOCK, -1)
+    across = inverse @ columns  # (N, H + 14, 8 x, W + 7)
+    total = lines.new_zeros(n, height, width)
+    for x in range(BLOCK):  # the pixels of the images alone, not their repeated edges
+        total += across[:, BLOCK - 1 : 1 - BLOCK, x, BLOCK - 1 - x : BLOCK - 1 - x + width]
+    of_eight = functional.avg_pool2d(weights, (BLOCK, 1), stride=1, divisor_override=1)
+    return total / functional.avg_pool2d(of_eight, (1, BLOCK), stride=1, divisor_override=1)
