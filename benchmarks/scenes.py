@@ -18,8 +18,8 @@ class Unreadable(ValueError):
     """A scene that cannot be read: says which file and why."""
 
 
-def read_scene(folder: Path) -> F32:
-    """(bands, h, w), the whole scene divided by its maximum; bands by the last number in the file name.
+def read_scene(folder: Path, *, peak: float | None = None) -> F32:
+    """(bands, h, w), the whole scene divided by `peak` or its maximum; bands by the last number in the file name.
 
     PNGs may lie one folder deeper, as CAVE's archive unpacks.
 
@@ -49,7 +49,7 @@ def read_scene(folder: Path) -> F32:
     cube = np.stack(images).astype(np.float32)
     if cube.max() <= 0:
         raise Unreadable(f"{folder}: all zero")
-    return np.asarray(cube / cube.max(), dtype=np.float32)
+    return np.asarray(cube / (cube.max() if peak is None else peak), dtype=np.float32)
 
 
 def crop(cube: F32, size: int) -> F32:
@@ -62,13 +62,13 @@ def crop(cube: F32, size: int) -> F32:
 class Scenes:
     """Scenes of a folder, in order of name. `failed` counts those that were named on stderr and left out."""
 
-    def __init__(self, data: Path) -> None:
-        """Loose files are ignored.
+    def __init__(self, data: Path, *, peak: float | None = None) -> None:
+        """Loose files are ignored. Scenes are divided by `peak`, or each by its own maximum.
 
         Raises:
             SystemExit: no such folder, or no scene folder in it.
         """
-        self.failed = 0
+        self.failed, self.peak = 0, peak
         self.folders = sorted(p for p in data.iterdir() if p.is_dir()) if data.is_dir() else []
         if not self.folders:
             raise SystemExit(f"{data}: no folder with scene folders in it")
@@ -77,7 +77,7 @@ class Scenes:
         """(name without `_ms`, cube)."""
         for folder in self.folders:
             try:
-                cube = read_scene(folder)
+                cube = read_scene(folder, peak=self.peak)
             except Unreadable as e:
                 self.failed += 1
                 print(f"skipped: {e}", file=sys.stderr)

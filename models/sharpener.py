@@ -48,6 +48,19 @@ def network(config: Mapping[str, object]) -> SSRNet:
         raise BadCard(f"ssrnet config: {e}") from e
 
 
+def measure(windows: Iterable[Window]) -> Facts:
+    """Mean of each band, and the bright value: the 99.9th percentile, the largest of the windows' own."""
+    bright, total, pixels = 0.0, np.zeros(0), 0
+    for values, valid in windows:
+        if valid.any():
+            known = values[:, valid].astype(np.float64)  # (bands, n)
+            bright = max(bright, float(np.quantile(known, 0.999)))
+            total, pixels = known.sum(axis=1) + (total if pixels else 0.0), pixels + known.shape[1]
+    if not pixels:
+        return {"kind": "bicubic", "reason": "no valid pixel"}
+    return {"kind": "network", "input_scale": bright, "mean": pack(total / pixels)}
+
+
 class SsrnetModel:
     """Architecture `ssrnet`."""
 
@@ -70,16 +83,8 @@ class SsrnetModel:
         self.scale, self.halo = net.scale, net.halo
 
     def estimate(self, windows: Iterable[Window]) -> Facts:
-        """Mean of each band, and the bright value: the 99.9th percentile, the largest of the windows' own."""
-        bright, total, pixels = 0.0, np.zeros(0), 0
-        for values, valid in windows:
-            if valid.any():
-                known = values[:, valid].astype(np.float64)  # (bands, n)
-                bright = max(bright, float(np.quantile(known, 0.999)))
-                total, pixels = known.sum(axis=1) + (total if pixels else 0.0), pixels + known.shape[1]
-        if not pixels:
-            return {"kind": "bicubic", "reason": "no valid pixel"}
-        return {"kind": "network", "input_scale": bright, "mean": pack(total / pixels)}
+        """See `measure`."""
+        return measure(windows)
 
     def bind(self, facts: Facts) -> Restorer:
         """The restorer of the scene; bicubic where nothing is known of it."""

@@ -1,0 +1,140 @@
+"""Super-resolution: `python -m benchmarks.sharpen --data DIR [--scale 2 3 4] [--methods ...] [--crop 512]`.
+
+One JSON line for each scene, scale and method. Protocol: 16-bit numbers divided by 65535, the top-left crop (cut to a
+multiple of the scale), reduced by antialiased bicubic in MATLAB's `imresize` convention; every output clipped to [0, 1]
+before scoring; PSNR with peak 1 from one mean square error over the cube, SSIM mean over bands, SAM in degrees.
+
+Methods: `bicubic`, of the same convention; `hypermend`, the shipped model of the scale, run in tiles. A scale without a
+shipped model has bicubic alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.scenes import F32, Scenes
+from models import checkpoint, metrics
+from models.bicubic import enlarge, reduce
+
+FULL_SCALE = 65535
+MODEL = "ssrnet-x{scale}-small"
+TILE_PX = 128
+
+Method = Callable[[F32], F32]
+"""(bands, h, w) -> (bands, scale*h, scale*w)."""
+
+
+def bicubic(scale: int) -> Method:
+    """The baseline."""
+    return lambda coarse: enlarge(torch.from_numpy(coarse), scale).numpy()
+
+
+def hypermend(scale: int) -> Method:
+    """The shipped model, tile by tile as the pipeline does it; estimating the scene's facts is part of its time.
+
+    Raises:
+        checkpoint.BadCheckpoint: none ships for the scale.
+    """
+    model = checkpoint.load(checkpoint.builtin(MODEL.format(scale=scale)))
+
+    def run(coarse: F32) -> F32:
+        restorer = model.bind(model.estimate([(coarse, np.ones(coarse.shape[1:], dtype=bool))]))
+        b, h, w = coarse.shape
+        halo, out = restorer.halo, np.empty((b, scale * h, scale * w), np.float32)
+        # The pipeline's padding: NumPy's reflection, repeated where the image is smaller than the halo.
+        padded = torch.from_numpy(np.pad(coarse, ((0, 0), (halo, halo), (halo, halo)), mode="reflect"))
+        inner = slice(scale * halo, -scale * halo)
+        for y in range(0, h, TILE_PX):
+            for x in range(0, w, TILE_PX):
+                tile = padded[None, :, y : y + TILE_PX + 2 * halo, x : x + TILE_PX + 2 * halo]
+                fine = restorer(tile)[0, :, inner, inner].numpy()
+                out[:, scale * y : scale * (y + TILE_PX), scale * x : scale * (x + TILE_PX)] = fine
+        return out
+
+    return run
+
+
+METHODS: dict[str, Callable[[int], Method]] = {"bicubic": bicubic, "hypermend": hypermend}
+
+
+def _methods(names: Sequence[str] | None, scale: int) -> dict[str, Method]:
+    """The methods asked for, or all that there are for the scale.
+
+    Raises:
+        SystemExit: a method that was asked for has no model of the scale.
+    """
+    out: dict[str, Method] = {}
+    for name in names or METHODS:
+        try:
+            out[name] = METHODS[name](scale)
+        except checkpoint.BadCheckpoint as e:
+            if names:
+                raise SystemExit(f"method {name} at x{scale}: {e}") from e
+            print(f"left out: {name} at x{scale}: {e}", file=sys.stderr)
+    return out
+
+
+def _line(scene: str, scale: int, method: str, truth: F32, estimate: F32, seconds: float) -> dict[str, object]:
+    clipped = np.clip(estimate, 0, 1)
+    psnr, bands = metrics.psnr(truth, clipped), metrics.psnr_bands(truth, clipped)
+    angle = metrics.sam(truth, clipped)
+    return {
+        "scene": scene,
+        "scale": scale,
+        "method": method,
+        "psnr": psnr if math.isfinite(psnr) else None,  # None: equal to the truth
+        "ssim": metrics.ssim(truth, clipped),
+        "sam_deg": angle.degrees,
+        "seconds": round(seconds, 3),
+        "psnr_bands": bands if math.isfinite(bands) else None,
+        "sam_left_out": angle.left_out,
+        "shape": list(truth.shape),
+        "model": MODEL.format(scale=scale) if method == "hypermend" else None,
+        "threads": torch.get_num_threads(),
+        "hypermend": importlib.metadata.version("hypermend"),
+        "torch": torch.__version__,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 1 when a scene could not be read or there is none of a name."""
+    ap = argparse.ArgumentParser(prog="python -m benchmarks.sharpen", description=__doc__.split("\n")[0])
+    ap.add_argument("--data", type=Path, required=True, help="folder of scene folders")
+    ap.add_argument("--scale", type=int, nargs="+", default=[2, 3, 4], choices=[2, 3, 4])
+    ap.add_argument("--crop", type=int, default=512, help="top-left pixels")
+    ap.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all that there are for the scale")
+    ap.add_argument("--scenes", nargs="+", help="only these scenes, by name")
+    a = ap.parse_args(argv)
+    methods = {scale: _methods(a.methods, scale) for scale in a.scale}
+    scenes = Scenes(a.data, peak=FULL_SCALE)
+    left = set(a.scenes or ())
+    for name, cube in scenes:
+        if a.scenes and name not in a.scenes:
+            continue
+        for scale in a.scale:
+            h, w = (min(a.crop, n) // scale * scale for n in cube.shape[1:])
+            truth = cube[:, :h, :w]
+            coarse = reduce(torch.from_numpy(truth), scale).numpy()
+            for method, run in methods[scale].items():
+                begin = time.perf_counter()
+                estimate = run(coarse)
+                line = _line(name, scale, method, truth, estimate, time.perf_counter() - begin)
+                print(json.dumps(line, allow_nan=False), flush=True)
+        left.discard(name)
+    if left:
+        print(f"no such scene in {a.data}: {', '.join(sorted(left))}", file=sys.stderr)
+    return 1 if scenes.failed or left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
