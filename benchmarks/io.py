@@ -49,13 +49,13 @@ from models.card import ModelCard
 from models.checkpoint import builtin, load
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.demo_scenes import landscape
+from pipeline.denoise_worker import bind
 from pipeline.execute import serial, start_ray
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import Engine, Run, RunReport
 from pipeline.pixels import physical
 from pipeline.plan import Plan
 from pipeline.restore import DEFAULT_MODEL, restore
-from pipeline.restore_worker import bind
 
 TRANSFORM = Affine(30, 0, 500000, 0, -30, 5800020)
 WORTH_RESTORING = 300

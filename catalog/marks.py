@@ -93,6 +93,10 @@ class Marks:
                     marks[mark.index] = mark  # newer than the folded one: a repair
         return dict(sorted(marks.items()))
 
+    def get(self, index: TileIndex) -> Mark | None:
+        """The mark of one tile, or None."""
+        return self._read(f"{self.folder}/{index[0]}-{index[1]}.json") or self._folded().get(index)
+
     def fold(self) -> bool:
         """Put all marks into one object and remove the folder; True when something was written.
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
 from catalog.errors import Refused
 from catalog.readers_header import ALIGN_PX, at
 from catalog.scene import Scene
+from catalog.sensors import seen, srf
 from catalog.spec import CubeSpec
 
 MIN_OVERLAP = 0.5
@@ -27,6 +29,10 @@ SAME_OVERLAP = 0.01
 """Guides whose overlaps differ by less are equally good: the nearer in time is taken."""
 WHOLE_RATIO = 0.01
 """Largest departure of the ratio of pixel sizes from a whole number, as a share of it."""
+MIN_SEEN = 0.8
+"""Least share of a guide band's response that must lie where the scene has bands; less, and the band is left out."""
+SLIGHT = 0.01
+"""A band whose response is a smaller share of the strongest lies outside the range of the guide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,3 +176,43 @@ def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
     if np.abs(there - first - corners).max() > ALIGN_PX:
         return None
     return int(first[1]), int(first[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """How the guide sees the scene's spectrum."""
+
+    bands: tuple[int, ...]
+    """0-based bands of the guide's cube that are used: good, and inside the scene's range."""
+    response: NDArray[np.float64]
+    """(m, b): each of them as a weighted sum of the scene's good bands; rows sum to 1."""
+    left_out: tuple[str, ...]
+    """Names of the guide's good bands that the scene's bands do not see."""
+    beyond: tuple[float, ...]
+    """Wavelengths in nm of the scene's good bands that lie outside the range of the guide's."""
+
+
+def sight(hyper: CubeSpec, guide: CubeSpec) -> Sight:
+    """What of each other the two instruments see, from their tables and the bands of both cubes.
+
+    Raises:
+        Refused: the scene's bands see none of the guide's.
+    """
+    nm = [w for w, good in zip(hyper.wavelength_nm, hyper.good, strict=True) if good]
+    good = [i for i in range(guide.bands) if guide.good[i]]
+    share = dict(zip(good, seen(nm, guide.sensor, [guide.band_name[i] for i in good]), strict=True))
+    bands = tuple(i for i in good if share[i] >= MIN_SEEN)
+    if not bands:
+        names = ", ".join(guide.band_name[i] for i in good) or "none that is good"
+        raise Refused(
+            f"no band of the guide ({guide.sensor}: {names}) lies where the scene has bands "
+            f"({', '.join(f'{w:.0f}' for w in (*nm[:1], *nm[-1:]))} nm); choose another --guide-collection"
+        )
+    response = srf(nm, guide.sensor, bands=[guide.band_name[i] for i in bands])
+    felt = np.flatnonzero((response > SLIGHT * response.max(axis=1, keepdims=True)).any(axis=0))
+    return Sight(
+        bands=bands,
+        response=response,
+        left_out=tuple(guide.band_name[i] for i in good if i not in bands),
+        beyond=tuple(nm[: felt[0]] + nm[felt[-1] + 1 :]),
+    )

@@ -64,12 +64,21 @@ def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid
 
 
 def restored_item(
-    source: Scene, spec: CubeSpec, *, key: str, task: str, plan_id: str, model: str, valid_fraction: float
+    source: Scene,
+    spec: CubeSpec,
+    *,
+    key: str,
+    task: str,
+    plan_id: str,
+    model: str,
+    valid_fraction: float,
+    guide: Scene | None = None,
 ) -> Scene:
     """The item of a restored cube; `source` is the scene of the cube it was made from.
 
     Args:
         task: the chain of tasks, such as denoise; it names the collection.
+        guide: the scene of the other cube it was made from, where there were two.
     """
     facts = {
         "hypermend:plan": plan_id,
@@ -78,6 +87,8 @@ def restored_item(
         "hypermend:derived_from": item_key(source),
         "processing:lineage": f"{task} with model {model} by hypermend, plan {plan_id}",
     }
+    if guide is not None:
+        facts["hypermend:guide"] = item_key(guide)
     collection = f"{source.collection.removesuffix('-source')}-{task}"
     return _cube_scene(source, spec, collection, key, valid_fraction, facts)
 
@@ -226,12 +237,12 @@ def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:
         _entry_link("parent", "./catalog.json", _JSON),
         _entry_link("collection", "../catalog.json", _JSON),
     ]
-    made_from = scene.properties.get("hypermend:derived_from")
-    if made_from is not None:
-        if root.exists(made_from):
+    for name in ("hypermend:derived_from", "hypermend:guide"):
+        made_from = scene.properties.get(name)
+        if made_from is not None and root.exists(made_from):
             item["links"].append(_entry_link("derived_from", posixpath.relpath(made_from, folder), _GEOJSON))
-        else:  # ingested straight from a STAC elsewhere: there is no raw item here
-            del item["properties"]["hypermend:derived_from"]
+        elif made_from is not None:  # ingested straight from a STAC elsewhere: there is no raw item here
+            del item["properties"][name]
     return item
 
 

@@ -42,6 +42,9 @@ Collections = Annotated[list[str] | None, typer.Option("--collection", help="Rep
 Workers = Annotated[int | None, typer.Option(help="Ray actors; default one per GPU, else one per CPU.")]
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster; default: an embedded one.")]
 TilePx = Annotated[int | None, typer.Option(help="Edge of a tile in pixels, a multiple of 16.")]
+GuideCollection = Annotated[str | None, typer.Option(help="Fuse: collection of the sharper images.")]
+BudgetSteps = Annotated[int | None, typer.Option(help="Fuse: most steps that a block adapts; 0 for none.")]
+BudgetSeconds = Annotated[float | None, typer.Option(help="Fuse: longest time that a block adapts, in seconds.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 JobFile = Annotated[Path | None, typer.Argument(help="A TOML job; options given beside it win over it.")]
 
@@ -130,13 +133,16 @@ def ingest(
 def plan(
     job: JobFile = None,
     archive: Archive = None,
-    task: Annotated[str | None, typer.Option(help="denoise")] = None,
+    task: Annotated[str | None, typer.Option(help="denoise or fuse")] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Id of a scene. Repeatable; default all.")] = None,
     collection: Collections = None,
     sensor: Sensor = None,
     bbox: Bbox = None,
     datetime: When = None,
     model: Annotated[str | None, typer.Option(help="Name of a model; default: that of the task.")] = None,
+    guide_collection: GuideCollection = None,
+    budget_steps: BudgetSteps = None,
+    budget_seconds: BudgetSeconds = None,
     tile_px: TilePx = None,
     as_json: Json = False,
 ) -> None:
@@ -147,7 +153,8 @@ def plan(
     with refusals():
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
-            bbox=bbox, datetime=datetime, model=model, tile_px=tile_px,
+            bbox=bbox, datetime=datetime, model=model, guide_collection=guide_collection, budget_steps=budget_steps,
+            budget_seconds=budget_seconds, tile_px=tile_px,
         )  # fmt: skip
         rows = list(planned(asked))
     if as_json:
@@ -161,13 +168,16 @@ def plan(
 def restore(
     job: JobFile = None,
     archive: Archive = None,
-    task: Annotated[str | None, typer.Option(help="denoise")] = None,
+    task: Annotated[str | None, typer.Option(help="denoise or fuse")] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Id of a scene. Repeatable; default all.")] = None,
     collection: Collections = None,
     sensor: Sensor = None,
     bbox: Bbox = None,
     datetime: When = None,
     model: Annotated[str | None, typer.Option(help="Name of a model; default: that of the task.")] = None,
+    guide_collection: GuideCollection = None,
+    budget_steps: BudgetSteps = None,
+    budget_seconds: BudgetSeconds = None,
     tile_px: TilePx = None,
     workers: Workers = None,
     address: Address = None,
@@ -180,8 +190,8 @@ def restore(
     with refusals():
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
-            bbox=bbox, datetime=datetime, model=model, tile_px=tile_px, workers=workers, ray_address=address,
-            deadline_s=deadline,
+            bbox=bbox, datetime=datetime, model=model, guide_collection=guide_collection, budget_steps=budget_steps,
+            budget_seconds=budget_seconds, tile_px=tile_px, workers=workers, ray_address=address, deadline_s=deadline,
         )  # fmt: skip
         carry_out(start, asked, as_json)
 

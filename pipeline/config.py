@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 SignScheme = Literal["none", "planetary-computer", "earthdata", "s3-requester-pays"]
 
@@ -75,11 +75,44 @@ class IngestJob(Job):
 class RestoreJob(Job):
     """Source cubes -> restored cubes."""
 
-    task: Literal["denoise"] = "denoise"
+    task: Literal["denoise", "fuse"] = "denoise"
     model: str | None = None
     """Name of the model, in the archive or built in; None for the default of the task."""
     scenes: tuple[str, ...] = ()
     """Ids of the scenes; none for all that match."""
+    guide_collection: str | None = None
+    """Fuse: the collection of the sharper images; its source cubes are the guides."""
+    budget_steps: int | None = Field(default=None, ge=0)
+    """Fuse: most steps that a block adapts; None for the default, 0 for no adaptation."""
+    budget_seconds: float | None = Field(default=None, gt=0)
+    """Fuse: longest time that a block adapts. The result then depends on the machine; None for no limit."""
+
+    @model_validator(mode="after")
+    def _guide_for_fusion_only(self) -> RestoreJob:
+        given = [
+            key for key in ("guide_collection", "budget_steps", "budget_seconds") if getattr(self, key) is not None
+        ]
+        if self.task == "fuse" and self.guide_collection is None:
+            raise ValueError("task 'fuse' needs guide_collection, the collection of the sharper images")
+        if self.task != "fuse" and given:
+            raise ValueError(f"{', '.join(given)} belong to task 'fuse', and the task is {self.task!r}")
+        return self
+
+
+class SearchJob(Job):
+    """Source cubes -> a genotype for each sensor."""
+
+    sensors: tuple[str, ...] = Field(min_length=1)
+    strategy: Literal["darts", "spos"] = "darts"
+    trials: int | None = Field(default=None, ge=1)
+    """Of each sensor; None for the budget's."""
+    budget: Literal["smoke", "small", "full"] = "small"
+    domain: Literal["subspace", "bands"] = "subspace"
+    """Coefficients of the signal subspace, which the shipped denoiser works on, or the bands themselves."""
+    scenes: tuple[str, ...] = ()
+    """Ids of the scenes to learn from; none for all of the sensor."""
+    anew: bool = False
+    """Search although a genotype of a near spectrum is known."""
 
 
 J = TypeVar("J", bound=Job)
@@ -122,4 +155,6 @@ def _complaint(kind: type[Job], detail: Any) -> str:
         return f"unknown key {key!r}; did you mean {nearest[0]!r}?"
     if detail["type"] == "missing":
         return f"key {key!r} is missing"
+    if not key:  # about several keys at once
+        return str(detail["msg"]).removeprefix("Value error, ")
     return f"{key}: {detail['msg']} (got {detail['input']!r})"

@@ -28,7 +28,7 @@ from catalog.sign import signer
 from catalog.spec import VALID, CubeSpec
 from pipeline.config import IngestJob
 from pipeline.execute import on_ray
-from pipeline.job import Engine, Opened, Run, Unit, new_run_id, peak_bytes, unit_id
+from pipeline.job import Engine, Finished, Opened, Run, Unit, new_run_id, peak_bytes, unit_id
 from pipeline.ledger import Receipt, Refusal
 from pipeline.plan import digest
 from pipeline.tiles import Index, TileGrid
@@ -151,8 +151,8 @@ class IngestWorker:
             peak_bytes=peak_bytes(),
         )
 
-    def _finish(self, task: Finish) -> float:
-        """Fold the marks; returns the usable share of the scene.
+    def _finish(self, task: Finish) -> Finished:
+        """Fold the marks.
 
         Raises:
             BadAsset: no pixel of the scene is usable; an empty cube is not published.
@@ -164,7 +164,7 @@ class IngestWorker:
         cube.fold()
         if (files := self._files.pop(task.unit, None)) is not None:
             files.close()
-        return float(valid) / (cube.spec.height * cube.spec.width)
+        return Finished(valid_fraction=valid / (cube.spec.height * cube.spec.width))
 
     def _source(self, unit: str, files: Files) -> Source:
         if unit not in self._files:
@@ -214,10 +214,14 @@ class IngestUnit:
     def finish(self, opened: Opened) -> Finish:
         return Finish(unit=self.id, target=opened.context.key)
 
-    def commit(self, opened: Opened, finished: float) -> int:
+    def commit(self, opened: Opened, finished: Finished) -> int:
         cube: SourceCube = opened.context
         item = source_item(
-            self._files.scene, cube.spec, key=cube.key, ingest_id=cube.ingest_id, valid_fraction=finished
+            self._files.scene,
+            cube.spec,
+            key=cube.key,
+            ingest_id=cube.ingest_id,
+            valid_fraction=finished.valid_fraction,
         )
         return put_item(self._root, item, run=self._run)
 

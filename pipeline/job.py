@@ -3,8 +3,8 @@
 Each scene walks through four steps. All but the last run in a worker, so the driver never holds a pixel:
 
     prepare  open the input, create the output, find what is already done   -> Opened
-    tiles    one task for each piece that is missing                          -> Receipt
-    finish   fold the marks, sum up                                           -> any small value
+    tiles    one task for each piece that is missing, perhaps in two phases   -> Receipt
+    finish   fold the marks, sum up                                           -> Finished
     commit   put the STAC item, by the driver: the scene is published, or it is not
 
 Ingest and restoration are two ``Unit``s of this walk; whatever else they share lives here: resume, the ledger of
@@ -17,9 +17,10 @@ import resource
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from catalog.errors import ArchiveError
@@ -46,10 +47,22 @@ class Opened:
     """Tiles of the scene."""
     done: frozenset[Index]
     """Tiles that an earlier run has marked."""
+    blocks: int = 0
+    """Adaptation blocks that must be done before the first tile."""
     bytes_written: int = 0
     context: Any = None
     """What the later tasks and the commit need; small."""
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What ``finish`` summed up."""
+
+    valid_fraction: float
+    """Usable share of the scene, 0 to 1."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """What the run's report says of the scene; JSON values."""
 
 
 def unit_id(collection: str, scene: str) -> str:
@@ -73,11 +86,16 @@ class Unit(Protocol):
 
     def prepare(self) -> Any: ...
 
-    def tiles(self, opened: Opened) -> Iterator[Any]: ...
+    def tiles(self, opened: Opened) -> Iterator[Any]:
+        """The tasks that are left. ``WAIT`` among them: what follows needs what came before, whole and without failure.
+
+        Other scenes fill the gap.
+        """
+        ...
 
     def finish(self, opened: Opened) -> Any: ...
 
-    def commit(self, opened: Opened, finished: Any) -> int:
+    def commit(self, opened: Opened, finished: Finished) -> int:
         """Publish the scene; returns the bytes written."""
         ...
 
@@ -86,11 +104,12 @@ class Unit(Protocol):
 class Event:
     """Something a person may want to see."""
 
-    kind: Literal["opened", "tile", "published", "current", "failed", "skipped"]
+    kind: Literal["opened", "block", "tile", "published", "current", "failed", "skipped"]
     scene: str
     """Id of the unit, or what is known of a scene that did not become one."""
-    tiles_done: int = 0
-    tiles_total: int = 0
+    done: int = 0
+    """Tiles, or adaptation blocks where the event is one."""
+    total: int = 0
     message: str = ""
 
 
@@ -106,6 +125,8 @@ class SceneResult:
     tiles_failed: int = 0
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """What was found out about the scene: of a fusion its pair, and steps, losses and fall-backs of every block."""
 
     @property
     def unit(self) -> str:
@@ -160,6 +181,7 @@ class _Open:
     opened: Opened | None = None
     in_flight: int = 0
     finishing: bool = False
+    adapted: int = 0
     written: int = 0
     failed: int = 0
     reason: str = ""
@@ -202,7 +224,7 @@ class Board:
             for _ in range(len(self._open)):
                 scene = self._open[0]
                 self._open.rotate(-1)
-                if (task := next(scene.tasks, None)) is not None:
+                if (task := _next_task(scene)) is not None:
                     scene.in_flight += 1
                     yield task
                     break
@@ -280,6 +302,7 @@ class Board:
 
     def _wrote(self, scene: _Open, outcome: Done[Any, Receipt]) -> None:
         receipt = outcome.result
+        scene.adapted += receipt.block is not None
         scene.written += len(receipt.tiles)
         self._report.tiles_written += len(receipt.tiles)
         self._report.bytes_written += receipt.bytes_written
@@ -287,10 +310,11 @@ class Board:
         self._report.worker_s += receipt.read_s + receipt.model_s + receipt.write_s
         self._report.peak_worker_bytes = max(self._report.peak_worker_bytes, receipt.peak_bytes)
         self._ledger.receipt(scene.unit, receipt, outcome)
-        self._say("tile", scene)
+        self._say("tile" if receipt.block is None else "block", scene)
 
     def _failed(self, scene: _Open, outcome: Failed[Any]) -> None:
-        step = "prepare" if scene.opened is None else "finish" if scene.finishing else "tile"
+        during = "tile" if getattr(outcome.task, "block", None) is None else "adapt"
+        step = "prepare" if scene.opened is None else "finish" if scene.finishing else during
         tiles = getattr(outcome.task, "tiles", ())
         scene.failed += max(1, len(tiles))
         scene.reason = scene.reason or f"{outcome.error}: {outcome.message}"
@@ -300,7 +324,7 @@ class Board:
         """Close the scene if nothing of it is left to do, else leave it on the board."""
         if scene.in_flight:
             return
-        task = next(scene.tasks, None)
+        task = _next_task(scene)
         if task is not None:
             scene.tasks = _put_back(task, scene.tasks)
         elif scene.failed:
@@ -309,7 +333,7 @@ class Board:
             scene.finishing = True
             scene.tasks = iter([scene.unit.finish(scene.opened)])
 
-    def _commit(self, scene: _Open, finished: Any) -> None:
+    def _commit(self, scene: _Open, finished: Finished) -> None:
         assert scene.opened is not None
         try:
             wrote = scene.unit.commit(scene.opened, finished)
@@ -320,9 +344,14 @@ class Board:
             self._close(scene, "failed")
             return
         self._report.bytes_written += wrote
-        self._close(scene, "published" if wrote or scene.written else "current")
+        self._close(scene, "published" if wrote or scene.written else "current", finished.figures)
 
-    def _close(self, scene: _Open, status: Literal["published", "current", "failed"]) -> None:
+    def _close(
+        self,
+        scene: _Open,
+        status: Literal["published", "current", "failed"],
+        figures: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._open.remove(scene)
         del self._by_id[scene.unit.id]
         self._end(
@@ -334,6 +363,7 @@ class Board:
                 tiles_failed=scene.failed if scene.opened is not None else 0,
                 reason=scene.reason,
                 warnings=scene.opened.warnings if scene.opened else (),
+                figures=dict(figures),
             )
         )
 
@@ -341,12 +371,25 @@ class Board:
         self._report.scenes.append(result)
         self._events.append(Event(kind=result.status, scene=result.unit, message=result.reason))
 
-    def _say(self, kind: Literal["opened", "tile"], scene: _Open, message: str = "") -> None:
+    def _say(self, kind: Literal["opened", "block", "tile"], scene: _Open, message: str = "") -> None:
         assert scene.opened is not None
-        done = len(scene.opened.done) + scene.written
-        self._events.append(
-            Event(kind=kind, scene=scene.unit.id, tiles_done=done, tiles_total=scene.opened.total, message=message)
-        )
+        done, total = len(scene.opened.done) + scene.written, scene.opened.total
+        if kind == "block":
+            done, total = scene.adapted, scene.opened.blocks
+        self._events.append(Event(kind=kind, scene=scene.unit.id, done=done, total=total, message=message))
+
+
+def _next_task(scene: _Open) -> Any | None:
+    """The scene's next task that can be begun now; past a ``WAIT`` only when all before it has ended well."""
+    task = next(scene.tasks, None)
+    while task is WAIT:
+        if scene.in_flight:
+            scene.tasks = _put_back(task, scene.tasks)
+            return None
+        if scene.failed:
+            scene.tasks = iter(())
+        task = next(scene.tasks, None)
+    return task
 
 
 def _put_back(task: Any, tasks: Iterator[Any]) -> Iterator[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -29,6 +30,10 @@ class Receipt:
     bytes_written: int
     peak_bytes: int
     """Largest resident size of the worker process so far."""
+    block: Index | None = None
+    """The adaptation block, where the task was one."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Of the block: steps, losses, whether it fell back; JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)

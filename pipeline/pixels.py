@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,17 @@ Stored = NDArray[Any]
 Physical = NDArray[np.float32]
 Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilePixels:
+    """What a tile's core becomes, not yet written."""
+
+    stored: Stored
+    flags: Flags
+    read_s: float
+    model_s: float
+
 
 FILL_REACH_PX = 8
 """How far into a hole its neighbours reach; the rest of a hole holds the scene's mean spectrum."""
@@ -77,11 +89,13 @@ def mark_near_fill(flags: Flags, known: Mask, halo: int) -> Flags:
     return marked
 
 
-def to_integers(values: NDArray[Any], spec: CubeSpec) -> NDArray[Any]:
-    """Round to whole numbers of the dtype, never onto the fill: a measured pixel must not turn into nodata."""
+def to_stored(values: NDArray[Any], spec: CubeSpec) -> Stored:
+    """Numbers as the cube stores them. Whole ones are rounded, never onto the fill: data must not turn into nodata."""
+    if np.dtype(spec.dtype).kind not in "iu":
+        return values.astype(spec.dtype, copy=False)
     info = np.iinfo(spec.dtype)
     whole: NDArray[Any] = np.clip(np.rint(values), info.min, info.max)
     if spec.fill is not None:
         beside = spec.fill + 1 if spec.fill < info.max else spec.fill - 1
         whole[whole == spec.fill] = beside
-    return whole
+    return whole.astype(spec.dtype)

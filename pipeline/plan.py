@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from catalog.errors import ArchiveError
+from catalog.pairing import Sight, refined, scale_between, sight
 from catalog.root import safe_name
 from catalog.spec import CubeSpec
 from models.card import ModelCard
+from pipeline.blocks import BlockGrid
 from pipeline.pixels import FILL_REACH_PX
 from pipeline.tiles import Index, SpectralWindow, Tile, TileGrid, default_tile_px, spectral_windows
 
 RESULT_VERSION = 1
 """Bumped by hand whenever the same plan would give other pixels (a golden-bytes test fails until it is)."""
+
+FULL_OVERLAP = 0.995
+"""Less, and it is said that the guide does not cover the scene: outlines in two systems are never quite the same."""
 
 
 class Refused(Exception):
@@ -33,6 +40,31 @@ def digest(value: Any) -> str:
     """16 hex digits of the canonical JSON of ``value``."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """The sharper image that a scene is fused with."""
+
+    scene_id: str
+    collection: str
+    source: str
+    """Key of its source cube in the archive."""
+    ingest_id: str
+    overlap: float = 1.0
+    """Share of the scene that it covers."""
+    days_apart: float = 0.0
+    others: int = 0
+    """How many more there were to choose from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long each block of a scene may adapt; the end is whichever comes first."""
+
+    steps: int
+    seconds: float | None = None
+    """None: as long as the steps take. Seconds make the pixels depend on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +86,12 @@ class Plan:
     halo: int
     """Source pixels around a tile that its pixels may depend on."""
     tile_px: int
+    """Target pixels, a multiple of ``scale``."""
+    scale: int = 1
+    """Target pixels along the edge of a source pixel."""
+    guide: Guide | None = None
+    budget: Budget | None = None
+    """Of each block's adaptation; None where the model does not adapt."""
     spec: CubeSpec
     """Of the restored cube."""
     scene_facts: Mapping[str, Any] | None = None
@@ -65,9 +103,27 @@ class Plan:
         return TileGrid(height=self.spec.height, width=self.spec.width, tile_px=self.tile_px)
 
     @property
+    def source_px(self) -> tuple[int, int]:
+        """(rows, columns) of the source cube."""
+        return self.spec.height // self.scale, self.spec.width // self.scale
+
+    @property
+    def blocks(self) -> BlockGrid | None:
+        """The lattice on which the model adapts, or None where it does not."""
+        if self.budget is None:
+            return None
+        height, width = self.source_px
+        return BlockGrid(height=height, width=width, scale=self.scale)
+
+    @property
+    def adapted(self) -> str:
+        """Where in the archive the blocks' weights lie: beside the cube."""
+        return self.target.removesuffix(".zarr") + ".adapt"
+
+    @property
     def key(self) -> str:
         """Where the plan itself lies in the archive: beside its cube."""
-        return self.target.removesuffix(".zarr") + ".plan.json"
+        return plan_key(self.target)
 
     @property
     def windows(self) -> tuple[SpectralWindow, ...] | None:
@@ -82,7 +138,7 @@ class Plan:
 
         Stored numbers in and out, and float32 in, filled, out and their difference, halo included.
         """
-        edge = [px + 2 * (self.halo + FILL_REACH_PX) for px in self.grid.read_px]
+        edge = [px + 2 * self.scale * (self.halo + FILL_REACH_PX) for px in self.grid.read_px]
         return edge[0] * edge[1] * self.spec.bands * (2 * np.dtype(self.spec.dtype).itemsize + 4 * 4)
 
     def with_facts(self, facts: Mapping[str, Any]) -> Plan:
@@ -90,12 +146,27 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return values | {"spec": self.spec.to_dict(), "warnings": list(self.warnings)}
+        return values | {
+            "spec": self.spec.to_dict(),
+            "warnings": list(self.warnings),
+            "guide": None if self.guide is None else asdict(self.guide),
+            "budget": None if self.budget is None else asdict(self.budget),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        parsed = {"spec": CubeSpec.from_dict(values["spec"]), "warnings": tuple(values["warnings"])}
+        parsed = {
+            "spec": CubeSpec.from_dict(values["spec"]),
+            "warnings": tuple(values["warnings"]),
+            "guide": Guide(**g) if (g := values.get("guide")) else None,
+            "budget": Budget(**b) if (b := values.get("budget")) else None,
+        }
         return cls(**{**values, **parsed})
+
+
+def plan_key(target: str) -> str:
+    """Where the plan of a restored cube lies in the archive."""
+    return target.removesuffix(".zarr") + ".plan.json"
 
 
 def make_plan(
@@ -108,16 +179,28 @@ def make_plan(
     card: ModelCard,
     task: str,
     tile_px: int | None = None,
+    guide: tuple[Guide, CubeSpec] | None = None,
+    budget: Budget | None = None,
 ) -> Plan:
     """Plan the restoration of the source cube ``spec`` by the model of ``card``.
 
+    Args:
+        guide: what it is fused with, and the spec of that source cube.
+        budget: of the adaptation of each block; None where the model does not adapt.
+
     Raises:
-        Refused: the model does not accept the cube's quantity, wavelengths or band spacing.
+        Refused: the model does not accept the cube's quantity, wavelengths or band spacing, the guide does not fit,
+            or the tile is no multiple of the scale.
     """
     warnings = _accepted(scene_id, spec, card)
-    wanted = tile_px or default_tile_px(card.halo)
-    # A scene smaller than the tile is one tile; the lattice of a larger one depends on model and cube only.
-    tile_px = min(wanted, -(-max(spec.height, spec.width) // 16) * 16)
+    scale, halo = 1, card.halo
+    of_guide: dict[str, Any] = {}
+    if guide is not None:
+        scale, seen, of_guide = _beside(scene_id, spec, *guide)
+        halo = card.halo_at(scale)
+        warnings += _said_of(guide[0], seen)
+        spec = refined(spec, scale)
+    tile_px = _tile(scene_id, spec, tile_px, halo=halo, scale=scale)
     dtype = "float32" if spec.dtype == "uint8" else spec.dtype  # 8 bits cannot hold what a denoiser resolves
     chunk, shard = CubeSpec.layout(spec.shape, dtype, tile_px)
     plan_id = digest(
@@ -128,12 +211,16 @@ def make_plan(
             "config": card.config,
             "weights": card.weights_sha256,
             "window_bands": card.window_bands,
-            "halo": card.halo,
+            "halo": halo,
             "tile_px": tile_px,
             "result_version": RESULT_VERSION,
+            **of_guide,
+            **({} if budget is None else {"budget": asdict(budget)}),
         }
     )
     attrs = {**spec.attrs, "hypermend:plan": plan_id, "hypermend:model": card.name, "hypermend:task": task}
+    if guide is not None:
+        attrs["hypermend:guide"] = f"{guide[0].collection}/{guide[0].scene_id}"
     return Plan(
         id=plan_id,
         scene_id=scene_id,
@@ -144,11 +231,58 @@ def make_plan(
         model=card.name,
         weights_sha256=card.weights_sha256,
         window_bands=card.window_bands,
-        halo=card.halo,
+        halo=halo,
         tile_px=tile_px,
+        scale=scale,
+        guide=None if guide is None else guide[0],
+        budget=budget,
         spec=replace(spec, stage="restored", dtype=dtype, chunk=chunk, shard=shard, attrs=attrs),
         warnings=warnings,
     )
+
+
+def _beside(scene_id: str, spec: CubeSpec, guide: Guide, guide_spec: CubeSpec) -> tuple[int, Sight, dict[str, Any]]:
+    """Scale and sight of a pair, and what of them decides pixels."""
+    try:
+        scale, seen = scale_between(spec, guide_spec), sight(spec, guide_spec)
+    except ArchiveError as error:
+        raise Refused(f"scene {scene_id} with guide {guide.scene_id}: {error}") from error
+    # Rounded: another machine's last digit must not give the work of this one another name.
+    response = [[round(float(value), 6) for value in row] for row in seen.response]
+    return scale, seen, {"guide": guide.ingest_id, "bands": list(seen.bands), "scale": scale, "response": response}
+
+
+def _said_of(guide: Guide, seen: Sight) -> tuple[str, ...]:
+    """What a person should know of the pair before it is fused."""
+    said = []
+    if guide.others:
+        said.append(f"guide {guide.scene_id} is the nearest in time of {guide.others + 1} that cover the scene as well")
+    if guide.overlap < FULL_OVERLAP:
+        said.append(f"guide {guide.scene_id} covers {guide.overlap:.0%} of the scene; the rest keeps its own detail")
+    if seen.left_out:
+        said.append(f"guide bands {', '.join(seen.left_out)} are left out: the scene has no bands there")
+    if seen.beyond:
+        said.append(
+            f"{len(seen.beyond)} bands between {seen.beyond[0]:.0f} and {seen.beyond[-1]:.0f} nm lie outside the range "
+            "of the guide: their detail follows from the other bands and is less certain"
+        )
+    return tuple(said)
+
+
+def _tile(scene_id: str, spec: CubeSpec, tile_px: int | None, *, halo: int, scale: int) -> int:
+    """Edge of the tiles in target pixels: whole chunks and whole source pixels.
+
+    A scene smaller than the tile is one tile; the lattice of a larger one depends on model and cube only.
+    """
+    step = math.lcm(16, scale)
+    if tile_px is not None and tile_px % step:
+        near = max(step, tile_px // step * step)
+        raise Refused(
+            f"scene {scene_id}: a tile of {tile_px} pixels is no multiple of {step}, which the scale {scale} needs; "
+            f"{near} and {near + step} are"
+        )
+    wanted = tile_px or -(-default_tile_px(halo * scale) // step) * step
+    return min(wanted, -(-max(spec.height, spec.width) // step) * step)
 
 
 def pending(plan: Plan, done: Collection[Index]) -> Iterator[Tile]:

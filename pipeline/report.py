@@ -33,10 +33,11 @@ class _Bars:
         self._open: dict[str, TaskID] = {}
 
     def show(self, event: Event) -> None:
-        if event.kind in ("opened", "tile"):
+        if event.kind in ("opened", "block", "tile"):
             if event.scene not in self._open:
-                self._open[event.scene] = self._progress.add_task(event.scene, total=event.tiles_total, unit="tiles")
-            self._progress.update(self._open[event.scene], completed=event.tiles_done)
+                self._open[event.scene] = self._progress.add_task(event.scene, total=event.total, unit="tiles")
+            unit = "blocks" if event.kind == "block" else "tiles"
+            self._progress.update(self._open[event.scene], completed=event.done, total=event.total, unit=unit)
             if event.kind == "opened" and event.message:
                 self._console.print(f"{event.scene}: [yellow]{event.message}[/]", highlight=False)
             return

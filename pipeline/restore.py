@@ -1,6 +1,7 @@
 """Restore: source cubes -> restored cubes, planned scene by scene and published as STAC items.
 
-This is the driver's side: it holds no pixel. ``restore_worker`` is what happens to them.
+This is the driver's side: it holds no pixel. ``restore_worker`` is what happens to them. A fusion is the same walk with
+a guide beside the scene, and with a phase before the tiles in which the model adapts to each block.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,25 +21,40 @@ from catalog.errors import NotFound
 from catalog.publish import cube_key, put_item, restored_item
 from catalog.root import Root
 from catalog.scene import Scene
+from models.card import ModelCard
+from models.checkpoint import FUSIONS
 from pipeline.config import RestoreJob
-from pipeline.execute import on_ray
-from pipeline.job import Engine, Opened, Run, new_run_id, unit_id
-from pipeline.plan import Plan, Refused, make_plan, pending
-from pipeline.restore_worker import Finish, Prepare, RestoreTile, RestoreWorker, model_card
+from pipeline.execute import WAIT, Wait, on_ray
+from pipeline.fuse import Guides, budget_of
+from pipeline.job import Engine, Finished, Opened, Run, new_run_id, unit_id
+from pipeline.ledger import Refusal
+from pipeline.plan import Budget, Guide, Plan, Refused, make_plan, pending
+from pipeline.restore_worker import (
+    AdaptBlock,
+    Finish,
+    OpenedScene,
+    Prepare,
+    RestoreTile,
+    RestoreWorker,
+    load_pair_model,
+    model_card,
+)
 
-DEFAULT_MODEL = {"denoise": "stas-subspace"}
+DEFAULT_MODEL = {"denoise": "stas-subspace", "fuse": "least-squares"}
 
 
 class RestoreUnit:
     """One scene's walk from its source cube to a published restored cube."""
 
-    def __init__(self, source: Scene, job: RestoreJob, root: Root, run: str) -> None:
+    def __init__(self, source: Scene, task: Task, root: Root, run: str, paired: tuple[Guide, Scene] | None) -> None:
         self.collection, self.scene = _base(source.collection), source.id
         self.id = unit_id(self.collection, self.scene)
         self._source = source
-        self._job = job
+        self._task = task
         self._root = root
         self._run = run
+        self._guide = None if paired is None else paired[0]
+        self._guide_scene = None if paired is None else paired[1]
 
     def prepare(self) -> Prepare:
         return Prepare(
@@ -47,20 +63,29 @@ class RestoreUnit:
             source=cube_key(self._source),
             ingest_id=str(self._source.properties["hypermend:ingest"]),
             collection=self.collection,
-            task=self._job.task,
-            model=model_name(self._job),
-            tile_px=self._job.tile_px,
+            task=self._task.name,
+            model=self._task.model,
+            tile_px=self._task.tile_px,
+            guide=self._guide,
+            budget=self._task.budget,
         )
 
-    def tiles(self, opened: Opened) -> Iterator[RestoreTile]:
-        plan: Plan = opened.context
-        return (RestoreTile(unit=self.id, plan=plan.key, index=tile.index) for tile in pending(plan, opened.done))
+    def tiles(self, opened: Opened) -> Iterator[AdaptBlock | RestoreTile | Wait]:
+        scene: OpenedScene = opened.context
+        plan = scene.plan
+        if plan.blocks is not None:
+            for block in plan.blocks:
+                if block.index not in scene.adapted:
+                    yield AdaptBlock(unit=self.id, plan=plan.key, block=block.index)
+            yield WAIT  # a tile blends what the blocks around it have learned
+        for tile in pending(plan, opened.done):
+            yield RestoreTile(unit=self.id, plan=plan.key, index=tile.index)
 
     def finish(self, opened: Opened) -> Finish:
-        return Finish(unit=self.id, plan=opened.context.key)
+        return Finish(unit=self.id, plan=opened.context.plan.key)
 
-    def commit(self, opened: Opened, finished: float) -> int:
-        plan: Plan = opened.context
+    def commit(self, opened: Opened, finished: Finished) -> int:
+        plan: Plan = opened.context.plan
         item = restored_item(
             self._source,
             plan.spec,
@@ -68,33 +93,69 @@ class RestoreUnit:
             task=plan.task,
             plan_id=plan.id,
             model=plan.model,
-            valid_fraction=finished,
+            valid_fraction=finished.valid_fraction,
+            guide=self._guide_scene,
         )
+        said: dict[str, Any] = {}
+        if plan.guide is not None:
+            said |= {"hypermend:overlap": plan.guide.overlap, "hypermend:days_apart": plan.guide.days_apart}
         if opened.warnings:
-            item = replace(item, properties={**item.properties, "hypermend:notes": list(opened.warnings)})
+            said |= {"hypermend:notes": list(opened.warnings)}
+        if said:
+            item = replace(item, properties={**item.properties, **said})
         return put_item(self._root, item, run=self._run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is done to every scene of a job."""
+
+    name: str
+    model: str
+    card: ModelCard
+    tile_px: int | None
+    budget: Budget | None = None
 
 
 def restore(job: RestoreJob, *, engine: Engine = on_ray) -> Run:
     """Begin to restore what the job names: iterate the run, or ``wait`` for its report.
 
     Raises:
-        Refused: nothing matches, or a scene that is asked for by id is not in the archive.
+        Refused: nothing matches, a scene asked for by id is not in the archive, or the model is of another task.
         BadCheckpoint: there is no such model.
     """
     root = catalog.open(job.archive).root
     run_id = new_run_id("restore")
-    model_card(root, model_name(job))  # a name that is wrong is wrong for every scene
+    task = task_of(job, root)  # a name that is wrong is wrong for every scene
     found = sources(job)
-    units = (RestoreUnit(scene, job, root, run_id) for scene in found)
-    run = Run(run_id, job, units, partial(RestoreWorker, job.archive), engine, scenes=len(found))
-    run.report.notes.update(task=job.task, model=model_name(job))
+    guides = Guides(job) if job.task == "fuse" else None
+
+    def units() -> Iterator[RestoreUnit | Refusal]:
+        for scene in found:
+            try:
+                yield RestoreUnit(scene, task, root, run_id, None if guides is None else guides.of(scene))
+            except Refused as refusal:
+                yield Refusal(scene=scene.id, collection=_base(scene.collection), reason=str(refusal))
+
+    run = Run(run_id, job, units(), partial(RestoreWorker, job.archive), engine, scenes=len(found))
+    run.report.notes.update(task=job.task, model=task.model)
     return run
 
 
-def model_name(job: RestoreJob) -> str:
-    """The model that the job names, or the default of its task."""
-    return job.model or DEFAULT_MODEL[job.task]
+def task_of(job: RestoreJob, root: Root) -> Task:
+    """The job's model and what depends on it alone.
+
+    Raises:
+        Refused: the model is of another task, or cannot use the budget.
+        BadCheckpoint: there is no such model.
+    """
+    name = job.model or DEFAULT_MODEL[job.task]
+    card = model_card(root, name)
+    if (card.architecture in FUSIONS) != (job.task == "fuse"):
+        takes = "two images: it is for task 'fuse'" if card.architecture in FUSIONS else "one image and cannot fuse two"
+        raise Refused(f"model {name} takes {takes}; choose another with --model")
+    budget = budget_of(job, load_pair_model(root, name)) if job.task == "fuse" else None
+    return Task(name=job.task, model=name, card=card, tile_px=job.tile_px, budget=budget)
 
 
 def sources(job: RestoreJob) -> list[Scene]:
@@ -104,12 +165,14 @@ def sources(job: RestoreJob) -> list[Scene]:
         Refused: as ``restore``.
     """
     wanted = {_base(c) for c in job.collections}
+    guides = _base(job.guide_collection or "")
     found = [
         item.scene
         for item in catalog.open(job.archive).search(
             stage="source", sensor=job.sensor, bbox=job.bbox, datetime=job.datetime
         )
-        if not wanted or _base(item.scene.collection) in wanted
+        # a guide is not restored itself unless it is asked for
+        if (_base(item.scene.collection) in wanted if wanted else _base(item.scene.collection) != guides)
     ]
     known = [scene.id for scene in found]
     for scene_id in job.scenes:
@@ -144,8 +207,12 @@ class PlannedScene:
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         if self.plan is not None:
+            keys = ("id", "source", "target", "model", "halo", "tile_px", "scale")
+            guide = self.plan.guide
             values["plan"] = {
-                **{key: getattr(self.plan, key) for key in ("id", "source", "target", "model", "halo", "tile_px")},
+                **{key: getattr(self.plan, key) for key in keys},
+                "guide": None if guide is None else asdict(guide),
+                "blocks": 0 if self.plan.blocks is None else len(self.plan.blocks),
                 "tiles": len(self.plan.grid),
                 "tile_memory_bytes": self.plan.pixel_bytes,
                 "warnings": self.plan.warnings,
@@ -160,27 +227,19 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
         Refused: as ``restore``. A scene that the model does not accept is a row with its reason.
     """
     root = catalog.open(job.archive).root
-    card = model_card(root, model_name(job))
-    rate = _seconds_per_sample(root, card.name)
-    for scene in sources(job):
-        source = cube_key(scene)
+    task = task_of(job, root)
+    rate = _seconds_per_sample(root, task.model)
+    found = sources(job)
+    guides = Guides(job) if job.task == "fuse" else None
+    for scene in found:
         try:
-            plan = make_plan(
-                scene_id=scene.id,
-                collection=_base(scene.collection),
-                source=source,
-                ingest_id=str(scene.properties["hypermend:ingest"]),
-                spec=read_spec(root, source),
-                card=card,
-                task=job.task,
-                tile_px=job.tile_px,
-            )
+            plan = _plan(scene, task, root, guides)
         except Refused as refusal:
             yield PlannedScene(collection=_base(scene.collection), scene=scene.id, reason=str(refusal))
             continue
         to_do = len(plan.grid) - len(_done(root, plan))
         share = to_do / len(plan.grid)
-        read_px = [px + 2 * plan.halo for px in plan.grid.read_px]
+        read_px = [px // plan.scale + 2 * plan.halo for px in plan.grid.read_px]
         itemsize = np.dtype(plan.spec.dtype).itemsize
         samples = plan.spec.bands * plan.spec.height * plan.spec.width
         yield PlannedScene(
@@ -191,6 +250,23 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
             read_bytes=to_do * read_px[0] * read_px[1] * plan.spec.bands * itemsize,
             seconds=None if rate is None else rate * samples * share,
         )
+
+
+def _plan(scene: Scene, task: Task, root: Root, guides: Guides | None) -> Plan:
+    source = cube_key(scene)
+    guide = None if guides is None else guides.of(scene)[0]
+    return make_plan(
+        scene_id=scene.id,
+        collection=_base(scene.collection),
+        source=source,
+        ingest_id=str(scene.properties["hypermend:ingest"]),
+        spec=read_spec(root, source),
+        card=task.card,
+        task=task.name,
+        tile_px=task.tile_px,
+        guide=None if guide is None else (guide, read_spec(root, guide.source)),
+        budget=task.budget,
+    )
 
 
 def _done(root: Root, plan: Plan) -> frozenset[tuple[int, int]]:

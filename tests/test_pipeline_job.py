@@ -12,7 +12,7 @@ from typing import Any
 from catalog.root import Root
 from pipeline.config import Job
 from pipeline.execute import serial
-from pipeline.job import Opened, Run
+from pipeline.job import Finished, Opened, Run
 from pipeline.ledger import Receipt, Refusal
 
 
@@ -60,7 +60,7 @@ def make_toy(log: list[str]) -> Callable[[Task], Any]:
                 tiles=task.tiles, read_s=1, model_s=1, write_s=1, valid_fraction=1, samples=5, bytes_written=10,
                 peak_bytes=1,
             )  # fmt: skip
-        return None
+        return Finished(valid_fraction=1.0)
 
     return handle
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from catalog.spec import NEAR_FILL, NODATA, VALID
-from pipeline.pixels import FILL_REACH_PX, data_mask, fill_holes, mark_near_fill, physical, to_integers
+from pipeline.pixels import FILL_REACH_PX, data_mask, fill_holes, mark_near_fill, physical, to_stored
 from tests.test_pipeline_plan import make_spec
 
 RNG = np.random.default_rng(7)
@@ -58,7 +58,7 @@ def test_near_fill_reaches_exactly_as_far_as_the_halo() -> None:
 def test_rounding_never_lands_on_the_fill() -> None:
     spec = make_spec(bands=1, size=16)
     values = np.float64([-32768.2, -40000.0, 1.5, 2.5, 40000.0])
-    assert to_integers(values, spec).tolist() == [-32767, -32767, 2, 2, 32767]
+    assert to_stored(values, spec).tolist() == [-32767, -32767, 2, 2, 32767]
 
 
 def test_decoding_and_the_mask() -> None:

@@ -101,7 +101,7 @@ def restore_all(root: Root, model: str, tile_px: int | None = None) -> tuple[Sto
             tile_px=tile_px,
         )
     )
-    plan: Plan = opened.context
+    plan: Plan = opened.context.plan
     for tile in plan.grid:
         worker(RestoreTile(unit="c/s", plan=plan.key, index=tile.index))
     whole = slice(0, plan.spec.height), slice(0, plan.spec.width)

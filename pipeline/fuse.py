@@ -1,0 +1,71 @@
+"""Fusion on the driver's side: which guide each scene gets, and how long its blocks may adapt. No pixel is read."""
+
+from __future__ import annotations
+
+import catalog
+from catalog.errors import Refused as NotPaired
+from catalog.pairing import GuideScenes
+from catalog.publish import cube_key
+from catalog.scene import Scene
+from models.fusion import FusionModel
+from pipeline.config import RestoreJob
+from pipeline.plan import Budget, Guide, Refused
+
+DEFAULT_STEPS = 300
+"""Measured (PAPERS section 3): a fusion that knows the kernel gains nothing after about so many steps."""
+
+
+class Guides:
+    """The guides of a job, found once: the source cubes of its guide collection."""
+
+    def __init__(self, job: RestoreJob) -> None:
+        """
+        Raises:
+            Refused: the collection has no source cube.
+        """
+        assert job.guide_collection is not None
+        name = job.guide_collection.removesuffix("-source")
+        found = catalog.open(job.archive).search(stage="source", collection=f"{name}-source")
+        if not found:
+            raise Refused(
+                f"{job.archive} has no source cube of guide collection {name!r}; `hypermend ingest` makes them"
+            )
+        self.collection = name
+        self._scenes = GuideScenes([item.scene for item in found], collection=name)
+
+    def of(self, scene: Scene) -> tuple[Guide, Scene]:
+        """The guide of a scene, as its plan names it, and its item.
+
+        Raises:
+            Refused: it has none that covers enough of it.
+        """
+        try:
+            paired = self._scenes.of(scene)
+        except NotPaired as error:
+            raise Refused(str(error)) from error
+        guide = Guide(
+            scene_id=paired.guide.id,
+            collection=self.collection,
+            source=cube_key(paired.guide),
+            ingest_id=str(paired.guide.properties["hypermend:ingest"]),
+            overlap=round(paired.overlap, 4),
+            days_apart=round(paired.days_apart, 4),
+            others=paired.others,
+        )
+        return guide, paired.guide
+
+
+def budget_of(job: RestoreJob, model: FusionModel) -> Budget | None:
+    """How long each block may adapt; None where the model does not.
+
+    Raises:
+        Refused: a budget is given to a model that does not adapt.
+    """
+    given = job.budget_steps is not None or job.budget_seconds is not None
+    if not model.adapts:
+        if given:
+            raise Refused(f"model {model.card.name} does not adapt; leave out --budget-steps and --budget-seconds")
+        return None
+    if job.budget_steps == 0:
+        return None
+    return Budget(steps=DEFAULT_STEPS if job.budget_steps is None else job.budget_steps, seconds=job.budget_seconds)

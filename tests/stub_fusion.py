@@ -1,0 +1,77 @@
+"""A fusion model of a few lines that adapts, so that the managed stage can be tested apart from any real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from models.card import ModelCard
+from models.degrade import UPSAMPLE_TAPS, upsample
+from models.fusion import Adapted, BadPair, Budget, Pair, Setup, State
+from models.restorer import Facts, pack, unpack
+
+CARD = ModelCard(name="stub", architecture="stub-fusion", halo=UPSAMPLE_TAPS)
+
+
+def down(x: torch.Tensor, scale: int) -> torch.Tensor:
+    return functional.avg_pool2d(x, scale)
+
+
+@dataclass(frozen=True)
+class StubRestorer:
+    """Z = upsample(Y - A down(X)) + A X, and a number for each band that a block has learned."""
+
+    scale: int
+    maps: torch.Tensor  # (b, m)
+    learned: torch.Tensor | None
+    halo: int = CARD.halo
+
+    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        rest = y - torch.einsum("bm,nmhw->nbhw", self.maps, down(x, self.scale))
+        z = upsample(rest, self.scale) + torch.einsum("bm,nmhw->nbhw", self.maps, x)
+        return z if self.learned is None else z + self.learned[:, None, None]
+
+    def without_guide(self, y: torch.Tensor) -> torch.Tensor:
+        return upsample(y, self.scale)
+
+
+class StubFusion:
+    def __init__(self, card: ModelCard, state: State) -> None:
+        self.card = card
+        self.adapts = bool(card.config.get("adapts", True))
+
+    def halo(self, scale: int) -> int:
+        return self.card.halo_at(scale)
+
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+        xs, ys = [], []
+        for pair in pairs():
+            x = down(torch.from_numpy(pair.x)[None], setup.scale)[0].numpy()
+            ys.append(pair.y[:, pair.y_valid])
+            xs.append(x[:, pair.y_valid])
+        x, y = np.concatenate(xs, axis=1), np.concatenate(ys, axis=1)
+        if x.shape[1] < 50:
+            raise BadPair(f"{x.shape[1]} pixels are valid, at least 50 are needed")
+        a, *_ = np.linalg.lstsq(np.concatenate([x, np.ones((1, x.shape[1]))]).T, y.T, rcond=None)
+        return {
+            "scale": setup.scale,
+            "maps": pack(a[:-1].T),
+            "level": float(y.mean()),
+            "expected": setup.expected_centroid_px,
+        }
+
+    def bind(self, facts: Facts, state: State | None = None) -> StubRestorer:
+        learned = state["learned"] if state else None
+        return StubRestorer(int(facts["scale"]), torch.from_numpy(unpack(facts["maps"])), learned)
+
+    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+        """Bright blocks learn a tenth of their mean spectrum; dark ones fall back."""
+        mean = pair.y[(slice(None), *core)].mean(axis=(1, 2))
+        figures: Facts = {"steps": budget.steps, "loss_first": 1.0, "loss_last": float(mean.mean()), "seconds": 0.1}
+        if mean.mean() < facts["level"]:
+            return Adapted(state={}, figures={**figures, "adapted": False, "reason": "dark", "fell_back_to": "fusion"})
+        return Adapted(state={"learned": torch.from_numpy(0.1 * mean)}, figures={**figures, "adapted": True})
