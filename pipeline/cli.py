@@ -21,7 +21,7 @@ import catalog as archives
 from catalog.errors import ArchiveError
 from models.card import BadCard
 from models.checkpoint import BadCheckpoint
-from pipeline.config import BadJob, IngestJob, Job, RestoreJob, load_job, parse
+from pipeline.config import BadJob, IngestJob, Job, RestoreJob, SearchJob, load_job, parse
 from pipeline.plan import Refused
 
 J = TypeVar("J", bound=Job)
@@ -194,6 +194,66 @@ def restore(
             budget_seconds=budget_seconds, tile_px=tile_px, workers=workers, ray_address=address, deadline_s=deadline,
         )  # fmt: skip
         carry_out(start, asked, as_json)
+
+
+@app.command()
+def search(
+    archive: Annotated[str, typer.Option(help="Root of the archive.")],
+    sensor: Annotated[list[str], typer.Option(help="Name of a sensor table. Repeatable: they share the cluster.")],
+    strategy: Annotated[str | None, typer.Option(help="darts (default) or spos")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of each sensor; default: the budget's.")] = None,
+    budget: Annotated[str | None, typer.Option(help="smoke (two minutes), small (default) or full")] = None,
+    domain: Annotated[str | None, typer.Option(help="subspace (default) or bands")] = None,
+    scene: Annotated[
+        list[str] | None, typer.Option(help="Id of a scene to learn from. Repeatable; default all.")
+    ] = None,
+    collection: Collections = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Search though a near genotype is known.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Search a network architecture for each sensor; run it again to go on after a kill."""
+    from pipeline.search import search_archive
+    from pipeline.search_report import answers_table
+
+    console = Console(stderr=as_json)
+    with refusals():
+        asked = settings(
+            None, SearchJob, archive=archive, sensors=sensor, strategy=strategy, trials=trials, budget=budget,
+            domain=domain, scenes=scene, collections=collection, anew=anew, workers=workers, ray_address=address,
+        )  # fmt: skip
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            answers = search_archive(asked, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    answers_table(answers, console)
+    if as_json:
+        emit({"genotypes": [a.to_dict() for a in answers]})
+    raise typer.Exit(0 if all(a.found for a in answers) else 1)
+
+
+@app.command()
+def genotypes(
+    archive: Annotated[str, typer.Option(help="Root of the archive.")],
+    as_json: Json = False,
+) -> None:
+    """List the architectures that an archive has found, each with the spectrum it was found on."""
+    from pipeline.genotypes import Found, known
+
+    with refusals():
+        every = list(known(archives.open(archive).root))
+    usable = [g for g in every if isinstance(g, Found)]
+    if as_json:
+        emit({"genotypes": [g.to_dict() for g in usable]})
+    else:
+        for g in usable:
+            print(f"{g.id}  {g.spectrum}  {g.figures['strategy']}, {g.figures['budget']}")
+            print(f"    {' '.join(g.genotype.ops)}")
+            print(f"    {g.picture}")
+    for bad in (g for g in every if not isinstance(g, Found)):
+        print(bad, file=sys.stderr)
+    if not every:
+        print("no genotype yet; `hypermend search` finds them", file=sys.stderr)
+    raise typer.Exit(1 if len(usable) < len(every) else 0)
 
 
 @app.command()
