@@ -35,8 +35,8 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Pairs = Callable[[], Iterable[Pair]]
 
-LEAST_REACH, MOST_REACH = 10, 32
-"""The kernel reaches 2 s HR pixels from the expected centroid, but at least and at most this."""
+REACHES = (10, 16, 32)
+"""HR pixels that a kernel may reach from the expected centroid; the largest tried is the first of at least 2 s."""
 MOST_NUMBERS = 30_000_000
 """Guide pixels in all footprints together (120 MB); scenes with more LR pixels are thinned evenly."""
 FOLD_PX = 4
@@ -51,6 +51,8 @@ UNKNOWNS = 2.0
 """Kernel pixels for each equation that smoothness may fill in; above that the kernel is made of wider tents."""
 TAUS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 ITERATIONS = 120
+ROUNDS, SAME_GAIN = 3, 0.003
+"""Gains of the guide bands need the kernel and the kernel the gains: at most so often, until the gains' ratios stay."""
 RIDGE = 0.01
 BORDER_SHARE = 0.15
 """Share of a kernel that may lie in the outer two pixels of the largest support."""
@@ -157,7 +159,7 @@ def _tents(values: npt.NDArray[Any], axis: int, spacing: int) -> npt.NDArray[Any
 
 def reach(scale: int) -> int:
     """HR pixels that the largest kernel of a scale reaches from its expected centroid."""
-    return max(LEAST_REACH, min(2 * scale, MOST_REACH))
+    return next((r for r in REACHES if r >= 2 * scale), REACHES[-1])
 
 
 def most_shift(setup: Setup) -> float:
@@ -181,20 +183,18 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
             kernel that does not fit its support.
     """
     s, middle, largest = setup.scale, math.floor(setup.expected_centroid_px), reach(setup.scale)
+    least = s / 2 if setup.expected_centroid_px else 0.0  # in a laboratory a kernel may be smaller than an LR pixel
     rows = _Rows.of(pairs, setup, middle, largest)
     kernel = Support(middle, largest).kernel(gaussian_kernel(2 * largest + 1, max(s / 2, 0.7)).ravel())
     gains = rows.gains(kernel)
     _check_response(gains)
-    best: _Fit | None = None
-    for r in sorted({r for r in (LEAST_REACH, (LEAST_REACH + MOST_REACH) // 2, largest) if s / 2 <= r <= largest}):
-        spacing = max(1, math.ceil((2 * r + 1) / math.sqrt(UNKNOWNS * rows.equations)))
-        fit = _fit(rows, gains, Support(middle, r, spacing))
-        if best is None or fit.held_out < BETTER * best.held_out:
-            best = fit
-    assert best is not None
-    kernel = best.support.kernel(best.weights)
-    kernel = kernel / kernel.sum()
-    gains = rows.gains(kernel)
+    for _ in range(ROUNDS):
+        best = _best_fit(rows, gains, middle, least, largest)
+        kernel = best.support.kernel(best.weights)
+        kernel = kernel / kernel.sum()
+        before, gains = gains.gain, rows.gains(kernel)
+        if np.abs(gains.gain / gains.gain.mean() * before.mean() / before - 1).max() < SAME_GAIN:
+            break
     at = centroid(kernel)
     shift = (at[0] - setup.expected_centroid_px, at[1] - setup.expected_centroid_px)
     _check_response(gains)
@@ -325,6 +325,20 @@ class _Equations:
 
     def loss(self, weights: F64) -> float:
         return float(self.power - 2 * self.b @ weights + weights @ self.h @ weights)
+
+
+def _best_fit(rows: _Rows, gains: _Gains, middle: int, least: float, largest: int) -> _Fit:
+    """The fit on the support that predicts held-out pixels best, a wider one only where it is clearly better."""
+    best: _Fit | None = None
+    for r in REACHES:
+        if not least <= r <= largest:
+            continue
+        spacing = max(1, math.ceil((2 * r + 1) / math.sqrt(UNKNOWNS * rows.equations)))
+        fit = _fit(rows, gains, Support(middle, r, spacing))
+        if best is None or fit.held_out < BETTER * best.held_out:
+            best = fit
+    assert best is not None  # the largest reach is one of REACHES
+    return best
 
 
 def _fit(rows: _Rows, gains: _Gains, support: Support) -> _Fit:
