@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from models import checkpoint
 from models.card import ModelCard
 from models.degrade import UPSAMPLE_TAPS, upsample
 from models.fusion import Adapted, BadPair, Budget, Pair, Setup, State
 from models.restorer import Facts, pack, unpack
+from pipeline.config import RestoreJob
+from pipeline.execute import Make, Policy, Workers, on_ray
+from pipeline.restore import restore
 
 CARD = ModelCard(name="stub", architecture="stub-fusion", halo=UPSAMPLE_TAPS)
 
@@ -70,8 +79,30 @@ class StubFusion:
 
     def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
         """Bright blocks learn a tenth of their mean spectrum; dark ones fall back."""
+        time.sleep(float(self.card.config.get("sleep_s", 0)))
         mean = pair.y[(slice(None), *core)].mean(axis=(1, 2))
         figures: Facts = {"steps": budget.steps, "loss_first": 1.0, "loss_last": float(mean.mean()), "seconds": 0.1}
         if mean.mean() < facts["level"]:
             return Adapted(state={}, figures={**figures, "adapted": False, "reason": "dark", "fell_back_to": "fusion"})
         return Adapted(state={"learned": torch.from_numpy(0.1 * mean)}, figures={**figures, "adapted": True})
+
+
+def knowing_it(make: Make[Any, Any]) -> Callable[[Any], Any]:
+    """What ``make`` makes, in a process that knows the stub."""
+    checkpoint.FUSIONS["stub-fusion"] = StubFusion
+    return make()
+
+
+def engine(make: Make[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers) -> Iterator[Any]:
+    """`on_ray` with workers that know the stub."""
+    return on_ray(partial(knowing_it, make), tasks, policy=policy, workers=workers)
+
+
+def main() -> None:
+    """A driver of its own: the job as JSON in, the report as JSON out."""
+    from pipeline.execute import start_ray
+
+    checkpoint.FUSIONS["stub-fusion"] = StubFusion
+    start_ray(address=None)
+    report = restore(RestoreJob(**json.loads(sys.argv[1])), engine=engine).wait()
+    print(json.dumps(report.to_dict()))

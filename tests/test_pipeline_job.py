@@ -11,7 +11,7 @@ from typing import Any
 
 from catalog.root import Root
 from pipeline.config import Job
-from pipeline.execute import serial
+from pipeline.execute import WAIT, serial
 from pipeline.job import Finished, Opened, Run
 from pipeline.ledger import Receipt, Refusal
 
@@ -55,10 +55,10 @@ def make_toy(log: list[str]) -> Callable[[Task], Any]:
             return Opened(total=int(total), done=frozenset((0, i) for i in range(int(done))))
         if task.step == "fail":
             raise ValueError("this tile is bad")
-        if task.step == "tile":
+        if task.step in ("tile", "block"):
             return Receipt(
-                tiles=task.tiles, read_s=1, model_s=1, write_s=1, valid_fraction=1, samples=5, bytes_written=10,
-                peak_bytes=1,
+                tiles=task.tiles, block=(0, 0) if task.step == "block" else None, read_s=1, model_s=1, write_s=1,
+                valid_fraction=1, samples=5, bytes_written=10, peak_bytes=1,
             )  # fmt: skip
         return Finished(valid_fraction=1.0)
 
@@ -137,3 +137,48 @@ def test_one_scene_id_in_two_collections_is_two_units_one_after_the_other(tmp_pa
         "prepare a", "tile a", "tile a", "finish a", "commit a"
     ] * 3  # fmt: skip
     assert log.index("prepare b") < log.index("commit a")
+
+
+class Phased(Toy):
+    """A scene whose tiles need its two blocks, of which ``bad_block`` fails."""
+
+    bad_block: int | None = None
+
+    def tiles(self, opened: Opened) -> Iterator[Any]:
+        for i in range(2):
+            yield Task(unit=self.id, step="fail" if i == self.bad_block else "block")
+        yield WAIT
+        yield from super().tiles(opened)
+
+
+def no_earlier_than_needed(make: Any, tasks: Any, **_: Any) -> Iterator[Any]:
+    """An engine that begins all it can before anything ends."""
+    handle, waiting = make(), []
+    for task in tasks:
+        if task is WAIT:
+            for one in waiting:
+                yield from serial(lambda: handle, iter([one]))
+            waiting = []
+        else:
+            waiting.append(task)
+
+
+def test_tiles_wait_for_the_blocks_of_their_scene_and_others_fill_the_gap(tmp_path: Path) -> None:
+    log: list[str] = []
+    run = Run(
+        "r1", Job(archive=str(tmp_path)), [Phased("a", 2, log), Toy("b", 3, log)], partial(make_toy, log),
+        no_earlier_than_needed,
+    )  # fmt: skip
+    assert run.wait().exit_code == 0
+    assert log.index("tile a") > max(i for i, line in enumerate(log) if line == "block a")
+    assert log.index("tile b") < log.index("tile a")
+
+
+def test_a_failed_block_holds_back_its_scene_before_the_tiles(tmp_path: Path) -> None:
+    log: list[str] = []
+    bad = Phased("a", 2, log)
+    bad.bad_block = 0
+    report = start(tmp_path, [bad, Phased("b", 1, log)], log).wait()
+    assert {s.scene: s.status for s in report.scenes} == {"a": "failed", "b": "published"}
+    assert "tile a" not in log
+    assert log.count("block a") == 1
