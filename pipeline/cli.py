@@ -41,6 +41,7 @@ Sensor = Annotated[str | None, typer.Option(help="Name of a sensor table: enmap,
 Collections = Annotated[list[str] | None, typer.Option("--collection", help="Repeatable.")]
 Workers = Annotated[int | None, typer.Option(help="Ray actors; default one per GPU, else one per CPU.")]
 Address = Annotated[str | None, typer.Option(help="A running Ray cluster; default: an embedded one.")]
+Memory = Annotated[float | None, typer.Option(help="What one worker may take; default: its share of this machine.")]
 TilePx = Annotated[int | None, typer.Option(help="Edge of a tile in pixels, a multiple of 16.")]
 GuideCollection = Annotated[str | None, typer.Option(help="Fuse: collection of the sharper images.")]
 BudgetSteps = Annotated[int | None, typer.Option(help="Fuse: most steps that a block adapts; 0 for none.")]
@@ -144,6 +145,8 @@ def plan(
     budget_steps: BudgetSteps = None,
     budget_seconds: BudgetSeconds = None,
     tile_px: TilePx = None,
+    workers: Workers = None,
+    memory_gib: Memory = None,
     as_json: Json = False,
 ) -> None:
     """Show what a restoration would do: scenes, tiles, bytes, memory, time; what is new and what is done."""
@@ -154,7 +157,7 @@ def plan(
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
             bbox=bbox, datetime=datetime, model=model, guide_collection=guide_collection, budget_steps=budget_steps,
-            budget_seconds=budget_seconds, tile_px=tile_px,
+            budget_seconds=budget_seconds, tile_px=tile_px, workers=workers, memory_gib=memory_gib,
         )  # fmt: skip
         rows = list(planned(asked))
     if as_json:
@@ -180,6 +183,7 @@ def restore(
     budget_seconds: BudgetSeconds = None,
     tile_px: TilePx = None,
     workers: Workers = None,
+    memory_gib: Memory = None,
     address: Address = None,
     deadline: Annotated[float | None, typer.Option(help="Longest time of one tile, in seconds.")] = None,
     as_json: Json = False,
@@ -191,7 +195,8 @@ def restore(
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
             bbox=bbox, datetime=datetime, model=model, guide_collection=guide_collection, budget_steps=budget_steps,
-            budget_seconds=budget_seconds, tile_px=tile_px, workers=workers, ray_address=address, deadline_s=deadline,
+            budget_seconds=budget_seconds, tile_px=tile_px, workers=workers, memory_gib=memory_gib,
+            ray_address=address, deadline_s=deadline,
         )  # fmt: skip
         carry_out(start, asked, as_json)
 

@@ -86,6 +86,8 @@ class RestoreJob(Job):
     """Fuse: most steps that a block adapts; None for the default, 0 for no adaptation."""
     budget_seconds: float | None = Field(default=None, gt=0)
     """Fuse: longest time that a block adapts. The result then depends on the machine; None for no limit."""
+    memory_gib: float | None = Field(default=None, gt=0)
+    """What one worker may take; a tile that needs more is refused. None for an even share of this machine."""
 
     @model_validator(mode="after")
     def _guide_for_fusion_only(self) -> RestoreJob:

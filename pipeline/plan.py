@@ -21,6 +21,7 @@ from catalog.pairing import Sight, refined, scale_between, sight
 from catalog.root import safe_name
 from catalog.spec import CubeSpec
 from models.card import ModelCard
+from models.memory import activation_bytes_per_px
 from pipeline.blocks import BlockGrid
 from pipeline.pixels import FILL_REACH_PX
 from pipeline.tiles import Index, SpectralWindow, Tile, TileGrid, default_tile_px, spectral_windows
@@ -92,6 +93,8 @@ class Plan:
     guide: Guide | None = None
     budget: Budget | None = None
     """Of each block's adaptation; None where the model does not adapt."""
+    activation_bytes_per_px: int = 0
+    """What the network holds at its peak, for each target pixel of a tile and its halo."""
     spec: CubeSpec
     """Of the restored cube."""
     scene_facts: Mapping[str, Any] | None = None
@@ -133,13 +136,14 @@ class Plan:
         return spectral_windows(self.spec.wavelength_nm, self.spec.detector, self.spec.good, self.window_bands)
 
     @property
-    def pixel_bytes(self) -> int:
-        """Memory that one tile's pixels take in a worker, the network's own activations apart.
+    def tile_bytes(self) -> int:
+        """Memory that one tile takes in a worker, halo included: its pixels, and what the network makes of them.
 
-        Stored numbers in and out, and float32 in, filled, out and their difference, halo included.
+        Pixels are stored numbers in and out, and float32 in, filled, out and their difference.
         """
-        edge = [px + 2 * self.scale * (self.halo + FILL_REACH_PX) for px in self.grid.read_px]
-        return edge[0] * edge[1] * self.spec.bands * (2 * np.dtype(self.spec.dtype).itemsize + 4 * 4)
+        pixels = math.prod(px + 2 * self.scale * (self.halo + FILL_REACH_PX) for px in self.grid.read_px)
+        of_bands = self.spec.bands * (2 * np.dtype(self.spec.dtype).itemsize + 4 * 4)
+        return pixels * (of_bands + self.activation_bytes_per_px)
 
     def with_facts(self, facts: Mapping[str, Any]) -> Plan:
         return replace(self, scene_facts=facts)
@@ -181,16 +185,18 @@ def make_plan(
     tile_px: int | None = None,
     guide: tuple[Guide, CubeSpec] | None = None,
     budget: Budget | None = None,
+    granted_bytes: int | None = None,
 ) -> Plan:
     """Plan the restoration of the source cube ``spec`` by the model of ``card``.
 
     Args:
         guide: what it is fused with, and the spec of that source cube.
         budget: of the adaptation of each block; None where the model does not adapt.
+        granted_bytes: memory that a worker has; None for any. It decides whether there is a plan, and nothing in it.
 
     Raises:
         Refused: the model does not accept the cube's quantity, wavelengths or band spacing, the guide does not fit,
-            or the tile is no multiple of the scale.
+            the tile is no multiple of the scale, or it takes more memory than is granted.
     """
     warnings = _accepted(scene_id, spec, card)
     scale, halo = 1, card.halo
@@ -221,7 +227,7 @@ def make_plan(
     attrs = {**spec.attrs, "hypermend:plan": plan_id, "hypermend:model": card.name, "hypermend:task": task}
     if guide is not None:
         attrs["hypermend:guide"] = f"{guide[0].collection}/{guide[0].scene_id}"
-    return Plan(
+    plan = Plan(
         id=plan_id,
         scene_id=scene_id,
         collection=collection,
@@ -236,9 +242,17 @@ def make_plan(
         scale=scale,
         guide=None if guide is None else guide[0],
         budget=budget,
+        activation_bytes_per_px=activation_bytes_per_px(card, spec.bands),
         spec=replace(spec, stage="restored", dtype=dtype, chunk=chunk, shard=shard, attrs=attrs),
         warnings=warnings,
     )
+    if granted_bytes is not None and plan.tile_bytes > granted_bytes:
+        raise Refused(
+            f"scene {scene_id}: a tile of {tile_px} pixels takes {plan.tile_bytes / 2**30:.2f} GiB with model "
+            f"{card.name}, and a worker is granted {granted_bytes / 2**30:.2f} GiB; make tiles smaller (--tile-px), "
+            "workers fewer (--workers), or grant more (--memory-gib)"
+        )
+    return plan
 
 
 def _beside(scene_id: str, spec: CubeSpec, guide: Guide, guide_spec: CubeSpec) -> tuple[int, Sight, dict[str, Any]]:

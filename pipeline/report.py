@@ -91,7 +91,7 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
             str(len(row.plan.grid)),
             str(row.tiles_to_do),
             size(row.read_bytes),
-            size(row.plan.pixel_bytes),
+            size(row.plan.tile_bytes),
             "-" if row.tiles_to_do == 0 else duration(row.seconds) if row.seconds is not None else "?",
         )
     console.print(table)

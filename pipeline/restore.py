@@ -28,6 +28,7 @@ from pipeline.execute import WAIT, Wait, on_ray
 from pipeline.fuse import Guides, budget_of
 from pipeline.job import Engine, Finished, Opened, Run, new_run_id, unit_id
 from pipeline.ledger import Refusal
+from pipeline.memory import GIB, share_bytes
 from pipeline.plan import Budget, Guide, Plan, Refused, make_plan, pending
 from pipeline.restore_worker import (
     AdaptBlock,
@@ -68,6 +69,7 @@ class RestoreUnit:
             tile_px=self._task.tile_px,
             guide=self._guide,
             budget=self._task.budget,
+            granted_bytes=self._task.granted_bytes,
         )
 
     def tiles(self, opened: Opened) -> Iterator[AdaptBlock | RestoreTile | Wait]:
@@ -114,6 +116,7 @@ class Task:
     model: str
     card: ModelCard
     tile_px: int | None
+    granted_bytes: int | None
     budget: Budget | None = None
 
 
@@ -155,7 +158,16 @@ def task_of(job: RestoreJob, root: Root) -> Task:
         takes = "two images: it is for task 'fuse'" if card.architecture in FUSIONS else "one image and cannot fuse two"
         raise Refused(f"model {name} takes {takes}; choose another with --model")
     budget = budget_of(job, load_pair_model(root, name)) if job.task == "fuse" else None
-    return Task(name=job.task, model=name, card=card, tile_px=job.tile_px, budget=budget)
+    return Task(
+        name=job.task, model=name, card=card, tile_px=job.tile_px, granted_bytes=granted_bytes(job), budget=budget
+    )
+
+
+def granted_bytes(job: RestoreJob) -> int | None:
+    """Memory of each worker: as the job says, else a share of this machine; None on a cluster elsewhere."""
+    if job.memory_gib is not None:
+        return round(job.memory_gib * GIB)
+    return share_bytes(job.workers) if job.ray_address is None else None
 
 
 def sources(job: RestoreJob) -> list[Scene]:
@@ -214,7 +226,7 @@ class PlannedScene:
                 "guide": None if guide is None else asdict(guide),
                 "blocks": 0 if self.plan.blocks is None else len(self.plan.blocks),
                 "tiles": len(self.plan.grid),
-                "tile_memory_bytes": self.plan.pixel_bytes,
+                "tile_memory_bytes": self.plan.tile_bytes,
                 "warnings": self.plan.warnings,
             }
         return values
@@ -266,6 +278,7 @@ def _plan(scene: Scene, task: Task, root: Root, guides: Guides | None) -> Plan:
         tile_px=task.tile_px,
         guide=None if guide is None else (guide, read_spec(root, guide.source)),
         budget=task.budget,
+        granted_bytes=task.granted_bytes,
     )
 
 

@@ -32,6 +32,7 @@ from pipeline.denoise_worker import DenoisedScene, scene_facts
 from pipeline.fuse_worker import FusedScene, block_figures, block_marks, pair_facts, summary
 from pipeline.job import Finished, Opened, peak_bytes
 from pipeline.ledger import Receipt
+from pipeline.memory import keep_freed_memory
 from pipeline.plan import Budget, Guide, Plan, Refused, make_plan
 from pipeline.tiles import Index
 
@@ -54,6 +55,7 @@ class Prepare:
     tile_px: int | None
     guide: Guide | None = None
     budget: Budget | None = None
+    granted_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,7 @@ class RestoreWorker:
     keep_open = 4
 
     def __init__(self, archive: str) -> None:
+        keep_freed_memory()
         self._root = Root(archive)
         self._scenes: OrderedDict[str, tuple[DenoisedScene | FusedScene, Cube]] = OrderedDict()
         self._denoiser = cache(lambda name: load_model(self._root, name))
@@ -125,6 +128,7 @@ class RestoreWorker:
             tile_px=task.tile_px,
             guide=None if task.guide is None else (task.guide, read_spec(self._root, task.guide.source)),
             budget=task.budget,
+            granted_bytes=task.granted_bytes,
         )
         wrote = 0
         try:

@@ -113,8 +113,8 @@ def test_few_bands_are_reflected_and_said() -> None:
 
 
 def test_memory_figure_counts_the_halo() -> None:
-    with_halo = plan_of().pixel_bytes
-    without = plan_of(card=ModelCard(name="m", architecture="identity"), tile_px=448).pixel_bytes
+    with_halo = plan_of().tile_bytes
+    without = plan_of(card=ModelCard(name="m", architecture="identity"), tile_px=448).tile_bytes
     assert with_halo / without == pytest.approx(((448 + 88) / (448 + 16)) ** 2)
 
 

@@ -1,0 +1,74 @@
+"""What a tile is said to take is near what it takes, and one that takes more than is granted is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from models.card import ModelCard
+from models.checkpoint import builtin
+from models.memory import activation_bytes_per_px
+from pipeline import memory
+from pipeline.config import RestoreJob
+from pipeline.plan import Refused
+from pipeline.restore import DEFAULT_MODEL, granted_bytes
+from tests.test_pipeline_plan import make_spec, plan_of
+
+CARD = ModelCard.read(builtin(DEFAULT_MODEL["denoise"]) / "card.json")
+PEAK = """
+import resource, sys
+import numpy as np, torch
+from models.checkpoint import builtin, load
+from pipeline.memory import keep_freed_memory
+bands, edge = int(sys.argv[1]), int(sys.argv[2])
+keep_freed_memory()
+torch.set_num_threads(1)
+rng = np.random.default_rng(0)
+y, x = np.mgrid[0:128, 0:128] / 20
+materials = np.stack([np.sin(y) + 1, np.cos(x) + 1, np.sin(x + y) + 1])
+scene = np.einsum("bk,kyx->byx", rng.random((bands, 3)), materials) + rng.normal(0, 0.15, (bands, 128, 128))
+model = load(builtin(sys.argv[3]))
+facts = model.estimate([(scene.astype(np.float32), np.ones((128, 128), bool))])
+assert facts["kind"] == "subspace", facts
+tile = torch.from_numpy(np.tile(scene, (1, 4, 4))[:, :edge, :edge].astype(np.float32))[None]
+del scene
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+model.bind(facts)(tile)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+def test_the_figure_is_near_the_peak_that_is_seen() -> None:
+    bands, edge = 64, 400
+    seen = subprocess.run(
+        [sys.executable, "-c", PEAK, str(bands), str(edge), CARD.name], check=True, capture_output=True, text=True
+    )
+    measured = int(seen.stdout) / edge**2
+    assert 1 / 1.5 < activation_bytes_per_px(CARD, bands) / measured < 1.5
+
+
+def test_a_tile_above_what_is_granted_is_refused_with_both_numbers() -> None:
+    plan = plan_of(card=CARD)
+    assert plan.tile_bytes > plan_of(card=replace(CARD, architecture="identity")).tile_bytes
+    assert plan_of(card=CARD, granted_bytes=plan.tile_bytes) == plan
+    with pytest.raises(Refused, match=r"a tile of 704 pixels takes \d\.\d\d GiB .* is granted 0\.50 GiB; .*--tile-px"):
+        plan_of(card=CARD, granted_bytes=2**29)
+    assert plan_of(card=CARD, granted_bytes=2**29, tile_px=64).tile_px == 64
+
+
+def test_a_worker_is_granted_its_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 12 * 2**30)
+    assert granted_bytes(RestoreJob(archive="a", workers=3)) == 4 * 2**30
+    assert granted_bytes(RestoreJob(archive="a", workers=3, memory_gib=0.5)) == 2**29
+    assert granted_bytes(RestoreJob(archive="a", ray_address="ray://elsewhere:10001")) is None
+
+
+def test_a_share_is_no_more_than_the_machine() -> None:
+    assert 0 < memory.share_bytes(None) <= memory.share_bytes(1) == memory.machine_bytes()
+
+
+def test_the_id_of_a_plan_does_not_depend_on_memory() -> None:
+    assert plan_of(spec=make_spec(size=64), granted_bytes=2**40).id == plan_of(spec=make_spec(size=64)).id
