@@ -14,174 +14,46 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import odc.stac
 import pystac
 import rasterio
 import torch
 import xarray
 import zarr
-from affine import Affine
 from odc.geo.geobox import GeoBox
 
 import catalog
-from catalog.cube import Cube, create
-from catalog.publish import put_item, source_item
+from benchmarks.cubes import (
+    TRANSFORM,
+    WORTH_RESTORING,
+    forget_restored,
+    make_identity,
+    make_source,
+    noisy_numbers,
+)
+from benchmarks.measure import after_opening, finished, in_turn, line, rounded, timed
+from catalog.cube import Cube
 from catalog.root import Root
-from catalog.scene import Scene
 from catalog.sensors import sensor
-from catalog.spec import VALID, CubeSpec
-from models.card import ModelCard
 from models.checkpoint import builtin, load
 from pipeline.config import IngestJob, RestoreJob
-from pipeline.demo_scenes import landscape
 from pipeline.denoise_worker import bind
 from pipeline.execute import serial, start_ray
 from pipeline.ingest import catalog_folder, ingest
-from pipeline.job import Engine, Run, RunReport
+from pipeline.job import Engine
+from pipeline.memory import keep_freed_memory
 from pipeline.pixels import physical
 from pipeline.plan import Plan
 from pipeline.restore import DEFAULT_MODEL, restore
-
-TRANSFORM = Affine(30, 0, 500000, 0, -30, 5800020)
-WORTH_RESTORING = 300
-"""Noise, of 10000, that the shipped model does not leave alone."""
-Numbers = npt.NDArray[np.int16]
-
-
-# ------------------------------------------------------------------------------------------------- scenes to work on
-
-
-def noisy_numbers(bands: int, edge_px: int, seed: int, noise: float = 20) -> Numbers:
-    """(bands, edge, edge) reflectance x 10000 with noise, so that a codec has real work to do."""
-    truth = landscape(np.linspace(420, 2450, bands).tolist(), height=edge_px, width=edge_px, seed=seed)
-    added = np.random.default_rng(seed).normal(0, noise, truth.shape)
-    return np.asarray(np.clip(np.rint(truth * 10000 + added), 1, 32000), dtype=np.int16)
-
-
-def make_source(archive: Path, scene_id: str, *, bands: int, edge_px: int, noise: float = 20) -> None:
-    """Publish a source cube of (bands, edge, edge) int16, as if it had been ingested; tiles repeat four landscapes."""
-    root = Root(str(archive))
-    shape = (bands, edge_px, edge_px)
-    chunk, shard = CubeSpec.layout(shape, "int16")
-    spec = CubeSpec(
-        shape=shape,
-        dtype="int16",
-        scale_factor=1e-4,
-        fill=-32768,
-        band=tuple(range(1, bands + 1)),
-        band_name=tuple(f"B{b}" for b in range(1, bands + 1)),
-        wavelength_nm=tuple(np.linspace(420, 2450, bands).tolist()),
-        fwhm_nm=(8.0,) * bands,
-        detector=("VNIR",) * bands,
-        good=(True,) * bands,
-        gsd_m=(30.0,) * bands,
-        crs="EPSG:32633",
-        transform=tuple(TRANSFORM)[:6],
-        quantity="reflectance",
-        units="1",
-        sensor="enmap",
-        stage="source",
-        chunk=chunk,
-        shard=shard,
-    )
-    key = f"source/{scene_id}/benchmark.zarr"
-    create(root, key, spec)
-    cube = Cube(root, key)
-    parts = [noisy_numbers(bands, shard[1], seed, noise) for seed in range(4)]
-    rows, columns = spec.tiles
-    for iy in range(rows):
-        for ix in range(columns):
-            y, x = spec.window(iy, ix)
-            part = np.ascontiguousarray(parts[(iy + ix) % 4][:, : y.stop - y.start, : x.stop - x.start])
-            flags = np.full(part.shape[1:], VALID, dtype=np.uint8)
-            cube.mark(iy, ix, cube.write(y, x, part, flags))
-    cube.fold()
-    scene = Scene(
-        id=scene_id, collection="bench", datetime=datetime(2026, 1, 1, tzinfo=UTC), sensor="enmap", assets={},
-        stage="raw", properties={},
-    )  # fmt: skip
-    put_item(root, source_item(scene, spec, key=key, ingest_id="benchmark", valid_fraction=1.0), run="benchmark")
-
-
-def make_identity(archive: Path, halo: int) -> str:
-    """A model of the archive that changes nothing and asks for a halo; its name."""
-    card = replace(ModelCard.read(builtin("identity") / "card.json"), name=f"identity-halo-{halo}", halo=halo)
-    folder = archive / "models" / card.name
-    folder.mkdir(parents=True, exist_ok=True)
-    card.write(folder / "card.json")
-    return card.name
-
-
-def forget_restored(archive: Path) -> None:
-    """The archive as it was before any restoration."""
-    for stale in (archive / "restored", archive / "items" / "bench-denoise", archive / "index" / "bench-denoise"):
-        shutil.rmtree(stale, ignore_errors=True)
-
-
-# -------------------------------------------------------------------------------------------------------- measuring
-
-
-def timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def after_opening(run: Run) -> float:
-    """Seconds from the first scene opened to the end of the run: start-up and whole-scene estimates apart."""
-    start = 0.0
-    for event in run:
-        if event.kind == "opened" and start == 0.0:
-            start = time.perf_counter()
-    finished(run.report)
-    return time.perf_counter() - start
-
-
-def finished(report: RunReport) -> RunReport:
-    """The report of a run that must have published its scene; a benchmark of failures measures nothing."""
-    if report.exit_code or not report.count("published"):
-        raise RuntimeError(f"the run did not publish: {[(s.scene, s.status, s.reason) for s in report.scenes]}")
-    return report
-
-
-def in_turn(ours: Callable[[], float], reference: Callable[[], float], turns: int) -> tuple[list[float], list[float]]:
-    """Both sides, reference first, `turns` times."""
-    pairs = [(reference(), ours()) for _ in range(turns)]
-    return [mine for _, mine in pairs], [bare for bare, _ in pairs]
-
-
-def line(
-    name: str, ours: float, reference: float, *, target: float, lower_is_better: bool, **more: Any
-) -> dict[str, Any]:
-    ratio = ours / reference
-    return {
-        "name": name,
-        "ours": round(ours, 4),
-        "reference": round(reference, 4),
-        "ratio": round(ratio, 3),
-        "target": round(target, 3),
-        "met": ratio <= target if lower_is_better else ratio >= target,
-        **more,
-        "versions": {p: version(p) for p in ("zarr", "xarray", "torch", "ray", "rasterio", "odc-stac")},
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-    }
-
 
 # ------------------------------------------------------------------------------------------------------------- copy
 
@@ -210,7 +82,7 @@ def bench_copy(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str,
         yield line(
             f"identity-halo-{halo}-against-zarr-copy", statistics.median(mine), statistics.median(reference),
             target=target, lower_is_better=False, unit="MiB/s of stored numbers", shape=[bands, edge_px, edge_px],
-            dtype="int16", tile_px=256, turns={"ours": _rounded(mine), "reference": _rounded(reference)},
+            dtype="int16", tile_px=256, turns={"ours": rounded(mine), "reference": rounded(reference)},
         )  # fmt: skip
 
 
@@ -241,12 +113,17 @@ def copy_shards(source: Path, target: Path) -> None:
 
 
 def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A whole job with one worker against one call of its network, both with one thread."""
+    """A whole job with one worker against one call of its network on all of the scene, both with one thread.
+
+    Two tiles along each axis, so that the halo factor is ((tile + 2 halo) / tile)^2. Of the reference only the call
+    counts; it runs in memory kept as a worker keeps it.
+    """
     archive = scratch / "network"
     make_source(archive, "network", bands=64, edge_px=options.network_px, noise=WORTH_RESTORING)
-    torch.set_num_threads(1)  # what Ray grants an actor of one CPU
-    start_ray()
-    job = RestoreJob(archive=str(archive), workers=1, model=options.model)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    start_ray(cpus=1)  # an actor has as many threads as CPUs
+    job = RestoreJob(archive=str(archive), workers=1, model=options.model, tile_px=options.network_px // 2)
     plans: list[Plan] = []
 
     def ours() -> float:
@@ -264,20 +141,19 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
         stored, _ = cube.read(slice(0, plan.spec.height), slice(0, plan.spec.width))
         restorer = bind(plan, load(builtin(plan.model)))
         x = torch.from_numpy(physical(stored, cube.spec))[None]
+        del stored
         with torch.inference_mode():
             return timed(lambda: restorer(x))
 
     pairs = [(ours(), whole()) for _ in range(options.turns)]
     plan = plans[-1]
-    rows, columns = plan.grid.read_px
-    padded = len(plan.grid) * (rows + 2 * plan.halo) * (columns + 2 * plan.halo)
-    factor = padded / (plan.spec.height * plan.spec.width)
+    factor = ((plan.tile_px + 2 * plan.halo) / plan.tile_px) ** 2
     mine, reference = [a for a, _ in pairs], [b for _, b in pairs]
     yield line(
         "job-one-worker-against-network", statistics.median(mine), statistics.median(reference),
         target=1.15 * factor, lower_is_better=True, unit="s", shape=list(plan.spec.shape), model=plan.model,
-        tile_px=plan.tile_px, halo=plan.halo, halo_factor=round(factor, 3),
-        turns={"ours": _rounded(mine), "reference": _rounded(reference)},
+        tile_px=plan.tile_px, halo=plan.halo, halo_factor=round(factor, 3), tiles=len(plan.grid),
+        turns={"ours": rounded(mine), "reference": rounded(reference)},
     )  # fmt: skip
 
 
@@ -286,8 +162,8 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
 
 def bench_memory(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Peak of one worker for a scene and for one 16 times its area; each in a fresh Ray actor."""
-    start_ray()
-    small, large = 512, 2048
+    start_ray(cpus=1)
+    small, large = options.memory_px, 4 * options.memory_px
     peaks = {edge: _peak_of_ingest(scratch / f"memory-ingest-{edge}", edge) for edge in (small, large)}
     yield line(
         "peak-memory-ingest-16-times-the-area", peaks[large], peaks[small], target=1.1, lower_is_better=True,
@@ -295,11 +171,12 @@ def bench_memory(scratch: Path, options: argparse.Namespace) -> Iterator[dict[st
     )  # fmt: skip
     for edge in (small, large):
         make_source(scratch / f"memory-restore-{edge}", "memory", bands=64, edge_px=edge, noise=WORTH_RESTORING)
-    peaks = {edge: _peak_of_restore(scratch / f"memory-restore-{edge}", options.model) for edge in (small, large)}
+    job = RestoreJob(archive="", workers=1, model=options.model, tile_px=small // 2)
+    peaks = {edge: _peak_of_restore(job, scratch / f"memory-restore-{edge}") for edge in (small, large)}
     yield line(
         "peak-memory-restore-16-times-the-area", peaks[large], peaks[small], target=1.1, lower_is_better=True,
         unit="bytes resident, one worker", shapes=[[64, small, small], [64, large, large]],
-        model=options.model,
+        model=options.model, tile_px=small // 2,
     )  # fmt: skip
 
 
@@ -325,8 +202,8 @@ def _peak_of_ingest(folder: Path, edge_px: int) -> int:
     return report.peak_worker_bytes
 
 
-def _peak_of_restore(archive: Path, model: str) -> int:
-    return finished(restore(RestoreJob(archive=str(archive), workers=1, model=model)).wait()).peak_worker_bytes
+def _peak_of_restore(job: RestoreJob, archive: Path) -> int:
+    return finished(restore(job.model_copy(update={"archive": str(archive)})).wait()).peak_worker_bytes
 
 
 # ----------------------------------------------------------------------------------------------------------- ingest
@@ -362,7 +239,7 @@ def bench_ingest(scratch: Path, options: argparse.Namespace) -> Iterator[dict[st
             f"ingest-{name}-against-odc-stac", statistics.median(mine), statistics.median(reference), target=1.0,
             lower_is_better=True, unit="s", shape=[cube.sizes[d] for d in ("band", "y", "x")], files=len(items),
             dtype=str(xarray.open_zarr(scratch / name / "odc.zarr")["data.1"].dtype),
-            turns={"ours": _rounded(mine), "reference": _rounded(reference)},
+            turns={"ours": rounded(mine), "reference": rounded(reference)},
         )  # fmt: skip
 
 
@@ -410,10 +287,6 @@ def odc_to_zarr(items: list[pystac.Item], target: Path, gsd_m: int) -> None:
 # -------------------------------------------------------------------------------------------------------------- main
 
 
-def _rounded(values: list[float]) -> list[float]:
-    return [round(v, 3) for v in values]
-
-
 BENCHES = {"copy": bench_copy, "network": bench_network, "memory": bench_memory, "ingest": bench_ingest}
 
 
@@ -423,7 +296,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
     parser.add_argument("--scratch", type=Path, help="where to work; default a folder that is removed at the end")
     parser.add_argument("--gib", type=float, default=1.0, help="size of the scene of `copy`")
-    parser.add_argument("--network-px", type=int, default=1024, help="edge of the scene of `network`")
+    parser.add_argument("--network-px", type=int, default=1024, help="edge of the scene of `network`, a multiple of 32")
+    parser.add_argument("--memory-px", type=int, default=512, help="edge of the smaller scene of `memory`")
     parser.add_argument("--model", default=DEFAULT_MODEL["denoise"], help="model of `network` and `memory`")
     parser.add_argument("--turns", type=int, default=3, help="runs of each side")
     options = parser.parse_args()

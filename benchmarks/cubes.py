@@ -1,0 +1,93 @@
+"""Source cubes of any size to measure on, as if they had been ingested: landscapes with noise, repeated."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+
+from catalog.cube import Cube, create
+from catalog.publish import put_item, source_item
+from catalog.root import Root
+from catalog.scene import Scene
+from catalog.spec import VALID, CubeSpec
+from models.card import ModelCard
+from models.checkpoint import builtin
+from pipeline.demo_scenes import landscape
+
+TRANSFORM = Affine(30, 0, 500000, 0, -30, 5800020)
+WORTH_RESTORING = 300
+"""Noise, of 10000, that the shipped model does not leave alone."""
+Numbers = npt.NDArray[np.int16]
+
+
+def noisy_numbers(bands: int, edge_px: int, seed: int, noise: float = 20) -> Numbers:
+    """(bands, edge, edge) reflectance x 10000 with noise, so that a codec has real work to do."""
+    truth = landscape(np.linspace(420, 2450, bands).tolist(), height=edge_px, width=edge_px, seed=seed)
+    added = np.random.default_rng(seed).normal(0, noise, truth.shape)
+    return np.asarray(np.clip(np.rint(truth * 10000 + added), 1, 32000), dtype=np.int16)
+
+
+def make_source(archive: Path, scene_id: str, *, bands: int, edge_px: int, noise: float = 20) -> None:
+    """Publish a source cube of (bands, edge, edge) int16, as if it had been ingested; tiles repeat four landscapes."""
+    root = Root(str(archive))
+    shape = (bands, edge_px, edge_px)
+    chunk, shard = CubeSpec.layout(shape, "int16")
+    spec = CubeSpec(
+        shape=shape,
+        dtype="int16",
+        scale_factor=1e-4,
+        fill=-32768,
+        band=tuple(range(1, bands + 1)),
+        band_name=tuple(f"B{b}" for b in range(1, bands + 1)),
+        wavelength_nm=tuple(np.linspace(420, 2450, bands).tolist()),
+        fwhm_nm=(8.0,) * bands,
+        detector=("VNIR",) * bands,
+        good=(True,) * bands,
+        gsd_m=(30.0,) * bands,
+        crs="EPSG:32633",
+        transform=tuple(TRANSFORM)[:6],
+        quantity="reflectance",
+        units="1",
+        sensor="enmap",
+        stage="source",
+        chunk=chunk,
+        shard=shard,
+    )
+    key = f"source/{scene_id}/benchmark.zarr"
+    create(root, key, spec)
+    cube = Cube(root, key)
+    parts = [noisy_numbers(bands, shard[1], seed, noise) for seed in range(4)]
+    rows, columns = spec.tiles
+    for iy in range(rows):
+        for ix in range(columns):
+            y, x = spec.window(iy, ix)
+            part = np.ascontiguousarray(parts[(iy + ix) % 4][:, : y.stop - y.start, : x.stop - x.start])
+            flags = np.full(part.shape[1:], VALID, dtype=np.uint8)
+            cube.mark(iy, ix, cube.write(y, x, part, flags))
+    cube.fold()
+    scene = Scene(
+        id=scene_id, collection="bench", datetime=datetime(2026, 1, 1, tzinfo=UTC), sensor="enmap", assets={},
+        stage="raw", properties={},
+    )  # fmt: skip
+    put_item(root, source_item(scene, spec, key=key, ingest_id="benchmark", valid_fraction=1.0), run="benchmark")
+
+
+def make_identity(archive: Path, halo: int) -> str:
+    """A model of the archive that changes nothing and asks for a halo; its name."""
+    card = replace(ModelCard.read(builtin("identity") / "card.json"), name=f"identity-halo-{halo}", halo=halo)
+    folder = archive / "models" / card.name
+    folder.mkdir(parents=True, exist_ok=True)
+    card.write(folder / "card.json")
+    return card.name
+
+
+def forget_restored(archive: Path) -> None:
+    """The archive as it was before any restoration."""
+    for stale in (archive / "restored", archive / "items" / "bench-denoise", archive / "index" / "bench-denoise"):
+        shutil.rmtree(stale, ignore_errors=True)
