@@ -5,12 +5,13 @@ pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient,
 
     z_k' = pilot(z)_k - t_k c_k pilot: a sliding DCT (`pilot.py`); c = STAS(features) corrects it for k = 1..K,
                                 and t_k (`trust`) is near 1 where there is signal, 0 where there is noise alone
-    z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q = `EMPTY`)
+    z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q =
+                                `subspace.EMPTY`)
     r'   = r - r q / power_r      what is left of the whitened pixel
     y'   = W^-1 (U z' + r')
 
-Every correction is a multiple of the noise: it vanishes with the noise, and nothing of the signal is cut off. A band
-whose noise is below what the card was shown to improve (`Gate`) is returned bit for bit.
+Every correction is a multiple of the noise: it vanishes with the noise, and nothing of the signal is cut off. A scene
+whose noise is small gets the careful restorer instead (`careful.py`), a clean one is returned bit for bit (`Gate`).
 
 Domain "bands": y' = scale * STAS(y / scale) in windows of as many bands as the network was built for.
 """
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models import pilot
+from models import careful, pilot
 from models.card import BadCard, ModelCard
 from models.restorer import Facts, Identity, Restorer, Window
 from models.stas import Genotype, Stas, fold
@@ -34,8 +35,6 @@ NEAR = 2
 """Pixels that the local mean among the features reaches."""
 CONTEXT = pilot.HALO
 """Pixels that the network's input reaches beyond the pixel."""
-EMPTY = 1.08
-"""Power that coefficients without signal are seen to have: 1, but estimated and sorted."""
 MOST = 4.0
 """Largest correction of the pilot, in standard deviations of the noise."""
 
@@ -69,24 +68,27 @@ def trust(power: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """Which bands are noisy enough to be touched.
-
-    None, unless the median noise of the scene's bands is above `of_scene`; then those whose own noise is above either
-    share. The median is there because of EnMAP, Hyperion and Pavia as they are: with only a few noisy bands restored,
-    what was removed from those showed stripes, a shore line and a shadow, and block means moved by up to 7 %.
-    """
+    """How much is done to a scene, by its noise as a share of its bright value."""
 
     of_scene: float
-    """Least noise, as a share of the scene's bright value."""
+    """Noise of the median band above which the scene is restored in full."""
+    of_noisiest: float
+    """Noise of the second noisiest band (one alone may be broken) above which it is restored with care."""
     of_band: float
-    """Least noise, as a share of the band's own root mean square."""
+    """In full, bands below `of_scene` are restored if their noise is above this share of their root mean square."""
 
-    def open(self, s: Subspace) -> list[bool]:
-        """For each band, whether it is restored. A band that does not vary never is."""
+    def full(self, s: Subspace) -> list[bool]:
+        """For each band, whether it is restored in full. A band that does not vary never is."""
         live = s.noise_std > 0
         if not live.any() or np.median(s.noise_std[live]) <= self.of_scene * s.input_scale:
             return [False] * len(live)
         noisy = (s.noise_std > self.of_scene * s.input_scale) | (s.noise_std > self.of_band * s.rms)
+        return [bool(b) for b in noisy & live]
+
+    def careful(self, s: Subspace) -> list[bool]:
+        """For each band, whether it is restored with care: all that vary, or none."""
+        live = s.noise_std > 0
+        noisy = live.sum() > 1 and np.sort(s.noise_std)[-2] > self.of_noisiest * s.input_scale
         return [bool(b) for b in noisy & live]
 
 
@@ -136,7 +138,7 @@ class StasModel:
             raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
         self.net = _channels_last(fold(net)).requires_grad_(False)
         self.on_bands = card.config["domain"] == "bands"
-        self.halo = net.halo + (0 if self.on_bands else CONTEXT)
+        self.halo = net.halo if self.on_bands else max(net.halo + CONTEXT, careful.HALO)
         if card.halo != self.halo:
             raise BadCard(f"model {card.name!r}: card says halo {card.halo}, its genotype reaches {self.halo}")
         if card.window_bands != (net.channels if self.on_bands else None):
@@ -153,14 +155,16 @@ class StasModel:
         s = subspace(m)
         if s is None:
             return {"kind": "untouched", "reason": "too few bands or pixels to tell noise from texture"}
-        restored = self.gate.open(s)
+        full = self.gate.full(s)
+        restored = full if any(full) else self.gate.careful(s)
         # Median over bands, in parts of the bright value: what a person wants to know of a scene.
         level = float(np.median(s.noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
         summary: Facts = {"noise_level": level, "bands_restored": sum(restored), "bands": len(restored)}
         if not any(restored):
             reason = "the scene's noise is below what the model was shown to improve"
             return {"kind": "untouched", "reason": reason, "input_scale": s.input_scale, **summary}
-        return {"kind": "subspace", **summary, "restored": [int(r) for r in restored], **s.to_facts()}
+        kind = "subspace" if any(full) else "careful"
+        return {"kind": kind, **summary, "restored": [int(r) for r in restored], **s.to_facts()}
 
     def bind(self, facts: Facts) -> Restorer:
         """The restorer of the scene; the identity where nothing is to be done."""
@@ -168,7 +172,10 @@ class StasModel:
             return Identity(halo=self.halo)
         if facts["kind"] == "bands":
             return OnBands(self.net, float(facts["input_scale"]))
-        return OnSubspace(self.net, Subspace.from_facts(facts), [bool(r) for r in facts["restored"]])
+        s = Subspace.from_facts(facts)
+        if facts["kind"] == "careful":
+            return careful.Careful(s, self.halo)
+        return OnSubspace(self.net, s, [bool(r) for r in facts["restored"]], self.halo)
 
 
 class OnBands:
@@ -193,15 +200,13 @@ class OnSubspace:
 
     scale = 1
 
-    def __init__(self, net: Stas, s: Subspace, restored: list[bool]) -> None:
-        self.net, self.halo = net, net.halo + CONTEXT
-        with np.errstate(divide="ignore"):
-            white = np.where(s.noise_std > 0, 1 / s.noise_std, 0.0)
-        self.project = torch.from_numpy((s.basis * white[:, None]).T.astype(np.float32))  # (J, bands): z = project y
+    def __init__(self, net: Stas, s: Subspace, restored: list[bool], halo: int) -> None:
+        self.net, self.halo = net, halo
+        self.project = torch.from_numpy(s.project)  # (J, bands): z = project y
         self.back = torch.from_numpy((s.basis * s.noise_std[:, None]).astype(np.float32))  # (bands, J)
         self.power = torch.from_numpy(s.power.astype(np.float32))
-        self.removed = (EMPTY / self.power.clamp_min(EMPTY))[:, None, None]  # (J, 1, 1): Wiener, the share that goes
-        self.removed_rest = EMPTY / max(EMPTY, s.rest_power)
+        shares, self.removed_rest = s.noise_share
+        self.removed = torch.from_numpy(shares)[:, None, None]  # (J, 1, 1)
         self.live = torch.from_numpy(s.noise_std > 0)[:, None, None]
         self.restored = torch.tensor(restored)[:, None, None]
 

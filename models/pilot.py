@@ -22,9 +22,9 @@ from torch.nn import functional
 BLOCK = 8
 THRESHOLD = ((2.0, 2.8), (1.3, 3.7))
 """(power, threshold) of a strong and of a weak coefficient, linear between: what is sparser takes a higher one."""
-_REACH = 2 * (BLOCK - 1)
-"""Of one scale: a block's reach in each pass."""
-HALO = 2 * _REACH + 4
+ONE_SCALE_HALO = 2 * (BLOCK - 1)
+"""Pixels on each side that the estimate on one scale depends on: a block's reach in each pass."""
+HALO = 2 * ONE_SCALE_HALO + 4
 """Pixels on each side that the estimate depends on: the coarse scale's reach, and the cells beside it."""
 
 
@@ -55,9 +55,9 @@ def pilot(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, K, H, W).
     """
-    fine = _one_scale(z, power)
+    fine = one_scale(z, power)
     # A mean of 2x2 pixels has half the noise, so in units of its own noise it is twice as strong.
-    coarse = _one_scale(2 * _cells(z), 1 + 4 * (power - 1)) / 2
+    coarse = one_scale(2 * _cells(z), 1 + 4 * (power - 1)) / 2
     better = functional.interpolate(coarse - _cells(fine), scale_factor=2, mode="bilinear", align_corners=False)
     return fine + better[..., : z.shape[2], : z.shape[3]]
 
@@ -68,12 +68,13 @@ def _cells(z: torch.Tensor) -> torch.Tensor:
     return functional.avg_pool2d(functional.pad(z, odd, mode="replicate"), 2)
 
 
-def _one_scale(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """(B, K, H, W) -> the same, a few images at a time."""
+def one_scale(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """The estimate from the pixels as they are, (B, K, H, W), (K,) -> (B, K, H, W): waves up to 8 pixels long."""
     (strong, low), (weak, high) = THRESHOLD
     threshold = low + (high - low) * ((strong - power) / (strong - weak)).clamp(0, 1)  # (K,)
     images = z.flatten(0, 1)  # (B K, H, W)
     levels = threshold.repeat(len(z))[:, None, None, None]
+    # A few images at a time.
     at_once = max(1, (CACHED_PX if z.device.type == "cpu" else GPU_PX) // images[0].numel())
     parts = [_two_passes(i, t) for i, t in zip(torch.split(images, at_once), torch.split(levels, at_once), strict=True)]
     return torch.cat(parts).reshape(z.shape)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from models.restorer import Facts, Window, pack, unpack
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 FACTORS = 12
@@ -31,6 +32,8 @@ STORED = 24
 """Coefficients with an axis and a Wiener weight of their own; the rest of the space shares one weight."""
 BLOCK, CALM = 8, 0.7
 """Noise is measured in the calmer 0.7 of the 8x8 pixel blocks of each window."""
+EMPTY = 1.08
+"""Power that coefficients without signal are seen to have: 1, but estimated and sorted."""
 MIN_BANDS = 6
 """Below this texture and noise cannot be told apart by bands."""
 
@@ -51,6 +54,17 @@ class Subspace:
     """(j,) second moment of each coefficient, noise (1) included."""
     rest_power: float
     """Mean second moment of the coefficients that are not stored."""
+
+    @property
+    def project(self) -> F32:
+        """(j, b) from bands to coefficients; 0 for bands that do not vary."""
+        white = np.divide(1.0, self.noise_std, where=self.noise_std > 0, out=np.zeros_like(self.noise_std))
+        return np.asarray((self.basis * white[:, None]).T, dtype=np.float32)
+
+    @property
+    def noise_share(self) -> tuple[F32, float]:
+        """Wiener: the share of each stored coefficient (j,), and of what is not stored, that is noise."""
+        return (EMPTY / np.maximum(self.power, EMPTY)).astype(np.float32), EMPTY / max(EMPTY, self.rest_power)
 
     def to_facts(self) -> Facts:
         """JSON types."""

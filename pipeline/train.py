@@ -58,7 +58,7 @@ CONFIG: dict[str, Any] = {
     "channels": 12,
     "width": 8,
     "activate": True,
-    "gate": {"of_scene": 2 / 255, "of_band": 1 / 20},
+    "gate": {"of_scene": 2 / 255, "of_noisiest": 1.6 / 255, "of_band": 1 / 20},
 }
 
 

@@ -26,7 +26,7 @@ SUBSPACE: dict[str, Any] = {
     "channels": 6,
     "width": 2,
     "activate": True,
-    "gate": {"of_scene": 0.008, "of_band": 0.05},
+    "gate": {"of_scene": 0.008, "of_noisiest": 0.006, "of_band": 0.05},
 }
 
 
@@ -121,7 +121,7 @@ def test_a_quiet_band_is_left_alone_beside_a_noisy_one() -> None:
 
 def test_no_noise_no_change_even_with_the_gate_open() -> None:
     """Corrections are bounded by multiples of the noise, whatever the weights say."""
-    config = {**SUBSPACE, "gate": {"of_scene": 0.0, "of_band": 0.0}}
+    config = {**SUBSPACE, "gate": {"of_scene": 0.0, "of_noisiest": 0.0, "of_band": 0.0}}
     clean = scene(31)
     model = random_model(config)
     for std in (1e-3, 1e-5):
@@ -200,11 +200,14 @@ def test_gate_looks_at_scene_and_band() -> None:
         rms = np.array([0.0, 0.5, 0.5, 0.5, 0.005])
         input_scale = 1.0
 
-    gate = Gate(of_scene=0.008, of_band=0.05)
+    gate = Gate(of_scene=0.008, of_noisiest=0.006, of_band=0.05)
     noisy_scene = Bands(np.array([0.0, 0.001, 0.01, 0.02, 0.009]))
-    assert gate.open(noisy_scene) == [False, False, True, True, True]  # type: ignore[arg-type]
-    few_noisy_bands = Bands(np.array([0.0, 0.001, 0.001, 0.02, 0.002]))
-    assert not any(gate.open(few_noisy_bands))  # type: ignore[arg-type]
+    assert gate.full(noisy_scene) == [False, False, True, True, True]  # type: ignore[arg-type]
+    few_noisy_bands = Bands(np.array([0.0, 0.001, 0.001, 0.02, 0.007]))
+    assert not any(gate.full(few_noisy_bands))  # type: ignore[arg-type]
+    assert gate.careful(few_noisy_bands) == [False, True, True, True, True]  # type: ignore[arg-type]
+    one_broken_band = Bands(np.array([0.0, 0.001, 0.001, 0.02, 0.002]))
+    assert not any(gate.careful(one_broken_band))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["stas-subspace"])
