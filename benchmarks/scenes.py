@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from models import metrics
 
 F32 = npt.NDArray[np.float32]
 
@@ -59,11 +64,32 @@ def crop(cube: F32, size: int) -> F32:
     return cube[:, top : top + size, left : left + size]
 
 
+def quality(truth: F32, estimate: F32) -> dict[str, object]:
+    """What every benchmark of images says of one, and by what: the estimate is clipped to 0..1."""
+    clipped = np.clip(estimate, 0, 1)
+    psnr, bands = metrics.psnr(truth, clipped), metrics.psnr_bands(truth, clipped)
+    angle = metrics.sam(truth, clipped)
+    return {
+        "psnr": psnr if math.isfinite(psnr) else None,  # None: equal to the truth
+        "ssim": metrics.ssim(truth, clipped),
+        "sam_deg": angle.degrees,
+        "psnr_bands": bands if math.isfinite(bands) else None,
+        "sam_left_out": angle.left_out,
+        "shape": list(truth.shape),
+        "threads": torch.get_num_threads(),
+        "hypermend": importlib.metadata.version("hypermend"),
+        "torch": torch.__version__,
+    }
+
+
 class Scenes:
     """Scenes of a folder, in order of name. `failed` counts those that were named on stderr and left out."""
 
-    def __init__(self, data: Path, *, peak: float | None = None) -> None:
+    def __init__(self, data: Path, *, names: Sequence[str] | None = None, peak: float | None = None) -> None:
         """Loose files are ignored. Scenes are divided by `peak`, or each by its own maximum.
+
+        Args:
+            names: only these scenes; one that is not there counts as failed.
 
         Raises:
             SystemExit: no such folder, or no scene folder in it.
@@ -72,6 +98,11 @@ class Scenes:
         self.folders = sorted(p for p in data.iterdir() if p.is_dir()) if data.is_dir() else []
         if not self.folders:
             raise SystemExit(f"{data}: no folder with scene folders in it")
+        if names is not None:
+            self.folders = [p for p in self.folders if _name(p) in names]
+            if missing := sorted(set(names) - {_name(p) for p in self.folders}):
+                self.failed += len(missing)
+                print(f"no such scene in {data}: {', '.join(missing)}", file=sys.stderr)
 
     def __iter__(self) -> Iterator[tuple[str, F32]]:
         """(name without `_ms`, cube)."""
@@ -82,4 +113,8 @@ class Scenes:
                 self.failed += 1
                 print(f"skipped: {e}", file=sys.stderr)
                 continue
-            yield folder.name.removesuffix("_ms"), cube
+            yield _name(folder), cube
+
+
+def _name(folder: Path) -> str:
+    return folder.name.removesuffix("_ms")

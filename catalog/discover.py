@@ -24,7 +24,7 @@ from catalog.readers_fetch import TIMEOUT_S, Reach, http_error, patiently
 from catalog.scene import Scene, from_item, items_in
 from catalog.select import Select
 
-__all__ = ["Found", "Select", "Skipped", "discover", "from_api", "from_folder", "from_static"]
+__all__ = ["Found", "Select", "Skipped", "discover", "from_folder"]
 
 Found = Scene | Skipped
 DOCUMENT_BYTES = 256 << 20
@@ -59,37 +59,6 @@ def discover(
     if isinstance(document, Mapping) and _is_api(document):
         return _api(href, select, sensor=sensor, limit=limit)
     return _limited(_static(document, href, select, sensor=sensor), limit)
-
-
-def from_api(
-    url: str,
-    *,
-    sensor: str | None = None,
-    collections: Sequence[str] | None = None,
-    bbox: Sequence[float] | None = None,
-    datetime: str | None = None,
-    query: Sequence[str] = (),
-    limit: int | None = None,
-) -> Iterator[Found]:
-    """Scenes of a STAC API, page by page; see `discover`."""
-    select = Select.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
-    return _api(url, select, sensor=sensor, limit=limit)
-
-
-def from_static(
-    href: str | Path,
-    *,
-    sensor: str | None = None,
-    collections: Sequence[str] | None = None,
-    bbox: Sequence[float] | None = None,
-    datetime: str | None = None,
-    query: Sequence[str] = (),
-    limit: int | None = None,
-) -> Iterator[Found]:
-    """Scenes of a static catalog, collection, item collection or single item; see `discover`."""
-    select = Select.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
-    where = _href(href)
-    return _limited(_static(_document(where), where, select, sensor=sensor), limit)
 
 
 def _limited(found: Iterator[Found], limit: int | None) -> Iterator[Found]:

@@ -15,7 +15,7 @@ import rasterio
 from affine import Affine
 
 from catalog import readers_fetch
-from catalog.discover import Select, Skipped, discover, from_api, from_folder, from_static
+from catalog.discover import Select, Skipped, discover, from_folder
 from catalog.errors import BadAsset, BadSensor, NotFound, Unreachable
 from catalog.scene import Scene, from_item, to_item
 
@@ -90,16 +90,16 @@ def test_filters_hold_whatever_the_server_does(api: str, filters: dict[str, Any]
 
 def test_pages_are_followed_and_the_limit_holds(stac_api: Api) -> None:
     url = stac_api([item(f"i{n:03d}") for n in range(230)])
-    assert len(ids(from_api(url))) == 230  # three pages
-    assert len(ids(from_api(url, limit=120))) == 120
-    assert len(ids(from_api(url, limit=3))) == 3
+    assert len(ids(discover(url))) == 230  # three pages
+    assert len(ids(discover(url, limit=120))) == 120
+    assert len(ids(discover(url, limit=3))) == 3
 
 
 def test_an_item_without_geometry_goes_through_an_api(stac_api: Api) -> None:
     lab = item("toy", platform=None)
     lab["geometry"] = None
     del lab["bbox"]
-    (scene,) = from_api(stac_api([lab]), sensor="cave")
+    (scene,) = discover(stac_api([lab]), sensor="cave")
     assert isinstance(scene, Scene) and scene.geometry is None and scene.sensor == "cave"
 
 
@@ -188,7 +188,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_search_that_dies_says_where_after_its_retries(dying: str) -> None:
     found: list[str] = []
     with pytest.raises(Unreachable, match=r"died at page 3 after 10 items.*503"):
-        found.extend(one.id for one in from_api(dying))
+        found.extend(one.id for one in discover(dying))
     assert len(found) == 10 and Dying.calls == readers_fetch.TRIES
 
 
@@ -247,7 +247,7 @@ def test_a_static_catalog_with_a_loop_a_duplicate_an_escape_and_a_hole(tmp_path:
 def test_a_chain_of_catalogs_ends(tmp_path: Path) -> None:
     for n in range(40):
         write_json(tmp_path / f"{n}.json", catalog_of(("child", f"./{n + 1}.json")))
-    found = list(from_static(tmp_path / "0.json"))
+    found = list(discover(tmp_path / "0.json"))
     assert [type(f) for f in found] == [Skipped] and "nested deeper than 32" in found[0].reason  # type: ignore[union-attr]
 
 
@@ -263,9 +263,9 @@ def test_no_stac_at_all(tmp_path: Path) -> None:
 
 def test_real_documents(shared_data: Path) -> None:
     stac = shared_data / "stac"
-    assert len(ids(from_static(stac / "pc_sentinel-2-l2a_itemcollection.json"))) == 4
-    assert len(ids(from_static(stac / "sentinel2-l2a-j2k-payload.json"))) == 2
-    assert ids(from_static(stac / "rastervision_earthsearch_item.json")) == ["S2A_31UDQ_20230617_0_L2A"]
+    assert len(ids(discover(stac / "pc_sentinel-2-l2a_itemcollection.json"))) == 4
+    assert len(ids(discover(stac / "sentinel2-l2a-j2k-payload.json"))) == 2
+    assert ids(discover(stac / "rastervision_earthsearch_item.json")) == ["S2A_31UDQ_20230617_0_L2A"]
     assert ids(discover(stac / "recursive-stac-example")) == [f"-openEO_2023-06-0{n}Z.tif" for n in (1, 4, 6)]
     named = discover(stac / "recursive-stac-example", sensor="sentinel2a", datetime="2023-06-02/2023-06-05")
     assert ids(named) == ["openEO_2023-06-04Z.tif"]

@@ -23,7 +23,7 @@ import rasterio
 from affine import Affine
 
 from catalog import readers_fetch
-from catalog.discover import from_folder, from_static
+from catalog.discover import discover, from_folder
 from catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
 from catalog.readers import open_scene
 from catalog.readers_fetch import Reach
@@ -429,7 +429,7 @@ def test_the_enmap_mosaic_over_http(shared_data: Path, http_server: Callable[[Pa
 
 def test_a_static_catalog_over_http(shared_data: Path, http_server: Callable[[Path], str]) -> None:
     url = http_server(shared_data / "stac" / "recursive-stac-example")
-    found = list(from_static(f"{url}/collection.json", sensor="sentinel2a"))
+    found = list(discover(f"{url}/collection.json", sensor="sentinel2a"))
     assert len(found) == 3
     scene = found[-1]
     assert isinstance(scene, Scene) and next(iter(scene.assets.values())).href.startswith(f"{url}/sub-folder/")

@@ -399,9 +399,9 @@ def test_landsat_delivery(shared_data: Path) -> None:
 
 
 def test_the_static_stac_example(shared_data: Path) -> None:
-    from catalog.discover import from_static
+    from catalog.discover import discover
 
-    found = list(from_static(shared_data / "stac" / "recursive-stac-example", sensor="sentinel2a"))
+    found = list(discover(shared_data / "stac" / "recursive-stac-example", sensor="sentinel2a"))
     assert len(found) == 3 and not any(isinstance(f, Skipped) for f in found)
     for scene in found:
         assert isinstance(scene, Scene)
