@@ -18,7 +18,7 @@ measured in docs/decisions/0006 (the paper that this replaces learns k by Adam, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,6 +54,8 @@ ITERATIONS = 120
 ROUNDS, SAME_GAIN = 3, 0.003
 """Gains of the guide bands need the kernel and the kernel the gains: at most so often, until the gains' ratios stay."""
 RIDGE = 0.01
+FITS = 0.01
+"""A wider support is tried where more than this share of the kernel lies in the outer two pixels."""
 BORDER_SHARE = 0.15
 """Share of a kernel that may lie in the outer two pixels of the largest support."""
 MOST_UNEXPLAINED = 0.6
@@ -142,6 +144,12 @@ class Support:
         grid[at, at] = weights.reshape(self.side, self.side)
         return _tents(_tents(grid, 0, q), 1, q)
 
+    def outer(self, kernel: F64) -> float:
+        """Share of a kernel (about HR pixel 0) in the support's outer two pixels and beyond."""
+        half = kernel.shape[0] // 2
+        at = np.abs(np.arange(-half, half + 1) - self.middle)
+        return float(kernel[np.maximum(at[:, None], at[None, :]) >= self.reach - 1].sum())
+
     def features(self, patches: F32) -> F64:
         """(N, n, n) footprints about `middle` -> (N, side^2): what each tent sees."""
         first = patches.shape[1] // 2 - self.spacing * (self.side // 2)
@@ -168,7 +176,7 @@ def most_shift(setup: Setup) -> float:
     Half an LR pixel on a grid. In a laboratory a shift is as good as a kernel off its centre, which is found and used,
     so one LR pixel.
     """
-    return setup.scale / 2 if setup.expected_centroid_px else max(2.0, float(setup.scale))
+    return setup.scale / 2 if setup.expected_centroid_px else float(setup.scale)
 
 
 def estimate(pairs: Pairs, setup: Setup) -> Blur:
@@ -188,13 +196,21 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
     kernel = Support(middle, largest).kernel(gaussian_kernel(2 * largest + 1, max(s / 2, 0.7)).ravel())
     gains = rows.gains(kernel)
     _check_response(gains)
+    supports = [rows.support(r) for r in REACHES if least <= r <= largest]
     for _ in range(ROUNDS):
-        best = _best_fit(rows, gains, middle, least, largest)
-        kernel = best.support.kernel(best.weights)
-        kernel = kernel / kernel.sum()
+        best = _fit(rows, gains, supports[0], TAUS)
+        kernel = best.kernel()
         before, gains = gains.gain, rows.gains(kernel)
         if np.abs(gains.gain / gains.gain.mean() * before.mean() / before - 1).max() < SAME_GAIN:
             break
+    for wider in supports[1:]:
+        if best.support.outer(kernel) < FITS:
+            break
+        fit = _fit(rows, gains, wider, [t for t in TAUS if best.tau / 4 < t < best.tau * 4])
+        if fit.held_out < BETTER * best.held_out:
+            best, kernel = fit, fit.kernel()
+    gains = rows.gains(kernel)
+    condition, determined = best.certainty()
     at = centroid(kernel)
     shift = (at[0] - setup.expected_centroid_px, at[1] - setup.expected_centroid_px)
     _check_response(gains)
@@ -204,9 +220,9 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
         kernel=kernel,
         centroid_px=at,
         shift_px=shift,
-        condition=best.condition,
-        determined=best.determined,
-        unknowns=best.support.side**2,
+        condition=condition,
+        determined=determined,
+        unknowns=len(best.weights),
         tau=best.tau,
         residual=float(gains.unexplained.mean()),
         held_out=best.held_out,
@@ -267,6 +283,11 @@ class _Rows:
             fold.append((i // FOLD_PX + j // FOLD_PX) % 2)
         return cls(np.concatenate(patches, 1), np.concatenate(view, 1), np.concatenate(fold), middle, total, needed)
 
+    def support(self, reach_px: int) -> Support:
+        """Tents as narrow as the number of equations allows."""
+        spacing = math.ceil((2 * reach_px + 1) / math.sqrt(UNKNOWNS * self.equations))
+        return Support(self.middle, reach_px, spacing)
+
     @property
     def equations(self) -> int:
         """LR pixels times guide bands."""
@@ -308,8 +329,21 @@ class _Fit:
     weights: F64
     tau: float
     held_out: float
-    condition: float
-    determined: float
+    data: F64
+    """H without the smoothness."""
+    smooth: F64
+
+    def kernel(self) -> F64:
+        """(n, n), sum 1."""
+        k = self.support.kernel(self.weights)
+        return np.asarray(k / k.sum())
+
+    def certainty(self) -> tuple[float, float]:
+        """Condition of the equations as solved, and how many kernel pixels the data determine."""
+        system = self.data + self.smooth
+        value = linalg.eigvalsh(system)
+        determined = float(np.trace(linalg.solve(system, self.data, assume_a="pos")))
+        return float(value[-1] / max(value[0], np.finfo(np.float64).tiny)), determined
 
 
 @dataclass(frozen=True)
@@ -327,40 +361,21 @@ class _Equations:
         return float(self.power - 2 * self.b @ weights + weights @ self.h @ weights)
 
 
-def _best_fit(rows: _Rows, gains: _Gains, middle: int, least: float, largest: int) -> _Fit:
-    """The fit on the support that predicts held-out pixels best, a wider one only where it is clearly better."""
-    best: _Fit | None = None
-    for r in REACHES:
-        if not least <= r <= largest:
-            continue
-        spacing = max(1, math.ceil((2 * r + 1) / math.sqrt(UNKNOWNS * rows.equations)))
-        fit = _fit(rows, gains, Support(middle, r, spacing))
-        if best is None or fit.held_out < BETTER * best.held_out:
-            best = fit
-    assert best is not None  # the largest reach is one of REACHES
-    return best
-
-
-def _fit(rows: _Rows, gains: _Gains, support: Support) -> _Fit:
+def _fit(rows: _Rows, gains: _Gains, support: Support, taus: Sequence[float]) -> _Fit:
     """The kernel on one support, with the smoothness that predicts held-out LR pixels best."""
     halves = _equations(rows, gains, support)
     whole = halves[0] + halves[1]
-    side, count = support.side, rows.equations
-    smooth = _smoothness(side)
+    smooth = _smoothness(support.side)
     weak = _solve(whole.h + 1e-5 * np.trace(whole.h) / len(whole.b) * smooth, whole.b)
-    noise = max(whole.loss(weak), 1e-12 * whole.power) / count
-    scores = {}
-    for tau in TAUS:
-        prior = noise / (tau * support.spacing**2) ** 2 * smooth
-        scores[tau] = sum(
-            test.loss(_solve(train.h + prior / 2, train.b)) for train, test in (halves, halves[::-1])
-        ) / max(whole.power, np.finfo(np.float64).tiny)
+    noise = max(whole.loss(weak), 1e-12 * whole.power) / rows.equations
+    prior = {t: noise / (t * support.spacing**2) ** 2 * smooth for t in taus}
+    scores = {
+        t: sum(test.loss(_solve(train.h + prior[t] / 2, train.b)) for train, test in (halves, halves[::-1]))
+        for t in taus
+    }
     tau = min(scores, key=lambda t: scores[t])
-    system = whole.h + noise / (tau * support.spacing**2) ** 2 * smooth
-    value = linalg.eigvalsh(system)
-    determined = float(np.trace(linalg.solve(system, whole.h, assume_a="pos")))
-    weights = _solve(system, whole.b)
-    return _Fit(support, weights, tau, scores[tau], float(value[-1] / max(value[0], 1e-300)), determined)
+    weights = _solve(whole.h + prior[tau], whole.b)
+    return _Fit(support, weights, tau, scores[tau] / whole.power, whole.h, prior[tau])
 
 
 def _equations(rows: _Rows, gains: _Gains, support: Support) -> tuple[_Equations, _Equations]:
@@ -426,10 +441,7 @@ def _check_response(gains: _Gains) -> None:
 
 def _check_kernel(kernel: F64, shift: tuple[float, float], setup: Setup, support: Support) -> None:
     """Raises BadPair where the guide is off by too much, or the kernel runs out of its support."""
-    half = kernel.shape[0] // 2
-    at = np.abs(np.arange(-half, half + 1) - support.middle)
-    distance = np.maximum(at[:, None], at[None, :])
-    outer = float(kernel[distance >= support.reach - 1].sum())
+    outer = support.outer(kernel)
     if outer > BORDER_SHARE:
         raise BadPair(
             f"{outer:.0%} of the blur kernel lies at the border of its support of {2 * support.reach + 1} pixels (most "

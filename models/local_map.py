@@ -4,14 +4,16 @@ Everything happens in coefficients c of the signal subspace of Y (`subspace.py`:
 and on axes g of the guide that are whitened by its noise and made less noisy by a sliding DCT (`pilot.py`):
 
     global     c = W (g, 1)                    least squares on LR pixels, g blurred and decimated; one W for the scene
-    local      r = c - W (H g, 1);  A(i) = argmin_A sum_j w(j - i) |r_j - A (H g_j, 1)|^2 + RIDGE |A|^2_scene
-               w a Gaussian of `SIGMA` LR pixels: what materials of one neighbourhood have in common, shrunk to global;
-               moments are smoothed images, so every pixel has its own A; interpolated and applied to the sharp g
+    local      r = c - W (H g, 1);  A(i) = argmin_A sum_j w(j - i) |r_j - A (H g_j, 1)|^2 + ridge |A|^2_scene
+               w a Gaussian of about an LR pixel: what the materials of one neighbourhood have in common, shrunk to the
+               global map; moments are smoothed images, so every pixel has its own A; interpolated, applied to sharp g
+    mixed      a `FREE` local map and a `FIRM` one, by the trust t in the free: how much better it foretells LR pixels
+               that it has not seen (leave one out, closed form) than their neighbours alone do.  t = sqrt((E_n - E_f) /
+               (E_n - 1)), E mean squares over the neighbourhood, 1 the noise
     back       c += upsample(q (c_Y - H c)),   q = max(0, 1 - EMPTY / local power): only what stands out of the noise
 
 What Y holds outside the stored axes is interpolated, shrunk by one Wiener weight. Every step is local: `HALO` LR pixels
-and `GUIDE_HALO` HR pixels. Measured on six CAVE training crops (s = 8, 40 dB, a motion kernel): global alone with its
-residual 42.6 dB, local 45.5 / 3.0 degrees, with the shrunk back-projection 45.65 / 2.63; docs/decisions/0007.
+and `GUIDE_HALO` HR pixels. What each step gains is in docs/decisions/0007.
 """
 
 from __future__ import annotations
@@ -35,16 +37,18 @@ F64 = npt.NDArray[np.float64]
 
 AXES, GUIDE_AXES = 12, 6
 """Most coefficients of Y and of the guide."""
-SIGMA, WIDE = 1.5, 4.0
-"""LR pixels: of the window of the local map, and of the wide one that is offered beside it."""
-RIDGE = 1e-3
-"""Of the local map, as a share of the scene's mean squares."""
+FREE, FIRM = (1.0, 1e-3), (1.5, 1.0)
+"""(LR pixels, ridge as a share of the scene's mean squares) of the two local maps."""
+BESIDE = 0.7
+"""LR pixels: of the window over the neighbours of a pixel that is left out."""
+AROUND = 1.5
+"""LR pixels: of the neighbourhood in which powers and errors are averaged."""
 REACH = 4
-"""LR pixels that a smoothing window reaches; the wide one is cut off there too."""
+"""LR pixels that every smoothing window reaches."""
 BLUR_LR, BLUR_HR = 4, 10
 """A kernel reaches at most 3 LR pixels and 10 HR pixels about its middle (`blur.reach`), and that lies in the next."""
-HALO = 2 * (REACH + UPSAMPLE_TAPS + 1 + BLUR_LR)
-"""LR pixels that the start depends on: two windows, two interpolations, two blurs."""
+HALO = 3 * REACH + 2 * (UPSAMPLE_TAPS + 1 + BLUR_LR)
+"""LR pixels that the start depends on: three windows, two interpolations, two blurs."""
 GUIDE_HALO = 2 * BLUR_HR + ONE_SCALE_HALO
 """HR pixels that it depends on, on top."""
 
@@ -99,12 +103,14 @@ class Start:
     """HR, with less noise."""
     plain: torch.Tensor
     """HR, the global map with its residual interpolated."""
-    wide: torch.Tensor
-    """HR, the local map of the wide window, with its residual."""
+    step: torch.Tensor
+    """HR, the free local map less the firm one."""
+    trust: torch.Tensor
+    """HR, 0 to 1, the share of `step` that was taken."""
     rest: torch.Tensor
     """LR, what the global map leaves."""
     left: torch.Tensor
-    """LR, what the local map leaves."""
+    """LR, what the mixed local map leaves."""
     back: torch.Tensor
     """HR, the share of `left` that was put back."""
     coefficients: torch.Tensor
@@ -142,13 +148,13 @@ class Starter:
         weights = self.t["weights"]
         first = torch.einsum("kg,nghw->nkhw", weights[:, :-1], g) + weights[:, -1, None, None]
         rest = c - torch.einsum("kg,nghw->nkhw", weights[:, :-1], low) - weights[:, -1, None, None]
-        narrow = first + self._local(rest, low, g, SIGMA)
-        wide = first + self._local(rest, low, g, WIDE)
-        left = c - self.down(narrow)
+        free, unseen = self._local(rest, low, g, *FREE)
+        firm, _ = self._local(rest, low, g, *FIRM)
+        trust = self.up(trusted(rest, rest - unseen)).clamp(0, 1)
+        mixed = first + firm + trust * (free - firm)
+        left = c - self.down(mixed)
         back = self.up(shrink(left))
-        return Start(
-            c, g, first + self.up(rest), wide + self.up(shrink(c - self.down(wide))), rest, left, back, narrow + back
-        )
+        return Start(c, g, first + self.up(rest), free - firm, trust, rest, left, back, mixed + back)
 
     def bands(self, coefficients: torch.Tensor, s: Start, y: torch.Tensor) -> torch.Tensor:
         """Coefficients (B, k, H, W) -> bands (B, b, H, W), with what Y holds outside the axes."""
@@ -157,43 +163,77 @@ class Starter:
             out = out + self.up(self.rest_kept * (y - torch.einsum("bk,nkhw->nbhw", self.t["back"], s.y)))
         return out
 
-    def _local(self, r: torch.Tensor, low: torch.Tensor, g: torch.Tensor, sigma: float) -> torch.Tensor:
-        """What the local map says of r (B, k, h, w) on the sharp guide: (B, k, H, W)."""
+    def _local(
+        self, r: torch.Tensor, low: torch.Tensor, g: torch.Tensor, sigma: float, ridge: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a local map says of r (B, k, h, w).
+
+        Returns:
+            On the sharp guide (B, k, H, W), and on the coarse one, for each pixel as if it had been left out of the
+            fit (B, k, h, w): (A f - l r) / (1 - l), l = w(0) f^T N^-1 f its leverage.
+        """
         n, k, h, w = r.shape
         f = torch.cat((low, torch.ones_like(low[:, :1])), dim=1)  # (B, g + 1, h, w)
         m = f.shape[1]
         ff = smooth((f[:, :, None] * f[:, None]).flatten(1, 2), sigma).reshape(n, m, m, h, w)
         fr = smooth((f[:, :, None] * r[:, None]).flatten(1, 2), sigma).reshape(n, m, k, h, w)
-        normal = ff.permute(0, 3, 4, 1, 2) + RIDGE * torch.diag(self.t["level"])
-        a = torch.linalg.solve(normal, fr.permute(0, 3, 4, 1, 2)).permute(0, 3, 4, 1, 2)  # (B, g + 1, k, h, w)
+        normal = ff.permute(0, 3, 4, 1, 2) + ridge * torch.diag(self.t["level"])
+        right = torch.cat((fr, f[:, :, None]), dim=2).permute(0, 3, 4, 1, 2)  # (B, h, w, g + 1, k + 1)
+        a, own = torch.linalg.solve(normal, right).permute(0, 3, 4, 1, 2).split((k, 1), dim=2)
+        leverage = float(window(sigma)[REACH]) ** 2 * (own[:, :, 0] * f).sum(1, keepdim=True)  # (B, 1, h, w)
+        unseen = ((a * f[:, :, None]).sum(1) - leverage * r) / (1 - leverage).clamp_min(1e-3)
         out = self.up(a[:, -1])
         for i in range(m - 1):
             out = out + self.up(a[:, i]) * g[:, i, None]
-        return out
+        return out, unseen
+
+
+def window(sigma: float) -> torch.Tensor:
+    """(2 REACH + 1,) Gaussian of sum 1."""
+    at = torch.arange(-REACH, REACH + 1, dtype=torch.float32)
+    one = torch.exp(-0.5 * (at / sigma) ** 2)
+    return one / one.sum()
 
 
 def smooth(c: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian of `sigma` pixels, cut off at `REACH`; edges replicated. (B, c, h, w) -> the same."""
-    at = torch.arange(-REACH, REACH + 1, device=c.device, dtype=c.dtype)
-    one = torch.exp(-0.5 * (at / sigma) ** 2)
-    one = (one / one.sum()).reshape(1, 1, 1, -1)
+    one = window(sigma).to(c.device)[None, None, None]
     images = functional.pad(c.flatten(0, 1)[:, None], (REACH,) * 4, mode="replicate")
     return functional.conv2d(functional.conv2d(images, one), one.mT).reshape(c.shape)
 
 
 def shrink(r: torch.Tensor) -> torch.Tensor:
     """What of a residual with unit noise stands out of the noise, by its power in the neighbourhood (Wiener)."""
-    power = smooth(r.square(), SIGMA)
+    power = smooth(r.square(), AROUND)
     return r * (1 - EMPTY / power.clamp_min(EMPTY))
 
 
-def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int) -> LocalMap:
-    """Axes and the global map, from all windows of a scene. Deterministic; passes over them three times."""
+def trusted(r: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """Trust in a map that left `error` on pixels that it had not seen, r being what was to be foretold; 0 to 1."""
+    own = float(window(BESIDE)[REACH]) ** 2
+    beside = (smooth(r, BESIDE) - own * r) / (1 - own)
+    neighbours, maps = smooth((r - beside).square(), AROUND), smooth(error.square(), AROUND)
+    return ((neighbours - maps) / (neighbours - 1).clamp_min(0.3)).clamp(0, 1).sqrt()
+
+
+def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, second: F64) -> LocalMap:
+    """Axes and the global map, from all windows of a scene. Deterministic; passes over them twice.
+
+    Args:
+        pairs: the windows.
+        blur: what is known of the pair.
+        scale: HR pixels for each LR pixel.
+        second: `pair_moments` under the kernel.
+    """
     sums = moments((p.y, p.y_valid) for p in pairs())
     assert sums is not None  # the kernel needed valid pixels
     project, back, rest_kept = image_axes(sums)
-    guide, guide_power = _guide_axes(pairs, blur.noise_x)
-    h, b = normal_equations(pairs, blur, scale, project, guide)
+    guide, guide_power = guide_axes(pairs, blur.noise_x)
+    m = guide.shape[1]
+    axes = np.zeros((len(guide) + 1, m + 1))
+    axes[:-1, :m] = guide
+    axes[-1, -1] = 1.0
+    h, b = axes @ second[: m + 1, : m + 1] @ axes.T, axes @ second[: m + 1, m + 1 :] @ project.T
     ridge = 1e-6 * np.diag(np.diag(h)) + 1e-12 * np.trace(h) * np.eye(len(h))
     return LocalMap(
         scale=scale,
@@ -205,7 +245,7 @@ def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int) -> Loc
         guide=guide,
         guide_power=guide_power,
         weights=np.linalg.solve(h + ridge, b).T,
-        level=np.diag(h) / h[-1, -1],
+        level=np.diag(h),
     )
 
 
@@ -238,7 +278,7 @@ def _white(sums: Moments) -> Subspace:
     )
 
 
-def _guide_axes(pairs: Callable[[], Iterable[Pair]], noise_x: F64) -> tuple[F64, F64]:
+def guide_axes(pairs: Callable[[], Iterable[Pair]], noise_x: F64) -> tuple[F64, F64]:
     """Principal axes of the guide whitened by its noise, (g, m), and their powers (g,)."""
     m = len(noise_x)
     second, pixels = np.zeros((m, m)), 0
@@ -252,18 +292,3 @@ def _guide_axes(pairs: Callable[[], Iterable[Pair]], noise_x: F64) -> tuple[F64,
     vector = vector[:, ::-1][:, keep]
     vector = vector * np.where(vector.sum(axis=0) < 0, -1.0, 1.0)
     return (vector / std[:, None]).T, np.maximum(value[::-1][keep], 0.0)
-
-
-def normal_equations(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, project: F64, guide: F64) -> tuple[F64, F64]:
-    """Normal equations of the global map, (g + 1, g + 1) and (g + 1, k), over LR pixels seen by valid guide pixels."""
-    g, k = len(guide), len(project)
-    h, b = np.zeros((g + 1, g + 1)), np.zeros((g + 1, k))
-    kernel = torch.from_numpy(blur.kernel.astype(np.float32))
-    for pair in pairs():
-        x = torch.from_numpy(np.einsum("gm,mhw->ghw", guide, pair.x).astype(np.float32))
-        gaps = torch.from_numpy(~pair.x_valid).float()
-        low = blur_down(torch.cat((x, gaps[None]))[None], kernel, scale)[0].numpy().astype(np.float64)
-        ok = pair.y_valid & (low[-1] < 1e-3)
-        f = np.concatenate((low[:-1, ok], np.ones((1, int(ok.sum())))))
-        h, b = h + f @ f.T, b + f @ (project @ pair.y[:, ok]).T
-    return h, b
