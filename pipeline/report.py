@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.job import Event, Run, RunReport
+from pipeline.job import Event, Run, RunReport, unit_id
 from pipeline.restore import PlannedScene
 
 SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "failed": "[red]failed[/]"}
@@ -76,20 +76,22 @@ def summary(report: RunReport, console: Console) -> None:
 
 def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     """Scenes, tiles, bytes, memory and time of a restoration before it runs."""
+    several = len({row.collection for row in planned}) > 1
+    names = [unit_id(row.collection, row.scene) if several else row.scene for row in planned]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scene", overflow="fold")
-    for name in ("x, y, bands", "tiles", "to do", "read", "tile memory", "time"):
-        table.add_column(name, justify="right")
-    for row in planned:
+    for name in ("pixels", "bands", "tiles to do", "read", "tile memory", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in zip(names, planned, strict=True):
         if row.plan is None:
-            table.add_row(row.scene, f"[red]refused[/]: {row.reason}")
+            table.add_row(name, "", "", "[red]refused[/]")
             continue
         spec = row.plan.spec
         table.add_row(
-            row.scene,
-            f"{spec.width} {spec.height} {spec.bands}",
-            str(len(row.plan.grid)),
-            str(row.tiles_to_do),
+            name,
+            f"{spec.width} x {spec.height}",
+            str(spec.bands),
+            f"{row.tiles_to_do} of {len(row.plan.grid)}",
             size(row.read_bytes),
             size(row.plan.tile_bytes),
             "-" if row.tiles_to_do == 0 else duration(row.seconds) if row.seconds is not None else "?",
@@ -100,8 +102,12 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     time_left = f", about {duration(sum(known))} of one worker" if known else ""
     tiles = plural(sum(row.tiles_to_do for row in todo), "tile")
     console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{time_left}", highlight=False)
-    for line in dict.fromkeys(f"{row.scene}: {w}" for row in planned if row.plan for w in row.plan.warnings):
-        console.print(f"[yellow]{line}[/]", highlight=False)
+    for row in planned:
+        if row.plan is None:
+            console.print(f"[red]refused[/]: {row.reason}", highlight=False, soft_wrap=True)
+    warned = (f"{n}: {w}" for n, row in zip(names, planned, strict=True) if row.plan for w in row.plan.warnings)
+    for line in dict.fromkeys(warned):
+        console.print(f"[yellow]{line}[/]", highlight=False, soft_wrap=True)
 
 
 def plural(count: int, noun: str) -> str:
