@@ -188,8 +188,10 @@ class Sight:
     """(m, b): each of them as a weighted sum of the scene's good bands; rows sum to 1."""
     left_out: tuple[str, ...]
     """Names of the guide's good bands that the scene's bands do not see."""
+    range_nm: tuple[float, float]
+    """The scene's good bands between which the guide sees."""
     beyond: tuple[float, ...]
-    """Wavelengths in nm of the scene's good bands that lie outside the range of the guide's."""
+    """Wavelengths in nm of the scene's good bands outside that range."""
 
 
 def sight(hyper: CubeSpec, guide: CubeSpec) -> Sight:
@@ -214,5 +216,6 @@ def sight(hyper: CubeSpec, guide: CubeSpec) -> Sight:
         bands=bands,
         response=response,
         left_out=tuple(guide.band_name[i] for i in good if i not in bands),
+        range_nm=(nm[felt[0]], nm[felt[-1]]),
         beyond=tuple(nm[: felt[0]] + nm[felt[-1] + 1 :]),
     )

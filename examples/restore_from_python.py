@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
     run = restore(RestoreJob(archive=archive, task="denoise"))
     for event in run:  # or run.wait()
-        print("restore:", event.kind, event.scene, f"{event.tiles_done}/{event.tiles_total}")
+        print("restore:", event.kind, event.scene, f"{event.done}/{event.total}")
 
     for item in catalog.open(archive).search(stage="restored"):
         print(item.scene.id, item.scene.assets["cube"].href)

@@ -1,6 +1,6 @@
 """`hypermend demo`: an archive of synthetic scenes with known truth, and the whole walk over it.
 
-    deliveries -> catalog -> ingest -> plan -> restore -> query -> compared with the truth
+    deliveries -> catalog -> ingest -> plan -> denoise -> fuse -> query -> compared with the truth
 
 Nothing in it is a measurement, and it says so. The walk uses the same functions as the verbs of the command line. A
 second run finds everything done, writes nothing and ends in the same way.
@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray
 from rich.console import Console
-from rich.table import Table
 
 import catalog
 from catalog.archive import Item
 from catalog.sensors import sensor
 from catalog.spec import VALID
-from models.metrics import psnr, sam
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.demo_files import Place, write_enmap_tiles, write_hyperion_files
-from pipeline.demo_picture import Panel, draw
+from pipeline.demo_pair import COARSE, PAIR_SCALE, SHARP, SyntheticPair, compare_pair, deliver_pair, pair_scene
+from pipeline.demo_picture import draw
 from pipeline.demo_scenes import Array, DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
+from pipeline.demo_score import Compared, score_table
 from pipeline.execute import start_ray
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import Run, RunReport
@@ -39,18 +37,6 @@ PLACES = {
     "enmap": Place(crs="EPSG:32633", west=366000.0, north=5810010.0),
     "hyperion": Place(crs="EPSG:32631", west=445005.0, north=5420985.0),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """How near a scene is to its truth, before and after, over its good bands and valid pixels."""
-
-    scene: str
-    sensor: str
-    psnr_before_db: float
-    psnr_after_db: float
-    sam_before_deg: float
-    sam_after_deg: float
 
 
 def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -> dict[str, Any]:
@@ -67,16 +53,23 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     console.print("[bold]Every scene of this demo is synthetic[/]: made by a program, not measured.", highlight=False)
 
     say("Deliveries", "two instruments, as files")
-    truths, wrote = deliver(archive / "deliveries", chosen)
+    truths, pair, wrote = deliver(archive / "deliveries", chosen)
     for kind, scene in truths.items():
         bands, height, width = scene.truth.shape
         console.print(f"{kind}-like: {width} x {height} pixels x {bands} bands of {scene.quantity}", highlight=False)
+    (bands, height, width), (few, _, _) = pair.coarse.shape, pair.sharp.shape
+    console.print(
+        f"a pair: enmap-like, {width} x {height} pixels x {bands} bands, and sentinel2-like, {few} bands on pixels "
+        f"{PAIR_SCALE} times finer",
+        highlight=False,
+    )
 
     say("Catalog", "STAC items for folders that have none")
-    for kind in truths:
-        made = catalog_folder(str(archive), archive / "deliveries" / kind, sensor=kind, collection=f"demo-{kind}")
+    folders = [(kind, kind, f"demo-{kind}") for kind in truths]
+    for kind, folder, collection in [*folders, ("enmap", COARSE, COARSE), ("sentinel2a", SHARP, SHARP)]:
+        made = catalog_folder(str(archive), archive / "deliveries" / folder, sensor=kind, collection=collection)
         wrote += made.bytes_written
-        console.print(f"demo-{kind}: {', '.join(made.scenes)}", highlight=False)
+        console.print(f"{collection}: {', '.join(made.scenes)}", highlight=False)
 
     with console.status("starting Ray"):
         start_ray(address=None, cpus=None)
@@ -84,28 +77,38 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     ingested = _carry_out(ingest(IngestJob(archive=str(archive), tile_px=chosen.tile_px)), console)
 
     say("Plan", "what a restoration would do")
-    job = RestoreJob(archive=str(archive), tile_px=chosen.tile_px)
+    alone = tuple(f"demo-{kind}" for kind in truths)
+    job = RestoreJob(archive=str(archive), collections=alone, tile_px=chosen.tile_px)
     plan_table(list(planned(job)), console)
 
-    say("Restore", "tile by tile on an embedded Ray")
+    say("Denoise", "tile by tile on an embedded Ray")
     restored = _carry_out(restore(job), console)
-    wrote += ingested.bytes_written + restored.bytes_written
+
+    say("Fuse", "the many bands of one image with the sharp pixels of another")
+    fusion = RestoreJob(
+        archive=str(archive), task="fuse", collections=(COARSE,), guide_collection=SHARP, tile_px=chosen.tile_px
+    )
+    plan_table(list(planned(fusion)), console)
+    fused = _carry_out(restore(fusion), console)
+    wrote += ingested.bytes_written + restored.bytes_written + fused.bytes_written
 
     say("Query", "what the archive now holds")
-    cubes = {stage: catalog.open(str(archive)).search(stage=stage) for stage in ("source", "restored")}
-    for item in (item for stage in cubes.values() for item in stage):
+    found = [item for stage in ("source", "restored") for item in catalog.open(str(archive)).search(stage=stage)]
+    for item in found:
         console.print(f"{item.scene.collection}: {item.scene.id}", highlight=False)
 
     say("Truth", "the answer was known all along")
-    before, after = ({item.scene.sensor: item for item in items} for items in cubes.values())
-    compared = [compare(truths[kind], before[kind], after[kind]) for kind in truths]
-    scores = [score for score, _ in compared]
-    _score_table(scores, console)
+    cubes = {item.scene.collection: item for item in found}
+    compared = [compare(truths[k], cubes[f"demo-{k}-source"], cubes[f"demo-{k}-denoise"]) for k in truths]
+    compared.append(compare_pair(pair, cubes[f"{COARSE}-source"], cubes[f"{COARSE}-fuse"]))
+    scores = [c.score() for c in compared]
+    score_table(scores, console)
 
     picture = archive / "demo" / "before-after.png"
-    plans = " ".join(str(after[kind].scene.properties["hypermend:plan"]) for kind in truths)
-    wrote += draw([panel for _, panel in compared], picture, made_from=plans)
-    lines = _python_lines(after["hyperion"])
+    after = [cubes[name] for name in (*(f"{name}-denoise" for name in alone), f"{COARSE}-fuse")]
+    plans = " ".join(str(item.scene.properties["hypermend:plan"]) for item in after)
+    wrote += draw([c.panel() for c in compared], picture, made_from=plans)
+    lines = _python_lines(cubes["demo-hyperion-denoise"])
     _ending(console, picture, lines)
     console.print(
         f"\n{duration(time.monotonic() - begin)}, {size(wrote)} written"
@@ -119,15 +122,15 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
         "scores": [vars(score) for score in scores],
         "picture": str(picture),
         "python": lines,
-        "exit_code": max(ingested.exit_code, restored.exit_code),
+        "exit_code": max(report.exit_code for report in (ingested, restored, fused)),
     }
 
 
 # ------------------------------------------------------------------------------------------------------ deliveries
 
 
-def deliver(folder: Path, demo_size: DemoSize) -> tuple[dict[str, SyntheticScene], int]:
-    """Make both scenes, write those files that are not there yet; the scenes by sensor and the bytes written."""
+def deliver(folder: Path, demo_size: DemoSize) -> tuple[dict[str, SyntheticScene], SyntheticPair, int]:
+    """Make all scenes, write those files that are not there yet; the scenes by sensor, the pair, the bytes written."""
     before = _bytes_in(folder)
     enmap, hyperion = enmap_scene(*demo_size.enmap_px), hyperion_scene(*demo_size.hyperion_px)
     table = sensor("enmap")
@@ -154,7 +157,9 @@ def deliver(folder: Path, demo_size: DemoSize) -> tuple[dict[str, SyntheticScene
         place=PLACES["hyperion"],
         date="2009-07-19",
     )
-    return {"enmap": enmap, "hyperion": hyperion}, _bytes_in(folder) - before
+    pair = pair_scene(*demo_size.pair_px)
+    deliver_pair(folder, pair, delivery_px=demo_size.delivery_px // 2)
+    return {"enmap": enmap, "hyperion": hyperion}, pair, _bytes_in(folder) - before
 
 
 def enmap_scene(height: int, width: int) -> SyntheticScene:
@@ -186,32 +191,22 @@ def _bytes_in(folder: Path) -> int:
 # ------------------------------------------------------------------------------------------- compared with the truth
 
 
-def compare(scene: SyntheticScene, before: Item, after: Item) -> tuple[Score, Panel]:
-    """Score a scene's source and restored cube against its truth; the peak is the truth's maximum."""
+def compare(scene: SyntheticScene, before: Item, after: Item) -> Compared:
+    """A scene's source and denoised cube beside its truth."""
     source, restored = before.dataset().load(), after.dataset().load()
-    # The cube is sorted by wavelength and keeps the product's band numbers: the truth is brought into its order.
-    truth = scene.truth[source["band"].values.astype(int) - 1]
-    noisy, clean = in_unit_of_truth(source), in_unit_of_truth(restored)
-    good = source["good"].values.astype(bool)
-    usable = (source["valid"].values & VALID) != 0
-    peak = float(truth[good][:, usable].max())
-    score = Score(
+    return Compared(
         scene=after.scene.id,
         sensor=after.scene.sensor,
-        psnr_before_db=psnr(truth[good], noisy[good], usable, peak=peak),
-        psnr_after_db=psnr(truth[good], clean[good], usable, peak=peak),
-        sam_before_deg=sam(truth[good], noisy[good], usable).degrees,
-        sam_after_deg=sam(truth[good], clean[good], usable).degrees,
-    )
-    bands = [_band_near(source["wavelength"].values, good, nm) for nm in (650.0, 550.0, 470.0)]
-    panel = Panel(
+        task="denoise",
         title=f"{after.scene.id}\n(synthetic, {after.scene.sensor}-like)",
-        before=noisy[bands],
-        after=clean[bands],
-        truth=truth[bands],
-        usable=usable,
+        wavelength_nm=source["wavelength"].values,
+        good=source["good"].values.astype(bool),
+        usable=(source["valid"].values & VALID) != 0,
+        before=in_unit_of_truth(source),
+        after=in_unit_of_truth(restored),
+        # The cube is sorted by wavelength and keeps the product's band numbers: the truth is brought into its order.
+        truth=scene.truth[source["band"].values.astype(int) - 1],
     )
-    return score, panel
 
 
 def in_unit_of_truth(cube: xarray.Dataset) -> Array:
@@ -219,10 +214,6 @@ def in_unit_of_truth(cube: xarray.Dataset) -> Array:
     values = cube["reflectance"].values.astype(np.float32)
     factors = cube.attrs.get("hypermend:radiance_mult")
     return values if factors is None else values * np.asarray(factors, dtype=np.float32)[:, None, None]
-
-
-def _band_near(wavelength_nm: npt.NDArray[Any], good: npt.NDArray[np.bool_], nm: float) -> int:
-    return int(np.argmin(np.where(good, np.abs(wavelength_nm - nm), np.inf)))
 
 
 # --------------------------------------------------------------------------------------------------------- telling
@@ -244,22 +235,6 @@ def _carry_out(begun: Run, console: Console) -> RunReport:
     report = follow(begun, console)
     summary(report, console)
     return report
-
-
-def _score_table(scores: list[Score], console: Console) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("scene", overflow="fold")
-    for name in ("PSNR before", "after", "SAM before", "after"):
-        table.add_column(name, justify="right")
-    for s in scores:
-        table.add_row(
-            s.scene,
-            f"{s.psnr_before_db:.2f} dB",
-            f"{s.psnr_after_db:.2f} dB",
-            f"{s.sam_before_deg:.2f} deg",
-            f"{s.sam_after_deg:.2f} deg",
-        )
-    console.print(table)
 
 
 def _python_lines(item: Item) -> list[str]:

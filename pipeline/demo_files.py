@@ -14,6 +14,9 @@ from affine import Affine
 
 ENMAP_FILL = -32768.0
 ENMAP_SCALE = 1e-4
+SENTINEL2_FILL = 0
+SENTINEL2_NUMBERS = 1e4
+"""Stored number per reflectance in a Sentinel-2 product."""
 HYPERION_FILL = 0
 HYPERION_FACTOR = {"VNIR": 40.0, "SWIR": 80.0}
 """Stored number per W m-2 sr-1 um-1 in a Hyperion L1 product, by detector."""
@@ -95,6 +98,38 @@ def write_enmap_tiles(
                     file.set_band_description(b + 1, f"band {b + 1} ({wavelength_nm[b]:g} Nanometers)")
             half.rename(path)
     return written
+
+
+def write_sentinel2_file(
+    folder: Path,
+    reflectance: npt.NDArray[np.float32],
+    *,
+    name: str,
+    bands: Sequence[str],
+    place: Place,
+    time: str,
+) -> Path:
+    """A GeoTIFF of Sentinel-2 bands on one grid, reflectance x 1e4, as a provider derives it from a product.
+
+    Args:
+        reflectance: (band, y, x).
+        bands: their names, such as B04.
+        time: ISO 8601 without zone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.tif"
+    if path.exists():
+        return path
+    stored = np.clip(np.rint(reflectance * SENTINEL2_NUMBERS), 1, 65535).astype(np.uint16)
+    half = path.with_suffix(".part")
+    profile = _profile(stored.shape, "uint16", SENTINEL2_FILL)
+    with rasterio.open(half, "w", **profile, crs=place.crs, transform=place.transform, predictor=2) as file:
+        file.write(stored)
+        file.update_tags(DATETIME=time)
+        for number, band in enumerate(bands, 1):
+            file.set_band_description(number, band)
+    half.rename(path)
+    return path
 
 
 def write_hyperion_files(

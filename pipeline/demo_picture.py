@@ -1,4 +1,4 @@
-"""The demo's picture: each scene in colour before, after and as it truly is, and what the restoration removed."""
+"""The demo's picture: each scene in colour before, after and as it truly is, and what the restoration changed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Panel:
     truth: npt.NDArray[np.float32]
     usable: npt.NDArray[np.bool_]
     """(y, x)"""
+    adds: bool = False
+    """What the restoration did is shown as what it added, not as what it removed."""
 
 
 def draw(panels: Sequence[Panel], path: Path, *, made_from: str) -> int:
@@ -33,18 +35,21 @@ def draw(panels: Sequence[Panel], path: Path, *, made_from: str) -> int:
 
     shape = panels[0].usable.shape
     figure = Figure(figsize=(14, 0.4 + len(panels) * (0.3 + 3.35 * shape[0] / shape[1])), layout="constrained")
-    figure.suptitle("Synthetic scenes: before | after | truth | removed", fontsize=11)
+    figure.suptitle("Synthetic scenes: before | after | truth | what was changed", fontsize=11)
     axes = figure.subplots(len(panels), 4, squeeze=False)
     for row, panel in zip(axes, panels, strict=True):
         low, high = _range(panel)
         gain = _gain(panel, high - low)
         untouched = np.array_equal(panel.before[:, panel.usable], panel.after[:, panel.usable])
-        removed = "nothing removed" if untouched else f"before - after, x {gain:g}"
+        removed = (
+            "nothing changed" if untouched else f"{'after - before' if panel.adds else 'before - after'}, x {gain:g}"
+        )
+        change = (panel.after - panel.before) * (1 if panel.adds else -1)
         for axis, name, values in (
             (row[0], "before", _bright((panel.before - low) / (high - low))),
             (row[1], "after", _bright((panel.after - low) / (high - low))),
             (row[2], "truth", _bright((panel.truth - low) / (high - low))),
-            (row[3], removed, 0.5 + gain * (panel.before - panel.after) / (high - low)),
+            (row[3], removed, 0.5 + gain * change / (high - low)),
         ):
             axis.imshow(_rgb(values, panel.usable), interpolation="nearest")
             axis.set_title(name, fontsize=9)

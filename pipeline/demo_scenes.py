@@ -60,11 +60,13 @@ WATER_IN_LEAVES = ((1200, 45, 0.3), (1460, 55, 1.0), (1950, 60, 1.2))
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSize:
-    """How large the two scenes are; the tests make them small."""
+    """How large the scenes are; the tests make them small."""
 
     enmap_px: tuple[int, int] = (192, 256)
     """height, width"""
     hyperion_px: tuple[int, int] = (192, 256)
+    pair_px: tuple[int, int] = (48, 80)
+    """Of the coarse image of the pair that is fused; its guide has PAIR_SCALE times as many along each axis."""
     delivery_px: int = 64
     """Edge of an EnMAP-like GeoTIFF tile."""
     tile_px: int = 96

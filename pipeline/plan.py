@@ -29,6 +29,9 @@ from pipeline.tiles import Index, SpectralWindow, Tile, TileGrid, default_tile_p
 RESULT_VERSION = 2
 """Bumped by hand whenever the same plan would give other pixels (a golden-bytes test fails until it is)."""
 
+LEAST_TILE_PX = 256
+MOST_WINDOW_BYTES = 256 * 2**20
+"""Of one float32 window of a fused cube, halo included, where nobody asks for a tile size: a worker holds several."""
 FULL_OVERLAP = 0.995
 """Less, and it is said that the guide does not cover the scene: outlines in two systems are never quite the same."""
 
@@ -206,7 +209,9 @@ def make_plan(
         halo = card.halo_at(scale)
         warnings += _said_of(guide[0], seen)
         spec = refined(spec, scale)
-    tile_px = _tile(scene_id, spec, tile_px, halo=halo, scale=scale)
+    if tile_px is None:
+        tile_px = default_tile_px(halo) if guide is None else _default_tile_px(spec.bands, halo=halo, scale=scale)
+    tile_px = _tile(scene_id, spec, tile_px, scale=scale)
     dtype = "float32" if spec.dtype == "uint8" else spec.dtype  # 8 bits cannot hold what a denoiser resolves
     chunk, shard = CubeSpec.layout(spec.shape, dtype, tile_px)
     plan_id = digest(
@@ -277,26 +282,33 @@ def _said_of(guide: Guide, seen: Sight) -> tuple[str, ...]:
         said.append(f"guide bands {', '.join(seen.left_out)} are left out: the scene has no bands there")
     if seen.beyond:
         said.append(
-            f"{len(seen.beyond)} bands between {seen.beyond[0]:.0f} and {seen.beyond[-1]:.0f} nm lie outside the range "
-            "of the guide: their detail follows from the other bands and is less certain"
+            f"{len(seen.beyond)} bands below {seen.range_nm[0]:.0f} nm or above {seen.range_nm[1]:.0f} nm lie outside "
+            "the range of the guide: their detail follows from the other bands and is less certain"
         )
     return tuple(said)
 
 
-def _tile(scene_id: str, spec: CubeSpec, tile_px: int | None, *, halo: int, scale: int) -> int:
+def _default_tile_px(bands: int, *, halo: int, scale: int) -> int:
+    """Default tile of a fusion: as large as the halo wants it, unless a window of the finer cube would be too large."""
+    step = math.lcm(16, scale)
+    most = math.isqrt(MOST_WINDOW_BYTES // (4 * bands)) - 2 * scale * (halo + FILL_REACH_PX)
+    wanted = min(default_tile_px(halo * scale), max(LEAST_TILE_PX, most // step * step))
+    return -(-wanted // step) * step
+
+
+def _tile(scene_id: str, spec: CubeSpec, tile_px: int, *, scale: int) -> int:
     """Edge of the tiles in target pixels: whole chunks and whole source pixels.
 
     A scene smaller than the tile is one tile; the lattice of a larger one depends on model and cube only.
     """
     step = math.lcm(16, scale)
-    if tile_px is not None and tile_px % step:
+    if tile_px % step:
         near = max(step, tile_px // step * step)
         raise Refused(
             f"scene {scene_id}: a tile of {tile_px} pixels is no multiple of {step}, which the scale {scale} needs; "
             f"{near} and {near + step} are"
         )
-    wanted = tile_px or -(-default_tile_px(halo * scale) // step) * step
-    return min(wanted, -(-max(spec.height, spec.width) // step) * step)
+    return min(tile_px, -(-max(spec.height, spec.width) // step) * step)
 
 
 def pending(plan: Plan, done: Collection[Index]) -> Iterator[Tile]:

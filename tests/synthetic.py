@@ -17,7 +17,7 @@ from pipeline.demo_files import Place, write_enmap_tiles, write_hyperion_files
 from pipeline.demo_scenes import DemoSize, Flaws, SyntheticScene, landscape, make_scene
 
 BERLIN = Place(crs="EPSG:32633", west=366000.0, north=5810000.0)
-SMALL_DEMO = DemoSize(enmap_px=(64, 96), hyperion_px=(48, 80), delivery_px=32, tile_px=48)
+SMALL_DEMO = DemoSize(enmap_px=(64, 96), hyperion_px=(48, 80), pair_px=(32, 48), delivery_px=32, tile_px=48)
 CAVE_NM = tuple(range(400, 701, 10))
 
 
