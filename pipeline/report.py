@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.job import Event, Run, RunReport, unit_id
 from pipeline.restore import PlannedScene
@@ -50,8 +50,10 @@ class _Bars:
 
 
 def _progress(console: Console) -> Progress:
+    # A long name gives way to the figures: they take 55 columns.
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(12, console.width - 55))
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=name),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}, left"),
