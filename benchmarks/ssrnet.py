@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -47,18 +47,20 @@ def _seconds(scale: int, size: int, repeat: int) -> dict[str, float]:
     return best
 
 
-def _peak_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _resident_bytes(field: str) -> int:
+    """VmRSS (now) or VmHWM (at most so far) of this process. getrusage would count what its parent had, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 @torch.inference_mode()
 def measure_memory(scale: int, path: str) -> int:
-    """How far the peak of this process rises in one forward, bytes; call it in a fresh process."""
+    """How far this process grows in one forward, bytes; call it in a fresh one."""
     forward = _forward(scale, path)
     forward(torch.randn(1, 3, 8, 8))  # libraries loaded
-    x, before = torch.randn(1, BANDS, MEMORY_PX, MEMORY_PX), _peak_bytes()
+    x, before = torch.randn(1, BANDS, MEMORY_PX, MEMORY_PX), _resident_bytes("VmRSS")
     forward(x)
-    return _peak_bytes() - before
+    return _resident_bytes("VmHWM") - before
 
 
 def _memory(scale: int) -> dict[str, int]:

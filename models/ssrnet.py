@@ -64,12 +64,14 @@ class SSRModule(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, L, H, W, C) -> the same."""
         first, second, third = self.units
-        u1: torch.Tensor = x + first(x)
-        u2: torch.Tensor = u1 + second(u1)
-        u3: torch.Tensor = u2 + third(u2)
         w1, w2, w3 = self.mix.weight.flatten(1).chunk(UNITS, dim=1)  # (C, C) each: mixes without the concat
-        mixed = functional.linear(u1, w1, self.mix.bias) + functional.linear(u2, w2) + functional.linear(u3, w3)
-        y: torch.Tensor = self.last(functional.relu(mixed) + x)
+        u: torch.Tensor = x + first(x)
+        mixed = functional.linear(u, w1, self.mix.bias)
+        u = u + second(u)
+        mixed += functional.linear(u, w2)
+        u = u + third(u)
+        mixed += functional.linear(u, w3)
+        y: torch.Tensor = self.last(functional.relu(mixed, inplace=True) + x)
         return y
 
 
