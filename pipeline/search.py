@@ -7,6 +7,7 @@ records as well, since Tune's restore does not keep its schedulers' (docs/decisi
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections import deque
@@ -58,7 +59,6 @@ def search_archive(job: SearchJob, say: Say) -> list[Answer]:
         cubes = _cubes(root, job, name)
         reused = None if job.anew else _reuse(root, name, cubes)
         if reused is not None:
-            say(f"{name}: {reused.why}")
             answers[name] = reused
             continue
         plans.append(
@@ -160,6 +160,8 @@ def run_plans(root: Root, plans: Sequence[SearchPlan], *, workers: int | None, a
     if not todo.count:
         return
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the archive's records are the log
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output's verbose=0 still prints
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupt ends the command, as in every other verb
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     start_ray(address=address)
@@ -292,6 +294,10 @@ class _Halving(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._root, self._say = root, say
         self._plans = {plan.key: plan for plan in plans}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the console: Tune pickles its arguments, for a restore that nobody asks for."""
+        return {**self.__dict__, "_say": None}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Called by Tune after each epoch of a trial, while the trial waits."""

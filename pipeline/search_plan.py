@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,8 @@ VALIDATION_SHARE = 0.1
 """Of the areas. The paper's 2 % of its patches would be less than one of our areas in most archives."""
 LEAST_AREAS = 4
 """Three to learn from and one to choose by."""
+SMALLER_PATCHES_PX = (32, 24, 16)
+"""Tried in turn where the scenes are too small for the budget's patches."""
 MOST_BANDS = 64
 """Of a search on bands: the cost grows with the square of them."""
 
@@ -186,7 +188,7 @@ def make_plan(
         strategy: darts or spos.
         domain: coefficients of the signal subspace, or bands.
         budget_name: how the budget is called.
-        budget: how much work.
+        budget: how much work; its patches become smaller where the scenes are.
         trials: None for the budget's.
 
     Raises:
@@ -206,8 +208,13 @@ def make_plan(
                 f"source cubes of {sensor} have {spectrum.bands} and {counts} good bands; "
                 "name scenes of one kind by --scene"
             )
-    found = {key: list(_usable(root, key, spec, budget.area_px)) for key, spec in specs.items()}
-    areas = _spread(found, budget.areas)
+    areas: list[Area] = []
+    for patch_px in (budget.patch_px, *(p for p in SMALLER_PATCHES_PX if p < budget.patch_px)):
+        budget = replace(budget, patch_px=patch_px)
+        found = {key: list(_usable(root, key, spec, budget.area_px)) for key, spec in specs.items()}
+        areas = _spread(found, budget.areas)
+        if len(areas) >= LEAST_AREAS:
+            break
     if len(areas) < LEAST_AREAS:
         raise Refused(
             f"search for {sensor}: too few clean patches: {LEAST_AREAS} areas of {budget.area_px} x {budget.area_px} "

@@ -36,20 +36,26 @@ class Answer:
 
 
 def answers_table(answers: Sequence[Answer], console: Console) -> None:
-    """What a search found for each sensor."""
+    """What a search found for each sensor; losses are on validation areas, less is better."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("sensor", "genotype", "validation loss", "doing nothing", "trials", "search", "why"):
-        table.add_column(name, overflow="fold")
-    for a in answers:
-        if a.found is None:
-            table.add_row(a.sensor, "[red]none[/]", "", "", "", "", a.why)
-            continue
+    table.add_column("sensor")
+    table.add_column("genotype", no_wrap=True)
+    for name in ("loss", "untouched", "trials", "time"):
+        table.add_column(name, justify="right")
+    for a in (a for a in answers if a.found is not None):
+        assert a.found is not None
         f = a.found.figures
-        trials = ", ".join(f"{n} {state}" for state, n in f["trials"].items())
-        losses = (f"{f['validation_loss']:.4g}", f"{f['baseline_loss']:.4g}")
-        table.add_row(a.sensor, a.found.id, *losses, trials, duration(f["seconds"]), a.why)
+        table.add_row(
+            a.sensor,
+            a.found.id,
+            f"{f['validation_loss']:.4g}",
+            f"{f['baseline_loss']:.4g}",
+            ", ".join(f"{n} {state}" for state, n in f["trials"].items()),
+            duration(f["seconds"]),
+        )
     console.print(table)
     for a in answers:
-        if a.found is not None and not a.reused:
-            console.print(f"{a.sensor}: {' '.join(a.found.genotype.ops)}", highlight=False, soft_wrap=True)
-            console.print(f"{a.sensor}: picture {a.found.picture}", highlight=False, soft_wrap=True)
+        console.print(f"{a.sensor}: {a.why}", highlight=False, soft_wrap=True)
+        if a.found is not None:
+            console.print(f"  {' '.join(a.found.genotype.ops)}", highlight=False, soft_wrap=True)
+            console.print(f"  picture {a.found.picture}", highlight=False, soft_wrap=True)

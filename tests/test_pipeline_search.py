@@ -6,7 +6,10 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -87,13 +90,16 @@ def test_areas_are_usable_and_disjoint_and_the_plan_is_a_value(root: Root) -> No
     assert all(s.cube.shape == (10, 48, 48) and 0.3 < s.cube.max() < 1.2 and s.least_noise < 0.02 for s in scenes)
 
 
-def test_what_cannot_be_searched_says_what_is_missing(root: Root) -> None:
+def test_what_cannot_be_searched_says_what_is_missing(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     clouded = Root(root.url + "-clouded")
     key = add_cube(clouded, "cave", bands=10, low_nm=400, high_nm=700, cloud=True)
     assert all(a.x0 > 0 for a in plan_for(clouded).train)
     wide = replace(TINY, patch_px=90)
-    with pytest.raises(Refused, match=r"4 areas of 122 x 122 usable pixels are needed, 0 are in 1 source cube"):
+    assert plan_for(clouded, budget=wide).budget.patch_px == 24  # 56 pixels fit twice, the first column is clouded
+    monkeypatch.setattr("pipeline.search_plan.LEAST_AREAS", 10)
+    with pytest.raises(Refused, match=r"10 areas of 48 x 48 usable pixels are needed, 4 are in 1 source cube"):
         plan_for(clouded, budget=wide)
+    monkeypatch.undo()
     with pytest.raises(Refused, match=r"has 70 good bands.*at most 64"):
         add_cube(root, "muufl", bands=70, low_nm=400, high_nm=900)
         plan_for(root, "muufl", domain="bands")
@@ -216,6 +222,7 @@ def test_two_sensors_at_once_then_nothing_to_do(root: Root, ray_session: None, m
         assert root.exists(answer.found.picture)
         assert {r.state for r in answer.trials} <= {"finished", "stopped"} and len(answer.trials) == 2
         assert answer.trials[0].settings != answer.trials[1].settings  # one seed, then Optuna's
+    assert any("trial 0 finished" in line for line in said)
     before = {e.key: e.version for e in root.list("")}
     again = search_archive(job, said.append)
     assert all(a.reused and "distance of 0.000" in a.why for a in again)
@@ -224,8 +231,10 @@ def test_two_sensors_at_once_then_nothing_to_do(root: Root, ray_session: None, m
     assert {e.key: e.version for e in root.list("")} == before, "finished trials were repeated"
 
 
-def test_a_killed_worker_goes_on_and_a_diverging_trial_stops_alone(root: Root, ray_session: None) -> None:
-    plan = plan_for(root, budget=replace(TINY, epochs=3))
+@pytest.mark.slow
+def test_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: Root, ray_session: None) -> None:
+    plan = plan_for(root, budget=replace(TINY, epochs=3, steps=1), trials=3)
+    put_record(root, plan.id, replace(first_record(plan, 2), settings={"learning": 1.0}))
     wild = replace(first_record(plan, 1), settings={"learning_rate": 1e30, "alpha_rate": 1e-3})
     put_record(root, plan.id, wild)
     root.put_json(plan.key, plan.to_dict())
@@ -246,9 +255,44 @@ def test_a_killed_worker_goes_on_and_a_diverging_trial_stops_alone(root: Root, r
     run_plans(root, [plan], workers=None, address=None, say=said.append)
     stop.set()
     watcher.join()
-    first, second = (read_record(root, plan.id, n) for n in range(2))
+    first, second, third = (read_record(root, plan.id, n) for n in range(3))
     assert killed and first is not None and first.state == "finished" and first.where["pid"] != killed[0]
     assert second is not None and second.state == "diverged"
+    assert third is not None and third.state == "failed" and "'learning'" in third.reason
+    assert f"cave: trial 2 failed: {third.reason}" in said
     reference = replace(plan, budget_name="undisturbed")
     (*_, whole) = run_trial(root, reference, first_record(reference, 0))
     assert outcome(first) == outcome(whole)
+
+
+DRIVER = """
+import sys
+from dataclasses import replace
+from pipeline.config import SearchJob
+from pipeline.search import search_archive
+from pipeline.search_plan import BUDGETS, Budget
+BUDGETS["smoke"] = Budget(**eval(sys.argv[2]))
+search_archive(SearchJob(archive=sys.argv[1], sensors=("cave",), budget="smoke"), print)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_repeats_nothing(root: Root, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = replace(TINY, epochs=3, steps=1)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, root.url, str(asdict(budget))], start_new_session=True)
+    try:
+        plan = plan_for(root, budget=budget, budget_name="smoke")
+        deadline = time.monotonic() + 200
+        while (cut := read_record(root, plan.id, 0)) is None or cut.epoch == 0:
+            assert time.monotonic() < deadline and driver.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    cut = read_record(root, plan.id, 0)
+    assert cut is not None and cut.state == "running" and cut.epoch < 3
+    monkeypatch.setitem(BUDGETS, "smoke", budget)  # type: ignore[arg-type]
+    (answer,) = search_archive(SearchJob(archive=root.url, sensors=("cave",), budget="smoke"), print)
+    trial = answer.trials[0]
+    assert answer.found is not None and [r.state for r in answer.trials] == ["finished", "finished"]
+    assert trial.history[: cut.epoch] == cut.history, "an epoch was repeated"  # its seconds are in it
