@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from models import checkpoint
-from models.bicubic import enlarge
+from models.bicubic import enlarge, reduce
 from models.card import BadCard, ModelCard
+from models.metrics import psnr, sam
 from models.restorer import Window
 from models.sharpener import SsrnetModel, by_bands, network
 
@@ -129,3 +130,34 @@ def test_save_and_load(tmp_path: Path) -> None:
     x = torch.from_numpy(cube)[None]
     facts = loaded.estimate(whole(cube))
     torch.testing.assert_close(loaded.bind(facts)(x), model().bind(facts)(x))
+
+
+def discs(bands: int, size: int = 96) -> np.ndarray:
+    """Smooth spectra, sharp discs: (bands, size, size), 0 to 1."""
+    rng, at = np.random.default_rng(1), np.linspace(0, 1, bands)
+    spectra = np.stack([np.exp(-((at - c) ** 2) / 0.08) for c in np.linspace(0, 1, 4)])
+    y, x = np.mgrid[:size, :size]
+    maps = np.zeros((4, size, size))
+    for m in maps:
+        for _ in range(12):
+            m += rng.random() * np.clip(
+                rng.uniform(6, 16) - np.hypot(y - rng.uniform(0, size), x - rng.uniform(0, size)), 0, 1
+            )
+    cube = np.einsum("rb,rhw->bhw", spectra, maps)
+    return (cube / cube.max()).astype(np.float32)
+
+
+@pytest.mark.parametrize("bands", [31, 100])
+@pytest.mark.parametrize("name", ["ssrnet-x2-small"])
+def test_the_shipped_weights_sharpen(name: str, bands: int) -> None:
+    m = checkpoint.load(checkpoint.builtin(name))
+    assert m.card.trained_on and m.card.recipe["seconds"] > 0
+    truth = discs(bands)
+    coarse = reduce(torch.from_numpy(truth), m.scale)
+    restorer = m.bind(m.estimate(whole(coarse.numpy())))
+    h = restorer.halo
+    padded = torch.from_numpy(np.pad(coarse.numpy(), ((0, 0), (h, h), (h, h)), mode="reflect"))[None]
+    inner = slice(m.scale * h, -m.scale * h)
+    ours, bicubic = restorer(padded)[0, :, inner, inner].numpy(), enlarge(coarse, m.scale).numpy()
+    assert psnr(truth, ours) > psnr(truth, bicubic) + 1.0
+    assert sam(truth, ours).degrees < sam(truth, bicubic).degrees
