@@ -85,16 +85,20 @@ def quality(truth: F32, estimate: F32) -> dict[str, object]:
 class Scenes:
     """Scenes of a folder, in order of name. `failed` counts those that were named on stderr and left out."""
 
-    def __init__(self, data: Path, *, names: Sequence[str] | None = None, peak: float | None = None) -> None:
+    def __init__(
+        self, data: Path, *, names: Sequence[str] | None = None, peak: float | None = None, most: int | None = None
+    ) -> None:
         """Loose files are ignored. Scenes are divided by `peak`, or each by its own maximum.
 
         Args:
             names: only these scenes; one that is not there counts as failed.
+            peak: what scenes are divided by.
+            most: only the first so many.
 
         Raises:
             SystemExit: no such folder, or no scene folder in it.
         """
-        self.failed, self.peak = 0, peak
+        self.failed, self.peak, self.most = 0, peak, most
         self.folders = sorted(p for p in data.iterdir() if p.is_dir()) if data.is_dir() else []
         if not self.folders:
             raise SystemExit(f"{data}: no folder with scene folders in it")
@@ -106,7 +110,7 @@ class Scenes:
 
     def __iter__(self) -> Iterator[tuple[str, F32]]:
         """(name without `_ms`, cube)."""
-        for folder in self.folders:
+        for folder in self.folders[: self.most]:
             try:
                 cube = read_scene(folder, peak=self.peak)
             except Unreadable as e:

@@ -62,6 +62,10 @@ BORDER_SHARE = 0.15
 """Share of a kernel that may lie in the outer two pixels of the largest support."""
 MOST_UNEXPLAINED = 0.6
 """Above this in the median guide band, response or images are plainly wrong. A real pair of two sensors has 0.1-0.3."""
+ADVICE = (
+    "check that the response has the bands of these two cubes in their order, and that both images show the same place "
+    "at the same time"
+)
 SWAPPED = 4.0
 """A guide band that explains another band's view this many times better than that band itself: bands are mixed up."""
 
@@ -197,7 +201,7 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
     rows = _Rows.of(pairs, setup, middle, largest)
     kernel = Support(middle, largest).kernel(gaussian_kernel(2 * largest + 1, max(s / 2, 0.7)).ravel())
     gains = rows.gains(kernel)
-    _check_response(gains)
+    _check_gains(gains)
     supports = [rows.support(r) for r in REACHES if least <= r <= largest]
     for _ in range(ROUNDS):
         best = _fit(rows, gains, supports[0], TAUS)
@@ -215,6 +219,7 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
     condition, determined = best.certainty()
     at = centroid(kernel)
     shift = (at[0] - setup.expected_centroid_px, at[1] - setup.expected_centroid_px)
+    _check_gains(gains)
     _check_response(gains)
     _check_kernel(kernel, shift, setup, Support(middle, largest))
     noise_y, noise_x, bright = _noise(pairs)
@@ -419,15 +424,18 @@ def _solve(h: F64, b: F64) -> F64:
     return k
 
 
+def _check_gains(gains: _Gains) -> None:
+    """Raises BadPair where a guide band falls when what it should see rises: no kernel mends that."""
+    if (gains.gain <= 0).any():
+        raise BadPair(f"gains of the guide bands are {np.round(gains.gain, 3).tolist()}, must be > 0: {ADVICE}")
+
+
 def _check_response(gains: _Gains) -> None:
     """Raises BadPair where the guide does not see what the response says."""
-    left = float(np.median(gains.unexplained))
-    if left > MOST_UNEXPLAINED or (gains.gain <= 0).any():
+    if np.median(gains.unexplained) > MOST_UNEXPLAINED:
         raise BadPair(
             f"the guide leaves {np.round(gains.unexplained, 2).tolist()} of the variance of its simulated bands "
-            f"unexplained (most allowed in the median {MOST_UNEXPLAINED}), with gains "
-            f"{np.round(gains.gain, 3).tolist()} (must be > 0): check that the response has the bands of these two "
-            "cubes in their order, and that both images show the same place at the same time"
+            f"unexplained (most allowed in the median {MOST_UNEXPLAINED}): {ADVICE}"
         )
     other = gains.crossed + np.diag(np.full(len(gains.gain), np.inf))
     mixed = np.flatnonzero(

@@ -23,7 +23,7 @@ import torch
 from models import blur, local_map
 from models.blur import Blur
 from models.card import BadCard, ModelCard
-from models.degrade import blur_down, upsample
+from models.degrade import blur_down, centroid, upsample
 from models.fusion import Adapted, Budget, Pair, Setup, State
 from models.pair_moments import pair_moments
 from models.restorer import Facts, pack, unpack
@@ -68,9 +68,8 @@ class LeastSquaresModel:
             BadPair: as `blur.estimate`.
         """
         known = blur.estimate(pairs, setup)
-        m = len(setup.response)
         second = pair_moments(pairs, known.kernel, setup.scale)
-        weights, explained = _regression(second, m)
+        weights, explained = regression(second, len(setup.response))
         top = setup.response.max(axis=1, keepdims=True)
         facts: Facts = {
             "scale": setup.scale,
@@ -92,8 +91,16 @@ class LeastSquaresModel:
         return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": "the model does not adapt"})
 
 
-def _regression(second: F64, m: int) -> tuple[F64, F64]:
-    """(b, m + 1) weights of (H X, 1), and (b,) share of the variance of Y that they explain."""
+def regression(second: F64, m: int) -> tuple[F64, F64]:
+    """Plain least squares of Y on (H X, 1).
+
+    Args:
+        second: (m + 1 + b, m + 1 + b) of `pair_moments`.
+        m: guide bands.
+
+    Returns:
+        (b, m + 1) weights, and (b,) share of the variance of Y that they explain.
+    """
     f, cross, power = second[: m + 1, : m + 1], second[: m + 1, m + 1 :], np.diag(second)[m + 1 :]
     ridge = RIDGE * np.diag(np.diag(f))
     weights = np.linalg.solve(f + ridge, cross).T
@@ -102,27 +109,18 @@ def _regression(second: F64, m: int) -> tuple[F64, F64]:
     return np.asarray(weights, np.float64), np.clip(1 - left / variance, 0.0, 1.0)
 
 
-class LeastSquaresRestorer:
-    """(y, x) -> z by the floor or by the local map, bound to a scene."""
+class Floor:
+    """z = A x + a + upsample(y - A H x - a) for one kernel H and one map (A, a)."""
 
-    def __init__(self, facts: Facts, *, halo: int, local: bool) -> None:
-        self.halo, self.scale = halo, int(facts["scale"])
-        known = Blur.from_facts(facts["blur"])
-        self.centroid_px = known.centroid_px
-        self.kernel = torch.from_numpy(known.kernel.astype(np.float32))
-        self.weights = torch.from_numpy(unpack(facts["floor"]["weights"]))
-        self.starter = local_map.Starter(local_map.LocalMap.from_facts(facts["start"])) if local else None
+    def __init__(self, scale: int, kernel: F64, weights: F64) -> None:
+        """Kernel (n, n) of sum 1; weights (b, m + 1) of (X, 1)."""
+        self.scale, self.centroid_px = scale, centroid(kernel)
+        self.kernel = torch.from_numpy(kernel.astype(np.float32))
+        self.weights = torch.from_numpy(weights.astype(np.float32))
 
     @torch.no_grad()
     def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
-        if self.starter is None:
-            return self.floor(y, x)
-        start = self.starter(y, x)
-        return self.starter.bands(start.coefficients, start, y)
-
-    def floor(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The one map of the scene and the interpolated residual; shapes as in the call."""
         kernel, weights = self.kernel.to(y.device), self.weights.to(y.device)
 
         def mapped(x: torch.Tensor) -> torch.Tensor:
@@ -134,3 +132,25 @@ class LeastSquaresRestorer:
     def without_guide(self, y: torch.Tensor) -> torch.Tensor:
         """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
         return upsample(y, self.scale, self.centroid_px)
+
+
+class LeastSquaresRestorer:
+    """(y, x) -> z by the floor or by the local map, bound to a scene."""
+
+    def __init__(self, facts: Facts, *, halo: int, local: bool) -> None:
+        self.halo, self.scale = halo, int(facts["scale"])
+        kernel, weights = Blur.from_facts(facts["blur"]).kernel, unpack(facts["floor"]["weights"])
+        self.floor = Floor(self.scale, kernel, weights.astype(np.float64))
+        self.starter = local_map.Starter(local_map.LocalMap.from_facts(facts["start"])) if local else None
+
+    @torch.no_grad()
+    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
+        if self.starter is None:
+            return self.floor(y, x)
+        start = self.starter(y, x)
+        return self.starter.bands(start.coefficients, start, y)
+
+    def without_guide(self, y: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
+        return self.floor.without_guide(y)

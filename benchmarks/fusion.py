@@ -1,0 +1,274 @@
+"""Fusion of a sharp guide and a rich image: `python -m benchmarks.fusion --data DIR [--kernels FILE.npy] [--scale 8]`.
+
+One JSON line for each scene, kernel and method. Protocol (PAPERS.md section 4): the whole-scene cube divided by its
+maximum, then the centre crop, cut to a multiple of the scale; Y = (Z * k) decimated by the one phase convention of
+`models/degrade.py` (edges replicated, the kernel used as given, its centre (n//2, n//2) on HR pixel (s i, s j)) plus
+white noise, variance mean(Y^2) / 10^(dB/10) over the whole cube, from numpy.random.default_rng([0, dB]) afresh for
+each scene and kernel, unclipped; X = P Z with the paper's P (Nikon D700 on 31 bands of 400-700 nm), without noise
+unless --guide-snr-db asks for it; every output clipped to [0, 1]. No method is told the kernel, the noise or the truth.
+
+Methods, the whole crop in one call (the pipeline cuts its windows at the scene's edge too, so that is what it gives):
+
+    bicubic        Y made finer, its samples where the convention has them; no guide
+    gauss-ls       the floor with an assumed Gaussian kernel (full width at half maximum s)
+    floor          kernel in closed form, one least-squares map, interpolated residual (`models/least_squares.py`)
+    least-squares  the better training-free start: a map that changes from place to place
+    fusion         the shipped network, not adapted
+    hypermend      the same, adapted in the blocks of the pipeline's lattice, blended as the pipeline does it
+    paper-schedule the paper's adaptation on the same fusion (`benchmarks/paper_schedule.py`); use --crop 128
+
+Published, not ours, and under the paper's own kernels and split: UAL, s = 8, 40 dB, 43.23 dB / 6.72 degrees on its
+kernel K1, 43.08 / 6.74 over its four; printed once on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks import kernels
+from benchmarks.scenes import F32, Scenes, crop, quality
+from catalog.sensors import srf
+from models import checkpoint, degrade, metrics
+from models.card import ModelCard
+from models.fusion import BadPair, Budget, FusionModel, Pair, Setup
+from models.least_squares import Floor, LeastSquaresModel, regression
+from models.pair_moments import pair_moments
+from models.restorer import Facts
+from pipeline.blocks import BlockGrid
+from pipeline.fuse import DEFAULT_STEPS
+from pipeline.tiles import Window
+
+F64 = npt.NDArray[np.float64]
+
+NETWORK = "ual-fusion"
+FLOOR = ModelCard(name="floor", architecture="least-squares", config={"local": False})
+PAPER = "UAL as published (CAVE, s = 8, 40 dB, its own kernels): 43.23 dB / 6.72 degrees on K1, 43.08 / 6.74 over four"
+CAVE_BANDS = 31
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is given, and the truth it is scored by."""
+
+    truth: F32
+    """(b, s*h, s*w); for the score alone."""
+    pair: Pair
+    setup: Setup
+    known: dict[str, tuple[Facts, float]] = field(default_factory=dict)
+    """Facts and the seconds they took, by architecture: methods of one model share them, and each is charged."""
+
+    def facts(self, model: FusionModel) -> tuple[Facts, float]:
+        """What the model knows of the pair, and the seconds it took to know."""
+        key = model.card.architecture + str(model.card.config.get("local"))
+        if key not in self.known:
+            begin = time.perf_counter()
+            facts = model.estimate(lambda: [self.pair], self.setup)
+            self.known[key] = facts, time.perf_counter() - begin
+        return self.known[key]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A method's image, its seconds, and what else there is to say."""
+
+    image: F32
+    seconds: float
+    more: Facts = field(default_factory=dict)
+
+
+Method = Callable[[Problem], Answer]
+
+
+def problem(truth: F32, kernel: F64, setup: Setup, snr_db: float, guide_snr_db: float | None = None) -> Problem:
+    """Degrade a truth by the protocol: noise of Y first, then of X where asked for."""
+    z = torch.from_numpy(truth)[None]
+    y = degrade.blur_down(z, torch.from_numpy(kernel.astype(np.float32)), setup.scale)[0].numpy()
+    x = degrade.respond(z, torch.from_numpy(setup.response))[0].numpy()
+    y = degrade.gaussian(y, degrade.snr_std(y, snr_db), _generator(snr_db))
+    if guide_snr_db is not None:
+        x = degrade.gaussian(x, degrade.snr_std(x, guide_snr_db), np.random.default_rng([1, round(guide_snr_db)]))
+    return Problem(truth, whole_pair(y, x), setup)
+
+
+def _generator(snr_db: float) -> np.random.Generator:
+    return np.random.default_rng([0, round(snr_db)])
+
+
+def whole_pair(y: F32, x: F32) -> Pair:
+    """A pair of images without gaps."""
+    return Pair(y=y, y_valid=np.ones(y.shape[1:], dtype=bool), x=x, x_valid=np.ones(x.shape[1:], dtype=bool))
+
+
+def _tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None]
+
+
+def bicubic(p: Problem) -> Answer:
+    """No guide."""
+    begin, c = time.perf_counter(), p.setup.expected_centroid_px
+    image = degrade.upsample(_tensors(p.pair)[0], p.setup.scale, (c, c))[0].numpy()
+    return Answer(image, time.perf_counter() - begin)
+
+
+def gauss_ls(p: Problem) -> Answer:
+    """The floor's map and residual with a kernel that nobody measured."""
+    begin, s = time.perf_counter(), p.setup.scale
+    c = p.setup.expected_centroid_px
+    kernel = degrade.gaussian_kernel(2 * s + 1, max(s / 2.3548, 0.1), centroid_px=c)
+    weights, _ = regression(pair_moments(lambda: [p.pair], kernel, s), len(p.pair.x))
+    image = Floor(s, kernel, weights)(*_tensors(p.pair))[0].numpy()
+    return Answer(image, time.perf_counter() - begin)
+
+
+def unadapted(model: FusionModel) -> Method:
+    """A model as it is, on the whole image."""
+
+    def run(p: Problem) -> Answer:
+        facts, seconds = p.facts(model)
+        begin = time.perf_counter()
+        image = model.bind(facts)(*_tensors(p.pair))[0].numpy()
+        return Answer(image, seconds + time.perf_counter() - begin, said(facts))
+
+    return run
+
+
+def said(facts: Facts) -> Facts:
+    """What the estimate of a pair says of itself."""
+    blur = facts["blur"]
+    return {k: blur[k] for k in ("condition", "residual", "shift_px", "centroid_px")}
+
+
+def adapted(model: FusionModel, steps: int = DEFAULT_STEPS) -> Method:
+    """A model adapted block by block and blended, as the pipeline's tiles do it."""
+
+    def run(p: Problem) -> Answer:
+        facts, seconds = p.facts(model)
+        begin = time.perf_counter()
+        plain = model.bind(facts)(*_tensors(p.pair))[0].numpy()
+        s, (h, w) = p.setup.scale, p.pair.y_valid.shape
+        grid, halo = BlockGrid(height=h, width=w, scale=s), model.halo(s)
+        out, blocks = np.zeros_like(plain), []
+        for block in grid:
+            around = _grown(block.support, halo, h, w)
+            y, x = _slices(block.support, around)
+            learned = model.adapt(facts, _cut(p.pair, around, s), (y, x), Budget(steps=steps))
+            blocks.append({k: v for k, v in learned.figures.items() if k in ("adapted", "steps", "reason")})
+            to_y, to_x = _finer(*_slices(block.support, Window(y0=0, y1=h, x0=0, x1=w)), s)
+            answer = plain[:, to_y, to_x]
+            if learned.state:
+                inner = _finer(y, x, s)
+                answer = model.bind(facts, learned.state)(*_tensors(_cut(p.pair, around, s)))[0].numpy()
+                answer = answer[:, inner[0], inner[1]]
+            out[:, to_y, to_x] += grid.weight(block.index, block.support) * answer
+        changed = sum(bool(b.get("adapted")) for b in blocks)
+        more = {"blocks": len(blocks), "blocks_adapted": changed, "steps": [b.get("steps", 0) for b in blocks]}
+        return Answer(out, seconds + time.perf_counter() - begin, {**said(facts), **more})
+
+    return run
+
+
+def _grown(window: Window, margin: int, h: int, w: int) -> Window:
+    return Window(
+        y0=max(0, window.y0 - margin),
+        y1=min(h, window.y1 + margin),
+        x0=max(0, window.x0 - margin),
+        x1=min(w, window.x1 + margin),
+    )
+
+
+def _slices(inner: Window, outer: Window) -> tuple[slice, slice]:
+    return slice(inner.y0 - outer.y0, inner.y1 - outer.y0), slice(inner.x0 - outer.x0, inner.x1 - outer.x0)
+
+
+def _finer(y: slice, x: slice, scale: int) -> tuple[slice, slice]:
+    return slice(y.start * scale, y.stop * scale), slice(x.start * scale, x.stop * scale)
+
+
+def _cut(pair: Pair, window: Window, scale: int) -> Pair:
+    y, x = slice(window.y0, window.y1), slice(window.x0, window.x1)
+    fy, fx = _finer(y, x, scale)
+    return Pair(y=pair.y[:, y, x], y_valid=pair.y_valid[y, x], x=pair.x[:, fy, fx], x_valid=pair.x_valid[fy, fx])
+
+
+def _network() -> FusionModel:
+    return checkpoint.load_fusion(checkpoint.builtin(NETWORK))
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "bicubic": lambda: bicubic,
+    "gauss-ls": lambda: gauss_ls,
+    "floor": lambda: unadapted(LeastSquaresModel(FLOOR, {})),
+    "least-squares": lambda: unadapted(checkpoint.load_fusion(checkpoint.builtin("least-squares"))),
+    "fusion": lambda: unadapted(_network()),
+    "hypermend": lambda: adapted(_network()),
+}
+DEFAULT = ("bicubic", "gauss-ls", "floor", "fusion", "hypermend")
+
+
+def laboratory(bands: int, scale: int) -> Setup:
+    """The protocol's pair.
+
+    Raises:
+        SystemExit: not 31 bands, so their wavelengths are not known.
+    """
+    if bands != CAVE_BANDS:
+        raise SystemExit(f"{bands} bands: the folder holds no wavelengths, and only CAVE's 31 of 400-700 nm are known")
+    response = srf("cave", "nikon-d700").astype(np.float32)
+    return Setup(scale=scale, response=response, expected_centroid_px=0.0)
+
+
+def line(p: Problem, answer: Answer, scale: int) -> dict[str, object]:
+    """Scores of an answer."""
+    clipped = np.clip(answer.image, 0, 1)
+    scores = quality(p.truth, answer.image)
+    return {**scores, "ergas": metrics.ergas(p.truth, clipped, ratio=scale), "seconds": round(answer.seconds, 3)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 1 when a scene could not be read or fused, or there is none of a name."""
+    ap = argparse.ArgumentParser(prog="python -m benchmarks.fusion", description=__doc__.split("\n")[0])
+    ap.add_argument("--data", type=Path, required=True, help="folder of scene folders")
+    ap.add_argument("--kernels", type=Path, help="K x n x n in a .npy file; default: five built in, none Gaussian")
+    ap.add_argument("--scale", type=int, default=8)
+    ap.add_argument("--snr-db", type=float, default=40, help="of Y")
+    ap.add_argument("--guide-snr-db", type=float, help="of X; default: without noise")
+    ap.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(DEFAULT))
+    ap.add_argument("--crop", type=int, default=512, help="central pixels")
+    ap.add_argument("--max-scenes", type=int, help="only the first so many")
+    ap.add_argument("--scenes", nargs="+", help="only these scenes, by name")
+    a = ap.parse_args(argv)
+    tested = kernels.read(a.kernels) if a.kernels else kernels.built_in()
+    methods = {m: METHODS[m]() for m in a.methods}
+    scenes = Scenes(a.data, names=a.scenes, most=a.max_scenes)
+    print(PAPER, file=sys.stderr)
+    for name, cube in scenes:
+        size = min(a.crop, *cube.shape[1:]) // a.scale * a.scale
+        if size == 0:
+            raise SystemExit(f"scene {name}: {cube.shape[1]}x{cube.shape[2]} pixels and crop {a.crop} are too few")
+        setup = laboratory(len(cube), a.scale)
+        for kernel_name, kernel in tested.items():
+            p = problem(np.ascontiguousarray(crop(cube, size)), kernel, setup, a.snr_db, a.guide_snr_db)
+            for method, run in methods.items():
+                head = {"scene": name, "kernel": kernel_name, "scale": a.scale, "snr_db": a.snr_db, "method": method}
+                try:
+                    answer = run(p)
+                except BadPair as e:
+                    scenes.failed += 1
+                    print(f"failed: {json.dumps(head)}: {e}", file=sys.stderr)
+                    continue
+                print(json.dumps({**head, **line(p, answer, a.scale), **answer.more}, allow_nan=False), flush=True)
+    return 1 if scenes.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
