@@ -10,6 +10,8 @@ variation; `svd8-tv`, rank 8 and 2-D total variation on each eigenimage; `svd-bm
 package bm3d, which is not free software and no dependency); `hypermend`, the shipped model. All but hypermend are told
 sigma. The weights of the total variations, in units of sigma, are those of the best mean PSNR on crops of training
 scenes (`TV3D`, `TV2D`).
+
+With --real, --data is the folder above: EnMAP, Hyperion and Pavia as they are (`benchmarks/denoise_real.py`).
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import denoise_real
 from benchmarks.scenes import F32, Scenes, crop, quality
 from models import checkpoint, metrics
 from models.degrade import gaussian
+from models.denoiser import StasModel
 
 MODEL = "stas-subspace"
 LOW_NOISE = (0, 1, 2, 5, 10)
@@ -143,6 +147,19 @@ def _chosen(names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
+def real(data: Path, picture: Path | None) -> int:
+    """One line for each real scene; 1 when there is none."""
+    model = checkpoint.load(checkpoint.builtin(MODEL))
+    assert isinstance(model, StasModel)
+    found = False
+    for name, cube, known in denoise_real.scenes(data):
+        print(json.dumps(denoise_real.measure(model, name, cube, known, picture), allow_nan=False), flush=True)
+        found = True
+    if not found:
+        print(f"{data}: none of the folders {', '.join(denoise_real.SCENES)} in it", file=sys.stderr)
+    return 0 if found else 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 1 when a scene could not be read."""
     ap = argparse.ArgumentParser(prog="python -m benchmarks.denoise", description=__doc__.split("\n")[0])
@@ -150,10 +167,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = ap.add_mutually_exclusive_group()
     level.add_argument("--sigma", type=int, nargs="+", default=[30, 50, 70], help="noise, of 255")
     level.add_argument("--low-noise", action="store_true", help=f"sigma {LOW_NOISE}: is anything good spoilt?")
+    level.add_argument("--real", action="store_true", help="real scenes as they are: is anything of them lost?")
+    ap.add_argument("--picture", type=Path, help="with --real: folder for PNGs of what was removed")
     ap.add_argument("--crop", type=int, default=300, help="central pixels")
     ap.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all but svd-bm3d that can run here")
     ap.add_argument("--scenes", nargs="+", help="only these scenes, by name")
     a = ap.parse_args(argv)
+    if a.real:
+        return real(a.data, a.picture)
     methods = {m: METHODS[m]() for m in _chosen(a.methods)}
     scenes = Scenes(a.data, names=a.scenes)
     for name, cube in scenes:

@@ -5,8 +5,8 @@ pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient,
 
     z_k' = pilot(z)_k - t_k c_k pilot: a sliding DCT (`pilot.py`); c = STAS(features) corrects it for k = 1..K,
                                 and t_k (`trust`) is near 1 where there is signal, 0 where there is noise alone
-    z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q =
-                                `subspace.EMPTY`)
+    z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q = 1.08)
+    z'   = z' + long waves      of all stored coefficients, from means of 4x4 pixels (`pilot.long_waves`)
     r'   = r - r q / power_r      what is left of the whitened pixel
     y'   = W^-1 (U z' + r')
 
@@ -221,8 +221,9 @@ class OnSubspace:
             raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {self.project.shape[1]} bands")
         self._move(x.device)
         z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
-        noise = z * self.removed
-        noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
+        first, noise = z * (1 - self.removed), z * self.removed
+        first[:, : self.net.channels], noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
+        noise -= pilot.long_waves(z, first)
         # y - y' = W^-1 (U noise + q (W y - U z)), q the share of the rest that goes
         rest = torch.where(self.live, x, 0.0) * self.removed_rest
         gone = rest + torch.einsum("bj,njhw->nbhw", self.back, noise - self.removed_rest * z)
@@ -235,12 +236,15 @@ class OnSubspace:
             for name in ("project", "back", "power", "removed", "live", "restored"):
                 setattr(self, name, getattr(self, name).to(device))
 
-    def _predict(self, z: torch.Tensor) -> torch.Tensor:
-        """Noise in the first coefficients, (B, K, H, W). Scenes with fewer than K bands are filled up with zeros."""
+    def _predict(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pilot's estimate of the first coefficients, and the noise in them, (B, K, H, W) each.
+
+        Scenes with fewer than K bands are filled up with zeros.
+        """
         k, missing = z.shape[1], self.net.channels - z.shape[1]
         power = torch.cat((self.power[:k], self.power.new_ones(missing)))[None]  # (1, K)
         z = functional.pad(z, (0, 0, 0, 0, 0, missing))
         first = pilot.pilot(z, power[0])
         x = features(z, first, power).contiguous(memory_format=torch.channels_last)
         correction: torch.Tensor = self.net(x) - x[:, : self.net.channels]
-        return (z - first + trust(power) * correction.clamp(-MOST, MOST))[:, :k]
+        return first[:, :k], (z - first + trust(power) * correction.clamp(-MOST, MOST))[:, :k]

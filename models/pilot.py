@@ -26,6 +26,10 @@ ONE_SCALE_HALO = 2 * (BLOCK - 1)
 """Pixels on each side that the estimate on one scale depends on: a block's reach in each pass."""
 HALO = 2 * ONE_SCALE_HALO + 4
 """Pixels on each side that the estimate depends on: the coarse scale's reach, and the cells beside it."""
+LONG = 4
+"""Pixels of the cells from which the longest waves come."""
+LONG_THRESHOLD = 2.5
+"""Lower than of the finer scales: there is 1/16 of the noise to let through, and weak signal lives in long waves."""
 
 
 CACHED_PX, GPU_PX = 2**14, 2**20
@@ -60,6 +64,31 @@ def pilot(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     coarse = one_scale(2 * _cells(z), 1 + 4 * (power - 1)) / 2
     better = functional.interpolate(coarse - _cells(fine), scale_factor=2, mode="bilinear", align_corners=False)
     return fine + better[..., : z.shape[2], : z.shape[3]]
+
+
+def long_waves(z: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """What an estimate lacks of waves longer than 16 pixels: hard threshold, one pass, on means of 4x4 pixels.
+
+    Args:
+        z: (B, K, H, W) coefficients with unit white noise.
+        first: (B, K, H, W) their estimate.
+
+    Returns:
+        (B, K, H, W), to be added to the estimate; depends on 42 pixels around it, and on those of `first`.
+    """
+    h, w = z.shape[2:]
+    edges = (0, -w % (2 * LONG), 0, -h % (2 * LONG))
+    noisy, known = (
+        functional.avg_pool2d(functional.pad(x, edges, mode="replicate"), LONG).flatten(0, 1) for x in (z, first)
+    )
+
+    def hard(spectra: torch.Tensor, _: slice) -> torch.Tensor:
+        return (spectra.abs() > LONG_THRESHOLD).to(spectra.dtype)
+
+    lacking = _shrunk(_lines(LONG * noisy), noisy.shape, hard) / LONG - known  # (B K, h / 4, w / 4)
+    means = functional.avg_pool2d(lacking[None], 2)
+    smooth = functional.interpolate(means, scale_factor=2 * LONG, mode="bilinear", align_corners=False)
+    return smooth[..., :h, :w].reshape(z.shape)
 
 
 def _cells(z: torch.Tensor) -> torch.Tensor:

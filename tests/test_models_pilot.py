@@ -46,3 +46,17 @@ def test_reach() -> None:
     moved[0, 0, 30, 30] += 5
     changed = ((pilot(moved) - pilot(z)).abs()[0, 0] > 0).nonzero()
     assert int((changed - 30).abs().max()) <= HALO
+
+
+def test_long_waves_come_back_and_reach_as_far_as_they_say() -> None:
+    """A wave of 64 pixels at a third of the noise, which no block of 8 pixels can see."""
+    wave = (torch.arange(128) * (2 * torch.pi / 64)).sin().expand(1, 1, 128, 128) / 3
+    z = wave + randn(1, 1, 128, 128)
+    nothing = torch.zeros_like(z)
+    found = module.long_waves(z, nothing)
+    assert float((found - wave).square().mean()) < 0.5 * float(wave.square().mean())
+    assert float(module.long_waves(randn(1, 1, 128, 128), nothing).square().mean()) < 0.01
+    moved = z.clone()
+    moved[0, 0, 64, 64] += 40
+    changed = ((module.long_waves(moved, nothing) - found).abs()[0, 0] > 0).nonzero()
+    assert int((changed - 64).abs().max()) <= 42
