@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from typer.testing import CliRunner, Result
 
 from catalog.cube import Cube, create
 from catalog.errors import BadSensor, Refused
@@ -26,6 +27,7 @@ from catalog.spec import CLOUD, VALID
 from models.stas import Genotype
 from models.stas_search import random_genotype
 from pipeline.cell_picture import draw_cell
+from pipeline.cli import app
 from pipeline.config import SearchJob
 from pipeline.genotypes import NEAR, BadGenotype, Found, Spectrum, known, nearest, put, read
 from pipeline.search import goes_on, run_plans, rungs, sampled_settings, search_archive
@@ -158,6 +160,29 @@ def test_a_cell_is_drawn_and_the_same_genotype_gives_the_same_bytes() -> None:
     assert all(op.encode() in svg for op in set(genotype.ops))
 
 
+def hypermend(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(w) for w in words], catch_exceptions=False)
+
+
+def test_a_near_genotype_is_proposed_instead_of_a_search(root: Root) -> None:
+    near = found("cave-1", Spectrum(bands=11, low_nm=400, high_nm=700))
+    figures = {"strategy": "darts", "budget": "full", "validation_loss": 0.5, "baseline_loss": 0.9, "seconds": 60.0}
+    put(root, replace(near, figures=figures | {"trials": {"finished": 8}}))
+    result = hypermend("search", "--archive", root.url, "--sensor", "cave", "--json")
+    (answer,) = json.loads(result.stdout)["genotypes"]
+    assert result.exit_code == 0 and answer["reused"] and answer["genotype"]["id"] == "cave-1"
+    assert "found on 11 bands, 400-700 nm, at a distance of 0.138 from 10 bands" in answer["why"]
+    assert not list(root.list("searches"))
+    listed = hypermend("genotypes", "--archive", root.url)
+    assert listed.exit_code == 0 and "cave-1  11 bands, 400-700 nm  darts, full" in listed.stdout
+    root.put("genotypes/cave-2.json", b"{}")
+    listed = hypermend("genotypes", "--archive", root.url, "--json")
+    assert listed.exit_code == 1 and "key 'id' is missing" in listed.stderr
+    assert [g["id"] for g in json.loads(listed.stdout)["genotypes"]] == ["cave-1"]
+    refused = hypermend("search", "--archive", root.url, "--sensor", "cove")
+    assert refused.exit_code == 2 and "unknown sensor 'cove'" in refused.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------- trials
 
 
@@ -184,6 +209,18 @@ def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(root: Root, strateg
     assert outcome([*run_trial(root, other, kept)][-1]) == outcome(whole)
     left = [e.key for e in root.list(f"searches/{other.id}/trials")]
     assert left == [record_key(other.id, 0)]
+
+
+def test_a_trial_runs_on_s3(s3_bucket: str) -> None:
+    root = Root(f"s3://{s3_bucket}/a")
+    add_cube(root, "cave", bands=10, low_nm=400, high_nm=700)
+    plan = plan_for(root, budget=replace(TINY, epochs=2, steps=1))
+    cut = run_trial(root, plan, first_record(plan, 0))
+    next(cut)
+    cut.close()
+    kept = read_record(root, plan.id, 0)
+    assert kept is not None and kept.epoch == 1
+    assert [*run_trial(root, plan, kept)][-1].state == "finished"
 
 
 def test_a_trial_that_diverges_ends_with_its_reason(root: Root) -> None:
@@ -268,6 +305,7 @@ def test_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: Root, ray_sessi
 DRIVER = """
 import sys
 from dataclasses import replace
+from pipeline.cli import app
 from pipeline.config import SearchJob
 from pipeline.search import search_archive
 from pipeline.search_plan import BUDGETS, Budget
