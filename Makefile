@@ -33,6 +33,8 @@ bench: $(VENV)/.installed-test
 	mv $(RESULTS)/denoise.part $(RESULTS)/denoise.jsonl
 	$(DENOISE) --low-noise > $(RESULTS)/low-noise.part
 	mv $(RESULTS)/low-noise.part $(RESULTS)/denoise_low_noise.jsonl
+	$(BIN)/python -m benchmarks.denoise --real --data $(DATA) > $(RESULTS)/real.part
+	mv $(RESULTS)/real.part $(RESULTS)/denoise_real.jsonl
 	$(BIN)/python -m benchmarks.sharpen --data $(DATA)/cave --scenes $(VALIDATION) > $(RESULTS)/sharpen.part
 	mv $(RESULTS)/sharpen.part $(RESULTS)/sharpen.jsonl
 	$(BIN)/python -m benchmarks.ssrnet > $(RESULTS)/ssrnet.part
