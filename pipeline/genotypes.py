@@ -17,6 +17,8 @@ from catalog.root import NotJson, Root
 from models.stas import Genotype
 
 FOLDER = "genotypes"
+FIGURES = ("strategy", "domain", "budget", "steps", "trials", "seconds", "validation_loss", "baseline_loss")
+"""What is always known of a search."""
 NEAR = 0.25
 """Distance up to which a genotype is proposed again: a fifth more bands, or a quarter of the range moved."""
 
@@ -62,7 +64,7 @@ class Found:
     picture: str
     """Key in the archive."""
     figures: Mapping[str, Any]
-    """Of the search: strategy, budget, losses, seconds, trials."""
+    """Of the search: `FIGURES`, and what else it says of itself."""
 
     @property
     def key(self) -> str:
@@ -95,7 +97,7 @@ class Found:
                 spectrum=Spectrum(**data["spectrum"]),
                 search=data["search"],
                 picture=data["picture"],
-                figures=data["figures"],
+                figures={**{name: data["figures"][name] for name in FIGURES}, **data["figures"]},
             )
         except KeyError as e:
             raise BadGenotype(f"{where}: key {e.args[0]!r} is missing; search again with --anew") from None

@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from ray.tune.search import Searcher
 
 import catalog
 from catalog import sensors
+from catalog.archive import Archive
+from catalog.cube import read_spec
 from catalog.errors import Refused
 from catalog.publish import cube_key
 from catalog.root import Root
@@ -30,7 +32,7 @@ from models.stas import Genotype
 from pipeline.cell_picture import draw_cell
 from pipeline.config import SearchJob
 from pipeline.execute import start_ray
-from pipeline.genotypes import FOLDER, NEAR, Found, known, nearest, put
+from pipeline.genotypes import FOLDER, NEAR, BadGenotype, Found, Spectrum, known, nearest, put
 from pipeline.search_plan import BUDGETS, SearchPlan, make_plan, spectrum_of
 from pipeline.search_report import Answer
 from pipeline.search_trial import ENDED, TrialRecord, first_record, forget_state, put_record, read_record, run_trial
@@ -51,13 +53,15 @@ def search_archive(job: SearchJob, say: Say) -> list[Answer]:
         BadSensor: an unknown sensor.
         Refused: no source cubes of one, or too few usable areas in them. Nothing was started.
     """
-    root = catalog.open(job.archive).root
+    archive = catalog.open(job.archive)
+    root, budget = archive.root, BUDGETS[job.budget]
     answers: dict[str, Answer] = {}
     plans: list[SearchPlan] = []
+    candidates = [] if job.anew else list(_candidates(root, job, say))
     for name in dict.fromkeys(job.sensors):
         sensors.sensor(name)
-        cubes = _cubes(root, job, name)
-        reused = None if job.anew else _reuse(root, name, cubes)
+        cubes = _cubes(archive, job, name)
+        reused = _reuse(candidates, name, spectrum_of(read_spec(root, next(iter(cubes)))))
         if reused is not None:
             answers[name] = reused
             continue
@@ -69,7 +73,7 @@ def search_archive(job: SearchJob, say: Say) -> list[Answer]:
                 strategy=job.strategy,
                 domain=job.domain,
                 budget_name=job.budget,
-                budget=BUDGETS[job.budget],
+                budget=budget,
                 trials=job.trials,
             )
         )
@@ -81,23 +85,35 @@ def search_archive(job: SearchJob, say: Say) -> list[Answer]:
     return [answers[name] for name in dict.fromkeys(job.sensors)]
 
 
-def _cubes(root: Root, job: SearchJob, sensor: str) -> dict[str, str]:
-    """Key -> ingest id of the sensor's source cubes, in order of key."""
-    items = catalog.archive.Archive(root=root).search(
-        stage="source", sensor=sensor, collections=job.collections, bbox=job.bbox, datetime=job.datetime,
+def _cubes(archive: Archive, job: SearchJob, sensor: str) -> dict[str, str]:
+    """Key -> ingest id of the sensor's source cubes, in order of the scenes' ids."""
+    items = archive.search(
+        stage="source",
+        sensor=sensor,
+        collections=job.collections,
+        bbox=job.bbox,
+        datetime=job.datetime,
         ids=job.scenes or None,
-    )  # fmt: skip
+    )
     if not items:
-        raise Refused(f"no source cube of sensor {sensor!r} in {root.url}; `hypermend ingest` makes them")
-    return {
-        cube_key(i.scene): str(i.scene.properties["hypermend:ingest"]) for i in sorted(items, key=lambda i: i.scene.id)
-    }
+        raise Refused(f"no source cube of sensor {sensor!r} in {archive.root.url}; `hypermend ingest` makes them")
+    scenes = sorted((item.scene for item in items), key=lambda scene: scene.id)
+    return {cube_key(scene): str(scene.properties["hypermend:ingest"]) for scene in scenes}
 
 
-def _reuse(root: Root, sensor: str, cubes: Mapping[str, str]) -> Answer | None:
+def _candidates(root: Root, job: SearchJob, say: Say) -> Iterator[Found]:
+    """Genotypes that may answer the job: found in the same domain, with no less work than is asked for."""
+    budget = BUDGETS[job.budget]
+    for found in known(root):
+        if isinstance(found, BadGenotype):
+            say(f"not considered: {found}")
+        elif found.figures["domain"] == job.domain and found.figures["steps"] >= budget.epochs * budget.steps:
+            yield found
+
+
+def _reuse(candidates: Sequence[Found], sensor: str, spectrum: Spectrum) -> Answer | None:
     """The nearest known genotype, if it is near enough."""
-    spectrum = spectrum_of(catalog.cube.read_spec(root, next(iter(cubes))))
-    best = nearest((g for g in known(root) if isinstance(g, Found)), spectrum)
+    best = nearest(candidates, spectrum)
     if best is None or best[1] > NEAR:
         return None
     found, distance = best

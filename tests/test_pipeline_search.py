@@ -120,9 +120,21 @@ def test_unknown_sensors_and_empty_archives_are_refused(root: Root) -> None:
 # ------------------------------------------------------------------------------------------------------- genotypes
 
 
-def found(id: str, spectrum: Spectrum) -> Found:
+FIGURES: dict[str, Any] = {
+    "strategy": "darts", "domain": "subspace", "budget": "full", "steps": 10_000, "validation_loss": 0.5,
+    "baseline_loss": 0.9, "seconds": 60.0, "trials": {"finished": 8},
+}  # fmt: skip
+
+
+def found(id: str, spectrum: Spectrum, **figures: Any) -> Found:
     return Found(
-        id=id, genotype=random_genotype(1), sensor="cave", spectrum=spectrum, search=id, picture="", figures={}
+        id=id,
+        genotype=random_genotype(1),
+        sensor="cave",
+        spectrum=spectrum,
+        search=id,
+        picture="",
+        figures=FIGURES | figures,
     )
 
 
@@ -165,9 +177,11 @@ def hypermend(*words: object) -> Result:
 
 
 def test_a_near_genotype_is_proposed_instead_of_a_search(root: Root) -> None:
-    near = found("cave-1", Spectrum(bands=11, low_nm=400, high_nm=700))
-    figures = {"strategy": "darts", "budget": "full", "validation_loss": 0.5, "baseline_loss": 0.9, "seconds": 60.0}
-    put(root, replace(near, figures=figures | {"trials": {"finished": 8}}))
+    near = Spectrum(bands=11, low_nm=400, high_nm=700)
+    put(root, found("cave-1", near))
+    # As near, but found with less work than is asked for, or elsewhere.
+    put(root, found("cave-0", near, steps=20))
+    put(root, found("cave-00", near, domain="bands"))
     result = hypermend("search", "--archive", root.url, "--sensor", "cave", "--json")
     (answer,) = json.loads(result.stdout)["genotypes"]
     assert result.exit_code == 0 and answer["reused"] and answer["genotype"]["id"] == "cave-1"
@@ -178,7 +192,7 @@ def test_a_near_genotype_is_proposed_instead_of_a_search(root: Root) -> None:
     root.put("genotypes/cave-2.json", b"{}")
     listed = hypermend("genotypes", "--archive", root.url, "--json")
     assert listed.exit_code == 1 and "key 'id' is missing" in listed.stderr
-    assert [g["id"] for g in json.loads(listed.stdout)["genotypes"]] == ["cave-1"]
+    assert [g["id"] for g in json.loads(listed.stdout)["genotypes"]] == ["cave-0", "cave-00", "cave-1"]
     refused = hypermend("search", "--archive", root.url, "--sensor", "cove")
     assert refused.exit_code == 2 and "unknown sensor 'cove'" in refused.stderr
 
