@@ -33,12 +33,15 @@ from pipeline.cell_picture import draw_cell
 from pipeline.config import SearchJob
 from pipeline.execute import start_ray
 from pipeline.genotypes import FOLDER, NEAR, BadGenotype, Found, Spectrum, known, nearest, put
+from pipeline.report import duration
 from pipeline.search_plan import BUDGETS, SearchPlan, make_plan, spectrum_of
 from pipeline.search_report import Answer
 from pipeline.search_trial import ENDED, TrialRecord, first_record, forget_state, put_record, read_record, run_trial
 
 MAX_DEATHS = 3
 """Of a trial's process before the trial is given up."""
+LINES = 8
+"""About how often a trial says how far it is."""
 HALVE = 2
 """Of the trials at a rung the better 1 / HALVE go on."""
 
@@ -325,6 +328,9 @@ class _Halving(FIFOScheduler):
             )
             self._say(f"{plan.sensor}: trial {number} {result['state']}{reason}")
             return TrialScheduler.CONTINUE
+        if epoch % max(1, plan.budget.epochs // LINES) == 0:
+            left = duration(float(result["seconds"]) / epoch * (plan.budget.epochs - epoch))
+            self._say(f"{plan.sensor}: trial {number}, epoch {epoch} of {plan.budget.epochs}, {left} left")
         if epoch not in rungs(plan.budget.epochs):
             return TrialScheduler.CONTINUE
         records = [r for n in range(plan.trials) if n != number and (r := read_record(self._root, plan.id, n))]
