@@ -191,5 +191,24 @@ def test_real_scenes_are_restored_published_and_found(
     a, b = after["reflectance"].values, before["reflectance"].values
     assert np.isfinite(a[good][:, usable]).all()
     np.testing.assert_array_equal(a[~good], b[~good])  # bad bands are not invented
+    if sensor == "cave":
+        np.testing.assert_array_equal(a, b)  # a clean scene
+    else:
+        assert (a[good] != b[good])[:, usable].mean() > 0.9
+        assert_cells_keep_their_means(a[good], b[good], usable)
     (item,) = catalog.open(delivery.archive).search(stage="restored", sensor=sensor)
     assert item.scene.collection == f"{sensor}-denoise"
+
+
+def assert_cells_keep_their_means(after: np.ndarray, before: np.ndarray, usable: np.ndarray) -> None:
+    """8x8 pixels of the scene's grid that hold data in every pixel."""
+
+    def means(x: np.ndarray) -> np.ndarray:
+        h, w = x.shape[-2:]
+        return np.asarray(x.reshape(*x.shape[:-2], h // 8, 8, w // 8, 8).astype(float).mean(axis=(-3, -1)))
+
+    full = means(usable) == 1
+    assert full.sum() > 50
+    value = means(before)[:, full]
+    least = 0.01 * np.abs(before[:, usable].mean(axis=1))[:, None]
+    assert (np.abs(means(after)[:, full] - value) / np.maximum(np.abs(value), least)).max() < 1e-4
