@@ -104,6 +104,11 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     time_left = f", about {duration(sum(known))} of one worker" if known else ""
     tiles = plural(sum(row.tiles_to_do for row in todo), "tile")
     console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{time_left}", highlight=False)
+    for name, row in zip(names, planned, strict=True):
+        if row.plan is not None and row.plan.guide is not None:
+            blocks = plural(len(row.plan.blocks), "block") if row.plan.blocks else "no block"
+            guide = f"{row.plan.guide.collection}/{row.plan.guide.scene_id}"
+            console.print(f"{name}: guide {guide}, scale {row.plan.scale}, {blocks} to adapt to", highlight=False)
     for row in planned:
         if row.plan is None:
             console.print(f"[red]refused[/]: {row.reason}", highlight=False, soft_wrap=True)

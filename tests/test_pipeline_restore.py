@@ -17,7 +17,7 @@ from models.card import ModelCard
 from models.checkpoint import save
 from models.stas import Genotype, Stas
 from pipeline.pixels import Flags, Stored
-from pipeline.plan import Plan, Refused, make_plan
+from pipeline.plan import RESULT_VERSION, Plan, Refused, make_plan
 from pipeline.restore import DEFAULT_MODEL
 from pipeline.restore_worker import Prepare, RestoreTile, RestoreWorker
 from tests.test_pipeline_plan import make_spec
@@ -228,4 +228,4 @@ def test_the_id_of_a_plan_does_not_drift() -> None:
     plan = make_plan(
         scene_id="s", collection="c", source=SOURCE, ingest_id="i", spec=make_spec(), card=card, task="denoise"
     )
-    assert plan.id == "643f3b793f658914"
+    assert (RESULT_VERSION, plan.id) == (2, "20f2c1498106f680")
