@@ -250,6 +250,27 @@ def test_holes_of_the_guide_fall_back_to_the_coarse_image(tmp_path: Path) -> Non
         np.testing.assert_array_equal(tiled_flags, whole_flags)
 
 
+def test_a_guide_off_the_grid_that_covers_a_part(tmp_path: Path) -> None:
+    coarse, guide = scene_pixels()
+    archive = make_archive(tmp_path / "a", lab=False)
+    part = np.ascontiguousarray(guide[:, :, : 3 * guide.shape[2] // 4])
+    spec = cube_spec(part.shape, px=10.0, guide=True, lab=False, transform=(10.0, 0.0, 500003.3, 0.0, -10.0, 4999997.0))
+    put_source(archive, "moved", "drone", part, np.full(part.shape[1:], VALID, np.uint8), spec)
+    whole, flags, plan, report = fused(archive, collections=("hs",), guide_collection="drone", tile_px=None)
+    assert "guide moved covers 75% of the scene; the rest keeps its own detail" in report.scenes[0].warnings
+    assert np.isfinite(whole).all()
+    beyond = flags[:, -60:]
+    assert (beyond == VALID | NEAR_FILL).all()
+    assert (flags[20:-20, 20:200] == VALID).all()
+    plain, *_ = fused(archive, collections=("hs",), guide_collection="drone", tile_px=None, budget_steps=0)
+    detail = np.abs(plain[2, 20:-20, 20:200] - guide[0, 20:-20, 20:200]).mean()
+    assert detail < np.abs(coarse[2].repeat(S, 0).repeat(S, 1)[20:-20, 20:200] - guide[0, 20:-20, 20:200]).mean() / 3
+    for tile_px in (48, 128):
+        tiled, tiled_flags, *_ = fused(archive, collections=("hs",), guide_collection="drone", tile_px=tile_px)
+        assert np.abs(tiled - whole).max() * plan.spec.scale_factor <= 1e-5
+        np.testing.assert_array_equal(tiled_flags, flags)
+
+
 def test_holes_of_the_scene_stay_holes(tmp_path: Path) -> None:
     coarse, _ = scene_pixels()
     flags = np.full(coarse.shape[1:], VALID, np.uint8)
