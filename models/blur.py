@@ -18,50 +18,37 @@ measured in docs/decisions/0006 (the paper that this replaces learns k by Adam, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg, ndimage
+import torch
 
-from models.degrade import centroid, gaussian_kernel
+from models.degrade import blur_down, centroid, gaussian_kernel
 from models.fusion import BadPair, Pair, Setup
+from models.kernel_fit import F64, TAUS, Fit, Gains, Pairs, Rows, Support, fit
+from models.pair_moments import GAP
 from models.restorer import Facts, pack, unpack
 from models.subspace import moments, subspace
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
-Pairs = Callable[[], Iterable[Pair]]
-
 REACHES = (10, 16, 32)
 """HR pixels that a kernel may reach from the expected centroid; the largest tried is the first of at least 2 s."""
-MOST_NUMBERS = 30_000_000
-"""Guide pixels in all footprints together (120 MB); scenes with more LR pixels are thinned evenly."""
-FOLD_PX = 4
-"""LR pixels are held out in squares of this edge, like the fields of a chess board."""
-LEAST_EQUATIONS = 128
-"""Fewer cannot tell one kernel from another."""
-LEAST_UNEXPLAINED = 1e-3
-"""A guide band counts as if it left at least this: the first guess of the kernel leaves more than the last."""
 BETTER = 0.98
 """A wider support must predict held-out pixels by this much better."""
-UNKNOWNS = 2.0
-"""Kernel pixels for each equation that smoothness may fill in; above that the kernel is made of wider tents."""
-TAUS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-ITERATIONS = 120
 ROUNDS, SAME_GAIN = 3, 0.003
 """Gains of the guide bands need the kernel and the kernel the gains: at most so often, until the gains' ratios stay."""
-RIDGE = 0.01
 NOISE_BLOCK, NOISE_BLOCKS, CALM = 8, 12, 0.02
 """Pixels of a block's edge, least number of blocks and share of them that the guide's noise is measured in."""
 FITS = 0.01
 """A wider support is tried where more than this share of the kernel lies in the outer two pixels."""
+MATCH, MATCHED = 4, 0.8
+"""HR pixels that the guide's own blur may reach, and the share of the unexplained that it must leave at most."""
 BORDER_SHARE = 0.15
 """Share of a kernel that may lie in the outer two pixels of the largest support."""
-MOST_UNEXPLAINED = 0.6
-"""Above this in the median guide band, response or images are plainly wrong. A real pair of two sensors has 0.1-0.3."""
+MOST_UNEXPLAINED = 0.5
+"""Above this in the median guide band, response or images are plainly wrong. Two real sensors leave 0.01 to 0.1."""
 ADVICE = (
     "check that the response has the bands of these two cubes in their order, and that both images show the same place "
     "at the same time"
@@ -86,7 +73,7 @@ class Blur:
     """Kernel pixels (of `unknowns`) that the data determine, the rest being smoothness: trace of the hat matrix."""
     unknowns: int
     tau: float
-    """Chosen step between kernel pixels."""
+    """Chosen step between kernel pixels. A known kernel has tau, unknowns and determined 0, and condition 1."""
     residual: float
     """Share of the variance of P Y that the kernel leaves unexplained."""
     held_out: float
@@ -128,49 +115,6 @@ class Blur:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class Support:
-    """Where the kernel may be: tents `spacing` HR pixels apart about `middle`, all within `reach` of it."""
-
-    middle: int
-    reach: int
-    spacing: int = 1
-
-    @property
-    def side(self) -> int:
-        """Tents along one axis, odd."""
-        return 2 * ((self.reach - self.spacing + 1) // self.spacing) + 1
-
-    def kernel(self, weights: F64) -> F64:
-        """(side^2,) -> (n, n) about HR pixel 0, n = 2 (|middle| + reach) + 1."""
-        half, q = abs(self.middle) + self.reach, self.spacing
-        grid = np.zeros((2 * half + 1, 2 * half + 1))
-        first = half + self.middle - q * (self.side // 2)
-        at = slice(first, first + q * (self.side - 1) + 1, q)
-        grid[at, at] = weights.reshape(self.side, self.side)
-        return _tents(_tents(grid, 0, q), 1, q)
-
-    def outer(self, kernel: F64) -> float:
-        """Share of a kernel (about HR pixel 0) in the support's outer two pixels and beyond."""
-        half = kernel.shape[0] // 2
-        at = np.abs(np.arange(-half, half + 1) - self.middle)
-        return float(kernel[np.maximum(at[:, None], at[None, :]) >= self.reach - 1].sum())
-
-    def features(self, patches: F32) -> F64:
-        """(N, n, n) footprints about `middle` -> (N, side^2): what each tent sees."""
-        first = patches.shape[1] // 2 - self.spacing * (self.side // 2)
-        at = slice(first, first + self.spacing * (self.side - 1) + 1, self.spacing)
-        seen = _tents(_tents(patches, 1, self.spacing)[:, at], 2, self.spacing)[:, :, at]
-        return seen.reshape(len(patches), -1).astype(np.float64)
-
-
-def _tents(values: npt.NDArray[Any], axis: int, spacing: int) -> npt.NDArray[Any]:
-    if spacing == 1:
-        return values
-    tent = (1 - np.abs(np.arange(1 - spacing, spacing)) / spacing) / spacing
-    return np.asarray(ndimage.convolve1d(values, tent, axis=axis, mode="constant"))
-
-
 def reach(scale: int) -> int:
     """HR pixels that the largest kernel of a scale reaches from its expected centroid."""
     return next((r for r in REACHES if r >= 2 * scale), REACHES[-1])
@@ -196,43 +140,29 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
         BadPair: too few valid LR pixels, a response that is plainly wrong, a guide off by more than `most_shift`, or a
             kernel that does not fit its support.
     """
-    s, middle, largest = setup.scale, math.floor(setup.expected_centroid_px), reach(setup.scale)
-    least = s / 2 if setup.expected_centroid_px else 0.0  # in a laboratory a kernel may be smaller than an LR pixel
-    rows = _Rows.of(pairs, setup, middle, largest)
-    kernel = Support(middle, largest).kernel(gaussian_kernel(2 * largest + 1, max(s / 2, 0.7)).ravel())
-    gains = rows.gains(kernel)
-    _check_gains(gains)
-    supports = [rows.support(r) for r in REACHES if least <= r <= largest]
-    for _ in range(ROUNDS):
-        best = _fit(rows, gains, supports[0], TAUS)
-        kernel = best.kernel()
-        before, gains = gains.gain, rows.gains(kernel)
-        if np.abs(gains.gain / gains.gain.mean() * before.mean() / before - 1).max() < SAME_GAIN:
-            break
-    for wider in supports[1:]:
-        if best.support.outer(kernel) < FITS:
-            break
-        fit = _fit(rows, gains, wider, [t for t in TAUS if best.tau / 4 < t < best.tau * 4])
-        if fit.held_out < BETTER * best.held_out:
-            best, kernel = fit, fit.kernel()
-    gains = rows.gains(kernel)
-    condition, determined = best.certainty()
-    at = centroid(kernel)
+    middle, largest = math.floor(setup.expected_centroid_px), reach(setup.scale)
+    rows = Rows.of(pairs, setup, middle, largest)
+    found: Fit | None = None
+    if setup.kernel is None:
+        found = _find(rows, setup, largest)
+    kernel = found.kernel() if found else _odd(np.asarray(setup.kernel))
+    gains, at = rows.gains(kernel), centroid(kernel)
     shift = (at[0] - setup.expected_centroid_px, at[1] - setup.expected_centroid_px)
     _check_gains(gains)
     _check_response(gains)
     _check_kernel(kernel, shift, setup, Support(middle, largest))
     noise_y, noise_x, bright = _noise(pairs)
+    condition, determined = found.certainty() if found else (1.0, 0.0)
     return Blur(
         kernel=kernel,
         centroid_px=at,
         shift_px=shift,
         condition=condition,
         determined=determined,
-        unknowns=len(best.weights),
-        tau=best.tau,
+        unknowns=len(found.weights) if found else 0,
+        tau=found.tau if found else 0.0,
         residual=float(gains.unexplained.mean()),
-        held_out=best.held_out,
+        held_out=found.held_out if found else float(gains.unexplained.mean()),
         pixels=rows.pixels,
         needed=rows.needed,
         gain=gains.gain,
@@ -244,193 +174,67 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
     )
 
 
-@dataclass(frozen=True)
-class _Gains:
-    gain: F64
-    offset: F64
-    unexplained: F64
-    crossed: F64
-    """(m, m) share of P Y's band (row) that band (column) of the blurred guide leaves unexplained."""
+def _find(rows: Rows, setup: Setup, largest: int) -> Fit:
+    """Kernel and gains in turns on the smallest support, then a wider one if the kernel does not fit into it."""
+    # In a laboratory a kernel may be smaller than an LR pixel.
+    least = setup.scale / 2 if setup.expected_centroid_px else 0.0
+    start = gaussian_kernel(2 * largest + 1, max(setup.scale / 2, 0.7))
+    gains = rows.gains(Support(rows.middle, largest).kernel(start.ravel()))
+    _check_gains(gains)
+    supports = [rows.support(r) for r in REACHES if least <= r <= largest]
+    for _ in range(ROUNDS):
+        best = fit(rows, gains, supports[0], TAUS)
+        before, gains = gains.gain, rows.gains(best.kernel())
+        if np.abs(gains.gain / gains.gain.mean() * before.mean() / before - 1).max() < SAME_GAIN:
+            break
+    for wider in supports[1:]:
+        if best.support.outer(best.kernel()) < FITS:
+            break
+        other = fit(rows, gains, wider, [t for t in TAUS if best.tau / 4 < t < best.tau * 4])
+        if other.held_out < BETTER * best.held_out:
+            best = other
+    return best
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """All the LR pixels that the kernel is estimated from, each with its footprint in the guide."""
+def match(pairs: Pairs, setup: Setup) -> F64:
+    """The guide's own blur and shift against the image, g (n, n): P Y = ((X * g) * k) decimated, with k known.
 
-    patches: F32
-    """(m, N, n, n) about the support's middle."""
-    view: F64
-    """(m, N) P Y."""
-    fold: npt.NDArray[np.int64]
-    """(N,) 0 or 1."""
-    middle: int
-    pixels: int
-    """N before thinning."""
-    needed: int
+    Where k is estimated it holds g already. Where k is known, two sensors still differ by their optics and by a
+    fraction of a pixel, and the guide must be made as sharp, and put, as what it is to guide.
 
-    @classmethod
-    def of(cls, pairs: Pairs, setup: Setup, middle: int, reach_px: int) -> _Rows:
-        m, n, first = setup.response.shape[0], 2 * reach_px + 1, middle - reach_px
-        found = [_usable(pair, setup.scale, middle, reach_px) for pair in pairs()]
-        total, needed = sum(len(i) for i, _ in found), -(-LEAST_EQUATIONS // m)
-        if total < needed:
-            raise BadPair(
-                f"{total} LR pixels have a valid footprint of {n} x {n} guide pixels; the blur kernel needs {needed} "
-                f"({LEAST_EQUATIONS} equations from {m} guide bands): take a larger scene, or one with fewer gaps"
-            )
-        step = max(1, math.ceil(total * m * n * n / MOST_NUMBERS))
-        patches, view, fold = [], [], []
-        for pair, (i, j) in zip(pairs(), found, strict=True):
-            if len(i) == 0:
-                continue
-            i, j = i[::step], j[::step]
-            around = np.lib.stride_tricks.sliding_window_view(pair.x, (n, n), axis=(1, 2))  # (m, H-n+1, W-n+1, n, n)
-            patches.append(around[:, setup.scale * i + first, setup.scale * j + first])
-            view.append(setup.response.astype(np.float64) @ pair.y[:, i, j])
-            fold.append((i // FOLD_PX + j // FOLD_PX) % 2)
-        return cls(np.concatenate(patches, 1), np.concatenate(view, 1), np.concatenate(fold), middle, total, needed)
+    Returns:
+        (9, 9) of sum 1, or [[1]] where that explains the image as well.
+    """
+    if setup.kernel is None:
+        return np.ones((1, 1))
+    k = torch.from_numpy(_odd(setup.kernel).astype(np.float32))
 
-    def support(self, reach_px: int) -> Support:
-        """Tents as narrow as the number of equations allows."""
-        spacing = math.ceil((2 * reach_px + 1) / math.sqrt(UNKNOWNS * self.equations))
-        return Support(self.middle, reach_px, spacing)
+    def blurred() -> Iterator[Pair]:
+        for pair in pairs():
+            x = np.concatenate((pair.x, ~pair.x_valid[None]), dtype=np.float32)
+            x = blur_down(torch.from_numpy(x)[None], k, 1)[0].numpy()
+            yield replace(pair, x=x[:-1], x_valid=x[-1] < GAP)
 
-    @property
-    def equations(self) -> int:
-        """LR pixels times guide bands."""
-        return int(self.view.size)
-
-    def gains(self, kernel: F64) -> _Gains:
-        """Regression of each band of P Y on the guide blurred by a kernel (about HR pixel 0)."""
-        n = self.patches.shape[2]
-        wide = np.pad(kernel, n)
-        first = wide.shape[0] // 2 + self.middle - n // 2
-        k = wide[first : first + n, first : first + n]
-        seen = np.einsum("mnuv,uv->mn", self.patches, k.astype(np.float32)).astype(np.float64)
-        covariance = np.cov(np.concatenate((self.view, seen)), bias=True)
-        m, tiny = len(seen), np.finfo(np.float64).tiny
-        own, cross, other = np.diag(covariance)[:m], covariance[:m, m:], np.diag(covariance)[m:]
-        gain = np.diag(cross) / np.maximum(other, tiny)
-        crossed = 1 - np.square(cross) / np.maximum(own[:, None] * other[None, :], tiny)
-        offset = self.view.mean(axis=1) - gain * seen.mean(axis=1)
-        return _Gains(gain, offset, np.clip(np.diag(crossed), 0.0, 1.0), crossed)
+    rows = Rows.of(blurred, setup, 0, MATCH)
+    one = np.ones((1, 1))
+    before = rows.gains(one)
+    found = fit(rows, before, Support(0, MATCH), TAUS)
+    left = rows.gains(found.kernel()).unexplained.mean()
+    return found.kernel() if left < MATCHED * before.unexplained.mean() else one
 
 
-def _usable(pair: Pair, scale: int, middle: int, reach_px: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows and columns of the valid LR pixels whose footprint lies in the window and is valid."""
-    if pair.scale != scale:
-        raise BadPair(f"a window of scale {pair.scale} in a pair of scale {scale}")
-    gap = ndimage.maximum_filter(~pair.x_valid, size=2 * reach_px + 1, mode="constant", cval=True)
-    h, w = pair.y_valid.shape
-    at_i, at_j = scale * np.arange(h) + middle, scale * np.arange(w) + middle
-    inside_i, inside_j = at_i < gap.shape[0], at_j < gap.shape[1]
-    usable = np.zeros((h, w), dtype=bool)
-    usable[np.ix_(inside_i, inside_j)] = ~gap[np.ix_(at_i[inside_i], at_j[inside_j])]
-    i, j = np.nonzero(usable & pair.y_valid)
-    return i, j
+def _odd(kernel: npt.NDArray[Any]) -> F64:
+    """A known kernel with its centre in the middle of an odd square."""
+    return np.pad(np.asarray(kernel, np.float64), (0, 1 - len(kernel) % 2))
 
 
-@dataclass(frozen=True)
-class _Fit:
-    support: Support
-    weights: F64
-    tau: float
-    held_out: float
-    data: F64
-    """H without the smoothness."""
-    smooth: F64
-
-    def kernel(self) -> F64:
-        """(n, n), sum 1."""
-        k = self.support.kernel(self.weights)
-        return np.asarray(k / k.sum())
-
-    def certainty(self) -> tuple[float, float]:
-        """Condition of the equations as solved, and how many kernel pixels the data determine."""
-        system = self.data + self.smooth
-        value = linalg.eigvalsh(system)
-        determined = float(np.trace(linalg.solve(system, self.data, assume_a="pos")))
-        return float(value[-1] / max(value[0], np.finfo(np.float64).tiny)), determined
-
-
-@dataclass(frozen=True)
-class _Equations:
-    """Weighted sums over LR pixels: H k = b; `power` is the sum of squares of the right-hand sides."""
-
-    h: F64
-    b: F64
-    power: float
-
-    def __add__(self, other: _Equations) -> _Equations:
-        return _Equations(self.h + other.h, self.b + other.b, self.power + other.power)
-
-    def loss(self, weights: F64) -> float:
-        return float(self.power - 2 * self.b @ weights + weights @ self.h @ weights)
-
-
-def _fit(rows: _Rows, gains: _Gains, support: Support, taus: Sequence[float]) -> _Fit:
-    """The kernel on one support, with the smoothness that predicts held-out LR pixels best."""
-    halves = _equations(rows, gains, support)
-    whole = halves[0] + halves[1]
-    smooth = _smoothness(support.side)
-    weak = _solve(whole.h + 1e-5 * np.trace(whole.h) / len(whole.b) * smooth, whole.b)
-    noise = max(whole.loss(weak), 1e-12 * whole.power) / rows.equations
-    prior = {t: noise / (t * support.spacing**2) ** 2 * smooth for t in taus}
-    scores = {
-        t: sum(test.loss(_solve(train.h + prior[t] / 2, train.b)) for train, test in (halves, halves[::-1]))
-        for t in taus
-    }
-    tau = min(scores, key=lambda t: scores[t])
-    weights = _solve(whole.h + prior[tau], whole.b)
-    return _Fit(support, weights, tau, scores[tau] / whole.power, whole.h, prior[tau])
-
-
-def _equations(rows: _Rows, gains: _Gains, support: Support) -> tuple[_Equations, _Equations]:
-    """Normal equations of either fold. Guide bands count by the variance they explain over what they leave."""
-    parts: list[_Equations] = []
-    for fold in (0, 1):
-        h, b, power = np.zeros((support.side**2,) * 2), np.zeros(support.side**2), 0.0
-        for a in range(len(rows.view)):
-            seen = support.features(rows.patches[a])
-            seen -= seen.mean(axis=0)
-            target = (rows.view[a] - rows.view[a].mean()) / gains.gain[a]
-            variance = max(float(target.var()), np.finfo(np.float64).tiny)
-            weight = 1 / (variance * max(gains.unexplained[a], LEAST_UNEXPLAINED))
-            seen, target = seen[rows.fold == fold], target[rows.fold == fold]
-            h += weight * (seen.T @ seen)
-            b += weight * (target @ seen)
-            power += weight * float(target @ target)
-        parts.append(_Equations(h, b, power))
-    return parts[0], parts[1]
-
-
-def _smoothness(side: int) -> F64:
-    """Matrix of |grad k|^2 + RIDGE |k|^2, k zero outside."""
-    step = 2 * np.eye(side) - np.eye(side, k=1) - np.eye(side, k=-1)
-    one = np.eye(side)
-    return np.asarray(np.kron(step, one) + np.kron(one, step) + RIDGE * np.eye(side * side))
-
-
-def _solve(h: F64, b: F64) -> F64:
-    """argmin k^T h k - 2 b^T k over k >= 0, by ADMM (Boyd et al., 2011, section 5.2) with over-relaxation 1.7."""
-    rho = 1e-3 * np.trace(h) / len(b)
-    inverse = linalg.inv(h + rho * np.eye(len(b)), overwrite_a=True, check_finite=False)
-    k = np.maximum(inverse @ b, 0.0)
-    dual = np.zeros_like(k)
-    for _ in range(ITERATIONS):
-        free = 1.7 * (inverse @ (b + rho * (k - dual))) - 0.7 * k
-        k = np.maximum(free + dual, 0.0)
-        dual += free - k
-    return k
-
-
-def _check_gains(gains: _Gains) -> None:
+def _check_gains(gains: Gains) -> None:
     """Raises BadPair where a guide band falls when what it should see rises: no kernel mends that."""
     if (gains.gain <= 0).any():
         raise BadPair(f"gains of the guide bands are {np.round(gains.gain, 3).tolist()}, must be > 0: {ADVICE}")
 
 
-def _check_response(gains: _Gains) -> None:
+def _check_response(gains: Gains) -> None:
     """Raises BadPair where the guide does not see what the response says."""
     if np.median(gains.unexplained) > MOST_UNEXPLAINED:
         raise BadPair(

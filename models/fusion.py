@@ -81,6 +81,8 @@ class Setup:
     expected_centroid_px: float
     """Where the blur kernel's centroid lies if the pair is aligned, in HR pixels from HR pixel (s*i, s*j), along both
     axes: (s - 1) / 2 where LR pixels cover HR pixels (every georeferenced pair), 0 in a laboratory."""
+    kernel: npt.NDArray[np.floating] | None = None
+    """(n, n), sum 1, where the blur is known (an image that was degraded on purpose). None: estimated from the pair."""
 
     def __post_init__(self) -> None:
         """Check scale and response.

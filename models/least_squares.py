@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import signal
 
 from models import blur, local_map
 from models.blur import Blur
@@ -79,7 +80,10 @@ class LeastSquaresModel:
             "outside": np.flatnonzero((setup.response < OUTSIDE * top).all(axis=0)).tolist(),
         }
         if self.local:
-            facts["start"] = local_map.estimate(pairs, known, setup.scale, second).to_facts()
+            match = blur.match(pairs, setup)
+            if match.size > 1:
+                second = pair_moments(pairs, signal.convolve2d(match, known.kernel), setup.scale)
+            facts["start"] = local_map.estimate(pairs, known, setup.scale, second, match).to_facts()
         return facts
 
     def bind(self, facts: Facts, state: State | None = None) -> LeastSquaresRestorer:

@@ -46,7 +46,7 @@ AROUND = 1.5
 REACH = 4
 """LR pixels that every smoothing window reaches."""
 BLUR_LR, BLUR_HR = 4, 10
-"""A kernel reaches at most 3 LR pixels and 10 HR pixels about its middle (`blur.reach`), and that lies in the next."""
+"""A kernel reaches 4 LR and 6 HR pixels at most (`blur.reach`), and what matches the guide `blur.MATCH` HR pixels."""
 HALO = 3 * REACH + 2 * (UPSAMPLE_TAPS + 1 + BLUR_LR)
 """LR pixels that the start depends on: three windows, two interpolations, two blurs."""
 GUIDE_HALO = 2 * BLUR_HR + ONE_SCALE_HALO
@@ -60,6 +60,8 @@ class LocalMap:
     scale: int
     kernel: F64
     """(n, n)."""
+    match: F64
+    """(n, n) the guide's own blur and shift, where the kernel was known and the guide found to differ; else 1 x 1."""
     centroid_px: tuple[float, float]
     project: F64
     """(k, b): c = project y."""
@@ -131,6 +133,10 @@ class Starter:
         if self.t["kernel"].device != device:
             self.t = {k: v.to(device) for k, v in self.t.items()}
 
+    def matched(self, x: torch.Tensor) -> torch.Tensor:
+        """The guide as sharp and as placed as the image would be, HR -> HR."""
+        return x if self.t["match"].numel() == 1 else blur_down(x, self.t["match"], 1)
+
     def up(self, c: torch.Tensor) -> torch.Tensor:
         """LR -> HR."""
         return upsample(c, self.scale, self.centroid_px)
@@ -143,7 +149,7 @@ class Starter:
         """(B, b, h, w), (B, m, s*h, s*w)."""
         self.to(y.device)
         c = torch.einsum("kb,nbhw->nkhw", self.t["project"], y)
-        g = one_scale(torch.einsum("gm,nmhw->nghw", self.t["guide"], x), self.t["guide_power"])
+        g = one_scale(torch.einsum("gm,nmhw->nghw", self.t["guide"], self.matched(x)), self.t["guide_power"])
         low = self.down(g)
         weights = self.t["weights"]
         first = torch.einsum("kg,nghw->nkhw", weights[:, :-1], g) + weights[:, -1, None, None]
@@ -173,15 +179,19 @@ class Starter:
             fit (B, k, h, w): (A f - l r) / (1 - l), l = w(0) f^T N^-1 f its leverage.
         """
         n, k, h, w = r.shape
-        f = torch.cat((low, torch.ones_like(low[:, :1])), dim=1)  # (B, g + 1, h, w)
-        m = f.shape[1]
+        # In double: the equations are badly conditioned where the guide is smooth, and a tile must give what the whole
+        # gives. In units of the scene's root mean squares, so that the ridge is the same along every axis.
+        size = self.t["level"].double().clamp_min(1e-30).sqrt()[:, None, None]
+        f = torch.cat((low, torch.ones_like(low[:, :1])), dim=1).double() / size  # (B, g + 1, h, w)
+        r, m = r.double(), f.shape[1]
         ff = smooth((f[:, :, None] * f[:, None]).flatten(1, 2), sigma).reshape(n, m, m, h, w)
         fr = smooth((f[:, :, None] * r[:, None]).flatten(1, 2), sigma).reshape(n, m, k, h, w)
-        normal = ff.permute(0, 3, 4, 1, 2) + ridge * torch.diag(self.t["level"])
+        normal = ff.permute(0, 3, 4, 1, 2) + ridge * torch.eye(m, dtype=torch.float64, device=f.device)
         right = torch.cat((fr, f[:, :, None]), dim=2).permute(0, 3, 4, 1, 2)  # (B, h, w, g + 1, k + 1)
         a, own = torch.linalg.solve(normal, right).permute(0, 3, 4, 1, 2).split((k, 1), dim=2)
         leverage = float(window(sigma)[REACH]) ** 2 * (own[:, :, 0] * f).sum(1, keepdim=True)  # (B, 1, h, w)
         unseen = ((a * f[:, :, None]).sum(1) - leverage * r) / (1 - leverage).clamp_min(1e-3)
+        a, unseen = (a / size[:, None]).float(), unseen.float()
         out = self.up(a[:, -1])
         for i in range(m - 1):
             out = out + self.up(a[:, i]) * g[:, i, None]
@@ -197,7 +207,7 @@ def window(sigma: float) -> torch.Tensor:
 
 def smooth(c: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian of `sigma` pixels, cut off at `REACH`; edges replicated. (B, c, h, w) -> the same."""
-    one = window(sigma).to(c.device)[None, None, None]
+    one = window(sigma).to(c)[None, None, None]
     images = functional.pad(c.flatten(0, 1)[:, None], (REACH,) * 4, mode="replicate")
     return functional.conv2d(functional.conv2d(images, one), one.mT).reshape(c.shape)
 
@@ -216,14 +226,15 @@ def trusted(r: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     return ((neighbours - maps) / (neighbours - 1).clamp_min(0.3)).clamp(0, 1).sqrt()
 
 
-def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, second: F64) -> LocalMap:
+def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, second: F64, match: F64) -> LocalMap:
     """Axes and the global map, from all windows of a scene. Deterministic; passes over them twice.
 
     Args:
         pairs: the windows.
         blur: what is known of the pair.
         scale: HR pixels for each LR pixel.
-        second: `pair_moments` under the kernel.
+        second: `pair_moments` under the kernel, of the guide matched.
+        match: `blur.match`.
     """
     sums = moments((p.y, p.y_valid) for p in pairs())
     assert sums is not None  # the kernel needed valid pixels
@@ -238,6 +249,7 @@ def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, second
     return LocalMap(
         scale=scale,
         kernel=blur.kernel,
+        match=match,
         centroid_px=blur.centroid_px,
         project=project,
         back=back,

@@ -133,8 +133,8 @@ def test_what_is_refused() -> None:
         blur.estimate(lambda: [replace(p, x=p.x[[2, 0, 1]])], setup(4))
     with pytest.raises(BadPair, match="border of its support"):
         wide = np.zeros((41, 41))
-        wide[[2, 38], 20] = 0.3
-        wide[20, 20] = 0.4
+        wide[[9, 31], 20] = 0.15
+        wide[20, 20] = 0.7
         blur.estimate(lambda: [pair(scene(280), wide, 4)], setup(4))
     with pytest.raises(BadPair, match="window of scale 4 in a pair of scale 8"):
         blur.estimate(lambda: [p], setup(8))
