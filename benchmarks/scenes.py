@@ -76,6 +76,13 @@ def quality(truth: F32, estimate: F32) -> dict[str, object]:
         "psnr_bands": bands if math.isfinite(bands) else None,
         "sam_left_out": angle.left_out,
         "shape": list(truth.shape),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, object]:
+    """By what a line was made."""
+    return {
         "threads": torch.get_num_threads(),
         "hypermend": importlib.metadata.version("hypermend"),
         "torch": torch.__version__,
