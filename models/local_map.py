@@ -35,7 +35,7 @@ from models.subspace import EMPTY, Moments, Subspace, moments, subspace
 
 F64 = npt.NDArray[np.float64]
 
-AXES, GUIDE_AXES = 12, 6
+AXES, GUIDE_AXES = 12, 12
 """Most coefficients of Y and of the guide."""
 FREE, FIRM = (1.0, 1e-3), (1.5, 1.0)
 """(LR pixels, ridge as a share of the scene's mean squares) of the two local maps."""
