@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 
 from models.card import ModelCard
 from models.denoiser import StasModel
+from models.fuser import UalModel
 from models.fusion import FusionModel
 from models.least_squares import LeastSquaresModel
 from models.restorer import IdentityModel, Model
@@ -39,7 +40,7 @@ ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {
 }
 """Name in a card -> what builds the model from card and weights. A new network is one more row."""
 
-FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {"least-squares": LeastSquaresModel}
+FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {"least-squares": LeastSquaresModel, "ual": UalModel}
 """The same for models that fuse two images."""
 
 
