@@ -14,13 +14,18 @@ step a share of its own, seven numbers (`state`: gain, share; zero at first, so 
 One in four squares of the block is held out. Kept is, of the fusion, the start and every tenth step, what is best
 there: better by `WORTH` over all guide bands, worse in none, and no worse by angle (of the vector of guide bands).
 Otherwise the block stays with the fusion and says so. All images are computed once, so steps cost milliseconds.
+
+By the same guide bands the network has to prove itself on a scene at all (`trial`): where the start foretells them as
+well, as between sensors unlike those trained on, the start it is.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +37,7 @@ from models.local_map import LocalMap, Start, Starter, guide_axes
 from models.restorer import Facts, unpack
 from models.spread import STEPS, Spread, corrected, evidence, guide_view, unit
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 MARGIN = 8
@@ -47,6 +53,8 @@ COEFFICIENTS = 4
 """Strongest coefficients of Y that must stay consistent."""
 LEAST_PIXELS = 2048
 """Valid HR pixels below which nothing is learned."""
+WINDOWS, WINDOW_PX = 3, 256
+"""Windows of a scene, and HR pixels of their edge, on which the network has to prove itself."""
 
 
 Learned = dict[str, torch.Tensor]
@@ -105,19 +113,21 @@ def adapt(net: Spread, channels: int, facts: Facts, pair: Pair, core: tuple[slic
     """
     begun = time.monotonic()
     window, inside = _cut(pair, core, int(facts["scale"]))
-    reason = _unfit(window, inside, budget)
-    if reason:
-        return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": reason, "fell_back_to": "fusion"})
-    with torch.no_grad():
-        tasks, real, starter = _tasks(net, channels, facts, window)
     learn, held = _split(inside)
+    used = bool(facts["network"]["used"])
+    reason = _unfit(window, learn, held, budget) if used else facts["network"]["reason"]
+    if reason:
+        to = "fusion" if used else "start"
+        return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": reason, "fell_back_to": to})
+    tasks, real, starter = _tasks(net, channels, facts, window)
+    weight = _dark(window.x)[learn]
     learned = {"gain": torch.zeros(1 + STEPS, requires_grad=True), "share": torch.zeros(STEPS, requires_grad=True)}
     kept = {"fusion": {k: v.detach().clone() for k, v in learned.items()}, "start": silent()}
     scores = {k: _score(v, tasks, held) for k, v in kept.items()}
     losses: list[float] = []
     optimiser = torch.optim.Adam(learned.values(), lr=RATE)
     while len(losses) < budget.steps and (budget.seconds is None or time.monotonic() - begun < budget.seconds):
-        loss = _loss(learned, tasks, real, starter, learn)
+        loss = _loss(learned, tasks, real, starter, learn, weight)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
@@ -149,6 +159,34 @@ def adapt(net: Spread, channels: int, facts: Facts, pair: Pair, core: tuple[slic
     )
 
 
+def trial(net: Spread, channels: int, facts: Facts, pairs: Iterable[Pair]) -> Facts:
+    """Whether the network helps on a scene: "used", "reason", and what start and network miss of the guide bands.
+
+    The middle of the first `WINDOWS` windows counts. A guide of one band proves nothing, so the network is not used.
+    """
+    scores: list[tuple[Score, Score]] = []
+    nothing = {"gain": torch.zeros(1 + STEPS), "share": torch.zeros(STEPS)}
+    edge = max(1, WINDOW_PX // int(facts["scale"]))
+    for pair in islice(pairs, WINDOWS):
+        if len(pair.x) < 2:
+            return {"used": False, "reason": "a guide of one band has no other band to prove the network on"}
+        starts = [max(0, (n - edge) // 2) for n in pair.y_valid.shape]
+        window, inside = _cut(
+            pair, (slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge)), facts["scale"]
+        )
+        if int(inside.sum()) >= LEAST_PIXELS:
+            tasks, _, _ = _tasks(net, channels, facts, window)
+            scores.append((_score(silent(), tasks, inside), _score(nothing, tasks, inside)))
+    start, network = (float(np.mean([s[i].error for s in scores])) if scores else math.nan for i in (0, 1))
+    used = network < start
+    return {
+        "used": used,
+        "reason": "" if used else "the start foretells the guide's own bands as well as the network",
+        "missed_start": round(start, 6) if scores else None,
+        "missed_network": round(network, 6) if scores else None,
+    }
+
+
 def silent() -> Learned:
     """What makes the network add nothing: the start."""
     return {"gain": -torch.ones(1 + STEPS), "share": torch.zeros(STEPS)}
@@ -168,16 +206,20 @@ def _cut(pair: Pair, core: tuple[slice, slice], scale: int) -> tuple[Pair, torch
     return window, torch.from_numpy(inside & window.x_valid & trusted)
 
 
-def _unfit(window: Pair, inside: torch.Tensor, budget: Budget) -> str:
+def _unfit(window: Pair, learn: torch.Tensor, held: torch.Tensor, budget: Budget) -> str:
     if budget.steps == 0:
         return "no steps in the budget"
     if len(window.x) < 2:
         return "a guide of one band has no other band to learn from"
-    if int(inside.sum()) < LEAST_PIXELS:
-        return f"{int(inside.sum())} valid guide pixels in the block; {LEAST_PIXELS} are needed"
+    valid = int(learn.sum()) + int(held.sum())
+    if valid < LEAST_PIXELS or 8 * int(held.sum()) < valid:
+        return (
+            f"{valid} valid guide pixels in the block, {int(held.sum())} of them to judge by; {LEAST_PIXELS} are needed"
+        )
     return ""
 
 
+@torch.no_grad()
 def _tasks(net: Spread, channels: int, facts: Facts, window: Pair) -> tuple[list[Task], list[Task], Starter]:
     """Guide bands as tasks, the strongest real coefficients, and the starter of the scene."""
     scene = LocalMap.from_facts(facts["start"])
@@ -246,8 +288,21 @@ def _step(learned: Learned, task: Task) -> torch.Tensor:
     return task.unit * corrected(task.answer, task.evidence, learned["gain"], learned["share"])
 
 
-def _loss(learned: Learned, tasks: list[Task], real: list[Task], starter: Starter, learn: torch.Tensor) -> torch.Tensor:
-    by_guide = [(_step(learned, t) - t.missed)[0, 0][learn].abs().mean() / t.size for t in tasks]
+def _dark(x: F32) -> torch.Tensor:
+    """(H, W) weights: dark pixels count more, since angles are relative. As in training."""
+    level = torch.from_numpy(x).square().sum(0).sqrt()
+    return 1 + 0.5 * (level.mean() / level.clamp_min(1e-12)).clamp_max(4.0)
+
+
+def _loss(
+    learned: Learned,
+    tasks: list[Task],
+    real: list[Task],
+    starter: Starter,
+    learn: torch.Tensor,
+    weight: torch.Tensor,
+) -> torch.Tensor:
+    by_guide = [(weight * (_step(learned, t) - t.missed)[0, 0][learn].abs()).mean() / t.size for t in tasks]
     added = starter.down(torch.cat([_step(learned, t) for t in real], dim=1))
     left = torch.cat([t.missed for t in real], dim=1)
     consistent = (added - left).abs().mean() / (left.abs().mean() + 0.3)

@@ -55,8 +55,12 @@ class UalModel:
         return self.card.halo_at(scale)
 
     def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
-        """The facts of the training-free start (`LeastSquaresModel.estimate`), which raises BadPair."""
-        return self.start.estimate(pairs, setup)
+        """The facts of the training-free start (`LeastSquaresModel.estimate`), which raises BadPair, and "network".
+
+        That is whether the network is used on this scene, and why not (`adapter.trial`).
+        """
+        facts = self.start.estimate(pairs, setup)
+        return {**facts, "network": adapter.trial(self.net, self.channels, facts, pairs())}
 
     def bind(self, facts: Facts, state: State | None = None) -> UalRestorer:
         """The restorer of the scene, with what a block has learned, if it has."""
@@ -75,6 +79,8 @@ class UalRestorer:
         self.halo, self.channels = model.halo(self.scale), model.channels
         self.starter = Starter(LocalMap.from_facts(facts["start"]))
         self.net = model.net
+        if not facts["network"]["used"]:
+            state = adapter.silent()
         self.learned = (state["gain"].float(), state["share"].float()) if state else (None, None)
 
     @torch.no_grad()

@@ -35,6 +35,8 @@ class FusionSampleSettings:
     """Coefficients that the network corrects."""
     scales: tuple[int, ...] = (8, 8, 8, 8, 4, 3)
     snr_db: tuple[float, float] = (28.0, 44.0)
+    clean_guide: float = 0.5
+    """Share of pairs whose guide has no noise but the cube's own."""
     scene_px: int = 224
     """Edge of the part of a scene that a pair is made of."""
     patch_px: int = 44
@@ -143,6 +145,8 @@ def realise(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.ra
     x = np.tensordot(p, z, 1).astype(np.float32)
     snr = float(rng.uniform(*s.snr_db))
     std_y, std_x = snr_std(y, snr), snr_std(x, snr + float(rng.uniform(-2, 2)))
+    if rng.random() < s.clean_guide:
+        std_x = std_x / 30
     y, x = gaussian(y, std_y, rng), gaussian(x, std_x, rng)
     pair = Pair(y=y, y_valid=np.ones(y.shape[1:], bool), x=x, x_valid=np.ones(x.shape[1:], bool))
     guess = mistaken(blur, float(rng.uniform(*s.kernel_error)), rng)

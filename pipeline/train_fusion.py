@@ -86,14 +86,30 @@ def card(net_halo: int, trained_on: tuple[str, ...], recipe: dict[str, Any], sco
 
 
 def train(
-    data: Path, out: Path, settings: FitSettings, *, seed: int, held_out: tuple[str, ...], check_every_s: float = 300.0
+    data: Path,
+    out: Path,
+    settings: FitSettings,
+    *,
+    seed: int,
+    held_out: tuple[str, ...],
+    begin: Path | None = None,
+    check_every_s: float = 300.0,
 ) -> None:
-    """Train, and write the model to `out` at every check. Scenes of `held_out` are only scored, at the end."""
+    """Train, and write the model to `out` at every check. Scenes of `held_out` are only scored, at the end.
+
+    `begin`: a model of the same config whose weights are gone on from; its recipe is kept in the new one's.
+    """
     cave = dict(read(data / "cave", "cave"))
     names = tuple(k for k in cave if k not in held_out)
     responses = [srf("cave", guide).astype(np.float32) for guide in GUIDES]
     torch.manual_seed(seed)
     net = Spread(**{k: v for k, v in CONFIG.items() if k != "channels"})
+    before: dict[str, Any] = {}
+    if begin:
+        earlier = checkpoint.load_fusion(begin)
+        assert isinstance(earlier, UalModel)
+        net.load_state_dict(earlier.net.state_dict())
+        before = {"after": earlier.card.recipe}
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     samples = batches([cave[k] for k in names], responses, FusionSampleSettings(channels=CONFIG["channels"]), seed=seed)
     next_check = check_every_s
@@ -104,7 +120,7 @@ def train(
         next_check = p.seconds + check_every_s
         state = p.average.state_dict()
         recipe = {"command": "python -m pipeline.train_fusion", "seconds": round(p.seconds), "steps": p.step}
-        draft = card(net.halo, names, {**recipe, "seed": seed}, {})
+        draft = card(net.halo, names, {**recipe, "seed": seed, **before}, {})
         scores: dict[str, Any] = {}
         if p.fraction >= 1:
             c = slice((512 - CROP_PX) // 2, (512 + CROP_PX) // 2)
@@ -121,10 +137,14 @@ def main() -> None:
     ap.add_argument("--minutes", type=float, default=30.0)
     ap.add_argument("--steps", type=int, help="end after so many steps, if that comes first")
     ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--begin", type=Path, help="folder of weights to go on from")
+    ap.add_argument("--learning-rate", type=float, default=3e-3)
     ap.add_argument("--held-out", nargs="*", default=list(VALIDATION), help="scenes to score, not to train on")
     a = ap.parse_args()
-    settings = FitSettings(minutes=a.minutes, steps=a.steps, learning_rate=3e-3, warmup_steps=20, average=0.99)
-    train(a.data, a.out, settings, seed=a.seed, held_out=tuple(a.held_out))
+    settings = FitSettings(
+        minutes=a.minutes, steps=a.steps, learning_rate=a.learning_rate, warmup_steps=20, average=0.99
+    )
+    train(a.data, a.out, settings, seed=a.seed, held_out=tuple(a.held_out), begin=a.begin)
 
 
 if __name__ == "__main__":

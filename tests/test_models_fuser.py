@@ -61,7 +61,8 @@ def model_of(*, silent: bool = False) -> UalModel:
 @pytest.fixture(scope="module")
 def ready() -> tuple[UalModel, Pair, Setup, Facts]:
     model, (pair, setup) = model_of(), pair_of(cube())
-    return model, pair, setup, model.estimate(partial(list, (pair,)), setup)
+    facts = model.estimate(partial(list, (pair,)), setup)
+    return model, pair, setup, {**facts, "network": {"used": True, "reason": ""}}
 
 
 def fuse(model: UalModel, facts: Facts, pair: Pair, state: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
@@ -82,6 +83,18 @@ def test_nothing_learned_is_the_fusion(ready: tuple[UalModel, Pair, Setup, Facts
     assert torch.equal(fuse(model, facts, pair, nothing), fuse(model, facts, pair))
 
 
+def test_a_network_that_does_not_prove_itself_is_not_used(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+    _, pair, setup, _ = ready
+    torch.manual_seed(1)
+    bad = model_of()
+    torch.nn.init.normal_(bad.net.fusion.head.weight, std=1.0)
+    facts = bad.estimate(partial(list, (pair,)), setup)
+    assert not facts["network"]["used"] and facts["network"]["missed_network"] > facts["network"]["missed_start"]
+    torch.testing.assert_close(fuse(bad, facts, pair), fuse(model_of(silent=True), facts, pair))
+    adapted = bad.adapt(facts, pair, (slice(4, 20), slice(4, 20)), Budget(steps=5))
+    assert adapted.state == {} and adapted.figures["fell_back_to"] == "start"
+
+
 def test_a_tile_with_its_halo_is_the_whole(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
     model, _, _, facts = ready
     pair, _ = pair_of(cube(336, seed=1))
@@ -98,7 +111,7 @@ def test_a_tile_with_its_halo_is_the_whole(ready: tuple[UalModel, Pair, Setup, F
 def test_brightness_scales_the_answer(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
     model, pair, setup, facts = ready
     bright = whole(1000 * pair.y, 7 * pair.x)
-    again = model.estimate(partial(list, (bright,)), setup)
+    again = {**model.estimate(partial(list, (bright,)), setup), "network": facts["network"]}
     torch.testing.assert_close(fuse(model, again, bright), 1000 * fuse(model, facts, pair), rtol=2e-3, atol=2.0)
 
 
