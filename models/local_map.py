@@ -7,6 +7,7 @@ and on axes g of the guide that are whitened by its noise and made less noisy by
     local      r = c - W (H g, 1);  A(i) = argmin_A sum_j w(j - i) |r_j - A (H g_j, 1)|^2 + ridge |A|^2_scene
                w a Gaussian of about an LR pixel: what the materials of one neighbourhood have in common, shrunk to the
                global map; moments are smoothed images, so every pixel has its own A; interpolated, applied to sharp g
+               as far as g stays near what the neighbourhood has shown
     mixed      a `FREE` local map and a `FIRM` one, by the trust t in the free: how much better it foretells LR pixels
                that it has not seen (leave one out, closed form) than their neighbours alone do.  t = sqrt((E_n - E_f) /
                (E_n - 1)), E mean squares over the neighbourhood, 1 the noise
@@ -43,6 +44,8 @@ BESIDE = 0.7
 """LR pixels: of the window over the neighbours of a pixel that is left out."""
 AROUND = 1.5
 """LR pixels: of the neighbourhood in which powers and errors are averaged."""
+SHOWN, BEYOND = 2, 1.0
+"""LR pixels around, and how far beyond the range of their guide values a local map is followed, in ranges."""
 REACH = 4
 """LR pixels that every smoothing window reaches."""
 BLUR_LR, BLUR_HR = 4, 10
@@ -191,11 +194,24 @@ class Starter:
         a, own = torch.linalg.solve(normal, right).permute(0, 3, 4, 1, 2).split((k, 1), dim=2)
         leverage = float(window(sigma)[REACH]) ** 2 * (own[:, :, 0] * f).sum(1, keepdim=True)  # (B, 1, h, w)
         unseen = ((a * f[:, :, None]).sum(1) - leverage * r) / (1 - leverage).clamp_min(1e-3)
-        a, unseen = (a / size[:, None]).float(), unseen.float()
+        a, unseen, g = (a / size[:, None]).float(), unseen.float(), self._held(low, g)
         out = self.up(a[:, -1])
         for i in range(m - 1):
             out = out + self.up(a[:, i]) * g[:, i, None]
         return out, unseen
+
+    def _held(self, low: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """The guide, held to what the LR pixels of the neighbourhood have shown and `BEYOND` as much on either side.
+
+        A local map knows nothing of values that no pixel near it has: at a glint it would go on along a slope that was
+        fitted to the shade around it.
+        """
+        images = functional.pad(low, (SHOWN,) * 4, mode="replicate")
+        most = functional.max_pool2d(images, 2 * SHOWN + 1, stride=1)
+        least = -functional.max_pool2d(-images, 2 * SHOWN + 1, stride=1)
+        more = BEYOND * (most - least) + 1  # the guide's noise
+        bounds = [functional.interpolate(b, scale_factor=self.scale) for b in (least - more, most + more)]
+        return torch.minimum(torch.maximum(g, bounds[0]), bounds[1])
 
 
 def window(sigma: float) -> torch.Tensor:
