@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks import kernels
+from benchmarks import kernels, paper_schedule
 from benchmarks.scenes import F32, Scenes, crop, quality
 from catalog.sensors import srf
 from models import checkpoint, degrade, metrics
@@ -200,6 +200,17 @@ def _cut(pair: Pair, window: Window, scale: int) -> Pair:
     return Pair(y=pair.y[:, y, x], y_valid=pair.y_valid[y, x], x=pair.x[:, fy, fx], x_valid=pair.x_valid[fy, fx])
 
 
+def paper(model: FusionModel) -> Method:
+    """See `paper_schedule.py`."""
+
+    def run(p: Problem) -> Answer:
+        image, seconds, figures = paper_schedule.schedule(model, p)
+        ours = paper_schedule.reached(figures["best_psnr"], p, unadapted(model), adapted(model))
+        return Answer(image, seconds, {**figures, "ours_reached_seconds": ours})
+
+    return run
+
+
 def _network() -> FusionModel:
     return checkpoint.load_fusion(checkpoint.builtin(NETWORK))
 
@@ -211,6 +222,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "least-squares": lambda: unadapted(checkpoint.load_fusion(checkpoint.builtin("least-squares"))),
     "fusion": lambda: unadapted(_network()),
     "hypermend": lambda: adapted(_network()),
+    "paper-schedule": lambda: paper(_network()),
 }
 DEFAULT = ("bicubic", "gauss-ls", "floor", "fusion", "hypermend")
 
