@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from models.card import ModelCard
 from models.checkpoint import FUSIONS
 from pipeline.config import RestoreJob
 from pipeline.execute import WAIT, Wait, on_ray
-from pipeline.fuse import Guides, budget_of
+from pipeline.fuse import Guides, budget_of, default_model
 from pipeline.job import Engine, Finished, Opened, Run, new_run_id, unit_id
 from pipeline.ledger import Refusal
 from pipeline.memory import GIB, share_bytes
@@ -41,21 +41,19 @@ from pipeline.restore_worker import (
     model_card,
 )
 
-DEFAULT_MODEL = {"denoise": "stas-subspace", "fuse": "least-squares"}
+DEFAULT_MODEL = {"denoise": "stas-subspace"}
 
 
 class RestoreUnit:
     """One scene's walk from its source cube to a published restored cube."""
 
-    def __init__(self, source: Scene, task: Task, root: Root, run: str, paired: tuple[Guide, Scene] | None) -> None:
-        self.collection, self.scene = _base(source.collection), source.id
+    def __init__(self, todo: Todo, root: Root, run: str) -> None:
+        self._source, self._task = todo.source, todo.task
+        self._guide, self._guide_scene = todo.guide, todo.guide_scene
+        self.collection, self.scene = _base(self._source.collection), self._source.id
         self.id = unit_id(self.collection, self.scene)
-        self._source = source
-        self._task = task
         self._root = root
         self._run = run
-        self._guide = None if paired is None else paired[0]
-        self._guide_scene = None if paired is None else paired[1]
 
     def prepare(self) -> Prepare:
         return Prepare(
@@ -110,7 +108,7 @@ class RestoreUnit:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is done to every scene of a job."""
+    """What is done to a scene."""
 
     name: str
     model: str
@@ -118,6 +116,16 @@ class Task:
     tile_px: int | None
     granted_bytes: int | None
     budget: Budget | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Todo:
+    """One scene of a job."""
+
+    source: Scene
+    task: Task
+    guide: Guide | None = None
+    guide_scene: Scene | None = None
 
 
 def restore(job: RestoreJob, *, engine: Engine = on_ray) -> Run:
@@ -129,30 +137,47 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray) -> Run:
     """
     root = catalog.open(job.archive).root
     run_id = new_run_id("restore")
-    task = task_of(job, root)  # a name that is wrong is wrong for every scene
-    found = sources(job)
-    guides = Guides(job) if job.task == "fuse" else None
-
-    def units() -> Iterator[RestoreUnit | Refusal]:
-        for scene in found:
-            try:
-                yield RestoreUnit(scene, task, root, run_id, None if guides is None else guides.of(scene))
-            except Refused as refusal:
-                yield Refusal(scene=scene.id, collection=_base(scene.collection), reason=str(refusal))
-
-    run = Run(run_id, job, units(), partial(RestoreWorker, job.archive), engine, scenes=len(found))
-    run.report.notes.update(task=job.task, model=task.model)
+    found = todo(job, root)
+    units = (RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one for one in found)
+    run = Run(run_id, job, units, partial(RestoreWorker, job.archive), engine, scenes=len(found))
+    models = sorted({one.task.model for one in found if isinstance(one, Todo)})
+    run.report.notes.update(task=job.task, model=", ".join(models))
     return run
 
 
-def task_of(job: RestoreJob, root: Root) -> Task:
-    """The job's model and what depends on it alone.
+def todo(job: RestoreJob, root: Root) -> list[Todo | Refusal]:
+    """Every scene of the job with its model and, for a fusion, its guide.
+
+    Raises:
+        Refused: as ``restore``. A scene that has no guide is a refusal of its own.
+        BadCheckpoint: as ``restore``.
+    """
+    task = cache(lambda name: task_of(job, root, name))
+    if job.model is not None:
+        task(job.model)  # a name that is wrong is wrong for every scene
+    found = sources(job)
+    if job.task != "fuse":
+        return [Todo(source=scene, task=task(job.model or DEFAULT_MODEL[job.task])) for scene in found]
+    guides = Guides(job)
+    pairs: list[Todo | Refusal] = []
+    for scene in found:
+        try:
+            guide, guide_scene = guides.of(scene)
+        except Refused as refusal:
+            pairs.append(Refusal(scene=scene.id, collection=_base(scene.collection), reason=str(refusal)))
+            continue
+        model = job.model or default_model(scene.sensor, guide_scene.sensor)
+        pairs.append(Todo(source=scene, task=task(model), guide=guide, guide_scene=guide_scene))
+    return pairs
+
+
+def task_of(job: RestoreJob, root: Root, name: str) -> Task:
+    """A model and what depends on it and on the job alone.
 
     Raises:
         Refused: the model is of another task, or cannot use the budget.
         BadCheckpoint: there is no such model.
     """
-    name = job.model or DEFAULT_MODEL[job.task]
     card = model_card(root, name)
     if (card.architecture in FUSIONS) != (job.task == "fuse"):
         takes = "two images: it is for task 'fuse'" if card.architecture in FUSIONS else "one image and cannot fuse two"
@@ -239,14 +264,15 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
         Refused: as ``restore``. A scene that the model does not accept is a row with its reason.
     """
     root = catalog.open(job.archive).root
-    task = task_of(job, root)
-    rate = _seconds_per_sample(root, task.model)
-    found = sources(job)
-    guides = Guides(job) if job.task == "fuse" else None
-    for scene in found:
+    rate = cache(lambda model: _seconds_per_sample(root, model))
+    for one in todo(job, root):
+        if isinstance(one, Refusal):
+            yield PlannedScene(collection=one.collection or "", scene=one.scene, reason=one.reason)
+            continue
         try:
-            plan = _plan(scene, task, root, guides)
+            plan = _plan(one, root)
         except Refused as refusal:
+            scene = one.source
             yield PlannedScene(collection=_base(scene.collection), scene=scene.id, reason=str(refusal))
             continue
         to_do = len(plan.grid) - len(_done(root, plan))
@@ -256,17 +282,16 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
         samples = plan.spec.bands * plan.spec.height * plan.spec.width
         yield PlannedScene(
             collection=plan.collection,
-            scene=scene.id,
+            scene=plan.scene_id,
             plan=plan,
             tiles_to_do=to_do,
             read_bytes=to_do * read_px[0] * read_px[1] * plan.spec.bands * itemsize,
-            seconds=None if rate is None else rate * samples * share,
+            seconds=None if (per_sample := rate(plan.model)) is None else per_sample * samples * share,
         )
 
 
-def _plan(scene: Scene, task: Task, root: Root, guides: Guides | None) -> Plan:
-    source = cube_key(scene)
-    guide = None if guides is None else guides.of(scene)[0]
+def _plan(one: Todo, root: Root) -> Plan:
+    scene, task, source = one.source, one.task, cube_key(one.source)
     return make_plan(
         scene_id=scene.id,
         collection=_base(scene.collection),
@@ -276,7 +301,7 @@ def _plan(scene: Scene, task: Task, root: Root, guides: Guides | None) -> Plan:
         card=task.card,
         task=task.name,
         tile_px=task.tile_px,
-        guide=None if guide is None else (guide, read_spec(root, guide.source)),
+        guide=None if one.guide is None else (one.guide, read_spec(root, one.guide.source)),
         budget=task.budget,
         granted_bytes=task.granted_bytes,
     )

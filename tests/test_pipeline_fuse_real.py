@@ -113,6 +113,7 @@ def test_paris_by_walds_protocol(paris: dict[str, Any], tmp_path: Path) -> None:
     delivered(archive, (folder, "hyperion", "hyperion"), (folder, "ali", "ali"))
     report, cube = fuse(archive, collections=("hyperion",), guide_collection="ali")
     assert report.scenes[0].figures["scale"] == 3
+    assert report.notes["model"] == "least-squares"
     order = [list(paris["non_del_bands"].ravel()).index(b) for b in cube["band"].values]
     answer, before = cube["reflectance"].values, smooth(coarse, 3, 0.0)[order]
     assert answer.shape == (128, 72, 72)
@@ -148,6 +149,10 @@ def test_a_cave_scene_and_a_camera(shared_data: Path, tmp_path: Path) -> None:
     report, cube = fuse(archive, collections=("cave",), guide_collection="camera")
     (scene,) = report.scenes
     assert (scene.figures["scale"], scene.figures["guide"]) == (8, "camera/balloons_ms")
+    assert report.notes["model"] == "ual-fusion"  # the pair of sensors that it was trained for
+    (block,) = scene.figures["blocks"]
+    assert block["steps"] > 0
+    assert block["adapted"] or block["fell_back_to"] in ("fusion", "start")
     answer = cube["reflectance"].values
     source = catalog.open(str(archive)).search(stage="source", collection="cave-source")[0].dataset()
     before = smooth(source["reflectance"].values.astype(np.float32), 8, 0.0)
@@ -161,14 +166,15 @@ def test_a_cave_scene_and_a_camera(shared_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_three_tile_sizes_give_the_same_cube(shared_data: Path, tmp_path: Path) -> None:
-    camera_pair(shared_data, tmp_path / "files", "feathers", edge=256, scale=8)
+    camera_pair(shared_data, tmp_path / "files", "feathers", edge=256, scale=4)
     archive, files = tmp_path / "archive", tmp_path / "files"
     delivered(archive, (files / "coarse", "cave", "cave"), (files / "sharp", "nikon-d700", "camera"))
     whole: F32 | None = None
-    for tile_px in (256, 128, 64):
-        cube, flags, plan, _ = fused(
-            archive, tile_px=tile_px, model=None, collections=("cave",), guide_collection="camera"
+    for tile_px in (256, 128, 96):
+        cube, flags, plan, report = fused(
+            archive, tile_px=tile_px, model=None, collections=("cave",), guide_collection="camera", budget_steps=30
         )
+        assert len(report.scenes[0].figures["blocks"]) == 4
         values = cube * plan.spec.scale_factor
         whole = values if whole is None else whole
         assert np.abs(values - whole).max() <= 1e-5 + plan.spec.scale_factor  # stored as whole numbers
