@@ -7,13 +7,14 @@ is a sharp image whose blurred view is known too. So every guide band in turn pl
 
 with its noise set so that the start leaves as much unexplained, in noise, as it does of the real coefficients. What a
 block learns is how far to go: for the network's free correction and each of its candidate steps a gain, and for each
-step a share of its own, seven numbers (`state`: gain, share; zero at first, so step 0 is the fusion), from
+step a share of its own, seven numbers (`state`: gain, share; step 0 is what the scene does without), from
 
     L1(u N - missed) over the guide bands + CONSISTENT * L1(H (u N) - what the start leaves of Y) over the coefficients
 
 One in four squares of the block is held out. Kept is, of the fusion, the start and every tenth step, what is best
-there: better by `WORTH` over all guide bands, worse in none, and no worse by angle (of the vector of guide bands).
-Otherwise the block stays with the fusion and says so. All images are computed once, so steps cost milliseconds.
+there: better by `WORTH` over all guide bands, worse in none, no worse by angle (of the vector of guide bands) and no
+less consistent with Y; and of that the share `CAREFUL`.
+Otherwise the block stays as it was and says so. All images are computed once, so steps cost milliseconds.
 
 By the same guide bands the network has to prove itself on a scene at all (`trial`): where the start foretells them as
 well, as between sensors unlike those trained on, the start it is.
@@ -47,6 +48,8 @@ SQUARE = 16
 RATE = 0.02
 CONSISTENT = 0.1
 EVERY = 10
+CAREFUL = 0.5
+"""Share of what was learned that is applied: guide bands are like the unknown spectra, not the same."""
 WORTH = 0.01
 """Least gain on the held-out squares, as a share of the squared error, for which a block departs from the fusion."""
 COEFFICIENTS = 4
@@ -114,15 +117,14 @@ def adapt(net: Spread, channels: int, facts: Facts, pair: Pair, core: tuple[slic
     begun = time.monotonic()
     window, inside = _cut(pair, core, int(facts["scale"]))
     learn, held = _split(inside)
-    used = bool(facts["network"]["used"])
-    reason = _unfit(window, learn, held, budget) if used else facts["network"]["reason"]
+    own = "fusion" if facts["network"]["used"] else "start"  # what the scene does without adaptation
+    reason = _unfit(window, learn, held, budget)
     if reason:
-        to = "fusion" if used else "start"
-        return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": reason, "fell_back_to": to})
+        return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": reason, "fell_back_to": own})
     tasks, real, starter = _tasks(net, channels, facts, window)
     weight = _dark(window.x)[learn]
-    learned = {"gain": torch.zeros(1 + STEPS, requires_grad=True), "share": torch.zeros(STEPS, requires_grad=True)}
-    kept = {"fusion": {k: v.detach().clone() for k, v in learned.items()}, "start": silent()}
+    kept = {"fusion": unlearned(), "start": silent()}
+    learned = {k: v.clone().requires_grad_(True) for k, v in kept[own].items()}
     scores = {k: _score(v, tasks, held) for k, v in kept.items()}
     losses: list[float] = []
     optimiser = torch.optim.Adam(learned.values(), lr=RATE)
@@ -133,24 +135,30 @@ def adapt(net: Spread, channels: int, facts: Facts, pair: Pair, core: tuple[slic
         optimiser.step()
         losses.append(float(loss.detach()))
         if len(losses) % EVERY == 0 or len(losses) == budget.steps:
-            score = _score(learned, tasks, held)
+            careful = {k: (1 - CAREFUL) * kept[own][k] + CAREFUL * v.detach() for k, v in learned.items()}
+            score = _score(careful, tasks, held)
             if "adapted" not in scores or score.error < scores["adapted"].error:
-                scores["adapted"], kept["adapted"] = score, {k: v.detach().clone() for k, v in learned.items()}
+                scores["adapted"], kept["adapted"] = score, careful
             elif score.error > 1.02 * scores["adapted"].error:
                 break  # the held-out squares have begun to suffer
-    good = [k for k, s in scores.items() if s.beats(scores["fusion"])]
-    chosen = min(good, key=lambda k: scores[k].error, default="fusion")
+    with torch.no_grad():
+        left = {k: float(_inconsistent(v, real, starter)) for k, v in kept.items()}
+    good = [k for k, s in scores.items() if s.beats(scores[own]) and left[k] <= left[own]]
+    chosen = min(good, key=lambda k: scores[k].error, default=own)
     return Adapted(
-        state={} if chosen == "fusion" else kept[chosen],
+        state={} if chosen == own else kept[chosen],
         figures={
             "adapted": chosen == "adapted",
             "steps": len(losses),
             "loss_first": round(losses[0], 6) if losses else None,
             "loss_last": round(losses[-1], 6) if losses else None,
-            "held_out_first": round(scores["fusion"].error, 6),
+            "held_out_first": round(scores[own].error, 6),
             "held_out_last": round(scores[chosen].error, 6),
             "held_out_start": round(scores["start"].error, 6),
-            "held_out_angle_first_deg": round(scores["fusion"].angle_deg, 5),
+            "held_out_fusion": round(scores["fusion"].error, 6),
+            "inconsistent_first": round(left[own], 6),
+            "inconsistent_last": round(left[chosen], 6),
+            "held_out_angle_first_deg": round(scores[own].angle_deg, 5),
             "held_out_angle_last_deg": round(scores[chosen].angle_deg, 5),
             "seconds": round(time.monotonic() - begun, 2),
             "reason": "" if chosen == "adapted" else f"held-out squares are best with the {chosen}",
@@ -165,7 +173,6 @@ def trial(net: Spread, channels: int, facts: Facts, pairs: Iterable[Pair]) -> Fa
     The middle of the first `WINDOWS` windows counts. A guide of one band proves nothing, so the network is not used.
     """
     scores: list[tuple[Score, Score]] = []
-    nothing = {"gain": torch.zeros(1 + STEPS), "share": torch.zeros(STEPS)}
     edge = max(1, WINDOW_PX // int(facts["scale"]))
     for pair in islice(pairs, WINDOWS):
         if len(pair.x) < 2:
@@ -176,7 +183,7 @@ def trial(net: Spread, channels: int, facts: Facts, pairs: Iterable[Pair]) -> Fa
         )
         if int(inside.sum()) >= LEAST_PIXELS:
             tasks, _, _ = _tasks(net, channels, facts, window)
-            scores.append((_score(silent(), tasks, inside), _score(nothing, tasks, inside)))
+            scores.append((_score(silent(), tasks, inside), _score(unlearned(), tasks, inside)))
     start, network = (float(np.mean([s[i].error for s in scores])) if scores else math.nan for i in (0, 1))
     used = network < start
     return {
@@ -185,6 +192,11 @@ def trial(net: Spread, channels: int, facts: Facts, pairs: Iterable[Pair]) -> Fa
         "missed_start": round(start, 6) if scores else None,
         "missed_network": round(network, 6) if scores else None,
     }
+
+
+def unlearned() -> Learned:
+    """What leaves the network as it is: the fusion."""
+    return {"gain": torch.zeros(1 + STEPS), "share": torch.zeros(STEPS)}
 
 
 def silent() -> Learned:
@@ -303,10 +315,14 @@ def _loss(
     weight: torch.Tensor,
 ) -> torch.Tensor:
     by_guide = [(weight * (_step(learned, t) - t.missed)[0, 0][learn].abs()).mean() / t.size for t in tasks]
+    return torch.stack(by_guide).mean() + CONSISTENT * _inconsistent(learned, real, starter)
+
+
+def _inconsistent(learned: Learned, real: list[Task], starter: Starter) -> torch.Tensor:
+    """L1 of what is left of Y in its strongest coefficients, in what the start leaves."""
     added = starter.down(torch.cat([_step(learned, t) for t in real], dim=1))
     left = torch.cat([t.missed for t in real], dim=1)
-    consistent = (added - left).abs().mean() / (left.abs().mean() + 0.3)
-    return torch.stack(by_guide).mean() + CONSISTENT * consistent
+    return (added - left).abs().mean() / (left.abs().mean() + 0.3)
 
 
 @torch.no_grad()

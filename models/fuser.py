@@ -79,7 +79,7 @@ class UalRestorer:
         self.halo, self.channels = model.halo(self.scale), model.channels
         self.starter = Starter(LocalMap.from_facts(facts["start"]))
         self.net = model.net
-        if not facts["network"]["used"]:
+        if not state and not facts["network"]["used"]:
             state = adapter.silent()
         self.learned = (state["gain"].float(), state["share"].float()) if state else (None, None)
 
