@@ -14,7 +14,7 @@ and on axes g of the guide that are whitened by its noise and made less noisy by
     back       c += upsample(q (c_Y - H c)),   q = max(0, 1 - EMPTY / local power): only what stands out of the noise
 
 What Y holds outside the stored axes is interpolated, shrunk by one Wiener weight. Every step is local: `HALO` LR pixels
-and `GUIDE_HALO` HR pixels. What each step gains is in docs/decisions/0007.
+and `GUIDE_HALO` HR pixels. What each step gains is in docs/decisions/0010.
 """
 
 from __future__ import annotations
