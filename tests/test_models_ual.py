@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.paper_schedule import paper_schedule
-from models.degrade import blur_down, respond
+from models.degrade import blur_down
 from models.ual import Adaptation, Degradation, Fusion
 
 
@@ -44,17 +43,3 @@ def test_degradation_is_the_operator_of_the_house() -> None:
     z, net = torch.rand(1, 3, 32, 24), Degradation(8)
     assert torch.equal(net(z), blur_down(z, net.kernel, 8))
     assert abs(float(net.kernel.detach().sum()) - 1) < 1e-6
-
-
-def test_the_papers_schedule_begins_at_the_fusion_and_fits_the_pair() -> None:
-    torch.manual_seed(0)
-    fused, y, x, p = (
-        torch.rand(1, 4, 16, 16),
-        torch.rand(1, 4, 2, 2),
-        torch.rand(1, 2, 16, 16),
-        torch.full((2, 4), 0.25),
-    )
-    seen: list[torch.Tensor] = []
-    last = paper_schedule(fused, y, x, p, 8, lambda step, z: seen.append(z), steps=3)
-    assert len(seen) == 4 and torch.equal(seen[0], fused) and torch.equal(seen[-1], last)
-    assert (respond(last, p) - x).abs().mean() < (respond(fused, p) - x).abs().mean()
