@@ -19,9 +19,11 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
 
-# Needs the real scenes in $(DATA) and about an hour; denoising is scored on the scenes that no training saw.
+# Needs the real scenes in $(DATA) and about two hours; CAVE is scored on the scenes that no training saw.
 VALIDATION := fake_and_real_peppers paints thread_spools
 DENOISE = $(BIN)/python -m benchmarks.denoise --data $(DATA)/cave --scenes $(VALIDATION)
+FUSION = $(BIN)/python -m benchmarks.fusion --data $(DATA)/cave --scenes $(VALIDATION)
+FAST := --methods bicubic floor least-squares fusion
 RESULTS := benchmarks/results
 
 bench: $(VENV)/.installed-test
@@ -35,6 +37,15 @@ bench: $(VENV)/.installed-test
 	mv $(RESULTS)/low-noise.part $(RESULTS)/denoise_low_noise.jsonl
 	$(BIN)/python -m benchmarks.denoise --real --data $(DATA) > $(RESULTS)/real.part
 	mv $(RESULTS)/real.part $(RESULTS)/denoise_real.jsonl
+	$(FUSION) > $(RESULTS)/fusion.part
+	mv $(RESULTS)/fusion.part $(RESULTS)/fusion.jsonl
+	($(FUSION) --snr-db 35 $(FAST) && $(FUSION) --snr-db 30 $(FAST) && $(FUSION) --scale 32 $(FAST)) > $(RESULTS)/harder.part
+	mv $(RESULTS)/harder.part $(RESULTS)/fusion_harder.jsonl
+	$(BIN)/python -m benchmarks.fusion_real --data $(DATA) > $(RESULTS)/pairs.part
+	mv $(RESULTS)/pairs.part $(RESULTS)/fusion_real.jsonl
+	$(BIN)/python -m benchmarks.fusion --data $(DATA)/cave --scenes paints --crop 128 --methods hypermend paper-schedule \
+		> $(RESULTS)/schedule.part
+	mv $(RESULTS)/schedule.part $(RESULTS)/fusion_schedule.jsonl
 	$(BIN)/python -m benchmarks.sharpen --data $(DATA)/cave --scenes $(VALIDATION) > $(RESULTS)/sharpen.part
 	mv $(RESULTS)/sharpen.part $(RESULTS)/sharpen.jsonl
 	$(BIN)/python -m benchmarks.ssrnet > $(RESULTS)/ssrnet.part
