@@ -1,7 +1,8 @@
 """One trial of a search: areas are read, a super-net is trained, a genotype comes out. No Ray.
 
 After each epoch the weights go to `searches/<id>/trials/<n>-<epoch>.safetensors` and then the record to `<n>.json`, so
-a trial that was killed anywhere goes on after its last whole epoch and ends as it would have ended.
+a trial that was killed anywhere goes on after its last whole epoch and ends as it would have ended, bit for bit where
+it goes on with the same number of threads.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class TrialRecord:
     genotype: Mapping[str, Any] | None = None
     reason: str = ""
     where: Mapping[str, Any] = field(default_factory=dict)
-    """Node and process that last worked on it."""
+    """Node, process and threads that last worked on it."""
 
     @property
     def validation_loss(self) -> float:
@@ -109,7 +110,8 @@ def run_trial(root: Root, plan: SearchPlan, record: TrialRecord, *, device: str 
 
     A loss that is no number ends it as "diverged", with the reason.
     """
-    record = replace(record, state="running", reason="", where={"node": socket.gethostname(), "pid": os.getpid()})
+    where = {"node": socket.gethostname(), "pid": os.getpid(), "threads": torch.get_num_threads()}
+    record = replace(record, state="running", reason="", where=where)
     put_record(root, plan.id, record)
     try:
         for record in _epochs(root, plan, record, device):  # noqa: B020 - the last one is needed below
