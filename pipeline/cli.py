@@ -7,47 +7,38 @@ command again to go on.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Never, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 import catalog as archives
-from catalog.errors import ArchiveError
-from models.card import BadCard
-from models.checkpoint import BadCheckpoint
-from pipeline.config import BadJob, IngestJob, Job, RestoreJob, SearchJob, load_job, parse
-from pipeline.plan import Refused
-
-J = TypeVar("J", bound=Job)
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Restore archives of hyperspectral images: STAC in, restored Zarr cubes and STAC items out, on Ray.",
+from pipeline.cli_app import (
+    Address,
+    Archive,
+    Bbox,
+    BudgetSeconds,
+    BudgetSteps,
+    Collections,
+    GuideCollection,
+    JobFile,
+    Json,
+    Memory,
+    Sensor,
+    TilePx,
+    When,
+    Workers,
+    app,
+    carry_out,
+    emit,
+    refusals,
+    refuse,
+    settings,
 )
-
-Archive = Annotated[str | None, typer.Option(help="Root of the archive: a folder or s3://bucket/prefix.")]
-Bbox = Annotated[tuple[float, float, float, float] | None, typer.Option(metavar="W S E N", help="Degrees.")]
-When = Annotated[str | None, typer.Option("--datetime", help="RFC 3339 instant or interval; open ends as '..'.")]
-Sensor = Annotated[str | None, typer.Option(help="Name of a sensor table: enmap, hyperion, sentinel2a, cave, ...")]
-Collections = Annotated[list[str] | None, typer.Option("--collection", help="Repeatable.")]
-Workers = Annotated[int | None, typer.Option(help="Ray actors; default one per GPU, else one per CPU.")]
-Address = Annotated[str | None, typer.Option(help="A running Ray cluster; default: an embedded one.")]
-Memory = Annotated[float | None, typer.Option(help="What one worker may take; default: its share of this machine.")]
-TilePx = Annotated[int | None, typer.Option(help="Edge of a tile in pixels, a multiple of 16.")]
-GuideCollection = Annotated[str | None, typer.Option(help="Fuse: collection of the sharper images.")]
-BudgetSteps = Annotated[int | None, typer.Option(help="Fuse: most steps that a block adapts; 0 for none.")]
-BudgetSeconds = Annotated[float | None, typer.Option(help="Fuse: longest time that a block adapts, in seconds.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-JobFile = Annotated[Path | None, typer.Argument(help="A TOML job; options given beside it win over it.")]
+from pipeline.config import IngestJob, RestoreJob, SearchJob
 
 
 @app.command()
@@ -312,55 +303,6 @@ def index(archive: Annotated[str, typer.Option(help="Root of the archive.")]) ->
     with refusals():
         count = archives.open(archive).reindex()
     print(f"{count} items indexed")
-
-
-# -------------------------------------------------------------------------------------------------------- helpers
-
-
-def settings(file: Path | None, kind: type[J], **options: Any) -> J:
-    """The job of a file and of the options given beside it; options that were not given are left out."""
-    given = {key: value for key, value in options.items() if value not in (None, [])}
-    if file is not None:
-        return load_job(file, kind, **given)
-    return parse(kind, given, where=f"options of {kind.__name__.removesuffix('Job').lower()}")
-
-
-def carry_out(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
-    """Run a job to its end, show it, and leave with its exit code."""
-    from pipeline.execute import start_ray
-    from pipeline.report import follow, summary
-
-    console = Console(stderr=as_json)
-    run = start(job)
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # Ray prints what its raylet has to say
-        with console.status("starting Ray"):
-            start_ray(address=job.ray_address)
-        report = follow(run, console)
-    if not report.scenes:
-        refuse("no scene matches; see `hypermend query` for what the archive holds")
-    summary(report, console)
-    if as_json:
-        emit(report.to_dict())
-    raise typer.Exit(report.exit_code)
-
-
-def emit(value: Any) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=list))
-
-
-def refuse(message: str) -> Never:
-    print(f"hypermend: {message}", file=sys.stderr)
-    raise typer.Exit(2)
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Errors that a person can act on, as one line; anything else is a bug and keeps its traceback."""
-    try:
-        yield
-    except (ArchiveError, BadJob, BadCard, BadCheckpoint, Refused) as error:
-        refuse(str(error))
 
 
 def main() -> None:
