@@ -28,7 +28,7 @@ from models.fusion import Pair, Setup
 from models.fusion_samples import FusionSampleSettings, batches, kernel, loss
 from models.local_map import GUIDE_HALO, HALO
 from models.spread import NEAR, Spread
-from pipeline.train import VALIDATION, read
+from pipeline.train_denoise import VALIDATION, read
 
 F32 = npt.NDArray[np.float32]
 

@@ -27,7 +27,7 @@ from models.fit import FitSettings, fit
 from models.restorer import Restorer
 from models.sharpen_samples import PatchSettings, batches, loss, pairs
 from models.sharpener import SsrnetModel, network
-from pipeline.train import VALIDATION
+from pipeline.train_denoise import VALIDATION
 
 F32 = npt.NDArray[np.float32]
 

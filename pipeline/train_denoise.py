@@ -1,4 +1,4 @@
-"""Train the denoiser: `python -m pipeline.train --data DIR --out DIR [--minutes N]`.
+"""Train the denoiser: `python -m pipeline.train_denoise --data DIR --out DIR [--minutes N]`.
 
 DIR holds `cave/<scene>_ms/*.png` and, where they are at hand, `aviris/*.mat` and `muufl/*.mat`. Writes card.json and
 weights.safetensors to --out at every check and at the end, so a run that is stopped leaves its best so far.
@@ -129,7 +129,8 @@ def train(data: Path, out: Path, settings: FitSettings, *, seed: int, check_ever
             continue
         next_check = p.seconds + check_every_s
         state = p.average.state_dict()
-        recipe = {"command": "python -m pipeline.train", "seconds": round(p.seconds), "steps": p.step, "seed": seed}
+        made = {"command": "python -m pipeline.train_denoise", "seconds": round(p.seconds)}
+        recipe = {**made, "steps": p.step, "seed": seed}
         draft = card(net.halo, tuple(names), recipe, {})
         sigmas = (5, 30, 50, 70) if p.fraction >= 1 else (5, 50)
         psnr = validate(StasModel(draft, state), held_out, sigmas)
@@ -139,7 +140,7 @@ def train(data: Path, out: Path, settings: FitSettings, *, seed: int, check_ever
 
 def main() -> None:
     """Entry point."""
-    ap = argparse.ArgumentParser(prog="python -m pipeline.train", description="Train the denoiser.")
+    ap = argparse.ArgumentParser(prog="python -m pipeline.train_denoise", description="Train the denoiser.")
     ap.add_argument("--data", type=Path, required=True, help="folder with cave/ and, if at hand, aviris/ and muufl/")
     ap.add_argument("--out", type=Path, required=True, help="folder for card.json and weights.safetensors")
     ap.add_argument("--minutes", type=float, default=60.0)
