@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from models.mixed_edge import Form, MixedEdge
 from models.stas import OPS
-from models.stas_search import Form, MixedEdge
 
 EDGE = (8, 62, 40, 40)
 """Input of an edge as the paper searches at 31 bands: batch 8, M = 62, patches of 40 pixels."""

@@ -18,7 +18,7 @@ With groups 2, conv biases, affine BN after each edge's operation and a genotype
 
 Departures, all off by default: `width` replaces c in E and M, so that cost does not grow with the square of the bands;
 `extra` input channels (noise level, local contrast) enter Conv1 and not the global skip; `activate` puts a ReLU before
-each edge's operation (DARTS' habit; the table's letter is a plain convolution).
+each edge's operation (DARTS' habit; the table's letter is a plain convolution); `cells` other than four.
 """
 
 from __future__ import annotations
@@ -186,6 +186,7 @@ class Stas(Trunk):
         width: int | None = None,
         extra: int = 0,
         activate: bool = False,
+        cells: int = CELLS,
     ) -> None:
         """Build with default initialisation.
 
@@ -195,11 +196,12 @@ class Stas(Trunk):
             width: replaces c in E = 8c and M = 2c; None is the paper's.
             extra: further input channels, after the first c.
             activate: ReLU before each edge's operation.
+            cells: the paper's four, or fewer to compare architectures cheaply.
         """
         w = channels if width is None else width
-        cells = (Cell((Edge(op, 2 * w, activate=activate) for op in genotype.ops), w) for _ in range(CELLS))
-        super().__init__(cells, channels, width=w, extra=extra)
-        self.halo = genotype.halo
+        own = (Cell((Edge(op, 2 * w, activate=activate) for op in genotype.ops), w) for _ in range(cells))
+        super().__init__(own, channels, width=w, extra=extra)
+        self.halo = genotype.halo // CELLS * cells
 
 
 def fold(net: Stas) -> Stas:

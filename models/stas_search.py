@@ -9,14 +9,7 @@ and Algorithm 1 alternates: alpha on a validation batch, theta (all other weight
 for each, first order (Liu et al., "DARTS", ICLR 2019). SPOS (Guo et al., "Single path one-shot", ECCV 2020) trains one
 random operation for each edge a step instead and then looks for the path with the lowest validation loss.
 
-Where the paper is silent, three forms of the edge (`FORMS`):
-
-    plain          x + sum_l a_l o_l(x)                          the table's letter: convolutions alone
-    relu_conv_bn   x + sum_l a_l BN_l(o_l(ReLU(x)))              DARTS' habit; these BNs have no scale, as there
-    relu_conv      x + BN(sum_l a_l o_l(ReLU(x)))                one ReLU and one BN: what a discrete edge has
-
-Without a BN inside the sum every operation is linear with a 5x5 support, so the sum is ONE convolution with the kernel
-sum_l a_l W_l (`merge`): the same value and the same gradients of alpha and of each W_l, for an eighth of the maps.
+The forms of the edge, and how its eight operations become one convolution: `mixed_edge.py`.
 
 All normalisation uses the batch's own statistics (the super-net is never in eval mode), as every path needs its own.
 """
@@ -28,27 +21,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from models.fit import Batch, Loss
-from models.stas import CELLS, EDGES, GROUPS, OPS, Cell, Genotype, Trunk, operation
+from models.mixed_edge import Form, MixedEdge
+from models.stas import CELLS, EDGES, OPS, Cell, Genotype, Trunk
 
-Form = Literal["plain", "relu_conv_bn", "relu_conv"]
-FORMS: tuple[Form, ...] = get_args(Form)
 Strategy = Literal["darts", "spos"]
 
 Source = Callable[[int], Iterator[Batch]]
 """epoch -> batches. Seeded by the epoch, so that a search that was interrupted goes on with the same samples."""
 State = Mapping[str, torch.Tensor]
 """Everything a search needs to go on, by name."""
-
-SUPPORT = 5
-"""Edge of the square that every operation's kernel fits into."""
 
 SPATIAL = Genotype(("conv3",) * len(EDGES))
 """Rival: spatial neighbours on every edge."""
@@ -70,87 +58,6 @@ class SearchDiverged(FloatingPointError):
 # ------------------------------------------------------------------------------------------------------ super-net
 
 
-def merge(ops: Iterable[nn.Module], weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operations' weighted sum as one convolution, differentiable in the weights and in every parameter.
-
-    A separable operation is a matrix after a depthwise kernel, W[o, i, :, :] = P[o, i] D[i, :, :].
-
-    Args:
-        ops: the eight operations on M channels, in the order of `OPS`.
-        weight: (8,).
-
-    Returns:
-        Kernel (M, M, 5, 5) for a padding of 2, and bias (M,).
-    """
-    sums: dict[tuple[int, int], torch.Tensor] = {}  # (size, dilation) -> (M, M, size, size)
-    biases = []
-    for (size, dilation, grouped, separable), op, a in zip(OPS.values(), ops, weight.unbind(), strict=True):
-        assert isinstance(op, nn.Sequential)
-        last: Any = op[-1]
-        m, groups = last.out_channels, GROUPS if grouped else 1
-        w, b = last.weight.view(groups, m // groups, m // groups, *last.kernel_size), last.bias  # (group, out, in, ...)
-        if separable:
-            depth: Any = op[0]
-            b = b + (w[..., 0, 0] * depth.bias.view(groups, 1, -1)).sum(2).flatten()
-            w = w * depth.weight.view(groups, 1, m // groups, size, size)
-        w = a * w
-        if grouped:  # zero between the groups
-            eye = torch.eye(groups, dtype=w.dtype, device=w.device)
-            w = w[:, :, None] * eye[:, None, :, None, None, None]  # (group, out, group, in, size, size)
-        w = w.reshape(m, m, size, size)
-        sums[size, dilation] = sums[size, dilation] + w if (size, dilation) in sums else w
-        biases.append(a * b)
-    kernel = w.new_zeros(m, m, SUPPORT, SUPPORT)
-    for (size, dilation), w in sums.items():
-        reach = dilation * (size // 2)
-        taps = slice(SUPPORT // 2 - reach, SUPPORT // 2 + reach + 1, dilation)
-        kernel[..., taps, taps] += w
-    return kernel, torch.stack(biases).sum(0)
-
-
-class MixedEdge(nn.Module):
-    """The eight operations on one edge, mixed by eight weights or one of them alone."""
-
-    def __init__(self, m: int, *, form: Form, merged: bool) -> None:
-        """Build with default initialisation.
-
-        Raises:
-            ValueError: channels that do not divide into groups, an unknown form, or one that cannot be merged.
-        """
-        super().__init__()
-        if m < 1 or m % GROUPS:
-            raise ValueError(f"{m} channels do not divide into {GROUPS} groups; take a multiple of {GROUPS}")
-        if form not in FORMS:
-            raise ValueError(f"unknown form {form!r} of the edge; known: {', '.join(FORMS)}")
-        if merged and form == "relu_conv_bn":
-            raise ValueError("form 'relu_conv_bn' normalises each operation, so they cannot be merged; merged=False")
-        self.form, self.merged = form, merged
-        self.ops = nn.ModuleList(operation(name, m) for name in OPS)
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(m, affine=False) if form == "relu_conv_bn" else nn.Identity() for _ in OPS
-        )
-        self.norm = nn.BatchNorm2d(m) if form == "relu_conv" else nn.Identity()
-
-    def forward(self, x: torch.Tensor, choice: torch.Tensor | int) -> torch.Tensor:
-        """(B, M, H, W) -> the same; `choice` is eight weights, or the number of one operation."""
-        y = x if self.form == "plain" else torch.relu(x)
-        if isinstance(choice, int):
-            mixed = self._one(choice, y)
-        elif self.merged:
-            kernel, bias = merge(self.ops, choice)
-            mixed = functional.conv2d(y, kernel, bias, padding=SUPPORT // 2)
-        else:
-            mixed = choice[0] * self._one(0, y)
-            for i in range(1, len(OPS)):
-                mixed = mixed + choice[i] * self._one(i, y)
-        out: torch.Tensor = x + self.norm(mixed)
-        return out
-
-    def _one(self, i: int, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.norms[i](self.ops[i](x))
-        return y
-
-
 class SuperNet(Trunk):
     """STAS with mixed edges. `alpha` (10, 8) is the architecture, all other parameters are theta."""
 
@@ -162,6 +69,7 @@ class SuperNet(Trunk):
         extra: int = 0,
         form: Form = "relu_conv",
         merged: bool | None = None,
+        cells: int = CELLS,
         seed: int = 0,
     ) -> None:
         """Build, with weights drawn from `seed` alone; alpha begins near zero, as in DARTS.
@@ -170,8 +78,9 @@ class SuperNet(Trunk):
             channels: c, in and out.
             width: replaces c in E = 8c and M = 2c; None is the paper's.
             extra: further input channels, after the first c.
-            form: of the edge, see the module.
+            form: of the edge, see `mixed_edge.py`.
             merged: one convolution for each edge; None wherever the form allows it.
+            cells: the paper's four, or fewer to compare architectures cheaply.
             seed: of the initial weights.
 
         Raises:
@@ -181,8 +90,8 @@ class SuperNet(Trunk):
         merged = form != "relu_conv_bn" if merged is None else merged
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            cells = (Cell((MixedEdge(2 * w, form=form, merged=merged) for _ in EDGES), w) for _ in range(CELLS))
-            super().__init__(cells, channels, width=w, extra=extra)
+            own = (Cell((MixedEdge(2 * w, form=form, merged=merged) for _ in EDGES), w) for _ in range(cells))
+            super().__init__(own, channels, width=w, extra=extra)
             self.alpha = nn.Parameter(1e-3 * torch.randn(len(EDGES), len(OPS)))
 
     def forward(self, x: torch.Tensor, choices: Sequence[Any] | None = None) -> torch.Tensor:

@@ -9,14 +9,12 @@ import torch
 from torch.nn import functional
 
 from models.fit import Batch
+from models.mixed_edge import FORMS, Form, MixedEdge, merge
 from models.stas import EDGES, OPS, Genotype, Stas
 from models.stas_search import (
-    FORMS,
     SPATIAL,
     SPECTRAL,
     SS1,
-    Form,
-    MixedEdge,
     SearchDiverged,
     SearchProgress,
     SearchSettings,
@@ -24,7 +22,6 @@ from models.stas_search import (
     alpha_rate,
     best_by_edge,
     evolve,
-    merge,
     path,
     random_genotype,
     score,
