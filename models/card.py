@@ -15,6 +15,9 @@ from typing import Any
 
 JSON = dict[str, Any]
 
+SPECTRUM = {"bands", "low_nm", "high_nm"}
+"""Keys of a card's `spectrum`."""
+
 
 class BadCard(ValueError):
     """A model card that cannot be used: says which card, which key and what to do."""
@@ -48,6 +51,9 @@ class ModelCard:
     """How physical values become network input, in words."""
     trained_on: tuple[str, ...] = ()
     """Scenes, by data set."""
+    spectrum: JSON = field(default_factory=dict)
+    """Of those scenes: bands (good ones), low_nm, high_nm. A scene with a near spectrum gets the model unasked. Empty:
+    not known."""
     metrics: JSON = field(default_factory=dict)
     """Validation figures, with the protocol that made them."""
     weights_sha256: str = ""
@@ -63,7 +69,8 @@ class ModelCard:
         """Check the numbers that others compute with.
 
         Raises:
-            BadCard: scale below 1, negative halo, window below 1 band, or an upside-down range.
+            BadCard: scale below 1, negative halo, window below 1 band, a spectrum with other keys, or an upside-down
+                range.
         """
         if self.scale < 1 or self.halo < 0 or self.guide_halo < 0:
             raise BadCard(
@@ -72,6 +79,8 @@ class ModelCard:
             )
         if self.window_bands is not None and self.window_bands < 1:
             raise BadCard(f"model {self.name!r}: window_bands {self.window_bands} must be >= 1 or null")
+        if self.spectrum and set(self.spectrum) != SPECTRUM:
+            raise BadCard(f"model {self.name!r}: spectrum with keys {sorted(self.spectrum)}; it has {sorted(SPECTRUM)}")
         for key in ("accepts_spacing_nm", "accepts_range_nm"):
             pair = getattr(self, key)
             if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):

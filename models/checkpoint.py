@@ -23,6 +23,7 @@ from models.sharpener import SsrnetModel
 State = Mapping[str, torch.Tensor]
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
+_HOME = Path(__file__).parent / "weights"
 
 
 class BadCheckpoint(ValueError):
@@ -43,6 +44,19 @@ ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {
 FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {"least-squares": LeastSquaresModel, "ual": UalModel}
 """The same for models that fuse two images."""
 
+_TASKS = {"stas": "denoise", "ssrnet": "sharpen"}
+"""What a model of one image is for, by its architecture; the identity is for nothing."""
+
+
+def task_of(card: ModelCard) -> str | None:
+    """What the model is for: denoise, sharpen or fuse; None where it is for nothing, or its architecture unknown."""
+    return "fuse" if card.architecture in FUSIONS else _TASKS.get(card.architecture)
+
+
+def builtins() -> list[str]:
+    """Names of the weights that ship with the package."""
+    return sorted(p.parent.name for p in _HOME.glob(f"*/{CARD}"))
+
 
 def builtin(name: str) -> Path:
     """Folder of weights that ship with the package.
@@ -50,11 +64,10 @@ def builtin(name: str) -> Path:
     Raises:
         BadCheckpoint: no such weights; lists those there are.
     """
-    home = Path(__file__).parent / "weights"
-    names = sorted(p.parent.name for p in home.glob(f"*/{CARD}"))
+    names = builtins()
     if name not in names:
         raise BadCheckpoint(f"no built-in model {name!r}; there are: {', '.join(names)}")
-    return home / name
+    return _HOME / name
 
 
 def save(folder: Path, card: ModelCard, state: State) -> ModelCard:

@@ -33,6 +33,7 @@ def test_card_round_trip(tmp_path: Path) -> None:
         ({"halo": -1}, "halo -1"),
         ({"window_bands": 0}, "window_bands 0"),
         ({"accepts_range_nm": [700.0, 400.0]}, "accepts_range_nm"),
+        ({"spectrum": {"bands": 31}}, "spectrum with keys"),
     ],
 )
 def test_bad_cards(change: dict[str, object], message: str) -> None:
@@ -49,6 +50,13 @@ def test_bad_card_files(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("[]")
     with pytest.raises(BadCard, match="list"):
         checkpoint.load(tmp_path)
+
+
+def test_every_built_in_model_is_for_a_task() -> None:
+    cards = [ModelCard.read(checkpoint.builtin(name) / "card.json") for name in checkpoint.builtins()]
+    tasks = {card.name: checkpoint.task_of(card) for card in cards}
+    assert tasks.pop("identity") is None
+    assert set(tasks.values()) == {"denoise", "sharpen", "fuse"}
 
 
 def test_identity_is_the_input_itself() -> None:
