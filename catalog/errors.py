@@ -6,6 +6,7 @@ ArchiveError
 ├── BadAsset      a file that is not what its item says, or cannot become a cube
 ├── BadCube       a cube that breaks the layout
 ├── NotFound      the thing is not there
+├── Full          no room to write: nothing more can be done until there is some
 ├── Unreachable   it may be there, but the way to it failed: try again (transient)
 └── Refused       we could, but must not (offset unknown, too large, not signed)
 """
@@ -48,6 +49,10 @@ class BadCube(ArchiveError):
 
 class NotFound(ArchiveError):
     """The thing is not there."""
+
+
+class Full(ArchiveError):
+    """No room to write."""
 
 
 class Unreachable(ArchiveError):

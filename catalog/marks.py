@@ -107,6 +107,12 @@ class Marks:
         self.root.delete_prefix(self.folder)
         return written
 
+    def settled(self, tiles: int) -> bool:
+        """Whether so many tiles are done and nothing is left to fold: no driver has anything to write here."""
+        if any(True for _ in self.root.list(self.folder)):
+            return False
+        return len(self._folded()) == tiles
+
     def unmark(self, index: TileIndex) -> None:
         """The tile is not done. For one caller, when no tile is being written."""
         folded = self._folded()

@@ -152,6 +152,14 @@ def document(scene: Scene) -> dict[str, Any]:
     return item
 
 
+def unsigned(scene: Scene) -> dict[str, Any]:
+    """The STAC item of a scene as it may be kept: without anything signed, absolute hrefs."""
+    item = document(scene)
+    for asset in item["assets"].values():
+        asset["href"] = _unsigned(asset["href"]) if is_remote(asset["href"]) else asset["href"]
+    return item
+
+
 def rebuild_catalogs(root: Root) -> None:
     """Make catalog.json, the collections and the date catalogs anew from the listing of the items."""
     tree: dict[str, dict[str, list[str]]] = {}

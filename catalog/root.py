@@ -14,9 +14,12 @@ a Root, so a Root can be printed, pickled and sent.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
+import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +30,16 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, S3Store
 
-from catalog.errors import ArchiveError, NotFound, Refused, Unreachable
+from catalog.errors import ArchiveError, Full, NotFound, Refused, Unreachable
 
 # obstore tries again by itself on 429, 5xx, time-outs and resets, with exponential waits and jitter.
 _RETRY = {
@@ -38,6 +47,7 @@ _RETRY = {
     "retry_timeout": timedelta(seconds=90),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
+LOCK = ".lock"
 # What a killed writer may leave in a local folder: obstore's "name#1", zarr's "name.<uuid>.partial".
 _LEFTOVER = re.compile(r"#\d+$|\.[0-9a-f]{32}\.partial$")
 
@@ -115,7 +125,15 @@ class Root:
 
     def get(self, key: str) -> bytes:
         with self.errors("read", key):
+            if (file := self.local_path(key)) is not None:
+                return file.read_bytes()  # a third of the time that obstore takes over a small file
             return bytes(obstore.get(self.store, check_key(key)).bytes())
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        """The object and its version, as `put_if` wants it."""
+        with self.errors("read", key):
+            found = obstore.get(self.store, check_key(key))
+            return bytes(found.bytes()), _entry(found.meta).version
 
     def put(self, key: str, data: bytes) -> str:
         """Write the object whole, or leave what was there; its version, as `stat` and `list` would tell it."""
@@ -131,6 +149,40 @@ class Root:
             except AlreadyExistsError:
                 return False
         return True
+
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
+        """Write the object if it is still at `version` (None: if it is not there); its new version, or None if not.
+
+        A folder has no conditional put: there it is done under a lock that every driver of the archive takes.
+        """
+        if version is not None and self._folder is not None:
+            with _locked(self._folder / "leases" / LOCK):
+                entry = self.stat(key)
+                return self.put(key, data) if entry is not None and entry.version == version else None
+        with self.errors("write", key):
+            try:
+                mode: Any = "create" if version is None else {"e_tag": f'"{version}"'}
+                tag = obstore.put(self.store, check_key(key), data, mode=mode)["e_tag"]
+            except (PreconditionError, AlreadyExistsError, FileNotFoundError):
+                return None
+        return tag.strip('"') if tag else ""
+
+    def age_s(self, key: str, version: str) -> float | None:
+        """Seconds since `version` of the object was written, by the store's own clock; None if it is gone or another.
+
+        The store is asked what time it is by writing an object: no clock of ours is compared with it.
+        """
+        probe = f"leases/.clock-{secrets.token_hex(8)}"
+        self.put(probe, b"")
+        with self.errors("look at", key):
+            try:
+                now = obstore.head(self.store, probe)["last_modified"]
+                then = obstore.head(self.store, check_key(key))
+            except FileNotFoundError:
+                return None
+            finally:
+                obstore.delete(self.store, probe)
+        return (now - then["last_modified"]).total_seconds() if _entry(then).version == version else None
 
     def put_if_changed(self, key: str, data: bytes) -> bool:
         """Write the object unless it already holds exactly these bytes; True when it was written."""
@@ -223,7 +275,18 @@ class Root:
             raise
         except (BaseError, OSError) as e:
             kind = ArchiveError if self.is_local else Unreachable
+            if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e):
+                kind = Full
             raise kind(f"{verb} {self.href(key)}: {_first_line(e)}") from e
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Only one process at a time, of all machines that share the folder; a dead one holds nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check_key(key: str) -> str:

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 import catalog as archives
+from pipeline import cli_care, cli_cluster  # noqa: F401 (their verbs)
 from pipeline.cli_app import (
     Address,
     Archive,
@@ -312,3 +313,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("hypermend: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Never, TypeVar
+from types import FrameType
+from typing import Annotated, Any, Never, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -62,13 +65,41 @@ def carry_out(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # Ray prints what its raylet has to say
         with console.status("starting Ray"):
             start_ray(address=job.ray_address)
-        report = follow(run, console)
-    if not report.scenes:
+        with until_told_to_stop(run):
+            report = follow(run, console)
+    if not report.scenes and not report.stopped:
         refuse("no scene matches; see `hypermend query` for what the archive holds")
     summary(report, console)
     if as_json:
         emit(report.to_dict())
+    if report.stopped:
+        print("hypermend: stopped; run the same command again to go on", file=sys.stderr)
     raise typer.Exit(report.exit_code)
+
+
+class Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def until_told_to_stop(run: Stoppable) -> Iterator[None]:
+    """On SIGTERM the run finishes its tiles in flight and ends: so a scheduler or a leaving machine asks. A second one
+    ends it at once; whatever is done is kept either way.
+    """
+
+    def told(number: int, frame: FrameType | None) -> None:
+        print("hypermend: told to stop; finishing the tiles in flight", file=sys.stderr)
+        run.stop()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, told)  # after Ray's own, which would leave at once
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def emit(value: Any) -> None:

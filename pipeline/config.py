@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from catalog.hrefs import shown
+
 SignScheme = Literal["none", "planetary-computer", "earthdata", "s3-requester-pays"]
 
 
@@ -28,6 +30,13 @@ class Job(BaseModel):
     """Root of the archive: a folder or s3://bucket/prefix."""
     workers: int | None = Field(default=None, ge=1)
     """Actors; None for one per GPU, else one per CPU."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPUs of each actor: 0.25 for four on one; None for 1 where there are GPUs, else 0."""
+    max_gpus: float | None = Field(default=None, gt=0)
+    """Most GPUs that all actors of the job take together; None for all there are."""
+    lane: Literal["nightly", "backfill"] | None = None
+    """Each actor takes one `lane_<name>` of its machine: a backfill with fewer lanes than CPUs leaves room for the
+    night. Means nothing where machines have no lanes."""
     ray_address: str | None = None
     """A running cluster ("auto" finds one on this machine); None for an embedded one."""
     deadline_s: float | None = Field(default=3600.0, gt=0)
@@ -40,6 +49,13 @@ class Job(BaseModel):
     sensor: str | None = None
     tile_px: int | None = Field(default=None, ge=16)
     """Edge of a tile (= one shard) in pixels, a multiple of 16; None for the default of model and cube."""
+
+    def to_record(self) -> dict[str, Any]:
+        """What was asked for, as a run keeps it: which kind of job, no default, and no signature or password."""
+        asked = self.model_dump(mode="json", exclude_defaults=True)
+        if "stac" in asked:
+            asked["stac"] = shown(asked["stac"])
+        return {"job": type(self).__name__, **asked}
 
     @field_validator("bbox")
     @classmethod
@@ -99,6 +115,16 @@ class RestoreJob(Job):
         if self.task != "fuse" and given:
             raise ValueError(f"{', '.join(given)} belong to task 'fuse', and the task is {self.task!r}")
         return self
+
+
+class NightlyJob(IngestJob, RestoreJob):
+    """What is new, replaced or failed before, from its files to its restored cube; once, safe to call at any time."""
+
+    name: str = Field(default="nightly", pattern=r"^[A-Za-z0-9._-]{1,80}$")
+    """Of what it remembers in the archive; two jobs of one name are one."""
+    attempts: int = Field(default=3, ge=1)
+    """Nights in which a scene that fails is tried before a person must look."""
+    lane: Literal["nightly", "backfill"] | None = "nightly"
 
 
 class SearchJob(Job):

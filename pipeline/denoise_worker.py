@@ -27,6 +27,7 @@ from pipeline.pixels import (
     fill_holes,
     mark_near_fill,
     physical,
+    refuse_bad_output,
     to_stored,
 )
 from pipeline.plan import Plan, Refused
@@ -94,6 +95,7 @@ class DenoisedScene:
         if known[core].any():
             output = restore_values(self._restorer, values, core)
             if output is not None:
+                refuse_bad_output(output, known[core])
                 restored = self._store(restored, values[(..., *core)], output, known[core])
             flags_out = mark_near_fill(flags, known, self.plan.halo)[core]
         return TilePixels(stored=restored, flags=flags_out, read_s=read - start, model_s=time.perf_counter() - read)

@@ -1,7 +1,8 @@
 """The two engines: ``serial``, the reference, and ``on_ray``, the same answers on a cluster.
 
 Both take ``make``, which builds a handler inside the process that will use it, and a stream of tasks; both yield one
-``Done`` or ``Failed`` for each task as it ends. Pixels never pass through here: tasks and results are small values.
+``Done`` or ``Failed`` for each task as it ends. Pixels never pass through here: tasks and results are small values, and
+``outcome`` has what they are wrapped in.
 
 A stream may yield ``WAIT`` when it has nothing to give until an earlier task has ended (the tiles of a scene become
 known only once the scene is opened). This is the dispatcher that ``ray.util.ActorPool`` is not: it replaces dead
@@ -11,91 +12,56 @@ to take innocent ones with it), and puts a task aside once it has killed its act
 
 from __future__ import annotations
 
-import socket
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-T = TypeVar("T")
-R = TypeVar("R")
+from pipeline.memory import limit_growth
+from pipeline.metrics import Metrics
+from pipeline.outcome import (
+    WAIT,
+    Done,
+    Failed,
+    FailureKind,
+    Make,
+    Outcome,
+    Policy,
+    R,
+    Raised,
+    Returned,
+    T,
+    Wait,
+    Workers,
+    answer_of,
+    outcome_of,
+)
 
+__all__ = [
+    "WAIT",
+    "Done",
+    "Failed",
+    "FailureKind",
+    "Make",
+    "Outcome",
+    "Policy",
+    "Wait",
+    "Workers",
+    "on_ray",
+    "serial",
+    "start_ray",
+]
 
-class Wait(Enum):
-    """What a task stream yields when its next task depends on one still in flight."""
-
-    WAIT = "wait"
-
-
-WAIT = Wait.WAIT
-
-
-class FailureKind(StrEnum):
-    """Why a task was given up."""
-
-    ERROR = "error"  # the handler raised: the same input gives the same answer
-    CRASH = "crash"  # its process died under it, `max_deaths` times
-    DEADLINE = "deadline"  # it ran longer than `deadline_s`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done(Generic[T, R]):
-    """A task that ended well."""
-
-    task: T
-    result: R
-    attempts: int
-    seconds: float
-    node: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed(Generic[T]):
-    """A task that was given up; ``error`` is the class of what was raised, ``message`` its text."""
-
-    task: T
-    kind: FailureKind
-    error: str
-    message: str
-    attempts: int
-    node: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """When to try again and when to give up."""
-
-    max_attempts: int = 4
-    """Tries of a task whose error calls itself ``transient`` (an unreachable store, a reset connection)."""
-    max_deaths: int = 3
-    """Deaths of the process under one task before that task is put aside."""
-    deadline_s: float | None = None
-    """Longest time one task may run; None for no limit. The serial engine cannot interrupt and ignores it."""
-    backoff_s: float = 1.0
-    """Pause before the second try of a transient error; doubles with each further one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """What the Ray engine asks the cluster for."""
-
-    count: int | None = None
-    """Actors; None for one per GPU where there are GPUs, else one per CPU. They share the CPUs evenly."""
-    gpus: float | None = None
-    """GPUs of each actor; None for 1 where there are GPUs, else 0."""
-
-
-Make = Callable[[], Callable[[T], R]]
-Outcome = Done[T, R] | Failed[T]
+PATIENT = Policy()
 
 
 def serial(
-    make: Make[T, R], tasks: Iterable[T | Wait], *, policy: Policy = Policy(), workers: Workers | None = None
+    make: Make[T, R], tasks: Iterable[T | Wait], *, policy: Policy = PATIENT, workers: Workers | None = None
 ) -> Iterator[Outcome[T, R]]:
     """Run every task here, one after the other: the answer that the other engine must give."""
     handle = make()
@@ -105,57 +71,12 @@ def serial(
         attempts = 0
         while True:
             attempts += 1
-            answer = _answer(handle, task)
-            if isinstance(answer, _Raised) and answer.transient and attempts < policy.max_attempts:
-                time.sleep(policy.backoff_s * 2 ** (attempts - 1))
+            answer = answer_of(handle, task)
+            if isinstance(answer, Raised) and answer.transient and attempts < policy.max_attempts:
+                time.sleep(policy.pause_s(attempts))
                 continue
-            yield _outcome(task, answer, attempts)
+            yield outcome_of(task, answer, attempts)
             break
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Raised:
-    """What a handler raised, in words: an exception object may not survive the way back."""
-
-    error: str
-    message: str
-    transient: bool
-    node: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Returned:
-    result: Any
-    seconds: float
-    node: str
-
-
-def _answer(handle: Callable[[Any], Any], task: Any) -> _Raised | _Returned:
-    start = time.perf_counter()
-    node = socket.gethostname()
-    try:
-        result = handle(task)
-    except Exception as error:  # noqa: BLE001 - reported whole to whoever asked for the task, never swallowed
-        return _Raised(
-            error=type(error).__name__,
-            message=str(error),
-            transient=bool(getattr(error, "transient", False)),
-            node=node,
-        )
-    return _Returned(result=result, seconds=time.perf_counter() - start, node=node)
-
-
-def _outcome(task: T, answer: _Raised | _Returned, attempts: int) -> Outcome[T, Any]:
-    if isinstance(answer, _Returned):
-        return Done(task=task, result=answer.result, attempts=attempts, seconds=answer.seconds, node=answer.node)
-    return Failed(
-        task=task,
-        kind=FailureKind.ERROR,
-        error=answer.error,
-        message=answer.message,
-        attempts=attempts,
-        node=answer.node,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ Ray
@@ -175,14 +96,17 @@ def start_ray(*, cpus: int | None = None, address: str | None = None) -> None:
 class _Worker:
     """The actor: builds its handler once, keeps it for life."""
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+    def __init__(self, make: Callable[[], Callable[[Any], Any]], limit_bytes: int | None) -> None:
         self._handle = make()
+        if limit_bytes is not None:
+            limit_growth(limit_bytes)
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> str:
+        """Where it is: the id of its node."""
+        return str(ray.get_runtime_context().get_node_id())
 
-    def run(self, task: Any) -> _Raised | _Returned:
-        return _answer(self._handle, task)
+    def run(self, task: Any) -> Raised | Returned:
+        return answer_of(self._handle, task)
 
 
 @dataclass(eq=False)
@@ -190,6 +114,7 @@ class _Attempt(Generic[T]):
     task: T
     attempts: int = 0
     deaths: int = 0
+    losses: int = 0
     not_before: float = 0.0
 
 
@@ -199,14 +124,53 @@ class _Seat(Generic[T]):
 
     actor: Any
     attempt: _Attempt[T] | None = None
+    node: str = ""
     started: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What each actor asks of a machine, and how many there may be."""
+
+    count: int
+    cpus: int
+    gpus: float
+    memory_bytes: int | None
+    lane: str | None
+
+
+def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
+    """What to ask of a cluster whose living machines have these resources.
+
+    Raises:
+        RuntimeError: no machine has what one actor needs; with both numbers.
+    """
+    gpu = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+    gpus = min(1.0, gpu) if workers.gpus is None else workers.gpus
+    lane = None if workers.lane is None else f"lane_{workers.lane}"
+    if lane is not None and not any(name.startswith("lane_") for node in nodes for name in node):
+        lane = None  # machines without lanes, such as one's own
+    needs = {"GPU": gpus, "CPU": 1.0, "memory": float(workers.memory_bytes or 0)} | ({lane: 1.0} if lane else {})
+    fit = [node for node in nodes if all(node.get(name, 0.0) >= amount for name, amount in needs.items())]
+    if not fit:
+        most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needs}
+        raise RuntimeError(f"no machine of the cluster has what one worker needs: {needs}; the most is {most}")
+    room = sum(min(int(node.get(name, 0.0) / amount) for name, amount in needs.items() if amount) for node in fit)
+    if workers.max_gpus is not None and gpus:
+        room = min(room, int(workers.max_gpus / gpus))
+    if workers.count is not None:
+        # Not more than `room`: a cluster that grows by itself does so because it is asked for more than it has.
+        room = workers.count
+    on_one = max(1, math.ceil(room / len(fit)))
+    cpus = max(1, int(min(node["CPU"] for node in fit) / on_one))
+    return Ask(count=max(1, room), cpus=cpus, gpus=gpus, memory_bytes=workers.memory_bytes, lane=lane)
 
 
 def on_ray(
     make: Make[T, R],
     tasks: Iterable[T | Wait],
     *,
-    policy: Policy = Policy(),
+    policy: Policy = PATIENT,
     workers: Workers | None = None,
 ) -> Iterator[Outcome[T, R]]:
     """Run the tasks on Ray actors, one in flight on each; yields outcomes in the order they come.
@@ -222,29 +186,43 @@ def on_ray(
         crew.dismiss()
 
 
+def _living() -> dict[str, dict[str, float]]:
+    """Resources of every living machine, by its id."""
+    return {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}  # type: ignore[no-untyped-call]
+
+
 class _Crew(Generic[T, R]):
     start_limit_s = 180.0
-    """An actor that is not ready by then will not come: the cluster lacks its CPUs, GPUs or memory."""
+    """An actor that is not ready by then will not come. Where none ever came, that is an error."""
+    look_s = 5.0
+    """How often it is seen whether machines have joined."""
 
     def __init__(self, make: Make[T, R], workers: Workers, policy: Policy) -> None:
-        cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = min(1.0, cluster.get("GPU", 0.0)) if workers.gpus is None else workers.gpus
-        cpus = cluster.get("CPU", 1.0)
-        self._size = workers.count or max(1, int(cluster.get("GPU", 0.0) / gpus if gpus else cpus))
+        self._workers = workers
         self._policy = policy
         self._make = ray.put(make)
+        self._ask = ask_of(workers, list(_living().values()))
+        self._looked = time.monotonic()
         self._actor_class: Any = ray.remote(_Worker).options(
-            num_cpus=max(1, int(cpus / self._size)), num_gpus=gpus, max_restarts=0
+            num_cpus=self._ask.cpus,
+            num_gpus=self._ask.gpus,
+            memory=self._ask.memory_bytes,
+            resources={self._ask.lane: 1.0} if self._ask.lane else None,
+            max_restarts=0,
         )
         self._busy: dict[Any, _Seat[T]] = {}
-        self._idle: list[Any] = []
+        self._idle: list[tuple[Any, str]] = []
         self._queue: deque[_Attempt[T]] = deque()
         self._failed_starts = 0
+        self._ever_ready = False
+        self._hire_after = 0.0
+        self._metrics = Metrics()
 
     def work(self, tasks: Iterator[T | Wait]) -> Iterator[Outcome[T, R]]:
         waiting = exhausted = False
         while True:
-            while not (waiting or exhausted) and len(self._queue) + self._running < self._size:
+            self._look()
+            while not (waiting or exhausted) and len(self._queue) + self._running < self._ask.count:
                 task = next(tasks, None)
                 if task is None:
                     exhausted = True
@@ -259,15 +237,29 @@ class _Crew(Generic[T, R]):
             self._assign()
             for outcome in self._collect():
                 waiting = False
+                self._metrics.ended(outcome)
                 yield outcome
 
     def dismiss(self) -> None:
-        for actor in [*self._idle, *(seat.actor for seat in self._busy.values())]:
+        for actor in [*(actor for actor, _ in self._idle), *(seat.actor for seat in self._busy.values())]:
             ray.kill(actor)
 
     @property
     def _running(self) -> int:
         return sum(seat.attempt is not None for seat in self._busy.values())
+
+    def _look(self) -> None:
+        """Every few seconds: whether there is room for more or fewer actors than before."""
+        now = time.monotonic()
+        if now - self._looked < self.look_s:
+            return
+        self._looked = now
+        self._metrics.workers(len(self._busy) + len(self._idle))
+        if self._workers.count is None and (nodes := list(_living().values())):
+            try:
+                self._ask = ask_of(self._workers, nodes)
+            except RuntimeError:  # the machines that we need are gone for now; others may come
+                return
 
     def _assign(self) -> None:
         """Give every queued attempt that is due to an idle actor; hire where there are too few."""
@@ -277,12 +269,14 @@ class _Crew(Generic[T, R]):
                 break
             self._queue.remove(attempt)
             attempt.attempts += 1
-            actor = self._idle.pop()
-            self._busy[actor.run.remote(attempt.task)] = _Seat(actor, attempt)
+            actor, node = self._idle.pop()
+            self._busy[actor.run.remote(attempt.task)] = _Seat(actor, attempt, node)
         starting = len(self._busy) - self._running
-        room = self._size - len(self._busy) - len(self._idle)
+        room = self._ask.count - len(self._busy) - len(self._idle)
+        if now < self._hire_after:
+            return
         for _ in range(min(room, len(self._queue) - len(self._idle) - starting)):
-            actor = self._actor_class.remote(self._make)
+            actor = self._actor_class.remote(self._make, self._workers.limit_bytes)
             self._busy[actor.ready.remote()] = _Seat(actor)
 
     def _collect(self) -> Iterator[Outcome[T, R]]:
@@ -304,38 +298,48 @@ class _Crew(Generic[T, R]):
             ray.kill(seat.actor)
             yield from self._died(seat, error)
             return
-        self._idle.append(seat.actor)
         if seat.attempt is None:
-            self._failed_starts = 0
+            self._idle.append((seat.actor, answer))
+            self._failed_starts, self._ever_ready = 0, True
             return
+        self._idle.append((seat.actor, seat.node))
         attempt = seat.attempt
-        if isinstance(answer, _Raised) and answer.transient and attempt.attempts < self._policy.max_attempts:
-            attempt.not_before = time.monotonic() + self._policy.backoff_s * 2 ** (attempt.attempts - 1)
+        if isinstance(answer, Raised) and answer.transient and attempt.attempts < self._policy.max_attempts:
+            attempt.not_before = time.monotonic() + self._policy.pause_s(attempt.attempts)
             self._queue.append(attempt)
             return
-        yield _outcome(attempt.task, answer, attempt.attempts)
+        yield outcome_of(attempt.task, answer, attempt.attempts)
 
     def _died(self, seat: _Seat[T], error: Exception) -> Iterator[Outcome[T, R]]:
+        warned = isinstance(error, ActorDiedError) and error.preempted
+        lost = warned or (seat.node != "" and seat.node not in _living()) or "node has died" in str(error)
+        self._metrics.died("machine" if lost else "process")
         if seat.attempt is None:
-            self._failed_starts += 1
+            self._failed_starts += not lost
             if self._failed_starts >= 3:
                 raise RuntimeError(f"no worker can be started: {_first_line(error)}") from error
             return
         attempt = seat.attempt
-        if isinstance(error, ActorDiedError) and error.preempted:
-            attempt.attempts -= 1  # the node was taken away: not the task's doing
+        if lost:
+            attempt.attempts -= 1  # the machine was taken away: not the task's doing
+            attempt.losses += not warned
         else:
             attempt.deaths += 1
-        if attempt.deaths < self._policy.max_deaths:
+        if attempt.deaths < self._policy.max_deaths and attempt.losses < self._policy.max_node_losses:
             self._queue.append(attempt)
             return
+        what = (
+            f"its machine vanished {attempt.losses} times"
+            if lost
+            else f"its worker process died {attempt.deaths} times"
+        )
         yield Failed(
             task=attempt.task,
             kind=FailureKind.CRASH,
             error=type(error).__name__,
-            message=f"its worker process died {attempt.deaths} times under it: {_first_line(error)}",
-            attempts=attempt.attempts,
-            node="",
+            message=f"{what} under it: {_first_line(error)}",
+            attempts=max(1, attempt.attempts),
+            node=seat.node,
         )
 
     def _overdue(self) -> Iterator[Outcome[T, R]]:
@@ -347,19 +351,27 @@ class _Crew(Generic[T, R]):
             del self._busy[reference]
             ray.kill(seat.actor)
             if seat.attempt is None:
-                free = ray.available_resources()  # type: ignore[no-untyped-call]
-                raise RuntimeError(
-                    f"no worker became ready within {limit:.0f} s: the cluster has {free} free; "
-                    "ask for fewer or smaller workers"
-                )
+                self._no_show(limit)
+                continue
             yield Failed(
                 task=seat.attempt.task,
                 kind=FailureKind.DEADLINE,
                 error="Deadline",
                 message=f"still running after {limit:.0f} s; its worker was stopped",
                 attempts=seat.attempt.attempts,
-                node="",
+                node=seat.node,
             )
+
+    def _no_show(self, limit: float) -> None:
+        """An actor did not come: an error where none ever came, else it is asked for again later."""
+        if self._ever_ready:
+            self._hire_after = time.monotonic() + limit / 6
+            return
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        raise RuntimeError(
+            f"no worker became ready within {limit:.0f} s: the cluster has {free} free; "
+            "ask for fewer or smaller workers"
+        )
 
 
 def _first_line(error: Exception) -> str:

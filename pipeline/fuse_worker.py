@@ -33,6 +33,7 @@ from pipeline.pixels import (
     Physical,
     TilePixels,
     mark_near_fill,
+    refuse_bad_output,
     to_stored,
 )
 from pipeline.plan import Plan, Refused
@@ -170,6 +171,7 @@ class FusedScene:
             lost = ~found.x_known[fine]
             if lost.any():
                 output = np.where(lost, self._without_guide(found, core), output)
+            refuse_bad_output(output, known[fine])
             good = np.flatnonzero(plan.spec.good)
             numbers = (output - np.float32(plan.spec.add_offset)) / np.float32(plan.spec.scale_factor)
             stored[good] = np.where(known[fine], to_stored(numbers, plan.spec), stored[good])

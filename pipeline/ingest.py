@@ -28,7 +28,7 @@ from catalog.sign import signer
 from catalog.spec import VALID, CubeSpec
 from pipeline.config import IngestJob
 from pipeline.execute import on_ray
-from pipeline.job import Engine, Finished, Opened, Run, Unit, new_run_id, peak_bytes, unit_id
+from pipeline.job import Engine, Finished, Opened, Run, Unit, new_run_id, peak_bytes, unit_id, workers_of
 from pipeline.ledger import Receipt, Refusal
 from pipeline.plan import digest
 from pipeline.tiles import Index, TileGrid
@@ -114,9 +114,11 @@ class IngestWorker:
         key = f"source/{safe_name(task.files.scene.id)}/{ingest_id}.zarr"
         create(self._root, key, spec, lonlat=source.lonlat)
         rows, columns = spec.tiles
+        cube = Cube(self._root, key)
         return Opened(
             total=rows * columns,
-            done=frozenset(Cube(self._root, key).done()),
+            done=frozenset(cube.done()),
+            settled=cube.marks.settled(rows * columns),
             context=SourceCube(
                 ingest_id=ingest_id, key=key, spec=spec, identity=source.identity, windowed=source.windowed
             ),
@@ -226,18 +228,27 @@ class IngestUnit:
         return put_item(self._root, item, run=self._run)
 
 
-def ingest(job: IngestJob, *, engine: Engine = on_ray) -> Run:
+def ingest(
+    job: IngestJob, *, engine: Engine = on_ray, found: Iterable[Scene | Skipped] | None = None, run: str | None = None
+) -> Run:
     """Begin to ingest what the job names: iterate the run, or ``wait`` for its report.
+
+    Args:
+        found: the scenes; None for those that the job's filters find.
+        run: id of the run; None for a new one.
 
     Raises:
         ArchiveError: the archive or the STAC endpoint cannot be read at all.
     """
     root = Root(job.archive)
-    run_id = new_run_id("ingest")
-    found = scenes(job)
+    run_id = run or new_run_id("ingest")
+    found = scenes(job) if found is None else found
     known = len(found) if isinstance(found, list) else None  # an API is asked for its pages as the run goes on
     units = (_unit(f, job, root, run_id) for f in found)
-    return Run(run_id, job, units, partial(IngestWorker, job.archive), engine, scenes=known)
+    workers = replace(workers_of(job), gpus=0.0)  # reading files needs none
+    return Run(
+        run_id, job, units, partial(IngestWorker, job.archive), engine, scenes=known, lease="ingest", workers=workers
+    )
 
 
 def _unit(found: Scene | Skipped, job: IngestJob, root: Root, run: str) -> Unit | Refusal:

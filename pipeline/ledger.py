@@ -65,9 +65,14 @@ class Ledger:
     flush_lines = 500
     flush_s = 30.0
 
-    def __init__(self, root: Root, run: str) -> None:
+    def __init__(self, root: Root, run: str, *, job: Mapping[str, Any] | None = None) -> None:
+        """
+        Args:
+            job: what was asked for; kept as ``job.json`` beside the first line, for `hypermend retry` to ask again.
+        """
         self._root = root
         self.run = run
+        self._job = job
         self._driver = f"{os.uname().nodename}-{os.getpid()}"
         self._lines: dict[str, list[str]] = {"receipts": [], "failures": []}
         self._parts = {"receipts": 0, "failures": 0}
@@ -108,6 +113,9 @@ class Ledger:
             self.flush()
 
     def flush(self) -> None:
+        if self._job is not None and any(self._lines.values()):
+            self._root.put_json(f"runs/{self.run}/job.json", self._job)
+            self._job = None
         for kind, lines in self._lines.items():
             if lines:
                 key = f"runs/{self.run}/{kind}/{self._driver}/{self._parts[kind]:06d}.jsonl"

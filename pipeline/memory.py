@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from pathlib import Path
 
 GIB = 2**30
+SLACK_BYTES = GIB // 2
+"""Beyond the figure of a plan: code, threads, and what the allocator keeps."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 
@@ -38,3 +41,20 @@ def keep_freed_memory() -> None:
         most = 2**31 - 1
         mallopt(_M_MMAP_THRESHOLD, most)
         mallopt(_M_TRIM_THRESHOLD, most)
+
+
+def limit_growth(granted_bytes: int) -> None:
+    """Let this process take no more than so many bytes beyond what it has now: the next allocation fails, and the tile
+    with it, before the machine is out of memory and something else is killed.
+
+    What is limited is private memory (RLIMIT_DATA), not address space, of which torch maps more than it uses. Nothing
+    happens where the system has no such limit.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return
+    now = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = now + granted_bytes + SLACK_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

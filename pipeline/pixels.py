@@ -89,6 +89,22 @@ def mark_near_fill(flags: Flags, known: Mask, halo: int) -> Flags:
     return marked
 
 
+class BadOutput(Exception):
+    """A model gave NaN or infinity where there was data: nothing of the tile is written."""
+
+
+def refuse_bad_output(values: Physical, known: Mask) -> None:
+    """
+    Raises:
+        BadOutput: with the number of pixels, out of how many.
+    """
+    if np.isfinite(values.sum(dtype=np.float64)):  # one NaN or infinity spoils the sum
+        return
+    bad = int((known & ~np.isfinite(values).all(axis=0)).sum())
+    if bad:
+        raise BadOutput(f"the model gave NaN or infinity in {bad} of {int(known.sum())} pixels that hold data")
+
+
 def to_stored(values: NDArray[Any], spec: CubeSpec) -> Stored:
     """Numbers as the cube stores them. Whole ones are rounded, never onto the fill: data must not turn into nodata."""
     if np.dtype(spec.dtype).kind not in "iu":

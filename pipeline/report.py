@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -10,6 +11,7 @@ from rich.table import Column, Table
 
 from pipeline.job import Event, Run, RunReport, unit_id
 from pipeline.restore import PlannedScene
+from pipeline.run_report import Status
 
 SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "failed": "[red]failed[/]"}
 
@@ -44,7 +46,7 @@ class _Bars:
         if event.scene in self._open:
             self._progress.remove_task(self._open.pop(event.scene))
         self._progress.advance(self._all)
-        sign = SIGNS.get(event.kind, "[yellow]skipped[/]")
+        sign = SIGNS.get(event.kind, f"[yellow]{event.kind}[/]")
         reason = f": {event.message}" if event.message else ""
         self._console.print(f"{sign} {event.scene}{reason}", highlight=False, soft_wrap=True)
 
@@ -66,7 +68,7 @@ def _progress(console: Console) -> Progress:
 
 def summary(report: RunReport, console: Console) -> None:
     """The closing lines of a run: how many scenes ended how, and each one that did not end well."""
-    counts = ", ".join(f"{n} {s}" for s in ("published", "current", "failed", "skipped") if (n := report.count(s)))
+    counts = ", ".join(f"{n} {status}" for status in get_args(Status) if (n := report.count(status)))
     console.print(
         f"{counts or 'nothing to do'}; {plural(report.tiles_written, 'tile')}, {size(report.bytes_written)} written "
         f"in {duration(report.seconds)}",

@@ -6,6 +6,7 @@ a guide beside the scene, and with a phase before the tiles in which the model a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterator
@@ -17,18 +18,18 @@ import numpy as np
 
 import catalog
 from catalog.cube import Cube, read_spec
-from catalog.errors import NotFound
+from catalog.errors import ArchiveError, NotFound
 from catalog.publish import cube_key, put_item, restored_item
 from catalog.root import Root
 from catalog.scene import Scene
 from models.card import ModelCard
 from models.checkpoint import FUSIONS
 from pipeline.config import RestoreJob
-from pipeline.execute import WAIT, Wait, on_ray
+from pipeline.execute import WAIT, Wait, Workers, on_ray
 from pipeline.fuse import Guides, budget_of, default_model
-from pipeline.job import Engine, Finished, Opened, Run, new_run_id, unit_id
+from pipeline.job import Engine, Finished, Opened, Run, new_run_id, unit_id, workers_of
 from pipeline.ledger import Refusal
-from pipeline.memory import GIB, share_bytes
+from pipeline.memory import GIB, SLACK_BYTES, share_bytes
 from pipeline.plan import Budget, Guide, Plan, Refused, make_plan, pending
 from pipeline.restore_worker import (
     AdaptBlock,
@@ -128,21 +129,25 @@ class Todo:
     guide_scene: Scene | None = None
 
 
-def restore(job: RestoreJob, *, engine: Engine = on_ray) -> Run:
+def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None) -> Run:
     """Begin to restore what the job names: iterate the run, or ``wait`` for its report.
+
+    Args:
+        run: id of the run; None for a new one.
 
     Raises:
         Refused: nothing matches, a scene asked for by id is not in the archive, or the model is of another task.
         BadCheckpoint: there is no such model.
     """
     root = catalog.open(job.archive).root
-    run_id = new_run_id("restore")
-    found = todo(job, root)
+    run_id = run or new_run_id("restore")
+    found, workers = granted(job, root, todo(job, root))
     units = (RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one for one in found)
-    run = Run(run_id, job, units, partial(RestoreWorker, job.archive), engine, scenes=len(found))
+    make = partial(RestoreWorker, job.archive)
+    begun = Run(run_id, job, units, make, engine, scenes=len(found), lease=f"restore-{job.task}", workers=workers)
     models = sorted({one.task.model for one in found if isinstance(one, Todo)})
-    run.report.notes.update(task=job.task, model=", ".join(models))
-    return run
+    begun.report.notes.update(task=job.task, model=", ".join(models))
+    return begun
 
 
 def todo(job: RestoreJob, root: Root) -> list[Todo | Refusal]:
@@ -186,6 +191,34 @@ def task_of(job: RestoreJob, root: Root, name: str) -> Task:
     return Task(
         name=job.task, model=name, card=card, tile_px=job.tile_px, granted_bytes=granted_bytes(job), budget=budget
     )
+
+
+LOOKED_AT = 8
+MARGIN = 1.5
+
+
+def granted(job: RestoreJob, root: Root, found: list[Todo | Refusal]) -> tuple[list[Todo | Refusal], Workers]:
+    """What each worker asks for and may take.
+
+    On a cluster where the job does not say, that is what the plans of the first scenes say with a margin: machines are
+    asked for it, and a later scene that takes more is refused by its plan, with both numbers.
+    """
+    workers = workers_of(job)
+    if job.ray_address is None or job.memory_gib is not None:
+        limit = granted_bytes(job)
+        asked = limit if job.memory_gib is not None and job.ray_address is not None else None
+        return found, replace(workers, memory_bytes=asked, limit_bytes=limit)
+    figures = []
+    for one in found[:LOOKED_AT]:
+        if isinstance(one, Todo):
+            with contextlib.suppress(Refused, ArchiveError):  # said when the scene's turn comes
+                figures.append(_plan(one, root).tile_bytes)
+    if not figures:
+        return found, workers
+    grant = round(MARGIN * max(figures))
+    tasks = {one.task.model: replace(one.task, granted_bytes=grant) for one in found if isinstance(one, Todo)}
+    told = [replace(one, task=tasks[one.task.model]) if isinstance(one, Todo) else one for one in found]
+    return told, replace(workers, memory_bytes=grant + SLACK_BYTES, limit_bytes=grant)
 
 
 def granted_bytes(job: RestoreJob) -> int | None:

@@ -139,8 +139,10 @@ class RestoreWorker:
             wrote = len(data) if self._root.put_new(plan.key, data) else 0
             plan = Plan.from_dict(self._root.get_json(plan.key))
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, plan))
-        done = frozenset(Cube(self._root, plan.target).done())
+        target = Cube(self._root, plan.target)
+        done = frozenset(target.done())
         adapted = frozenset(block_marks(self._root, plan).done()) if plan.blocks else frozenset()
+        settled = target.marks.settled(len(plan.grid)) and (plan.blocks is None or len(adapted) == len(plan.blocks))
         facts = plan.scene_facts
         assert facts is not None
         # A model that leaves a scene, or a window of its bands, as it is says why.
@@ -150,6 +152,7 @@ class RestoreWorker:
             total=len(plan.grid),
             done=done,
             blocks=0 if plan.blocks is None else len(plan.blocks) - len(adapted),
+            settled=settled,
             bytes_written=wrote,
             context=OpenedScene(plan=replace(plan, scene_facts=None), adapted=adapted),
             warnings=(*plan.warnings, *reasons),

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import BadJob, IngestJob, Job, RestoreJob, parse
+from pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -89,7 +89,7 @@ def test_the_blocks_of_a_document_run(path: Path, request: pytest.FixtureRequest
     todo = [block for block in blocks(path.read_text()) if block.language in RUN and not excused(block)]
     for block in todo:
         if block.language == "toml":
-            assert any(accepts(kind, block.text) for kind in (IngestJob, RestoreJob)), f"{name_of(path)}:{block.line}"
+            assert any(accepts(kind, block.text) for kind in (IngestJob, RestoreJob, NightlyJob)), f"{name_of(path)}:{block.line}"
             continue
         where, names = request.getfixturevalue("folder"), request.getfixturevalue("environment")
         program = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]

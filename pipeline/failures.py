@@ -1,0 +1,147 @@
+"""What failed, read from the ledgers of all runs with no cluster alive; and doing it again, by reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import catalog
+from catalog.root import Root
+from pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
+
+_KINDS: dict[str, type[Job]] = {kind.__name__: kind for kind in (IngestJob, RestoreJob, NightlyJob)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One line of a ledger: a tile, a block, or a scene, that failed."""
+
+    run: str
+    time: str
+    collection: str | None
+    scene: str
+    step: str
+    """discover, prepare, adapt, tile or finish"""
+    message: str
+    kind: str = "refused"
+    """error, crash, deadline or memory; refused where the scene never became work"""
+    error: str = ""
+    """Class of what was raised."""
+    tiles: tuple[tuple[int, int], ...] = ()
+    attempts: int = 0
+    node: str = ""
+    open: bool = True
+    """Nothing has been published of the scene since."""
+
+    @property
+    def verb(self) -> str:
+        return "ingest" if self.run.endswith("-ingest") else "restore"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        where = f"{self.collection}/{self.scene}" if self.collection else self.scene
+        tiles = f" tile {', '.join(f'{iy}-{ix}' for iy, ix in self.tiles[:4])}" if self.tiles else ""
+        more = f" and {len(self.tiles) - 4} more" if len(self.tiles) > 4 else ""
+        tried = f" after {self.attempts} tries" if self.attempts > 1 else ""
+        return f"{self.time}  {self.kind:8}  {where}{tiles}{more}, {self.step}{tried}: {self.message}"
+
+
+def failures(
+    archive: str,
+    *,
+    run: str | None = None,
+    scene: str | None = None,
+    reason: str | None = None,
+    all_of_them: bool = False,
+) -> list[Failure]:
+    """What failed, oldest first.
+
+    Args:
+        run: only of this run; its id or how that begins.
+        scene: only of this scene.
+        reason: only of this kind or class of error, or with this in the message.
+        all_of_them: also what has been published since.
+
+    Raises:
+        NotFound: no such archive.
+    """
+    place = catalog.open(archive)
+    found = [
+        failure
+        for failure in _lines(place.root, run or "")
+        if (scene is None or failure.scene == scene)
+        and (reason is None or reason in (failure.kind, failure.error) or reason.lower() in failure.message.lower())
+    ]
+    published = _published(place, sorted({failure.scene for failure in found}))
+    told = [
+        Failure(**(asdict(failure) | {"open": not _since(published, failure)}))
+        for failure in sorted(found, key=lambda f: (f.time, f.run))
+    ]
+    return [failure for failure in told if all_of_them or failure.open]
+
+
+def _lines(root: Root, run: str) -> Iterator[Failure]:
+    for folder in root.folders("runs"):
+        if not folder.startswith(run):
+            continue
+        for entry in sorted(root.list(f"runs/{folder}/failures"), key=lambda e: e.key):
+            for text in root.get(entry.key).splitlines():
+                line = json.loads(text)
+                line["tiles"] = tuple((int(iy), int(ix)) for iy, ix in line.get("tiles", ()))
+                yield Failure(**line)
+
+
+def _published(place: catalog.Archive, scenes: list[str]) -> dict[tuple[str, str], list[datetime]]:
+    """(verb, scene) -> when something of it was published."""
+    found: dict[tuple[str, str], list[datetime]] = {}
+    for stage, verb in (("source", "ingest"), ("restored", "restore")) if scenes else ():
+        for item in place.search(stage=stage, ids=scenes):
+            when = datetime.fromisoformat(item.scene.properties["updated"])
+            found.setdefault((verb, item.scene.id), []).append(when)
+    return found
+
+
+def _since(published: dict[tuple[str, str], list[datetime]], failure: Failure) -> bool:
+    failed = datetime.fromisoformat(failure.time).astimezone(UTC)
+    return any(when >= failed for when in published.get((failure.verb, failure.scene), ()))
+
+
+def jobs_of(archive: str, found: list[Failure]) -> list[Job]:
+    """The jobs whose scenes failed, narrowed to those scenes; each asked for once.
+
+    What is done is not done again: of a scene with one failed tile, that tile is.
+
+    Raises:
+        BadJob: a run that kept no job (it is of an earlier version), or one that cannot be read.
+    """
+    root = Root(archive)
+    scenes: dict[str, tuple[type[Job], dict[str, Any], set[str]]] = {}
+    for failure in found:
+        if failure.scene == "(search)":
+            continue
+        kind, asked = _asked(root, failure.run)
+        if failure.verb == "restore" and issubclass(kind, NightlyJob):
+            kind, asked = RestoreJob, {k: v for k, v in asked.items() if k in RestoreJob.model_fields}
+        elif issubclass(kind, NightlyJob):
+            kind, asked = IngestJob, {k: v for k, v in asked.items() if k in IngestJob.model_fields}
+        key = json.dumps([kind.__name__, {k: v for k, v in asked.items() if k != "scenes"}], sort_keys=True)
+        scenes.setdefault(key, (kind, asked, set()))[2].add(failure.scene)
+    jobs = []
+    for kind, asked, ids in scenes.values():
+        narrowed = {**asked, "archive": archive} | ({"scenes": tuple(sorted(ids))} if kind is RestoreJob else {})
+        jobs.append(parse(kind, narrowed, where="the run's job.json"))
+    return jobs
+
+
+def _asked(root: Root, run: str) -> tuple[type[Job], dict[str, Any]]:
+    key = f"runs/{run}/job.json"
+    if not root.exists(key):
+        raise BadJob(f"{root.href(key)} is not there: run the job of {run} again by hand")
+    asked = root.get_json(key)
+    kind = _KINDS.get(asked.pop("job", ""), RestoreJob)
+    return kind, asked
