@@ -1,8 +1,18 @@
-"""What the search costs and finds: `python -m benchmarks.search merged`.
+"""What the search costs and finds: `python -m benchmarks.search TABLE ... [--data DIR] [--units FILE]`.
 
 One JSON line for each measurement; `target` is what the project asks of itself.
 
-    merged    one edge of the super-net with its eight operations as one convolution, against eight convolutions
+    merged      one edge of the super-net with its eight operations as one convolution, against eight convolutions
+    ranking     the searched cell against random, spatial, spectral and separable ones
+    tau         accuracy of random cells with a super-net's weights against the same cells fitted alone
+    choices     which operations are taken for few and for many bands
+    transfer    searched on one sensor or at one noise level, fitted on another or at all
+    strategies  DARTS against SPOS
+    domains     one cell on subspace coefficients and on bands, one set of weights and one per sensor
+    cost        seconds of a search step, by channels and by trials at once
+
+All but the first and the last are in a scaled space (`search_scaled.py`) and read off units, searches and fits, that
+--units keeps line by line: a run that was stopped goes on, and another table uses them again.
 """
 
 from __future__ import annotations
@@ -14,12 +24,18 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.scenes import versions
+from benchmarks.search_cost import cost
+from benchmarks.search_domains import domains
+from benchmarks.search_scaled import Scale, Units
+from benchmarks.search_tables import Sizes, choices, ranking, strategies, tau, transfer
 from models.mixed_edge import Form, MixedEdge
 from models.stas import OPS
 
@@ -88,24 +104,38 @@ def _saved_bytes(edge: MixedEdge, x: torch.Tensor, weight: torch.Tensor) -> int:
     return total
 
 
-MEASUREMENTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {"merged": merged}
+TABLES: dict[str, Callable[[Units, Sizes], Iterator[dict[str, Any]]]] = {
+    "ranking": ranking,
+    "tau": tau,
+    "choices": choices,
+    "transfer": transfer,
+    "strategies": strategies,
+    "domains": domains,
+}
+MEASUREMENTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {"merged": merged, "cost": cost}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     ap = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__.split("\n")[0])
-    ap.add_argument("measurement", choices=list(MEASUREMENTS))
-    ap.add_argument("--turns", type=int, default=7, help="of each side; the median counts")
+    ap.add_argument("tables", nargs="+", choices=[*MEASUREMENTS, *TABLES], metavar="TABLE", help="see the module")
+    ap.add_argument("--turns", type=int, default=7, help="of each side of merged and cost; the median counts")
+    ap.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real scenes")
+    ap.add_argument("--units", type=Path, default=Path("search_units.part"), help="searches and fits, kept here")
+    ap.add_argument("--steps", type=int, default=Scale.steps, help="of a search and of a fit")
+    ap.add_argument("--seeds", type=int, default=Sizes.fits, help="of each search and of each fit")
     a = ap.parse_args(argv)
-    for line in MEASUREMENTS[a.measurement](a.turns):
-        line |= {
-            "threads": torch.get_num_threads(),
-            "torch": version("torch"),
-            "hypermend": version("hypermend"),
-            "machine": platform.machine(),
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        }
-        print(json.dumps(line), flush=True)
+    sizes = replace(Sizes(), fits=a.seeds, searches=a.seeds)
+    sizes = replace(
+        sizes, scale=replace(sizes.scale, steps=a.steps), domain_scale=replace(sizes.domain_scale, steps=a.steps)
+    )
+    units = Units(a.units, a.data)
+    for table in a.tables:
+        for line in MEASUREMENTS[table](a.turns) if table in MEASUREMENTS else TABLES[table](units, sizes):
+            about = {"machine": platform.machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+            if table != "merged":
+                line = {"table": table, **line}
+            print(json.dumps({**line, **versions(), **about}, allow_nan=False), flush=True)
     return 0
 
 

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch.nn import functional
 
 from catalog.cube import Cube, read_spec
 from catalog.errors import NotFound
@@ -36,13 +35,15 @@ from models.stas_search import (
     SuperNet,
     alpha_rate,
     best_by_edge,
+    log_mse,
     random_genotype,
     score,
     search,
 )
-from models.subspace import moments, subspace
+from pipeline.areas import Area
 from pipeline.pixels import physical
-from pipeline.search_plan import Area, SearchPlan
+from pipeline.search_plan import SearchPlan
+from pipeline.train_scenes import scene_level
 
 HELD = 4
 """Validation batches that every epoch of every trial is scored on."""
@@ -202,7 +203,7 @@ class _Samples:
     def __init__(self, root: Root, plan: SearchPlan, *, seed: int) -> None:
         self._plan, self._seed = plan, seed
         self._scenes = {True: read_areas(root, plan.train), False: read_areas(root, plan.validation)}
-        self.loss = subspace_loss if plan.domain == "subspace" else functional.mse_loss
+        self.loss = subspace_loss if plan.domain == "subspace" else log_mse
         self.train: Source = lambda epoch: self._stream(True, [seed, epoch, 0])
         self.validation: Source = lambda epoch: self._stream(False, [seed, epoch, 1])
 
@@ -240,11 +241,6 @@ def read_areas(root: Root, areas: Sequence[Area]) -> list[TrainingScene]:
         for a in own:
             stored, _ = cube.read(slice(a.y0, a.y0 + a.edge_px), slice(a.x0, a.x0 + a.edge_px))
             values.append(physical(stored, spec)[good])
-        m = moments((v, np.ones(v.shape[1:], dtype=bool)) for v in values)
-        bright = m.bright if m and m.bright > 0 else 1.0
-        space = subspace(m) if m else None
-        # Three times the cube's own noise: below it that noise would be learnt as if it were the scene.
-        own_noise = 3 * float(np.median(space.noise_std)) / bright if space else 0.0
-        least = float(np.clip(own_noise, 1 / 255, STRONGEST / 4))
+        bright, least = scene_level(values, strongest=STRONGEST)
         out += [TrainingScene(cube=(v / bright).astype(np.float32), least_noise=least) for v in values]
     return out

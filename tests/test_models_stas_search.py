@@ -22,6 +22,7 @@ from models.stas_search import (
     alpha_rate,
     best_by_edge,
     evolve,
+    log_mse,
     path,
     random_genotype,
     score,
@@ -153,6 +154,15 @@ def test_alpha_prefers_the_operation_that_the_data_were_made_with() -> None:
         functional.mse_loss(edge(x, alpha.softmax(0)), truth(x, planted)).backward()
         optimiser.step()
     assert int(alpha.argmax()) == planted and float(alpha.softmax(0)[planted].detach()) > 0.8
+
+
+def test_the_loss_on_bands_has_gradients_of_one_size_whatever_the_error() -> None:
+    """With the error itself they vanish with it, and weight decay holds alpha where it began."""
+    error = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for size in (0.3, 0.01):
+        share = torch.ones((), requires_grad=True)
+        log_mse(share * size * error, torch.zeros_like(error)).backward()  # type: ignore[no-untyped-call]
+        assert share.grad is not None and float(share.grad) == pytest.approx(2, abs=0.05)
 
 
 def test_a_loss_that_is_no_number_stops_the_search_by_name() -> None:
