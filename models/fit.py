@@ -1,6 +1,9 @@
 """The one training loop. A generator: whoever iterates it decides what to log, where to save and when to stop.
 
 for p in fit(net, batches, loss, settings): report(p)
+
+Several processes train one network when each is given its part of every batch and `share`, which sums a tensor over
+them: gradients, statistics, loss and clock are averaged at each step, so all make the same step and end together.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +19,10 @@ from torch import nn
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Share = Callable[[torch.Tensor], object]
+"""Sums a flat tensor over all processes, in place."""
+State = Mapping[str, torch.Tensor]
+"""Everything a training needs to go on, by name: weights, their average, the optimiser's moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,8 @@ class FitSettings:
     """Autocast to bfloat16: 2x on a CPU that has it in hardware, 35x slower on one that has not."""
     report_every: int = 50
     """Steps for each Progress."""
+    freeze_norm: bool = False
+    """Normalise with the statistics kept, not with the batch's: then parts of a batch add up to the batch exactly."""
 
     def __post_init__(self) -> None:
         """Check that there is an end.
@@ -60,62 +69,145 @@ class Progress:
     learning_rate: float
     average: nn.Module
     """The network with averaged weights, in eval mode; changes with the next step, so save or score it at once."""
+    state: Callable[[], State]
+    """For `Resume`; its tensors change with the next step, too."""
 
 
-def fit(net: nn.Module, batches: Iterator[Batch], loss: Loss, settings: FitSettings) -> Iterator[Progress]:
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Where an earlier `fit` stood; the batches given are those that come after it."""
+
+    state: State
+    step: int
+    seconds: float
+
+
+def fit(
+    net: nn.Module,
+    batches: Iterator[Batch],
+    loss: Loss,
+    settings: FitSettings,
+    *,
+    share: Share | None = None,
+    resume: Resume | None = None,
+) -> Iterator[Progress]:
     """Train `net` in place; yields every `report_every` steps and at the end.
 
     Args:
         net: on its device.
         batches: (input, target), endless or not: its end is an end as well.
-        loss: (output, target) -> scalar.
+        loss: (output, target) -> scalar, a mean over the samples.
         settings: see `FitSettings`.
+        share: of the processes that train together; None for one alone.
+        resume: None to begin.
+
+    Raises:
+        FloatingPointError: the loss is no number.
+        KeyError, RuntimeError: the state of `resume` is of another network.
     """
     s = settings
-    device = next(net.parameters()).device.type
+    device = next(net.parameters()).device
     optimiser = torch.optim.AdamW(net.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     average = copy.deepcopy(net).eval()
-    begin, step, sums, last = time.monotonic(), 0, 0.0, 0
-
-    def fraction() -> float:
-        by_steps = step / s.steps if s.steps else 0.0
-        by_time = (time.monotonic() - begin) / (60 * s.minutes) if s.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
-
-    rate = 0.0
+    step, before = (resume.step, resume.seconds) if resume else (0, 0.0)
+    if resume:
+        _restore(resume, net, average, optimiser)
+    begin, seconds, sums, last = time.monotonic() - before, before, 0.0, step
     for x, target in batches:
-        done = fraction()
-        cosine = s.learning_rate_end + (s.learning_rate - s.learning_rate_end) * (1 + math.cos(math.pi * done)) / 2
-        rate = cosine * min(1.0, (step + 1) / max(1, s.warmup_steps))
+        done = _fraction(s, step, seconds)
+        rate = _rate(s, step, done)
         for group in optimiser.param_groups:
             group["lr"] = rate
         net.train()
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=s.bf16):
-            y = net(x)
-        value = loss(y.float(), target)
+        if s.freeze_norm:
+            _freeze_norm(net)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=s.bf16):
+            y = net(x.to(device))
+        value = loss(y.float(), target.to(device))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
+        now, seconds = float(value.detach()), time.monotonic() - begin
+        if share is not None:
+            now, seconds = _agree(net, len(x), now, seconds, share)
         nn.utils.clip_grad_norm_(net.parameters(), s.clip_norm)
         optimiser.step()
         step += 1
         _follow(average, net, min(s.average, step / (step + 9)))
-        now = float(value.detach())
         if not math.isfinite(now):
             raise FloatingPointError(f"loss is {now} at step {step}: lower the learning rate or train without bf16")
         sums += now
-        done = fraction()
+        done = _fraction(s, step, seconds)
         if step % s.report_every == 0 or done >= 1.0:
             yield Progress(
                 step=step,
-                seconds=time.monotonic() - begin,
+                seconds=seconds,
                 fraction=done,
                 loss=sums / (step - last),
                 learning_rate=rate,
                 average=average,
+                state=lambda: _state(net, average, optimiser),
             )
             sums, last = 0.0, step
         if done >= 1.0:
             return
+
+
+def _fraction(s: FitSettings, step: int, seconds: float) -> float:
+    """Of the way to the end, by steps or by time, whichever is farther."""
+    by_steps = step / s.steps if s.steps else 0.0
+    by_time = seconds / (60 * s.minutes) if s.minutes else 0.0
+    return min(1.0, max(by_steps, by_time))
+
+
+def _rate(s: FitSettings, step: int, done: float) -> float:
+    cosine = s.learning_rate_end + (s.learning_rate - s.learning_rate_end) * (1 + math.cos(math.pi * done)) / 2
+    return cosine * min(1.0, (step + 1) / max(1, s.warmup_steps))
+
+
+def _freeze_norm(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+@torch.no_grad()
+def _agree(net: nn.Module, samples: int, loss: float, seconds: float, share: Share) -> tuple[float, float]:
+    """Average gradients and normalisation statistics over all processes, in place, by their samples; loss and clock.
+
+    One flat tensor, so one exchange for each step.
+    """
+    tensors = [p.grad for p in net.parameters() if p.grad is not None]
+    tensors += [b for b in net.buffers() if b.is_floating_point()]
+    more = tensors[0].new_tensor([loss, seconds, 1.0])
+    flat = torch.cat([*(t.reshape(-1) for t in tensors), more]) * samples
+    share(flat)
+    flat /= flat[-1].clone()
+    for t, mean in zip(tensors, torch.split(flat[:-3], [t.numel() for t in tensors]), strict=True):
+        t.copy_(mean.view(t.shape))
+    return float(flat[-3]), float(flat[-2])
+
+
+def _state(net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> State:
+    out = {f"net.{k}": v for k, v in net.state_dict().items()}
+    out |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for name, p in net.named_parameters():
+        for moment in _MOMENTS:
+            out[f"{moment}.{name}"] = optimiser.state[p][moment]
+    return out
+
+
+def _restore(resume: Resume, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    for module, prefix in ((net, "net."), (average, "average.")):
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in resume.state.items() if k.startswith(prefix)})
+    for name, p in net.named_parameters():
+        moments = {
+            m: resume.state[f"{m}.{name}"].to(p.device).clone(memory_format=torch.preserve_format) for m in _MOMENTS
+        }
+        optimiser.state[p] = {"step": torch.tensor(float(resume.step)), **moments}
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter."""
 
 
 @torch.no_grad()

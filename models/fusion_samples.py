@@ -221,12 +221,12 @@ def batches(cubes: Sequence[F32], known: Sequence[F32], s: FusionSampleSettings,
         pool += [realise(cubes[int(rng.integers(len(cubes)))], known, s, rng) for _ in range(wanted)]
         pool = pool[-s.pool :]
         step += 1
-        cut = [_patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)]
+        cut = [patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)]
         x, target = torch.stack([c[0] for c in cut]), torch.stack([c[1] for c in cut])
         yield x.contiguous(memory_format=torch.channels_last), target
 
 
-def _patch(r: Sample, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def patch(r: Sample, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A patch of one coefficient, with random signs of it and of the guide's axes."""
     k = int(rng.choice(len(r.chance), p=r.chance))
     top, left = (int(rng.integers(0, n - size + 1)) for n in r.unit.shape[1:])

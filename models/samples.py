@@ -135,16 +135,23 @@ def batches(scenes: Sequence[TrainingScene], s: SampleSettings, *, seed: int) ->
                 wanted -= 1
         pool = pool[-s.pool :]
         step += 1
-        cut = [_patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)]
-        triple, power = torch.stack([c[0] for c in cut]), torch.stack([c[1] for c in cut])  # (B, 3, K, P, P), (B, K)
-        z, first, noise = triple.unbind(dim=1)
-        # The network says the noise, beginning from what the pilot removed; only its change of that is trusted.
-        t = trust(power).expand_as(z)
-        target = torch.stack((noise - (1 - t) * (z - first), t), dim=1)  # (B, 2, K, P, P)
-        yield features(z, first, power).contiguous(memory_format=torch.channels_last), target
+        yield learnt([patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)])
 
 
-def _patch(r: Realisation, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def learnt(patches: Sequence[Batch]) -> Batch:
+    """What the network sees of patches and what it has to say: (B, 4K, P, P) and (B, 2, K, P, P)."""
+    triple, power = (
+        torch.stack([c[0] for c in patches]),
+        torch.stack([c[1] for c in patches]),
+    )  # (B, 3, K, P, P), (B, K)
+    z, first, noise = triple.unbind(dim=1)
+    # The network says the noise, beginning from what the pilot removed; only its change of that is trusted.
+    t = trust(power).expand_as(z)
+    target = torch.stack((noise - (1 - t) * (z - first), t), dim=1)
+    return features(z, first, power).contiguous(memory_format=torch.channels_last), target
+
+
+def patch(r: Realisation, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A patch away from the border, turned, mirrored and with random signs: (3, K, P, P) and (K,).
 
     The pilot commutes with all of these, so it is computed once for the whole realisation.

@@ -38,13 +38,13 @@ def band_batches(
             raise ValueError(f"cube {i} has {cube.shape[1:]} pixels, a patch needs {patch_px}")
     rng = np.random.default_rng(seed)
     while True:
-        clean = np.stack([_patch(cubes[int(rng.integers(len(cubes)))], patch_px, rng) for _ in range(patches)])
+        clean = np.stack([patch(cubes[int(rng.integers(len(cubes)))], patch_px, rng) for _ in range(patches)])
         std = rng.choice(np.asarray(sigmas, dtype=np.float32), (patches, 1, 1, 1))
         noisy = clean + std * rng.standard_normal(clean.shape, dtype=np.float32)
         yield torch.from_numpy(noisy), torch.from_numpy(clean)
 
 
-def _patch(cube: F32, size: int, rng: np.random.Generator) -> F32:
+def patch(cube: F32, size: int, rng: np.random.Generator) -> F32:
     """A place at random, turned and mirrored at random."""
     y, x = (int(rng.integers(n - size + 1)) for n in cube.shape[1:])
     patch = np.rot90(cube[:, y : y + size, x : x + size], int(rng.integers(4)), (1, 2))

@@ -16,7 +16,7 @@ import torch
 
 from models.bicubic import reduce, resize
 from models.fit import Batch
-from models.restorer import unpack
+from models.restorer import Facts, unpack
 from models.sharpener import measure
 
 F32 = npt.NDArray[np.float32]
@@ -48,8 +48,10 @@ class Pair:
     """(bands, scale*h, scale*w)."""
 
 
-def pairs(cube: F32, s: PatchSettings) -> list[Pair]:
-    """The scene (bands, h, w) at each of its sizes.
+def pairs(cube: F32, s: PatchSettings, facts: Facts | None = None) -> list[Pair]:
+    """The scene (bands, h, w), or a part of it, at each of its sizes.
+
+    `facts` are the scene's (`sharpener.measure`); None measures each size.
 
     Raises:
         ValueError: no size has room for a patch.
@@ -63,9 +65,9 @@ def pairs(cube: F32, s: PatchSettings) -> list[Pair]:
         fine = whole if zoom == 1 else resize(whole, int(zoom * whole.shape[1]), int(zoom * whole.shape[2]))
         fine = fine[:, : s.scale * h, : s.scale * w]
         coarse = reduce(fine, s.scale)
-        facts = measure([(coarse.numpy(), np.ones((h, w), dtype=bool))])
-        mean = torch.from_numpy(unpack(facts["mean"]))[:, None, None]
-        bright = facts["input_scale"] or 1.0
+        own = facts or measure([(coarse.numpy(), np.ones((h, w), dtype=bool))])
+        mean = torch.from_numpy(unpack(own["mean"]))[:, None, None]
+        bright = own["input_scale"] or 1.0
         out.append(Pair((coarse - mean) / bright, (fine - mean) / bright))
     if not out:
         raise ValueError(f"scene of {cube.shape[1:]} pixels: a patch needs {s.scale * s.patch_px}")
@@ -88,14 +90,16 @@ def batches(scenes: Sequence[Sequence[Pair]], s: PatchSettings, *, seed: int) ->
         raise ValueError(f"scenes of {sorted(bands)} bands cannot share a batch: train on windows of as many bands")
     index = 0
     while True:
-        drawn = [_patch(scenes, s, np.random.default_rng([seed, i])) for i in range(index, index + s.patches)]
+        drawn = []
+        for i in range(index, index + s.patches):
+            rng = np.random.default_rng([seed, i])
+            drawn.append(patch(scenes[int(rng.integers(len(scenes)))], s, rng))
         index += s.patches
         yield torch.stack([coarse for coarse, _ in drawn]), torch.stack([fine for _, fine in drawn])
 
 
-def _patch(scenes: Sequence[Sequence[Pair]], s: PatchSettings, rng: np.random.Generator) -> Batch:
-    """One of the eight ways to lay a patch: (bands, P, P) and (bands, Q, Q)."""
-    sizes = scenes[int(rng.integers(len(scenes)))]
+def patch(sizes: Sequence[Pair], s: PatchSettings, rng: np.random.Generator) -> Batch:
+    """A place in one of the sizes, laid in one of eight ways: (bands, P, P) and (bands, Q, Q)."""
     pair = sizes[int(rng.integers(len(sizes)))]
     y, x = (int(rng.integers(n - s.patch_px + 1)) for n in pair.coarse.shape[1:])
     coarse = pair.coarse[:, y : y + s.patch_px, x : x + s.patch_px]

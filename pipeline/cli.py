@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 import catalog as archives
-from pipeline import cli_care, cli_cluster  # noqa: F401 (their verbs)
+from pipeline import cli_care, cli_cluster, cli_train  # noqa: F401 (their verbs)
 from pipeline.cli_app import (
     Address,
     Archive,

@@ -143,6 +143,64 @@ class SearchJob(Job):
     """Search although a genotype of a near spectrum is known."""
 
 
+class TrainJob(Job):
+    """Source cubes -> a model in the archive."""
+
+    task: Literal["denoise", "sharpen", "fuse"]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    """Of the model: the folder models/<name>."""
+    scenes: tuple[str, ...] = ()
+    """Ids of the scenes to learn from; none for all that match."""
+    validation_scenes: tuple[str, ...] = ()
+    """Ids of the scenes to be scored on; none for a tenth of those that match, at least one."""
+    guide_collection: str | None = None
+    """Fuse: half of the pairs have the response of its sensors."""
+    genotype: str | None = None
+    """Denoise: id of an architecture that `hypermend search` found; None for that of the shipped denoiser."""
+    scale: Literal[2, 3, 4] | None = None
+    """Sharpen; None for 2."""
+    filters: int | None = Field(default=None, ge=1)
+    """Sharpen; None for 16, the paper has 64."""
+    modules: int | None = Field(default=None, ge=1)
+    """Sharpen; None for 1, the paper has 3."""
+    steps: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    """The end is whichever of steps and minutes comes first."""
+    batch: int | None = Field(default=None, ge=1)
+    """Samples of a step over all workers; None for the task's."""
+    patch_px: int | None = Field(default=None, ge=16)
+    """Edge of a sample; None for the task's."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
+    check_every: int | None = Field(default=None, ge=1)
+    """Steps between validations; None for a twentieth of the steps."""
+    patience: int | None = Field(default=8, ge=1)
+    """Validations without gain after which training ends."""
+    bf16: bool | None = None
+    """Mixed precision; None where the hardware gains from it."""
+    freeze_norm: bool = False
+    """Denoise: batch normalisation keeps its first statistics; then the workers' number changes nothing."""
+    gpus: bool = False
+    """One GPU for each worker."""
+    tensorboard: Path | None = None
+    """Folder that gets TensorBoard's event files."""
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> TrainJob:
+        if self.steps is None and self.minutes is None:
+            raise ValueError("training needs an end: give steps, minutes or both")
+        own = {
+            "fuse": ("guide_collection",),
+            "denoise": ("genotype", "freeze_norm"),
+            "sharpen": ("scale", "filters", "modules"),
+        }
+        for task, keys in own.items():
+            given = [key for key in keys if getattr(self, key)]
+            if task != self.task and given:
+                raise ValueError(f"{', '.join(given)} belong to task {task!r}, and the task is {self.task!r}")
+        return self
+
+
 J = TypeVar("J", bound=Job)
 
 

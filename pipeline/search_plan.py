@@ -8,19 +8,18 @@ command finds its own trials again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
-from catalog.cube import open_cube, read_spec
+from catalog.cube import read_spec
 from catalog.errors import Refused
 from catalog.root import Root, to_json
-from catalog.spec import VALID, CubeSpec
+from catalog.spec import CubeSpec
 from models.samples import MARGIN
 from models.stas import SPACE
 from models.stas_search import Strategy
+from pipeline.areas import Area, spread, usable
 from pipeline.genotypes import Spectrum
 
 SEARCH_VERSION = 2
@@ -68,25 +67,6 @@ BUDGETS: Mapping[str, Budget] = {
     "full": Budget(trials=8, seeds=4, epochs=100, steps=100, width=12, channels=12, patch_px=40, patches=8, areas=512),
 }
 """smoke shows that it works and says nothing of architectures; small is an hour or two of two cores for each sensor."""
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Area:
-    """A square of one source cube."""
-
-    cube: str
-    """Key in the archive."""
-    y0: int
-    x0: int
-    edge_px: int
-
-    def overlaps(self, other: Area) -> bool:
-        """Whether they share a pixel."""
-        return (
-            self.cube == other.cube
-            and abs(self.y0 - other.y0) < max(self.edge_px, other.edge_px)
-            and abs(self.x0 - other.x0) < max(self.edge_px, other.edge_px)
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +191,8 @@ def make_plan(
     areas: list[Area] = []
     for patch_px in (budget.patch_px, *(p for p in SMALLER_PATCHES_PX if p < budget.patch_px)):
         budget = replace(budget, patch_px=patch_px)
-        found = {key: list(_usable(root, key, spec, budget.area_px)) for key, spec in specs.items()}
-        areas = _spread(found, budget.areas)
+        found = [list(usable(root, key, budget.area_px)) for key in specs]
+        areas = spread(found, budget.areas)
         if len(areas) >= LEAST_AREAS:
             break
     if len(areas) < LEAST_AREAS:
@@ -234,21 +214,3 @@ def make_plan(
         validation=tuple(validation),
         cubes=dict(cubes),
     )
-
-
-def _usable(root: Root, key: str, spec: CubeSpec, edge_px: int) -> Iterator[Area]:
-    """Squares of the lattice all of whose pixels are usable."""
-    flags = open_cube(root, key)["valid"]
-    for y0 in range(0, spec.height - edge_px + 1, edge_px):
-        row = np.asarray(flags[y0 : y0 + edge_px].values) & VALID
-        for x0 in range(0, spec.width - edge_px + 1, edge_px):
-            if row[:, x0 : x0 + edge_px].all():
-                yield Area(cube=key, y0=y0, x0=x0, edge_px=edge_px)
-
-
-def _spread(found: Mapping[str, Sequence[Area]], at_most: int) -> list[Area]:
-    """One area of each cube in turn, in an order of its own, until there are enough."""
-    rng = np.random.default_rng(0)
-    shuffled = [[areas[i] for i in rng.permutation(len(areas))] for areas in found.values()]
-    longest = max(map(len, shuffled), default=0)
-    return [areas[i] for i in range(longest) for areas in shuffled if i < len(areas)][:at_most]

@@ -40,9 +40,10 @@ from models.stas_search import (
     score,
     search,
 )
-from models.subspace import moments, subspace
+from pipeline.areas import Area
 from pipeline.pixels import physical
-from pipeline.search_plan import Area, SearchPlan
+from pipeline.search_plan import SearchPlan
+from pipeline.train_scenes import scene_level
 
 HELD = 4
 """Validation batches that every epoch of every trial is scored on."""
@@ -240,11 +241,6 @@ def read_areas(root: Root, areas: Sequence[Area]) -> list[TrainingScene]:
         for a in own:
             stored, _ = cube.read(slice(a.y0, a.y0 + a.edge_px), slice(a.x0, a.x0 + a.edge_px))
             values.append(physical(stored, spec)[good])
-        m = moments((v, np.ones(v.shape[1:], dtype=bool)) for v in values)
-        bright = m.bright if m and m.bright > 0 else 1.0
-        space = subspace(m) if m else None
-        # Three times the cube's own noise: below it that noise would be learnt as if it were the scene.
-        own_noise = 3 * float(np.median(space.noise_std)) / bright if space else 0.0
-        least = float(np.clip(own_noise, 1 / 255, STRONGEST / 4))
+        bright, least = scene_level(values, strongest=STRONGEST)
         out += [TrainingScene(cube=(v / bright).astype(np.float32), least_noise=least) for v in values]
     return out

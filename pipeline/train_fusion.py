@@ -40,17 +40,19 @@ SCALE, SNR_DB, CROP_PX = 8, 40, 256
 """Of the validation."""
 
 
-def validate(model: UalModel, scenes: Mapping[str, F32], response: F32) -> dict[str, dict[str, float]]:
+def validate(
+    model: UalModel, scenes: Mapping[str, F32], response: F32, *, scale: int = SCALE
+) -> dict[str, dict[str, float]]:
     """PSNR (dB) and SAM (degrees) of the global map, the start and the network, each scene under one random kernel."""
     out: dict[str, dict[str, float]] = {}
     for i, (name, z) in enumerate(sorted(scenes.items())):
         rng = np.random.default_rng([0, SNR_DB, i])
-        k = torch.from_numpy(kernel(SCALE, rng).astype(np.float32))
-        y = blur_down(torch.from_numpy(z)[None], k, SCALE)[0].numpy()
+        k = torch.from_numpy(kernel(scale, rng).astype(np.float32))
+        y = blur_down(torch.from_numpy(z)[None], k, scale)[0].numpy()
         x = np.tensordot(response, z, 1).astype(np.float32)
         y, x = (gaussian(a, snr_std(a, SNR_DB), rng) for a in (y, x))
         pair = Pair(y=y, y_valid=np.ones(y.shape[1:], dtype=bool), x=x, x_valid=np.ones(x.shape[1:], dtype=bool))
-        setup = Setup(scale=SCALE, response=response, expected_centroid_px=0.0)
+        setup = Setup(scale=scale, response=response, expected_centroid_px=0.0)
         facts = model.estimate(partial(list, (pair,)), setup)
         y_in, x_in = torch.from_numpy(y)[None], torch.from_numpy(x)[None]
         restorer = model.bind(facts)

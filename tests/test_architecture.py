@@ -24,7 +24,13 @@ FORBIDDEN = {
 # A library that only these files may import.
 ONLY_IN = {
     "zarr": {"catalog/cube.py"},
-    "ray": {"pipeline/execute.py", "pipeline/metrics.py", "pipeline/search.py", "pipeline/submit.py"},
+    "ray": {
+        "pipeline/execute.py",
+        "pipeline/metrics.py",
+        "pipeline/search.py",
+        "pipeline/submit.py",
+        "pipeline/train.py",
+    },
     "pystac_client": {"catalog/discover.py"},
 }
 LAPTOP = ("pipeline.tiles", "pipeline.plan", "pipeline.config")

@@ -27,12 +27,13 @@ from catalog.root import Root
 from catalog.spec import CLOUD, VALID
 from models.stas import Genotype
 from models.stas_search import random_genotype
+from pipeline.areas import Area
 from pipeline.cell_picture import draw_cell
 from pipeline.cli import app
 from pipeline.config import SearchJob
 from pipeline.genotypes import NEAR, BadGenotype, Found, Spectrum, known, nearest, put, read
 from pipeline.search import goes_on, run_plans, rungs, sampled_settings, search_archive
-from pipeline.search_plan import BUDGETS, Area, Budget, SearchPlan, make_plan
+from pipeline.search_plan import BUDGETS, Budget, SearchPlan, make_plan
 from pipeline.search_trial import TrialRecord, first_record, put_record, read_areas, read_record, record_key, run_trial
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
