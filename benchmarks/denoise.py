@@ -9,7 +9,8 @@ Methods: `noisy`; `svd`, truncated SVD of the best rank 3 to 8 (best by the trut
 variation; `svd8-tv`, rank 8 and 2-D total variation on each eigenimage; `svd-bm3d`, rank 8 and BM3D on each (needs the
 package bm3d, which is not free software and no dependency); `hypermend`, the shipped model. All but hypermend are told
 sigma. The weights of the total variations, in units of sigma, are those of the best mean PSNR on crops of training
-scenes (`TV3D`, `TV2D`).
+scenes (`TV3D`, `TV2D`). `fasthyde` is HyDe's FastHyDe as shipped (its own noise estimate, rank 10, BM3D on each
+eigenimage); it needs `pip install hyde-images pytorch_wavelets "setuptools<80"`, and with them bm3d again.
 
 With --real, --data is the folder above: EnMAP, Hyperion and Pavia as they are (`benchmarks/denoise_real.py`).
 """
@@ -106,6 +107,14 @@ def svd_bm3d(noisy: F32, std: float, truth: F32) -> F32:
     return _back(basis, np.stack(out).astype(np.float32))
 
 
+def fasthyde(noisy: F32, std: float, truth: F32) -> F32:
+    """Zhuang and Bioucas-Dias 2018, by the package hyde-images with its defaults; it works band-last."""
+    from hyde import FastHyDe
+
+    image = torch.from_numpy(np.ascontiguousarray(noisy.transpose(1, 2, 0)))
+    return np.asarray(FastHyDe()(image).numpy().transpose(2, 0, 1), np.float32)
+
+
 def hypermend() -> Method:
     """The shipped model on the whole crop in one call; estimating the scene's facts is part of its time."""
     model = checkpoint.load(checkpoint.builtin(MODEL))
@@ -127,20 +136,23 @@ METHODS: dict[str, Callable[[], Method]] = {
     "tv3d": lambda: tv3d,
     "svd8-tv": lambda: svd8_tv,
     "svd-bm3d": lambda: svd_bm3d,
+    "fasthyde": lambda: fasthyde,
     "hypermend": hypermend,
 }
-NEEDS = {"tv3d": "skimage", "svd8-tv": "skimage", "svd-bm3d": "bm3d"}
+NEEDS = {"tv3d": "skimage", "svd8-tv": "skimage", "svd-bm3d": "bm3d", "fasthyde": "hyde"}
+ASKED_FOR = ("svd-bm3d", "fasthyde")
+"""Not free, slow, and run only when named."""
 
 
 def _chosen(names: Sequence[str] | None) -> list[str]:
-    """The methods asked for, or all that can run here (BM3D, slow and not free, only when asked for).
+    """The methods asked for, or all that can run here but `ASKED_FOR`.
 
     Raises:
         SystemExit: one that was asked for needs a package that is not here.
     """
     missing = {m for m, package in NEEDS.items() if importlib.util.find_spec(package) is None}
     if names is None:
-        return [m for m in METHODS if m not in missing and m != "svd-bm3d"]
+        return [m for m in METHODS if m not in missing and m not in ASKED_FOR]
     for m in names:
         if m in missing:
             raise SystemExit(f"method {m} needs the package {NEEDS[m]!r}; pip install it, or leave the method out")
@@ -170,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     level.add_argument("--real", action="store_true", help="real scenes as they are: is anything of them lost?")
     ap.add_argument("--picture", type=Path, help="with --real: folder for PNGs of what was removed")
     ap.add_argument("--crop", type=int, default=300, help="central pixels")
-    ap.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all but svd-bm3d that can run here")
+    ap.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all free ones that can run here")
     ap.add_argument("--scenes", nargs="+", help="only these scenes, by name")
     a = ap.parse_args(argv)
     if a.real:

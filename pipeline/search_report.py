@@ -36,24 +36,25 @@ class Answer:
 
 
 def answers_table(answers: Sequence[Answer], console: Console) -> None:
-    """What a search found for each sensor; losses are on validation areas, less is better."""
+    """What a search found for each sensor; losses, logarithms of an error on validation areas: less is better."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("sensor")
     table.add_column("genotype", no_wrap=True)
     for name in ("loss", "untouched", "trials", "time"):
         table.add_column(name, justify="right")
-    for a in (a for a in answers if a.found is not None):
-        assert a.found is not None
-        f = a.found.figures
+    found = [(a, a.found) for a in answers if a.found is not None]
+    for a, genotype in found:
+        f = genotype.figures
         table.add_row(
             a.sensor,
-            a.found.id,
-            f"{f['validation_loss']:.4g}",
-            f"{f['baseline_loss']:.4g}",
+            genotype.id,
+            f"{f['validation_loss']:.3f}",
+            f"{f['baseline_loss']:.3f}",
             ", ".join(f"{n} {state}" for state, n in f["trials"].items()),
             duration(f["seconds"]),
         )
-    console.print(table)
+    if found:
+        console.print(table)
     for a in answers:
         console.print(f"{a.sensor}: {a.why}", highlight=False, soft_wrap=True)
         if a.found is not None:
