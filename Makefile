@@ -29,8 +29,12 @@ RESULTS := benchmarks/results
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.io --data $(DATA) > $(RESULTS)/io.part
 	mv $(RESULTS)/io.part $(RESULTS)/io.jsonl
-	$(BIN)/python -m benchmarks.search merged > $(RESULTS)/search.part
+	$(BIN)/python -m benchmarks.search merged cost > $(RESULTS)/search.part
 	mv $(RESULTS)/search.part $(RESULTS)/search.jsonl
+	$(BIN)/python -m benchmarks.search ranking tau choices transfer strategies domains --data $(DATA) \
+		--units $(RESULTS)/search_units.part > $(RESULTS)/tables.part
+	mv $(RESULTS)/search_units.part $(RESULTS)/search_units.jsonl
+	mv $(RESULTS)/tables.part $(RESULTS)/search_tables.jsonl
 	$(DENOISE) > $(RESULTS)/denoise.part
 	mv $(RESULTS)/denoise.part $(RESULTS)/denoise.jsonl
 	$(DENOISE) --low-noise > $(RESULTS)/low-noise.part
