@@ -166,13 +166,13 @@ def test_a_cave_scene_and_a_camera(shared_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_three_tile_sizes_give_the_same_cube(shared_data: Path, tmp_path: Path) -> None:
-    camera_pair(shared_data, tmp_path / "files", "feathers", edge=384, scale=8)
+    camera_pair(shared_data, tmp_path / "files", "feathers", edge=256, scale=4)
     archive, files = tmp_path / "archive", tmp_path / "files"
     delivered(archive, (files / "coarse", "cave", "cave"), (files / "sharp", "nikon-d700", "camera"))
     whole: F32 | None = None
-    for tile_px in (384, 192, 128):
+    for tile_px in (256, 128, 96):
         cube, flags, plan, report = fused(
-            archive, tile_px=tile_px, model=None, collections=("cave",), guide_collection="camera", budget_steps=60
+            archive, tile_px=tile_px, model=None, collections=("cave",), guide_collection="camera", budget_steps=30
         )
         assert len(report.scenes[0].figures["blocks"]) == 4
         values = cube * plan.spec.scale_factor
