@@ -5,6 +5,7 @@ A scene that another driver is at work on is left to that one (docs/decisions/00
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Hold:
         return not self._leases.still_ours(self._key(unit))
 
     def release(self, unit: Unit) -> None:
-        self._leases.release(self._key(unit))
+        with contextlib.suppress(ArchiveError):  # a lease that cannot be given back ends by itself
+            self._leases.release(self._key(unit))
 
     def close(self) -> None:
         self._leases.close()
@@ -103,13 +105,21 @@ class Board:
             for outcome in work(self._stream()):
                 self._settle(self._by_id[outcome.task.unit], outcome)
                 yield from self._drain()
+            for scene in [scene for scene in self._open if scene.failed]:  # stopped before their turn came again
+                self._close(scene, "failed")
             yield from self._drain()
             left = bool(self._open) or bool(self._held) or self._more
             self._report.stopped = self._stopping and left and "stopped" not in self._report.notes
         finally:
-            self._ledger.flush()
-            if self._hold is not None:
-                self._hold.close()
+            self._close_up()
+
+    def _close_up(self) -> None:
+        """Write what is still to be said, give the leases back; an archive that cannot be written spoils no report."""
+        for last in (self._ledger.flush, *([self._hold.close] if self._hold is not None else [])):
+            try:
+                last()
+            except ArchiveError as error:
+                self._report.notes.setdefault("stopped", str(error))
 
     def stop(self) -> None:
         """Begin nothing more; what is in flight is finished."""

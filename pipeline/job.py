@@ -85,7 +85,7 @@ class Run:
         begin = time.monotonic()
         yield from self._board.run(self._start)
         self.report.seconds = time.monotonic() - begin
-        if self.report.bytes_written:  # a run that wrote nothing leaves nothing
+        if self.report.bytes_written and "stopped" not in self.report.notes:  # a run that wrote nothing leaves nothing
             self._root.put_json(f"runs/{self.report.run}/report.json", self.report.to_dict())
 
     def stop(self) -> None:

@@ -74,7 +74,9 @@ def summary(report: RunReport, console: Console) -> None:
         f"in {duration(report.seconds)}",
         highlight=False,
     )
-    if report.exit_code:
+    if "stopped" in report.notes:
+        console.print(f"[red]stopped[/]: {report.notes['stopped']}", highlight=False, soft_wrap=True)
+    if report.exit_code == 1:
         console.print(f"failures: runs/{report.run}/failures in the archive", highlight=False)
 
 

@@ -68,6 +68,7 @@ class RunReport:
     """Seconds that workers spent on tiles, added up."""
     peak_worker_bytes: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    """What else there is to say; ``stopped`` is why the run ended early by itself."""
     stopped: bool = False
     """It was asked to stop: what was in flight is done, the rest is not; the same command goes on."""
 
@@ -76,7 +77,7 @@ class RunReport:
         """0: every scene is published. 1: some are not, see ``scenes`` and the ledger. 130: stopped before its end."""
         if self.stopped:
             return 130
-        return int(any(s.status not in ("published", "current") for s in self.scenes))
+        return int("stopped" in self.notes or any(s.status not in ("published", "current") for s in self.scenes))
 
     def count(self, status: str) -> int:
         return sum(s.status == status for s in self.scenes)

@@ -12,16 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import catalog
 from catalog.root import Root
 from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import Policy, Workers, on_ray, serial
+from pipeline.execute import serial
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import RunReport
 from pipeline.restore import restore
@@ -35,12 +33,7 @@ MODEL = "identity"
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with one ingested scene of 64 x 96 pixels: 24 tiles of 16 pixels to restore. Copied, never changed."""
-    folder = tmp_path_factory.mktemp("faults")
-    archive = folder / "archive"
-    enmap_folder(folder / "files")
-    catalog_folder(str(archive), folder / "files", sensor="enmap")
-    assert ingest(IngestJob(archive=str(archive), tile_px=32), engine=serial).wait().exit_code == 0
-    return archive
+    return make_ingested(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture
@@ -67,6 +60,15 @@ def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     report = restore_here(archive)
     assert (report.exit_code, report.tiles_written) == (0, TILES)
     return restored_bytes(archive)
+
+
+def make_ingested(folder: Path) -> Path:
+    """An archive with one ingested scene of 24 tiles."""
+    archive = folder / "archive"
+    enmap_folder(folder / "files")
+    catalog_folder(str(archive), folder / "files", sensor="enmap")
+    assert ingest(IngestJob(archive=str(archive), tile_px=32), engine=serial).wait().exit_code == 0
+    return archive
 
 
 def restore_here(archive: str) -> RunReport:
@@ -197,42 +199,3 @@ def test_f15_a_changed_setting_never_resumes_into_the_old_cube(archive: str) -> 
     (current,) = [item.scene for item in catalog.open(archive).search(stage="restored")]
     assert current.properties["hypermend:plan"] != first.properties["hypermend:plan"]
     assert Path(first.assets["cube"].href).exists()  # superseded cubes stay until they are pruned
-
-
-def make_poisoned(make: Callable[[], Callable[[Any], Any]], how: str) -> Callable[[Any], Any]:
-    """The handler of ``make``, except that one tile kills or stops its process."""
-    handle = make()
-
-    def poisoned(task: Any) -> Any:
-        if getattr(task, "index", None) == (1, 2):
-            if how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(600)
-        return handle(task)
-
-    return poisoned
-
-
-@pytest.mark.fault
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["kill", "hang"])
-def test_f02_a_poison_tile_is_put_aside_alone_and_later_done(
-    how: str, anywhere: str, clean: dict[str, str], ray_session: None
-) -> None:
-    archive = anywhere
-
-    def engine(make: Any, tasks: Any, *, policy: Policy, workers: Workers) -> Any:
-        strict = Policy(max_deaths=2, deadline_s=4.0)
-        return on_ray(partial(make_poisoned, make, how), tasks, policy=strict, workers=Workers(count=2))
-
-    job = RestoreJob(archive=archive, model=MODEL, tile_px=16)
-    report = restore(job, engine=engine).wait()
-    (scene,) = report.scenes
-    assert (scene.status, scene.tiles_written, scene.tiles_failed) == ("failed", TILES - 1, 1)
-    assert report.exit_code == 1
-    assert catalog.open(archive).search(stage="restored") == []
-    (ledger,) = Root(archive).list(f"runs/{report.run}/failures")
-    (line,) = [json.loads(text) for text in Root(archive).get(ledger.key).splitlines()]
-    assert (line["tiles"], line["kind"]) == ([[1, 2]], {"kill": "crash", "hang": "deadline"}[how])
-    assert restore_here(archive).tiles_written == 1
-    assert restored_bytes(archive) == clean

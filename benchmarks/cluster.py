@@ -1,0 +1,190 @@
+"""The dispatcher without pixels: how many tiles a second, how much memory, how soon it begins.
+
+    python -m benchmarks.cluster                      all of it at CI size (20,000 tiles), about two minutes
+    python -m benchmarks.cluster tiles --tiles 1000000
+    python -m benchmarks.cluster scenes --scenes 50000
+    python -m benchmarks.cluster soak --tiles 50000   1 % of the tiles fail in passing, five workers are killed (F24)
+
+One JSON object for each measurement. A rate is that of all tiles; `rate_by_tenth` shows whether it stays. Memory is the
+driver's, beyond what it had before the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.empty_tiles import EmptyScene, EmptyTile, Worker, marks_of
+from catalog.cube import create
+from catalog.index import rebuild
+from catalog.publish import item_key, source_item, unsigned
+from catalog.root import Root, to_json
+from catalog.scene import Asset, Scene
+from catalog.spec import CubeSpec
+from pipeline.config import Job, RestoreJob
+from pipeline.execute import on_ray, start_ray
+from pipeline.job import Run, Unit
+from pipeline.outcome import Workers
+from pipeline.restore import restore
+from pipeline.tiles import TileGrid
+
+WORKERS = Workers(count=2)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def measure(run: Run, total: int) -> dict[str, Any]:
+    """Work to the end, noting when each tenth of the tiles was done."""
+    before, begin = resident_bytes(), time.monotonic()
+    first, peak, times = 0.0, 0, []
+    done = 0
+    for event in run:
+        if event.kind != "tile":
+            continue
+        first = first or time.monotonic() - begin
+        done += 1
+        if done % max(1, total // 10) == 0:
+            times.append(time.monotonic() - begin)
+            peak = max(peak, resident_bytes() - before)
+    tenths = [b - a for a, b in zip([first, *times], times, strict=False)]
+    report = run.report
+    return {
+        "tiles": done,
+        "first_tile_s": round(first, 2),
+        "tiles_per_s": round(done / (times[-1] - first), 1),
+        "rate_by_tenth": [round(total / 10 / seconds) for seconds in tenths],
+        "driver_growth_mib": round(peak / 2**20, 1),
+        "driver_mib": round(resident_bytes() / 2**20),
+        "scenes_published": report.count("published"),
+        "exit_code": report.exit_code,
+    }
+
+
+def empty_run(folder: Path, units: Iterator[Unit], *, marks: bool, **faults: Any) -> Run:
+    """A run as the verbs start it, with leases and a ledger, over scenes without pixels."""
+    archive = str(folder / "archive")
+    job = Job(archive=archive)
+    make = partial(Worker, archive if marks else None, **faults)
+    return Run("benchmark", job, units, make, on_ray, lease="benchmark", workers=WORKERS)
+
+
+def tiles(folder: Path, count: int, *, marks: bool) -> dict[str, Any]:
+    """One scene of very many tiles."""
+    return measure(empty_run(folder, iter([EmptyScene(0, count)]), marks=marks), count)
+
+
+def scenes(folder: Path, count: int, *, marks: bool) -> dict[str, Any]:
+    """Very many scenes of 20 tiles."""
+    return measure(empty_run(folder, (EmptyScene(n, 20) for n in range(count)), marks=marks), count * 20)
+
+
+def resume(folder: Path, done: int) -> dict[str, Any]:
+    """A scene of which so many tiles are done and ten are not."""
+    archive = Root(str(folder / "archive"))
+    scene = EmptyScene(0, done + 10)
+    marks, worker = marks_of(archive, scene.id), Worker(archive.url)
+    for tile in TileGrid(height=1, width=done, tile_px=1):
+        worker(EmptyTile(unit=scene.id, index=tile.index))
+    begin = time.monotonic()
+    run = empty_run(folder, iter([scene]), marks=True)
+    first = next(time.monotonic() - begin for event in run if event.kind == "tile")
+    return {"done_tiles": done, "marks": len(list(archive.list(marks.folder))), "first_tile_s": round(first, 2)}
+
+
+def many_scenes(folder: Path, count: int) -> dict[str, Any]:
+    """A restoration over so many scenes: how long until its first tile, the search of the archive included."""
+    root = Root(str(folder / "archive"))
+    fill_archive(root, count)
+    job = RestoreJob(archive=root.url, model="identity", workers=2)
+    begin = time.monotonic()
+    run = restore(job)
+    searched = time.monotonic() - begin
+    first = next(time.monotonic() - begin for event in run if event.kind == "tile")
+    return {"scenes": count, "search_s": round(searched, 2), "first_tile_s": round(first, 2)}
+
+
+def fill_archive(root: Root, count: int) -> None:
+    """So many source items, of which the first ten have a cube."""
+    spec = CubeSpec(
+        shape=(2, 32, 32), dtype="int16", scale_factor=1.0, fill=-1, band=(1, 2), band_name=("1", "2"),
+        wavelength_nm=(500.0, 600.0), fwhm_nm=(10.0, 10.0), detector=("a", "a"), good=(True, True), gsd_m=(30.0, 30.0),
+        crs="EPSG:32632", transform=(30.0, 0.0, 500000.0, 0.0, -30.0, 5000000.0), quantity="counts", units="1",
+        sensor="cave", stage="source", chunk=(2, 16, 16), shard=(2, 16, 16), attrs={"hypermend:ingest": "x"},
+    )  # fmt: skip
+    for number in range(count):
+        scene = _scene(number, spec)
+        key = f"source/{scene.id}/x.zarr"
+        if number < 10:
+            create(root, key, spec)
+        item = source_item(scene, spec, key=key, ingest_id="x", valid_fraction=1.0)
+        document = unsigned(item)
+        document["assets"]["cube"]["href"] = f"../../../{key}"
+        document["links"] = []
+        document["properties"]["updated"] = "2026-01-01T00:00:00Z"
+        root.put(item_key(item), to_json(document))
+    rebuild(root)
+
+
+def _scene(number: int, spec: CubeSpec) -> Scene:
+    return Scene(
+        id=f"S{number:06d}", collection="many", datetime=datetime(2026, 1, 1 + number % 28, tzinfo=UTC), sensor="cave",
+        grid=spec.grid, assets={"image": Asset(key="image", href="/nowhere.tif", roles=("data",))}, properties={},
+    )  # fmt: skip
+
+
+def soak(folder: Path, count: int) -> dict[str, Any]:
+    """F24: random faults in passing, five killed workers; every tile done, memory and rate flat."""
+    seen = folder / "seen"
+    seen.mkdir()
+    kills = tuple(count * part // 6 for part in range(1, 6))
+    run = empty_run(folder, iter([EmptyScene(0, count)]), marks=True, faults=0.01, kills=kills, seen=seen)
+    figures = measure(run, count)
+    marked = len(marks_of(Root(str(folder / "archive")), "empty/000000").done())
+    return {**figures, "faults": len(list(seen.iterdir())), "marked": marked}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("all", "tiles", "scenes", "resume", "many", "soak"), default="all")
+    parser.add_argument("--tiles", type=int, default=20_000)
+    parser.add_argument("--scenes", type=int, default=1_000)
+    parser.add_argument("--done", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=10_000)
+    asked = parser.parse_args()
+    start_ray(cpus=2)
+    todo = {
+        "tiles": [("tiles", partial(tiles, count=asked.tiles, marks=m), m) for m in (False, True)],
+        "scenes": [("scenes", partial(scenes, count=asked.scenes, marks=m), m) for m in (False, True)],
+        "resume": [("resume", partial(resume, done=asked.done), True)],
+        "many": [("many", partial(many_scenes, count=asked.items), True)],
+        "soak": [("soak", partial(soak, count=min(asked.tiles, 2_000) if asked.what == "all" else asked.tiles), True)],
+    }
+    for name, work, marks in [one for key, ones in todo.items() if asked.what in ("all", key) for one in ones]:
+        folder = Path(tempfile.mkdtemp(prefix="hypermend-"))
+        try:
+            figures = work(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        where = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
+            "versions": {"ray": version("ray"), "obstore": version("obstore")},
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        }
+        print(json.dumps({"name": f"cluster-{name}", "marks": marks, **figures, **where}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

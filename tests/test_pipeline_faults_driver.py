@@ -1,0 +1,275 @@
+"""Drivers that die at any write, meet each other, fill the disk or are told to stop; readers who look all the while."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pytest
+
+import catalog
+from catalog import cube as cube_module
+from catalog import lease as lease_module
+from catalog import publish
+from catalog.publish import cube_key
+from catalog.root import Root
+from pipeline import plan as plan_module
+from pipeline.config import IngestJob, RestoreJob
+from pipeline.execute import serial
+from pipeline.failures import failures
+from pipeline.ingest import catalog_folder, ingest
+from pipeline.restore import restore
+from pipeline.run_report import RunReport
+from pipeline.verify import verify
+from tests.synthetic import enmap_folder
+from tests.test_pipeline_faults import end, make_ingested, marks, restored_bytes, start, wait_for
+
+pytestmark = pytest.mark.fault
+SIX_TILES = 6
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_ingested(tmp_path_factory.mktemp("drivers"))
+
+
+@pytest.fixture
+def archive(ingested: Path, tmp_path: Path) -> str:
+    return str(shutil.copytree(ingested, tmp_path / "archive"))
+
+
+@pytest.fixture(scope="module")
+def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    archive = str(shutil.copytree(ingested, tmp_path_factory.mktemp("clean") / "archive"))
+    assert restored(archive).exit_code == 0
+    return restored_bytes(archive)
+
+
+def job_of(archive: str, **changes: Any) -> RestoreJob:
+    return RestoreJob(archive=archive, **({"model": "identity", "tile_px": 32} | changes))
+
+
+def restored(archive: str, **changes: Any) -> RunReport:
+    return restore(job_of(archive, **changes), engine=serial).wait()
+
+
+class Killed(BaseException):
+    """No handler of ours catches it."""
+
+
+@contextmanager
+def writes_that_fail(
+    monkeypatch: pytest.MonkeyPatch, after: int, fail: Callable[[], Exception | Killed]
+) -> Iterator[Any]:
+    """Everything that would change the archive fails, from the write after so many; counts them."""
+    count = [0]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*args: Any, **options: Any) -> Any:
+            count[0] += 1
+            if count[0] > after:
+                raise fail()
+            return real(*args, **options)
+
+        return write
+
+    with monkeypatch.context() as patch:
+        patch.setattr(obstore, "put", counted(obstore.put))
+        patch.setattr(obstore, "delete", counted(obstore.delete))
+        patch.setattr(cube_module._Writes, "set", counted(cube_module._Writes.set))
+        yield count
+
+
+def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
+    ingested: Path, tmp_path: Path, clean: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every sixth write of a whole restoration, and each of the last five. Seen to fail with the item put before the
+    marks are folded, and with `done` taking shards for marks."""
+    with writes_that_fail(monkeypatch, 10**9, Killed) as count:
+        restored(str(shutil.copytree(ingested, tmp_path / "count")))
+    total = count[0]
+    assert total > 40
+    monkeypatch.setattr(lease_module, "_gone", lambda claim: True)  # its process would be
+    for after in sorted({*range(0, total, 6), *range(total - 5, total)}):
+        archive = str(shutil.copytree(ingested, tmp_path / f"{after}"))
+        with writes_that_fail(monkeypatch, after, Killed), pytest.raises(Killed):
+            restored(archive)
+        found = catalog.open(archive).search(stage="restored")
+        if found:  # published is whole
+            assert verify(archive).torn == ()
+        done = marks(archive) or (
+            SIX_TILES if found or (list(Root(archive).list("restored/")) and _folded(archive)) else 0
+        )
+        report = restored(archive)
+        assert report.exit_code == 0, after
+        assert report.tiles_written <= SIX_TILES - done
+        assert restored_bytes(archive) == clean, after
+        assert len(catalog.open(archive).search(stage="restored")) == 1
+        shutil.rmtree(archive)
+
+
+def _folded(archive: str) -> bool:
+    return any(entry.key.endswith(".zarr.done.json") for entry in Root(archive).list("restored"))
+
+
+def test_f12_a_full_disk_is_a_clean_stop(
+    ingested: Path, tmp_path: Path, clean: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with `Full` taken out: the run goes on from tile to tile."""
+    for after in (3, 22, 40):
+        archive = str(shutil.copytree(ingested, tmp_path / f"{after}"))
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with writes_that_fail(monkeypatch, after, lambda full=full: full) as count:  # type: ignore[misc]
+            try:
+                report = restored(archive)
+            except catalog.errors.ArchiveError as error:
+                assert "No space left" in str(error)
+            else:
+                assert report.exit_code == 1
+                assert "No space left" in report.notes.get("stopped", "") + report.scenes[0].reason
+        assert count[0] <= after + 8  # it did not try every further tile
+        assert catalog.open(archive).search(stage="restored") == [] or restored_bytes(archive) == clean
+        monkeypatch.setattr(lease_module, "_gone", lambda claim: True)
+        assert restored(archive).exit_code == 0
+        assert restored_bytes(archive) == clean
+
+
+def test_f06_of_two_drivers_on_one_scene_one_works_and_the_other_says_who(archive: str, clean: dict[str, str]) -> None:
+    """Seen to fail without the lease: the second writes the same tiles."""
+    first = restore(job_of(archive), engine=serial)
+    events = iter(first)
+    assert [event.kind for event in islice(events, 3)] == ["opened", "tile", "tile"]
+    second = restored(archive)
+    (scene,) = second.scenes
+    assert (scene.status, second.exit_code, second.tiles_written) == ("held", 1, 0)
+    assert first.report.run in scene.reason
+    list(events)
+    assert (first.report.exit_code, first.report.tiles_written) == (0, SIX_TILES)
+    assert restored_bytes(archive) == clean
+    assert restored(archive).scenes[0].status == "current"
+
+
+def test_f06_a_driver_whose_lease_was_taken_over_publishes_nothing(
+    archive: str, clean: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asleep; another has finished its scene meanwhile. Seen to fail without `lost` before the finish."""
+    sleeper = restore(job_of(archive), engine=serial)
+    events = iter(sleeper)
+    list(islice(events, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(lease_module, "_gone", lambda claim: True)
+        assert restored(archive).scenes[0].status == "published"
+    items = {p: p.stat().st_mtime_ns for p in Path(archive).rglob("items/*denoise/**/*.json")}
+    list(events)
+    assert [scene.status for scene in sleeper.report.scenes] == ["held"]
+    assert {p: p.stat().st_mtime_ns for p in items} == items
+    restored(archive)
+    assert restored_bytes(archive) == clean
+
+
+def test_f09_a_reader_sees_the_old_cube_whole_or_the_new_one_whole(archive: str) -> None:
+    """Seen to fail with the item put when the scene is opened."""
+    restored(archive)
+    truth = catalog.open(archive).search(stage="source")[0].dataset()["reflectance"].values
+    seen: set[str] = set()
+    wrong: list[str] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            (item,) = catalog.open(archive).search(stage="restored")
+            cube = item.dataset()
+            if cube.attrs["hypermend:plan"] != item.scene.properties["hypermend:plan"]:
+                wrong.append("another cube than the item says")
+            if not np.array_equal(cube["reflectance"].values, truth, equal_nan=True):
+                wrong.append("half a cube")
+            seen.add(cube.attrs["hypermend:plan"])
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        assert restored(archive, tile_px=16).exit_code == 0
+        wait_for(lambda: len(seen) == 2)
+    finally:
+        ended.set()
+        reader.join()
+    assert wrong == []
+
+
+def test_f15_results_version_or_input_changed_and_nothing_old_is_reused(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with `result_version` taken out of the plan's id."""
+    restored(archive)
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_module, "RESULT_VERSION", plan_module.RESULT_VERSION + 1)
+        assert restored(archive).tiles_written == SIX_TILES
+    first = _current(archive)
+    enmap_folder(tmp_path / "again", seed=7)
+    catalog_folder(archive, tmp_path / "again", sensor="enmap")
+    assert ingest(IngestJob(archive=archive, tile_px=32), engine=serial).wait().tiles_written == SIX_TILES
+    assert restored(archive).tiles_written == SIX_TILES
+    assert _current(archive) != first
+
+
+def test_f15_a_new_version_of_the_package_alone_redoes_nothing(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail with `processing:software` taken out of what does not count."""
+    restored(archive)
+    monkeypatch.setattr(publish.metadata, "version", lambda name: "99.0")
+    assert restored(archive).bytes_written == 0
+
+
+def _current(archive: str) -> str:
+    (item,) = catalog.open(archive).search(stage="restored")
+    return cube_key(item.scene)
+
+
+@pytest.mark.slow
+def test_f04_a_driver_that_is_told_to_stop_finishes_its_tiles_and_goes_on_later(ingested: Path, tmp_path: Path) -> None:
+    """SIGTERM, as a scheduler or a leaving machine sends it: exit 130, a hint, no lease left behind."""
+    archive = str(shutil.copytree(ingested, tmp_path / "archive"))
+    process = start(archive)
+    try:
+        wait_for(lambda: marks(archive) >= 2)
+        os.kill(process.pid, signal.SIGTERM)
+        out, error = process.communicate(timeout=120)
+    finally:
+        end(process)
+    assert process.returncode == 130, error.decode()
+    assert b"run the same command again" in error
+    report = json.loads(out)
+    assert report["stopped"]
+    assert report["tiles_written"] == marks(archive)
+    assert [e.key for e in Root(archive).list("leases") if e.key.endswith(".json")] == []
+    assert failures(archive) == []
+    assert restored(archive, tile_px=16).tiles_written == 24 - report["tiles_written"]
+
+
+@pytest.mark.slow
+def test_f05_the_whole_cluster_is_lost_and_its_state_is_readable_without_one(ingested: Path, tmp_path: Path) -> None:
+    """Driver, raylet, object store and workers are killed at once."""
+    archive = str(shutil.copytree(ingested, tmp_path / "archive"))
+    process: subprocess.Popen[bytes] = start(archive)
+    try:
+        wait_for(lambda: marks(archive) >= 3)
+    finally:
+        end(process)
+    done = marks(archive)
+    assert catalog.open(archive).search(stage="restored") == []
+    assert len(catalog.open(archive).search(stage="source")) == 1
+    assert failures(archive) == []
+    again = restored(archive, tile_px=16)
+    assert (again.exit_code, again.tiles_written <= 24 - done) == (0, True)
+    assert verify(archive).torn == ()
