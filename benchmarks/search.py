@@ -124,8 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ap.add_argument("--units", type=Path, default=Path("search_units.part"), help="searches and fits, kept here")
     ap.add_argument("--steps", type=int, default=Scale.steps, help="of a search and of a fit")
     ap.add_argument("--seeds", type=int, default=Sizes.fits, help="of each search and of each fit")
+    ap.add_argument("--random", type=int, default=Sizes.random, help="random cells of the ranking")
+    ap.add_argument("--sensors", nargs="+", choices=Sizes.sensors, default=list(Sizes.sensors), help="default: both")
     a = ap.parse_args(argv)
-    sizes = replace(Sizes(), fits=a.seeds, searches=a.seeds)
+    sizes = replace(Sizes(), fits=a.seeds, searches=a.seeds, random=a.random, sensors=tuple(a.sensors))
     sizes = replace(
         sizes, scale=replace(sizes.scale, steps=a.steps), domain_scale=replace(sizes.domain_scale, steps=a.steps)
     )

@@ -5,9 +5,9 @@ weights for all sensors, learnt on CAVE, and with a set of the sensor's own. On 
 windows of 31 bands and knows the noise from the image alone, as in the subspace. Beside them what ships
 (`stas-subspace`) and its training-free pilot without a network.
 
-Sensors: CAVE (31 bands; scored on the centre of the validation scenes), MUUFL (64) and Pavia Centre (102), split down
-the middle, and EnMAP Potsdam (218): a block of 64 x 96 pixels is scored and another of 128 x 64 learnt from. Noise of
-30, 50 and 70 of 255.
+Sensors: CAVE (31 bands; scored on the centre of the validation scenes), MUUFL (64) and Pavia Centre (102), the left
+three fifths to learn from and the right to score, and EnMAP Potsdam (218): a block of 64 x 96 pixels is scored and
+another of 128 x 64 learnt from. Noise of 30, 50 and 70 of 255.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_pair(folder: Path, sensor: str) -> Pair:
             cube = np.clip(values / np.quantile(values[:, known], 0.999), 0, 1).astype(np.float32)
             if sensor == "enmap":  # its tiles do not fill a rectangle
                 return [cube[:, 64:192, 96:160]], [cube[:, :64, :96]]
-            return [cube[:, :, : w // 2]], [cube[:, :, w // 2 :]]
+            return [cube[:, :, : w * 3 // 5]], [cube[:, :, w * 3 // 5 :]]
     raise SystemExit(f"{folder / FOLDERS[sensor]}: no scene of {sensor!r} in it")
 
 
@@ -202,10 +202,11 @@ def domains(units: Units, sizes: Sizes) -> Iterator[Line]:
         ways = [("bands", "none"), ("subspace", "none"), ("subspace", "shipped")]
         ways += [(d, w) for w in dict.fromkeys((ONE_SET, sensor)) for d in ("bands", "subspace")]
         for domain, weights in ways:
-            key = {"unit": "domain", "sensor": sensor, "domain": domain, "weights": weights, **asdict(scale)}
-            of_cell = {} if weights in ("none", "shipped") else {"cell": list(cell.ops)}
+            key: Line = {"unit": "domain", "sensor": sensor, "domain": domain, "weights": weights}
+            if weights not in ("none", "shipped"):
+                key |= {"cell": list(cell.ops), **asdict(scale)}
             yield units.get(
-                key | of_cell,
+                key,
                 lambda sensor=sensor, d=domain, w=weights: scored(  # type: ignore[misc]
                     read_pair(units.data, sensor)[1], method(d, w)
                 ),
