@@ -56,7 +56,7 @@ def difference(a: Sequence[float], b: Sequence[float], spread: float) -> dict[st
     d = float(np.mean(a) - np.mean(b))
     error = spread * math.sqrt(1 / len(a) + 1 / len(b))
     verdict = "none" if not abs(d) > 2 * error else "better" if d > 0 else "worse"
-    return {"difference_db": round(d, 3), "standard_error_db": round(error, 3), "verdict": verdict}
+    return {"difference_db": round(d, 3), "standard_error_db": _number(error), "verdict": verdict}
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> float:

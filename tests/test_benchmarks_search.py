@@ -74,7 +74,8 @@ def test_the_order_of_the_paper_is_met_only_by_what_is_told_from_chance(units: U
     assert difference([30.0, 30.2], [29.0, 29.2], 0.1)["verdict"] == "better"
     assert difference([29.0, 29.2], [30.0, 30.2], 0.1)["verdict"] == "worse"
     assert difference([30.0, 30.2], [30.1, 30.0], 0.1)["verdict"] == "none"
-    assert difference([30.0], [29.0], math.nan)["verdict"] == "none"  # one seed says nothing of the spread
+    one_seed = difference([30.0], [29.0], math.nan)  # says nothing of the spread
+    assert (one_seed["verdict"], one_seed["standard_error_db"]) == ("none", None)
     assert pooled([[1.0, 3.0], [5.0, 5.0]]) == pytest.approx(1.0)
 
 
