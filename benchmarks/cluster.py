@@ -25,13 +25,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.empty_tiles import EmptyScene, EmptyTile, Worker, marks_of
-from catalog.cube import create
+from catalog.cube import Cube, create
 from catalog.index import rebuild
 from catalog.publish import item_key, source_item, unsigned
 from catalog.root import Root, to_json
 from catalog.scene import Asset, Scene
-from catalog.spec import CubeSpec
+from catalog.spec import VALID, CubeSpec
 from pipeline.config import Job, RestoreJob
 from pipeline.execute import on_ray, start_ray
 from pipeline.job import Run, Unit
@@ -129,6 +131,11 @@ def fill_archive(root: Root, count: int) -> None:
         key = f"source/{scene.id}/x.zarr"
         if number < 10:
             create(root, key, spec)
+            cube, (rows, columns) = Cube(root, key), spec.tiles
+            for iy, ix in np.ndindex(rows, columns):
+                y, x = spec.window(iy, ix)
+                stored, flags = np.ones((2, 16, 16), np.int16), np.full((16, 16), VALID, np.uint8)
+                cube.mark(iy, ix, cube.write(y, x, stored, flags))
         item = source_item(scene, spec, key=key, ingest_id="x", valid_fraction=1.0)
         document = unsigned(item)
         document["assets"]["cube"]["href"] = f"../../../{key}"

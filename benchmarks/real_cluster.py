@@ -169,6 +169,8 @@ def measure(folder: Path) -> dict[str, Any]:
         figures["without_token"] = stranger.returncode
         submit = ("submit", str(job), "--address", cluster.address, "--json")
         first, second = (hypermend(cluster, *submit) for _ in range(2))
+        if first.returncode:
+            raise RuntimeError(first.stdout + first.stderr)
         told = [json.loads(answer.stdout) for answer in (first, second)]
         figures["submitted"] = [one["new"] for one in told]
         figures["one_job"] = told[0]["id"] == told[1]["id"]

@@ -20,7 +20,7 @@ from pystac_client.stac_api_io import StacApiIO
 from catalog.discover_folder import Skipped, from_folder
 from catalog.errors import ArchiveError, BadAsset, BadItem, NotFound, Unreachable
 from catalog.hrefs import is_remote, resolve_href, shown
-from catalog.readers_fetch import TIMEOUT_S, Reach, http_error, patiently
+from catalog.readers_fetch import TIMEOUT_S, Reach, allowed, http_error, patiently
 from catalog.scene import Scene, from_item, items_in
 from catalog.select import Select
 
@@ -111,6 +111,8 @@ class _PatientIO(StacApiIO):
     ) -> str:
         if not href.startswith(("http://", "https://")):
             raise BadAsset(f"the STAC API links to {shown(href)}; only http and https are followed")
+
+        allowed(href)
 
         def once() -> str:
             try:

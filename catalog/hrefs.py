@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
+import socket
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
 
 SCHEMES = ("file", "http", "https", "s3")
+
+
+ALLOWED_HOSTS = "HYPERMEND_ALLOWED_HOSTS"
+"""Environment variable: hosts and buckets that may be asked, as *.dlr.de,my-bucket; unset for any."""
+_METADATA_HOSTS = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
+
+
+def refuse_host(href: str) -> None:
+    """Of what a catalog names, the addresses at which clouds keep a machine's credentials are never asked.
+
+    Raises:
+        ValueError: a link-local address, however it is written, or a host outside HYPERMEND_ALLOWED_HOSTS.
+    """
+    parts = urlsplit(href)
+    if parts.scheme not in ("http", "https", "s3"):
+        return
+    host = (parts.hostname or "").rstrip(".")
+    if host in _METADATA_HOSTS or (parts.scheme != "s3" and any(_link_local(a) for a in _addresses(host))):
+        raise ValueError(f"href {shown(href)} names a link-local address, where machines keep their credentials")
+    allowed = [name.strip().lower() for name in os.environ.get(ALLOWED_HOSTS, "").split(",") if name.strip()]
+    if allowed and not any(fnmatchcase(host, name) for name in allowed):
+        raise ValueError(f"href {shown(href)}: {host} is not among {ALLOWED_HOSTS} ({', '.join(allowed)})")
+
+
+@lru_cache(1024)
+def _addresses(host: str) -> list[str]:
+    """The addresses of a host; of one that is written as a number, in whatever base, that one."""
+    try:
+        return [socket.inet_ntoa(socket.inet_aton(host))]  # 169.254.1.1, 0xa9fea9fe, 2852039166
+    except OSError:
+        pass
+    try:
+        return [str(info[4][0]) for info in socket.getaddrinfo(host, None)] if host else []
+    except (OSError, UnicodeError):
+        return []  # whoever reads it will say that there is no such host
+
+
+def _link_local(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool((mapped or ip).is_link_local) or str(ip) == "fd00:ec2::254"
 
 
 def is_remote(href: str) -> bool:

@@ -29,7 +29,7 @@ from tenacity import retry as tenacity_retry
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
-from catalog.hrefs import is_remote, resolve_href, shown
+from catalog.hrefs import is_remote, refuse_host, resolve_href, shown
 from catalog.readers_range import RangeFile
 from catalog.scene import Asset
 from catalog.sign import Signed, Signer, Unsigned
@@ -78,11 +78,12 @@ class Stat:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but takes no token along to another host."""
+    """Follows redirects, but to no host that may not be asked, and takes no token along to another."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
+        allowed(newurl)
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
             new.remove_header("Authorization")
@@ -291,6 +292,7 @@ class Reach:
 def allowed(href: str) -> str:
     """The href again, if a reader may follow it; file:// becomes a path."""
     try:
+        refuse_host(href)
         return resolve_href(href)
     except ValueError as e:
         raise BadAsset(str(e)) from e

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, load_job
 from pipeline.plan import digest
@@ -113,6 +114,12 @@ def _shipped() -> list[Path]:
     return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
 
 
+def retrying(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, tried again for a minute while the head has only just started."""
+    starting = retry_if_exception(lambda error: "No available agent" in str(error))
+    return retry(retry=starting, wait=wait_fixed(2), stop=stop_after_delay(60), reraise=True)(call)
+
+
 @contextmanager
 def working_dir(package: Package) -> Iterator[Path]:
     """A folder with the code and the job, and nothing else: no data, no environment, no secret."""
@@ -155,7 +162,8 @@ class Cluster:
             return known
         command = f"python -m pipeline.cli {package.verb} job.toml --address auto"
         with working_dir(package) as folder, self._said():
-            self._client.submit_job(
+            submit = retrying(self._client.submit_job)
+            submit(
                 entrypoint=command,
                 submission_id=name,
                 runtime_env={"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1"}},

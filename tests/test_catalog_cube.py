@@ -361,7 +361,7 @@ while True:
 
 
 @pytest.mark.fault
-def test_f1_a_killed_writer_leaves_no_half_shard(tmp_path: Path) -> None:
+def test_f01_a_killed_writer_leaves_no_half_shard(tmp_path: Path) -> None:
     root = Root(tmp_path)
     spec = make_spec((20, 200, 200), tile_px=96)
     create(root, PATH, spec)

@@ -61,7 +61,8 @@ def api(stac_api: Api) -> str:
     return stac_api(ITEMS)
 
 
-def test_everything_of_an_api_and_the_bad_ones_with_reasons(api: str) -> None:
+@pytest.mark.fault
+def test_f14_everything_of_an_api_and_the_bad_ones_with_reasons(api: str) -> None:
     found = list(discover(api))
     scenes = {f.id for f in found if isinstance(f, Scene)}
     skipped = {f.id: f.reason for f in found if isinstance(f, Skipped)}
@@ -185,7 +186,8 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_search_that_dies_says_where_after_its_retries(dying: str) -> None:
+@pytest.mark.fault
+def test_f14_a_search_that_dies_says_where_after_its_retries(dying: str) -> None:
     found: list[str] = []
     with pytest.raises(Unreachable, match=r"died at page 3 after 10 items.*503"):
         found.extend(one.id for one in discover(dying))
@@ -213,7 +215,8 @@ def catalog_of(*links: tuple[str, str]) -> dict[str, Any]:
     }
 
 
-def test_a_static_catalog_with_a_loop_a_duplicate_an_escape_and_a_hole(tmp_path: Path) -> None:
+@pytest.mark.fault
+def test_f14_a_static_catalog_with_a_loop_a_duplicate_an_escape_and_a_hole(tmp_path: Path) -> None:
     write_json(
         tmp_path / "cat" / "catalog.json",
         catalog_of(

@@ -213,7 +213,8 @@ def test_equal_over_http_and_from_disk(cog: Path, http_server: Callable[[Path], 
     assert far.identity != local.identity and len(far.identity) == 32
 
 
-def test_a_fault_that_passes_is_not_seen(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
+@pytest.mark.fault
+def test_f10_a_fault_that_passes_is_not_seen(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
     server = faulty(cog.parent)
     source = open_scene(remote(cog.parent, "ali", f"{server.url}/fail503x2"))
     assert source.read(slice(0, 5), slice(0, 5))[1].all()
@@ -230,7 +231,8 @@ def test_a_fault_that_passes_is_not_seen(cog: Path, faulty: Callable[[Path], Fau
         ("nothing-there", NotFound, "answers 404"),
     ],
 )
-def test_a_fault_that_stays_has_its_class(
+@pytest.mark.fault
+def test_f10_a_fault_that_stays_has_its_class(
     cog: Path, faulty: Callable[[Path], Faulty], way: str, error: type[ArchiveError], words: str
 ) -> None:
     server = faulty(cog.parent)
@@ -248,7 +250,8 @@ def test_no_server_is_unreachable(cog: Path, faulty: Callable[[Path], Faulty]) -
         open_scene(scene)
 
 
-def test_a_server_that_dies_between_header_and_pixels_gives_an_error_and_no_pixels(
+@pytest.mark.fault
+def test_f10_a_server_that_dies_between_header_and_pixels_gives_an_error_and_no_pixels(
     cog: Path, faulty: Callable[[Path], Faulty]
 ) -> None:
     server = faulty(cog.parent)
@@ -258,7 +261,8 @@ def test_a_server_that_dies_between_header_and_pixels_gives_an_error_and_no_pixe
             source.read(slice(64 * i, 64 * i + 64), slice(None))
 
 
-def test_a_body_that_breaks_off_is_an_error_and_no_pixels(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
+@pytest.mark.fault
+def test_f10_a_body_that_breaks_off_is_an_error_and_no_pixels(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
     server = faulty(cog.parent)
     with pytest.raises(Unreachable):
         open_scene(remote(cog.parent, "ali", f"{server.url}/cut")).read(slice(None), slice(None))
@@ -287,14 +291,16 @@ class Signer:
         return Signed(url=f"{href}?sig={self.signatures[0]}")
 
 
-def test_a_signature_that_ran_out_is_renewed(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
+@pytest.mark.fault
+def test_f10_a_signature_that_ran_out_is_renewed(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
     server = faulty(cog.parent)
     signer = Signer("old", "good")
     source = open_scene(remote(cog.parent, "ali", f"{server.url}/signed"), sign=signer)
     assert source.read(slice(0, 5), slice(0, 5))[1].all() and signer.fresh_calls == 1
 
 
-def test_a_signature_is_never_printed(
+@pytest.mark.fault
+def test_f20_a_signature_is_never_printed(
     cog: Path, faulty: Callable[[Path], Faulty], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = faulty(cog.parent)
@@ -347,7 +353,8 @@ def big_mat(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]
 
 
 @pytest.mark.parametrize("way", ["after/9", "after/12", "cut"])
-def test_hdf5_that_dies_on_the_way_is_unreachable(
+@pytest.mark.fault
+def test_f10_hdf5_that_dies_on_the_way_is_unreachable(
     big_mat: tuple[Path, np.ndarray], faulty: Callable[[Path], Faulty], way: str
 ) -> None:
     path, _ = big_mat
@@ -358,7 +365,8 @@ def test_hdf5_that_dies_on_the_way_is_unreachable(
             source.read(slice(16 * i, 16 * i + 16), slice(None))
 
 
-def test_hdf5_signatures_are_renewed_and_never_printed(
+@pytest.mark.fault
+def test_f20_hdf5_signatures_are_renewed_and_never_printed(
     big_mat: tuple[Path, np.ndarray], faulty: Callable[[Path], Faulty]
 ) -> None:
     path, _ = big_mat
@@ -461,7 +469,8 @@ def test_the_same_from_s3(
     np.testing.assert_array_equal(mat.read(slice(None), slice(None))[0], cube.transpose(2, 0, 1))
 
 
-def test_waiting_is_bounded(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
+@pytest.mark.fault
+def test_f10_waiting_is_bounded(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
     server = faulty(cog.parent)
     began = time.monotonic()
     with pytest.raises(Unreachable):

@@ -184,7 +184,8 @@ def test_the_identity_changes_with_the_file(tmp_path: Path) -> None:
     ids=["shape", "crs", "transform"],
 )
 @pytest.mark.parametrize("level", ["asset", "item"])
-def test_metadata_that_contradict_the_header_name_both(tmp_path: Path, grid: GeoBox, both: str, level: str) -> None:
+@pytest.mark.fault
+def test_f14_metadata_that_contradict_the_header_name_both(tmp_path: Path, grid: GeoBox, both: str, level: str) -> None:
     path = write_tiff(tmp_path / "a.tif", np.ones((9, 4, 4), "uint16"))
     scene = scene_of(path, sensor="ali", **({"grid": grid} if level == "asset" else {}))
     if level == "item":
@@ -193,7 +194,8 @@ def test_metadata_that_contradict_the_header_name_both(tmp_path: Path, grid: Geo
         open_scene(scene)
 
 
-def test_a_band_list_that_contradicts_the_header_names_both(tmp_path: Path) -> None:
+@pytest.mark.fault
+def test_f14_a_band_list_that_contradicts_the_header_names_both(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / "a.tif", np.ones((3, 4, 4), "uint16"))
     with pytest.raises(BadAsset, match="lists 2 bands, the file has 3"):
         open_scene(scene_of(path, sensor="ali", bands=("MS-1", "MS-2")))
@@ -222,7 +224,8 @@ def test_unsorted_wavelengths_are_sorted_and_the_order_kept(tmp_path: Path) -> N
     assert everything(source)[0][:, 0, 0].tolist() == [0, 2, 1, 3]
 
 
-def test_bands_are_chosen_by_name_and_none_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.fault
+def test_f14_bands_are_chosen_by_name_and_none_is_an_error(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / "a.tif", np.ones((9, 4, 4), "uint16"), names=sensor("ali").band_name)
     scene = scene_of(path, sensor="ali")
     assert open_scene(scene, bands=["MS-3", "MS-1"]).spec.band_name == ("MS-1", "MS-3")

@@ -107,7 +107,8 @@ def test_earthdata_sends_its_token_to_nasa_only(monkeypatch: pytest.MonkeyPatch)
         sign(nasa)
 
 
-def test_a_token_is_not_taken_along_to_another_host(tokens: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault
+def test_f20_a_token_is_not_taken_along_to_another_host(tokens: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EARTHDATA_TOKEN", "secret")
     reach = Reach(Earthdata(hosts=("127.0.0.1",)))
     assert reach.fetch(f"{tokens}/seen").getvalue() == b"Bearer secret"  # type: ignore[union-attr]
@@ -126,5 +127,6 @@ def test_signers_by_name() -> None:
         signer("azure")
 
 
-def test_nothing_secret_in_what_is_printed(tokens: str) -> None:
+@pytest.mark.fault
+def test_f20_nothing_secret_in_what_is_printed(tokens: str) -> None:
     assert "secret" not in repr(PlanetaryComputer(tokens)(BLOB))

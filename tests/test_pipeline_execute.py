@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError
 
-from pipeline.execute import WAIT, Done, Failed, FailureKind, Policy, Wait, Workers, on_ray, serial
+from pipeline import execute
+from pipeline.execute import WAIT, Done, Failed, FailureKind, Policy, Wait, Workers, ask_of, on_ray, serial
 
 
 class Unreachable(Exception):
@@ -123,3 +127,79 @@ def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
 
     with pytest.raises(RuntimeError, match="no worker can be started"):
         list(on_ray(broken, [1], workers=Workers(count=1)))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("error", "alive", "tries_left"),
+    [("warned", False, True), ("vanished", False, True), ("process", True, False)],
+)
+def test_f04_a_machine_that_leaves_costs_no_try_and_a_process_that_dies_does(
+    error: str, alive: bool, tries_left: bool, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with `lost` always False. benchmarks.real_cluster kills a real one."""
+    crew = execute._Crew(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
+    monkeypatch.setattr(execute, "_living", lambda: {"here": {}} if alive else {"elsewhere": {}})
+    died = ActorDiedError(None)
+    died._preempted = error == "warned"
+    attempt = execute._Attempt(7, attempts=1)
+    outcomes = list(crew._died(execute._Seat(None, attempt, "here"), died))
+    assert (outcomes == []) == tries_left
+    if tries_left:
+        assert (list(crew._queue), attempt.attempts, attempt.deaths) == ([attempt], 0, 0)
+        # One that vanishes again and again is its fault after all; one that warns never is.
+        again = list(crew._died(execute._Seat(None, attempt, "here"), died))
+        assert (again == []) == (error == "warned")
+
+
+def node(**resources: float) -> dict[str, float]:
+    return {"memory": 16e9, **resources}
+
+
+def test_what_is_asked_of_a_cluster() -> None:
+    cpu, gpu = node(CPU=8, lane_nightly=8, lane_backfill=6), node(CPU=16, GPU=4, lane_nightly=4, lane_backfill=3)
+    head = node(CPU=0)
+    ask = ask_of(Workers(lane="backfill", gpus=0), [head, cpu, cpu])
+    assert (ask.count, ask.cpus, ask.gpus, ask.lane) == (12, 1, 0, "lane_backfill")
+    ask = ask_of(Workers(lane="nightly"), [head, cpu, gpu])
+    assert (ask.count, ask.cpus, ask.gpus) == (4, 4, 1.0)
+    ask = ask_of(Workers(gpus=0.25, max_gpus=2), [gpu, gpu])
+    assert (ask.count, ask.gpus) == (8, 0.25)
+    assert ask_of(Workers(count=2), [node(CPU=4)]).cpus == 2
+    assert ask_of(Workers(count=2, lane="nightly"), [node(CPU=4)]).lane is None  # one's own machine has no lanes
+    ask = ask_of(Workers(memory_bytes=6 * 10**9), [node(CPU=8)])
+    assert (ask.count, ask.memory_bytes) == (2, 6 * 10**9)
+    with pytest.raises(RuntimeError, match=r"no machine .* needs: .*20000000000.*; the most is .*16000000000"):
+        ask_of(Workers(memory_bytes=20 * 10**9), [node(CPU=8)])
+
+
+SEEN = """
+import os, sys, time
+from pathlib import Path
+import ray
+from pipeline.execute import Done, Workers, on_ray
+ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+folder = sys.argv[1]
+def make():
+    def handle(task):
+        here, actors = Path(folder) / str(task[0]), task[0]
+        here.mkdir(exist_ok=True)
+        (here / str(os.getpid())).touch()
+        while len(list(here.iterdir())) < actors:  # every actor has one before any has two
+            time.sleep(0.05)
+        return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+    return handle
+for gpus, actors in ((1.0, 2), (0.5, 4)):
+    seen = {o.result for o in on_ray(make, [(actors, n) for n in range(2 * actors)], workers=Workers(gpus=gpus))}
+    assert len(seen) == actors, seen  # no actor saw two things
+    assert sorted(device for _, device in seen) == sorted(["0", "1"] * (actors // 2)), seen
+"""
+
+
+@pytest.mark.slow
+def test_each_actor_sees_its_own_gpu_and_no_other(tmp_path: Path) -> None:
+    """With two GPUs that are none; whole, and two actors on each."""
+    answer = subprocess.run(
+        [sys.executable, "-c", SEEN, str(tmp_path)], capture_output=True, text=True, check=False, timeout=240
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]

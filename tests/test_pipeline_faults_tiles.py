@@ -67,7 +67,7 @@ def die() -> None:
 POINTS = {
     (0, 1): "before read",
     (1, 2): "before write",
-    (2, 0): "mid-write",
+    (2, 3): "mid-write",
     (3, 3): "before mark",
     (3, 5): "after mark",
 }
@@ -129,7 +129,7 @@ def test_f01_killed_before_read_before_write_in_it_and_around_the_mark(
 
 # ---------------------------------------------------------------------------------------------------------- poison
 
-POISON = {(0, 2): "segfault", (1, 2): "kill", (2, 3): "hang", (3, 1): "nan", (3, 4): "memory"}
+POISON = {(0, 2): "segfault", (1, 2): "kill", (2, 3): "hang", (1, 4): "nan", (3, 4): "memory"}
 REASONS = {"segfault": "crash", "kill": "crash", "hang": "deadline", "nan": "error", "memory": "memory"}
 
 
@@ -172,7 +172,7 @@ def test_f02_poison_tiles_are_put_aside_alone_each_with_its_reason(
     assert catalog.open(archive).search(stage="restored") == []
     said = {failure.tiles[0]: failure for failure in failures(archive)}  # read without a cluster
     assert {index: said[index].kind for index in said} == {index: REASONS[how] for index, how in POISON.items()}
-    assert "NaN or infinity in" in said[(3, 1)].message
+    assert "NaN or infinity in" in said[(1, 4)].message
     assert {said[index].attempts for index, how in POISON.items() if REASONS[how] == "crash"} == {2}
     lines = [
         json.loads(text)

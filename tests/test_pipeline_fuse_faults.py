@@ -89,7 +89,7 @@ def test_serial_and_ray_agree(tmp_path: Path, ray_session: None) -> None:
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_a_worker_killed_while_it_adapts_is_replaced(pair: Path, tmp_path: Path, clean: dict[str, str]) -> None:
+def test_f01_a_worker_killed_while_it_adapts_is_replaced(pair: Path, tmp_path: Path, clean: dict[str, str]) -> None:
     archive = str(shutil.copytree(pair, tmp_path / "archive"))
     process = start(archive)
     try:
@@ -109,7 +109,9 @@ def test_a_worker_killed_while_it_adapts_is_replaced(pair: Path, tmp_path: Path,
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_a_driver_killed_in_the_block_phase_goes_on_with_the_same_command(anywhere: str, clean: dict[str, str]) -> None:
+def test_f03_a_driver_killed_in_the_block_phase_goes_on_with_the_same_command(
+    anywhere: str, clean: dict[str, str]
+) -> None:
     process = start(anywhere)
     try:
         wait_for(lambda: blocks_done(anywhere) >= 2)

@@ -88,7 +88,8 @@ def test_query_filters_the_archives_own_items(tmp_path: Path) -> None:
     assert scenes(IngestJob(archive=archive, query=("eo:cloud_cover<20",))) == []
 
 
-def test_a_store_that_fails_at_the_commit_costs_that_scene_alone(
+@pytest.mark.fault
+def test_f10_a_store_that_fails_at_the_commit_costs_that_scene_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("one", "two"):

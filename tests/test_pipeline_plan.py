@@ -61,7 +61,8 @@ def test_default_tile_and_layout() -> None:
         {"card": ModelCard(name="m", architecture="identity", halo=36, config={"a": 1})},
     ],
 )
-def test_what_changes_pixels_changes_the_id(change: dict[str, Any]) -> None:
+@pytest.mark.fault
+def test_f15_what_changes_pixels_changes_the_id(change: dict[str, Any]) -> None:
     assert plan_of(**change).id != plan_of().id
 
 
@@ -72,7 +73,8 @@ def test_what_changes_pixels_changes_the_id(change: dict[str, Any]) -> None:
         {"source": "elsewhere/1.zarr"},
     ],
 )
-def test_provenance_and_paths_do_not(change: dict[str, Any]) -> None:
+@pytest.mark.fault
+def test_f15_provenance_and_paths_do_not(change: dict[str, Any]) -> None:
     assert plan_of(**change).id == plan_of().id
 
 

@@ -285,7 +285,8 @@ def test_two_sensors_at_once_then_nothing_to_do(root: Root, ray_session: None, m
 
 
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: Root, ray_session: None) -> None:
+@pytest.mark.fault
+def test_f16_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: Root, ray_session: None) -> None:
     plan = plan_for(root, budget=replace(TINY, epochs=3, steps=1), trials=3)
     put_record(root, plan.id, replace(first_record(plan, 2), settings={"learning": 1.0}))
     wild = replace(first_record(plan, 1), settings={"learning_rate": 1e30, "alpha_rate": 1e-3})
@@ -336,7 +337,8 @@ search_archive(SearchJob(archive=sys.argv[1], sensors=("cave",), budget="smoke")
 
 
 @pytest.mark.slow
-def test_a_killed_driver_repeats_nothing(root: Root, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault
+def test_f16_a_killed_driver_repeats_nothing(root: Root, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = replace(TINY, epochs=3, steps=1)
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, root.url, str(asdict(budget))], start_new_session=True)
     try:

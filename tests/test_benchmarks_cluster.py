@@ -1,0 +1,29 @@
+"""The dispatcher without pixels, small: the soak of F24 and what the benchmark prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cluster
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_f24_many_small_tiles_with_random_faults_and_five_kills(ray_session: None, tmp_path: Path) -> None:
+    """2,000 tiles; `python -m benchmarks.cluster soak --tiles 50000` is the long one. Seen to fail at one death."""
+    figures = cluster.soak(tmp_path, 2_000)
+    assert (figures["tiles"], figures["marked"], figures["exit_code"]) == (2_000, 2_000, 0)
+    assert figures["faults"] > 5 + 5  # 1 % in passing, and five workers killed
+    assert figures["driver_growth_mib"] < 64
+
+
+def test_a_resumed_scene_begins_with_what_is_missing(ray_session: None, tmp_path: Path) -> None:
+    assert cluster.resume(tmp_path, 500)["first_tile_s"] < 60
+
+
+def test_a_job_over_many_scenes_opens_the_first_before_it_has_seen_the_last(ray_session: None, tmp_path: Path) -> None:
+    figures = cluster.many_scenes(tmp_path, 40)
+    assert figures["scenes"] == 40
+    assert figures["first_tile_s"] >= figures["search_s"]
