@@ -73,7 +73,9 @@ class Cluster:
         token.chmod(0o600)
         self.token = token.read_text()
         self._folder = folder
-        self.env = os.environ | QUICK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        path = os.pathsep.join([str(BIN), os.environ["PATH"]])  # the `python` of the job is that of the cluster
+        own = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.env = os.environ | QUICK | own
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start_head(self) -> None:

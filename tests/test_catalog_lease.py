@@ -23,6 +23,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
     return Root(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
 
 
+@pytest.mark.fault
 def test_f06_of_two_one_holds_it_and_the_other_is_told_who(root: Root) -> None:
     first, second = Leases(root, what="run one"), Leases(root, what="run two")
     assert first.holder(KEY) is None
@@ -42,6 +43,7 @@ def test_f06_of_two_one_holds_it_and_the_other_is_told_who(root: Root) -> None:
     assert [e.key for e in root.list("leases") if e.key.endswith(".json") or "clock" in e.key] == []
 
 
+@pytest.mark.fault
 def test_f06_of_many_at_once_one_wins(root: Root) -> None:
     drivers = [Leases(root, what=f"run {n}") for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -51,6 +53,7 @@ def test_f06_of_many_at_once_one_wins(root: Root) -> None:
         leases.close()
 
 
+@pytest.mark.fault
 def test_f06_a_lease_of_one_who_went_silent_is_taken_over_and_he_is_told(
     root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +77,7 @@ def test_a_living_driver_renews_its_lease(tmp_path: Path) -> None:
     alive.close()
 
 
+@pytest.mark.fault
 def test_f06_the_lease_of_a_killed_process_is_free_at_once(root: Root) -> None:
     code = f"""
 import os, signal
@@ -97,6 +101,7 @@ def test_a_damaged_lease_is_nobodys(root: Root, data: bytes) -> None:
     leases.close()
 
 
+@pytest.mark.fault
 def test_f18_the_clock_of_a_driver_decides_nothing(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver whose clock is a year ahead takes nothing that is held by a living one."""
     holder, ahead = Leases(root, what="holder"), Leases(root, what="ahead")
