@@ -10,6 +10,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,13 @@ class Task:
     """Of the weights on a square of a scene, divided by its bright value."""
 
 
+_SEEDED = Lock()
+"""Torch's generator is that of the whole process."""
+
+
 def build(root: Root, plan: TrainPlan) -> Task:
     """The task of a plan, with new weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.settings.seed)
         return {"denoise": _denoise, "sharpen": _sharpen, "fuse": _fuse}[plan.task](root, plan)
 

@@ -187,6 +187,8 @@ class _Keeper:
             scores = score(average)
             line["psnr_db"] = round(float(np.mean([s["psnr_db"] for s in scores.values()])), 3)
             line["baseline_db"] = round(float(np.mean([s["baseline_db"] for s in scores.values()])), 3)
+            if not np.isfinite(line["psnr_db"]):
+                raise FloatingPointError(f"PSNR is {line['psnr_db']} at step {p.step}: lower the learning rate")
             line["scenes"] = scores
         self._lines.append(line)
         if check:
