@@ -69,8 +69,8 @@ def submit(
     from pipeline.submit import Cluster, package
 
     with refusals():
-        cluster = Cluster(address)
         made = package(job, verb)
+        cluster = Cluster(address)
         submitted = cluster.submit(made)
     said = f"{submitted.id}: {'submitted' if submitted.new else 'already there, ' + submitted.status.lower()}"
     print(said, file=sys.stderr if as_json else sys.stdout)

@@ -31,6 +31,8 @@ from pipeline.plan import digest
 ROOMS = ("catalog", "models", "pipeline")
 PREFIX = "hypermend-"
 KINDS: dict[str, type[Job]] = {"ingest": IngestJob, "restore": RestoreJob, "nightly": NightlyJob}
+STOP_WAIT_S = "600"
+"""From SIGTERM to SIGKILL: time for the tiles in flight. Ray's own default is three seconds."""
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
@@ -166,7 +168,10 @@ class Cluster:
             submit(
                 entrypoint=command,
                 submission_id=name,
-                runtime_env={"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1"}},
+                runtime_env={
+                    "working_dir": str(folder),
+                    "env_vars": {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_S},
+                },
                 metadata={"verb": package.verb, "job": package.text, "id": package.id, "attempt": str(attempt)},
             )
         return Submitted(id=name, status="PENDING", new=True)
@@ -183,7 +188,7 @@ class Cluster:
             return str(self._client.get_job_logs(name))
 
     def stop(self, name: str) -> bool:
-        """Ask it to stop; False if it had ended. Ray kills it if it is not gone in RAY_JOB_STOP_WAIT_TIME_S."""
+        """Ask it to stop; False if it had ended. Ray kills it if it is not gone in ten minutes."""
         with self._said():
             return bool(self._client.stop_job(name))
 
@@ -251,6 +256,6 @@ def _submitted(details: JobDetails) -> Submitted:
         id=details.submission_id or "",
         status=details.status.value,
         begun=begun,
-        message=(details.message or "").splitlines()[0] if details.status is JobStatus.FAILED else "",
+        message=next(iter((details.message or "").splitlines()), "") if details.status is JobStatus.FAILED else "",
         exit_code=int(code) if code else int(ended_badly),
     )

@@ -1,0 +1,123 @@
+"""Submission without a cluster: what is shipped, what it is called, what is refused and never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.job_submission import JobDetails, JobStatus, JobType
+from typer.testing import CliRunner
+
+from pipeline import submit as submit_module
+from pipeline.cli import app
+from pipeline.config import BadJob
+from pipeline.submit import Cluster, package, working_dir
+
+
+def job_file(folder: Path, text: str) -> Path:
+    path = folder / "job.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_id_is_that_of_job_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'archive = "s3://b/a"\ntask = "denoise"\n'
+    first = package(job_file(tmp_path, text))
+    assert first.id.startswith("hypermend-restore-")
+    assert package(job_file(tmp_path, "# a remark\n" + text)).id == first.id
+    assert package(job_file(tmp_path, text + "tile_px = 64\n")).id != first.id
+    monkeypatch.setattr(submit_module, "code_sha256", lambda: "other")
+    assert package(job_file(tmp_path, text)).id != first.id
+
+
+@pytest.mark.parametrize(
+    ("text", "verb"),
+    [
+        ('archive = "/a"\nstac = "https://x"\n', "ingest"),
+        ('archive = "/a"\ntask = "denoise"\n', "restore"),
+        ('archive = "/a"\nstac = "https://x"\ntask = "denoise"\n', "nightly"),
+        ('archive = "/a"\nattempts = 2\n', "nightly"),
+    ],
+)
+def test_the_verb_follows_from_the_keys(tmp_path: Path, text: str, verb: str) -> None:
+    assert package(job_file(tmp_path, text)).verb == verb
+
+
+def test_what_cannot_be_submitted_is_refused_before_anything_travels(tmp_path: Path) -> None:
+    with pytest.raises(BadJob, match=r"archive 'demo' is relative"):
+        package(job_file(tmp_path, 'archive = "demo"\n'))
+    with pytest.raises(BadJob, match=r"unknown key 'takk'; did you mean 'task'"):
+        package(job_file(tmp_path, 'archive = "/a"\ntakk = "denoise"\n'))
+    answer = CliRunner().invoke(app, ["submit", str(tmp_path / "no.toml"), "--address", "http://127.0.0.1:9"])
+    assert answer.exit_code == 2
+    for address in ("127.0.0.1:8265", "ray://h:10001", "http://user:pw@h:8265"):
+        with pytest.raises(BadJob, match="write the head's dashboard") as error:
+            Cluster(address)
+        assert "pw" not in str(error.value)
+
+
+def test_code_travels_and_nothing_else(tmp_path: Path) -> None:
+    with working_dir(package(job_file(tmp_path, 'archive = "/a"\n'))) as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["catalog", "job.toml", "models", "pipeline"]
+        assert (folder / "pipeline" / "cli.py").is_file()
+        assert list((folder / "models" / "weights").rglob("card.json"))
+        assert not list(folder.rglob("__pycache__"))
+    assert not folder.exists()
+
+
+class Head:
+    """What the Jobs API of a head does, in memory."""
+
+    def __init__(self, address: str) -> None:
+        self.jobs: dict[str, JobDetails] = {}
+        self.submitted: list[dict[str, Any]] = []
+
+    def list_jobs(self) -> list[JobDetails]:
+        return list(self.jobs.values())
+
+    def get_job_info(self, name: str) -> JobDetails:
+        return self.jobs[name]
+
+    def submit_job(self, **asked: Any) -> str:
+        name = asked["submission_id"]
+        if name in self.jobs:
+            raise RuntimeError(f"job {name} exists")
+        self.submitted.append(asked)
+        self.jobs[name] = JobDetails(
+            type=JobType.SUBMISSION, submission_id=name, entrypoint=asked["entrypoint"], status=JobStatus.PENDING,
+            metadata=asked["metadata"], start_time=len(self.jobs),
+        )  # fmt: skip
+        return str(name)
+
+
+def test_twice_is_one_job_and_a_job_that_has_ended_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_module, "JobSubmissionClient", Head)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "SECRET-TOKEN")
+    made = package(job_file(tmp_path, 'archive = "/a"\nlane = "backfill"\n'))
+    cluster = Cluster("http://127.0.0.1:8265")
+    head: Any = cluster._client
+    assert (cluster.submit(made).new, cluster.submit(made).new) == (True, False)
+    assert len(head.submitted) == 1
+    assert "SECRET-TOKEN" not in str(head.submitted)
+    with pytest.raises(BadJob, match="is pending; stop it first"):
+        cluster.retry(made.id)
+    head.jobs[made.id].status = JobStatus.FAILED
+    again = cluster.retry(made.id)
+    assert (again.new, again.id) == (True, f"{made.id}-again1")
+    assert head.submitted[1]["entrypoint"] == head.submitted[0]["entrypoint"]
+    head.jobs[again.id].status = JobStatus.SUCCEEDED
+    assert cluster.retry(again.id).id == f"{made.id}-again2"
+    assert [job.id for job in cluster.jobs()] == [f"{made.id}-again2", f"{made.id}-again1", made.id]
+
+
+def test_a_missing_token_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(address: str) -> None:
+        raise RuntimeError("Request failed with status code 401: Unauthorized: Missing authentication token\nmore")
+
+    monkeypatch.setattr(submit_module, "JobSubmissionClient", refused)
+    with pytest.raises(BadJob, match=r"the cluster wants its token; set RAY_AUTH_MODE=token") as error:
+        Cluster("http://127.0.0.1:8265")
+    assert "\n" not in str(error.value)
