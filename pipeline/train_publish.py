@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from catalog.errors import NotFound, Refused
 from catalog.root import Root
@@ -47,6 +49,7 @@ def publish(root: Root, name: str, plan: TrainPlan, ledger: Ledger, record: Trai
         task.card,
         name=name,
         trained_on=tuple(sorted(plan.scenes.values())),
+        spectrum=_spectrum(plan, record),
         metrics={**task.card.metrics, "scenes": record.scores, "psnr_db": record.psnr_db},
         recipe={
             "command": f"hypermend train --task {plan.task} --name {name}",
@@ -66,3 +69,12 @@ def publish(root: Root, name: str, plan: TrainPlan, ledger: Ledger, record: Trai
         for file in (checkpoint.WEIGHTS, checkpoint.CARD):
             root.put(f"models/{name}/{file}", (Path(folder) / file).read_bytes())
     return card
+
+
+def _spectrum(plan: TrainPlan, record: TrainRecord) -> dict[str, Any]:
+    """What makes scenes get the model unasked: nothing, if it scored no better than doing without it."""
+    gains = [s["psnr_db"] - s["baseline_db"] for s in record.scores.values()]
+    if sum(gains) <= 0:
+        return {}
+    s = plan.spectrum
+    return {"bands": round(math.sqrt(s.bands[0] * s.bands[1])), "low_nm": s.low_nm, "high_nm": s.high_nm}
