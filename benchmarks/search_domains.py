@@ -3,7 +3,7 @@
 Both networks have the same cell, width, steps, patches and training pixels. Each domain is tried with one set of
 weights for all sensors, learnt on CAVE, and with a set of the sensor's own. On bands the network runs in overlapping
 windows of 31 bands and knows the noise from the image alone, as in the subspace. Beside them what ships
-(`stas-subspace`) and its training-free pilot without a network.
+(`stas-subspace`; MUUFL was among what it learnt from) and its training-free pilot without a network.
 
 Sensors: CAVE (31 bands; scored on the centre of the validation scenes), MUUFL (64) and Pavia Centre (102), the left
 three fifths to learn from and the right to score, and EnMAP Potsdam (218): a block of 64 x 96 pixels is scored and
