@@ -32,9 +32,10 @@ import torch
 
 from benchmarks import denoise_real
 from benchmarks.scenes import F32, Scenes, crop, quality
-from models import checkpoint, metrics
+from models import checkpoint
 from models.degrade import gaussian
 from models.denoiser import StasModel
+from pipeline.score import eigenimages, from_eigenimages, restored, truncated_svd
 
 MODEL = "stas-subspace"
 LOW_NOISE = (0, 1, 2, 5, 10)
@@ -59,19 +60,6 @@ def _tv(image: F32, std: float, settings: dict[str, float]) -> F32:
     return np.asarray(tv(image, **{**settings, "weight": settings["weight"] * std}), np.float32)
 
 
-def _eigenimages(noisy: F32, rank: int) -> tuple[F32, F32]:
-    """Orthonormal spectra (b, rank) and their images (rank, h, w): noise keeps its level in each image."""
-    b, h, w = noisy.shape
-    flat = noisy.reshape(b, -1).astype(np.float64)
-    _, vectors = np.linalg.eigh(flat @ flat.T)
-    basis = vectors[:, ::-1][:, :rank]
-    return basis.astype(np.float32), (basis.T @ flat).reshape(rank, h, w).astype(np.float32)
-
-
-def _back(basis: F32, images: F32) -> F32:
-    return np.asarray(np.tensordot(basis, images, 1), dtype=np.float32)
-
-
 def noisy_itself(noisy: F32, std: float, truth: F32) -> F32:
     """No denoising."""
     return noisy
@@ -79,9 +67,7 @@ def noisy_itself(noisy: F32, std: float, truth: F32) -> F32:
 
 def svd(noisy: F32, std: float, truth: F32) -> F32:
     """Truncated SVD, the rank of 3 to 8 that is closest to the truth."""
-    basis, images = _eigenimages(noisy, 8)
-    ranks = [_back(basis[:, :r], images[:r]) for r in range(3, 9)]
-    return max(ranks, key=lambda y: metrics.psnr(truth, np.clip(y, 0, 1)))
+    return truncated_svd(noisy, truth)
 
 
 def tv3d(noisy: F32, std: float, truth: F32) -> F32:
@@ -91,20 +77,20 @@ def tv3d(noisy: F32, std: float, truth: F32) -> F32:
 
 def svd8_tv(noisy: F32, std: float, truth: F32) -> F32:
     """Rank 8, total variation on each eigenimage."""
-    basis, images = _eigenimages(noisy, 8)
-    return _back(basis, np.stack([_tv(i, std, TV2D) for i in images]))
+    basis, images = eigenimages(noisy, 8)
+    return from_eigenimages(basis, np.stack([_tv(i, std, TV2D) for i in images]))
 
 
 def svd_bm3d(noisy: F32, std: float, truth: F32) -> F32:
     """Rank 8, BM3D on each eigenimage, each stretched to 0..1 as BM3D expects."""
     from bm3d import bm3d
 
-    basis, images = _eigenimages(noisy, 8)
+    basis, images = eigenimages(noisy, 8)
     out = []
     for image in images:
         low, span = image.min(), max(float(np.ptp(image)), 1e-12)
         out.append(bm3d((image - low) / span, std / span) * span + low if std > 0 else image)
-    return _back(basis, np.stack(out).astype(np.float32))
+    return from_eigenimages(basis, np.stack(out).astype(np.float32))
 
 
 def fasthyde(noisy: F32, std: float, truth: F32) -> F32:
@@ -119,15 +105,7 @@ def hypermend() -> Method:
     """The shipped model on the whole crop in one call; estimating the scene's facts is part of its time."""
     model = checkpoint.load(checkpoint.builtin(MODEL))
 
-    def run(noisy: F32, std: float, truth: F32) -> F32:
-        facts = model.estimate([(noisy, np.ones(noisy.shape[1:], dtype=bool))])
-        h = model.halo
-        # The pipeline's padding: NumPy's reflection, repeated where the image is smaller than the halo.
-        padded = np.pad(noisy, ((0, 0), (h, h), (h, h)), mode="reflect")
-        out = model.bind(facts)(torch.from_numpy(padded)[None])[0, :, h:-h, h:-h]
-        return out.numpy()
-
-    return run
+    return lambda noisy, std, truth: restored(model, noisy)
 
 
 METHODS: dict[str, Callable[[], Method]] = {

@@ -33,9 +33,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from benchmarks import kernels, paper_schedule
+from benchmarks import paper_schedule
+from benchmarks.kernels import read
 from benchmarks.scenes import F32, Scenes, crop, quality
 from catalog.sensors import srf
 from models import checkpoint, degrade, metrics
@@ -46,7 +46,9 @@ from models.pair_moments import pair_moments
 from models.restorer import Facts
 from pipeline.blocks import BlockGrid
 from pipeline.fuse import DEFAULT_STEPS
+from pipeline.kernels import built_in
 from pipeline.tiles import Window
+from pipeline.trial import bicubic_pair, degraded_pair, tensors
 
 F64 = npt.NDArray[np.float64]
 
@@ -91,33 +93,13 @@ Method = Callable[[Problem], Answer]
 
 def problem(truth: F32, kernel: F64, setup: Setup, snr_db: float, guide_snr_db: float | None = None) -> Problem:
     """Degrade a truth by the protocol: noise of Y first, then of X where asked for."""
-    z = torch.from_numpy(truth)[None]
-    y = degrade.blur_down(z, torch.from_numpy(kernel.astype(np.float32)), setup.scale)[0].numpy()
-    x = degrade.respond(z, torch.from_numpy(setup.response))[0].numpy()
-    y = degrade.gaussian(y, degrade.snr_std(y, snr_db), _generator(snr_db))
-    if guide_snr_db is not None:
-        x = degrade.gaussian(x, degrade.snr_std(x, guide_snr_db), np.random.default_rng([1, round(guide_snr_db)]))
-    return Problem(truth, whole_pair(y, x), setup)
-
-
-def _generator(snr_db: float) -> np.random.Generator:
-    return np.random.default_rng([0, round(snr_db)])
-
-
-def whole_pair(y: F32, x: F32) -> Pair:
-    """A pair of images without gaps."""
-    return Pair(y=y, y_valid=np.ones(y.shape[1:], dtype=bool), x=x, x_valid=np.ones(x.shape[1:], dtype=bool))
-
-
-def _tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None]
+    return Problem(truth, degraded_pair(truth, kernel, setup, snr_db, guide_snr_db), setup)
 
 
 def bicubic(p: Problem) -> Answer:
     """No guide."""
-    begin, c = time.perf_counter(), p.setup.expected_centroid_px
-    image = degrade.upsample(_tensors(p.pair)[0], p.setup.scale, (c, c))[0].numpy()
-    return Answer(image, time.perf_counter() - begin)
+    begin = time.perf_counter()
+    return Answer(bicubic_pair(p.pair, p.setup), time.perf_counter() - begin)
 
 
 def gauss_ls(p: Problem) -> Answer:
@@ -126,7 +108,7 @@ def gauss_ls(p: Problem) -> Answer:
     c = p.setup.expected_centroid_px
     kernel = degrade.gaussian_kernel(2 * s + 1, max(s / 2.3548, 0.1), centroid_px=c)
     weights, _ = regression(pair_moments(lambda: [p.pair], kernel, s), len(p.pair.x))
-    image = Floor(s, kernel, weights)(*_tensors(p.pair))[0].numpy()
+    image = Floor(s, kernel, weights)(*tensors(p.pair))[0].numpy()
     return Answer(image, time.perf_counter() - begin)
 
 
@@ -136,7 +118,7 @@ def unadapted(model: FusionModel) -> Method:
     def run(p: Problem) -> Answer:
         facts, seconds = p.facts(model)
         begin = time.perf_counter()
-        image = model.bind(facts)(*_tensors(p.pair))[0].numpy()
+        image = model.bind(facts)(*tensors(p.pair))[0].numpy()
         return Answer(image, seconds + time.perf_counter() - begin, said(facts))
 
     return run
@@ -154,7 +136,7 @@ def adapted(model: FusionModel, steps: int = DEFAULT_STEPS) -> Method:
     def run(p: Problem) -> Answer:
         facts, seconds = p.facts(model)
         begin = time.perf_counter()
-        plain = model.bind(facts)(*_tensors(p.pair))[0].numpy()
+        plain = model.bind(facts)(*tensors(p.pair))[0].numpy()
         s, (h, w) = p.setup.scale, p.pair.y_valid.shape
         grid, halo = BlockGrid(height=h, width=w, scale=s), model.halo(s)
         out, blocks, gains = np.zeros_like(plain), [], []
@@ -167,7 +149,7 @@ def adapted(model: FusionModel, steps: int = DEFAULT_STEPS) -> Method:
             answer = plain[:, to_y, to_x]
             if learned.state:
                 inner = _finer(y, x, s)
-                answer = model.bind(facts, learned.state)(*_tensors(_cut(p.pair, around, s)))[0].numpy()
+                answer = model.bind(facts, learned.state)(*tensors(_cut(p.pair, around, s)))[0].numpy()
                 answer = answer[:, inner[0], inner[1]]
                 gains.append(_gain_db(p.truth[:, to_y, to_x], plain[:, to_y, to_x], answer))
             out[:, to_y, to_x] += grid.weight(block.index, block.support) * answer
@@ -267,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ap.add_argument("--max-scenes", type=int, help="only the first so many")
     ap.add_argument("--scenes", nargs="+", help="only these scenes, by name")
     a = ap.parse_args(argv)
-    tested = kernels.read(a.kernels) if a.kernels else kernels.built_in()
+    tested = read(a.kernels) if a.kernels else built_in()
     methods = {m: METHODS[m]() for m in a.methods}
     scenes = Scenes(a.data, names=a.scenes, most=a.max_scenes)
     print(PAPER, file=sys.stderr)

@@ -46,15 +46,16 @@ from catalog.cube import Cube
 from catalog.root import Root
 from catalog.sensors import sensor
 from models.checkpoint import builtin, load
+from pipeline.chain_worker import bind
+from pipeline.choose import DEFAULT_MODEL
 from pipeline.config import IngestJob, RestoreJob
-from pipeline.denoise_worker import bind
 from pipeline.execute import on_ray, serial, start_ray
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import Engine
 from pipeline.memory import keep_freed_memory
 from pipeline.pixels import physical
 from pipeline.plan import Plan
-from pipeline.restore import DEFAULT_MODEL, restore
+from pipeline.restore import restore
 
 # ------------------------------------------------------------------------------------------------------------- copy
 
@@ -135,7 +136,7 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
         seconds = after_opening(restore(job, engine=engine), clock)
         found = next((archive / "restored").rglob("*.plan.json"))
         plans.append(Plan.from_dict(json.loads(found.read_text())))
-        if any(facts.get("kind") == "untouched" for facts in (plans[-1].scene_facts or {})["model"]):
+        if any(facts.get("kind") == "untouched" for facts in (plans[-1].scene_facts or {})["steps"][0]):
             raise RuntimeError("the model left the scene alone: there is no network to compare with")
         return seconds
 
@@ -143,7 +144,8 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
         plan = plans[-1]
         cube = Cube(Root(str(archive)), plan.source)
         stored, _ = cube.read(slice(0, plan.spec.height), slice(0, plan.spec.width))
-        restorer = bind(plan, load(builtin(plan.model)))
+        assert plan.scene_facts is not None
+        (restorer,) = bind(plan, [load(builtin(plan.model))], plan.scene_facts["steps"])
         x = torch.from_numpy(physical(stored, cube.spec))[None]
         del stored
         with torch.inference_mode():

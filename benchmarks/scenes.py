@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import metrics
+from pipeline.score import scores
 
 F32 = npt.NDArray[np.float32]
 
@@ -66,18 +65,9 @@ def crop(cube: F32, size: int) -> F32:
 
 def quality(truth: F32, estimate: F32) -> dict[str, object]:
     """What every benchmark of images says of one, and by what: the estimate is clipped to 0..1."""
-    clipped = np.clip(estimate, 0, 1)
-    psnr, bands = metrics.psnr(truth, clipped), metrics.psnr_bands(truth, clipped)
-    angle = metrics.sam(truth, clipped)
-    return {
-        "psnr": psnr if math.isfinite(psnr) else None,  # None: equal to the truth
-        "ssim": metrics.ssim(truth, clipped),
-        "sam_deg": angle.degrees,
-        "psnr_bands": bands if math.isfinite(bands) else None,
-        "sam_left_out": angle.left_out,
-        "shape": list(truth.shape),
-        **versions(),
-    }
+    found = scores(truth, estimate)
+    names = ("psnr", "ssim", "sam_deg", "psnr_bands", "sam_left_out")
+    return {**{name: found[name] for name in names}, "shape": list(truth.shape), **versions()}
 
 
 def versions() -> dict[str, object]:

@@ -17,16 +17,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.scenes import F32, Scenes, quality
 from models import checkpoint
 from models.bicubic import enlarge, reduce
+from pipeline.score import restored
 
 FULL_SCALE = 65535
 MODEL = "ssrnet-x{scale}-small"
-TILE_PX = 128
 
 Method = Callable[[F32], F32]
 """(bands, h, w) -> (bands, scale*h, scale*w)."""
@@ -45,21 +44,7 @@ def hypermend(scale: int) -> Method:
     """
     model = checkpoint.load(checkpoint.builtin(MODEL.format(scale=scale)))
 
-    def run(coarse: F32) -> F32:
-        restorer = model.bind(model.estimate([(coarse, np.ones(coarse.shape[1:], dtype=bool))]))
-        b, h, w = coarse.shape
-        halo, out = restorer.halo, np.empty((b, scale * h, scale * w), np.float32)
-        # The pipeline's padding: NumPy's reflection, repeated where the image is smaller than the halo.
-        padded = torch.from_numpy(np.pad(coarse, ((0, 0), (halo, halo), (halo, halo)), mode="reflect"))
-        inner = slice(scale * halo, -scale * halo)
-        for y in range(0, h, TILE_PX):
-            for x in range(0, w, TILE_PX):
-                tile = padded[None, :, y : y + TILE_PX + 2 * halo, x : x + TILE_PX + 2 * halo]
-                fine = restorer(tile)[0, :, inner, inner].numpy()
-                out[:, scale * y : scale * (y + TILE_PX), scale * x : scale * (x + TILE_PX)] = fine
-        return out
-
-    return run
+    return lambda coarse: restored(model, coarse)
 
 
 METHODS: dict[str, Callable[[int], Method]] = {"bicubic": bicubic, "hypermend": hypermend}

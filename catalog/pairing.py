@@ -165,6 +165,31 @@ def refined(spec: CubeSpec, scale: int) -> CubeSpec:
     return replace(spec, shape=shape, transform=transform, gsd_m=gsd_m, chunk=chunk, shard=shard)
 
 
+def refined_lonlat(
+    lon: NDArray[np.floating], lat: NDArray[np.floating], scale: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Degrees of the pixel centres, (h, w) each, on pixels `scale` times finer.
+
+    Interpolated between neighbours, and continued by half a pixel at the edges, on the unit sphere: neither the date
+    line nor a pole is a border.
+    """
+    if scale == 1:
+        return lon, lat
+    across, up = np.radians(np.asarray(lon, np.float64)), np.radians(np.asarray(lat, np.float64))
+    at = np.stack([np.cos(up) * np.cos(across), np.cos(up) * np.sin(across), np.sin(up)])  # (3, h, w)
+    for axis in (1, 2):
+        n = at.shape[axis]
+        centre = (np.arange(scale * n) + 0.5) / scale - 0.5
+        first = np.clip(np.floor(centre).astype(int), 0, max(0, n - 2))
+        part = (centre - first if n > 1 else 0 * centre)[:, None] if axis == 1 else centre - first
+        low, high = at.take(first, axis), at.take(np.minimum(first + 1, n - 1), axis)
+        at = low + part * (high - low)
+    return (
+        np.degrees(np.arctan2(at[1], at[0])).astype(lon.dtype),
+        np.degrees(np.arctan2(at[2], np.hypot(at[0], at[1]))).astype(lat.dtype),
+    )
+
+
 def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
     """Row and column of `grid` on which the guide's first pixel lies; None where the guide lies off the grid."""
     if grid.crs != guide.crs:

@@ -14,13 +14,24 @@ _FEATURES = 11
 """STAS on a subspace, of its channels: the features in two orders (4 each), coefficients, pilot and correction."""
 _PER_BAND = 4
 """Of the bands: input, output, and two steps between."""
+SHARPEN_MAPS = 7
+"""SSRNet, of its filters and bands: maps alive at once, at most: skips, mix, chain and the factor under way."""
+SHARPEN_BYTES = 2**30
+"""What they may take in one call; more bands go through in groups."""
 
 
-def activation_bytes_per_px(card: ModelCard, bands: int) -> int:
-    """Bytes for one pixel of a tile of ``bands`` bands, on top of the tile's own pixels."""
+def activation_bytes(card: ModelCard, bands: int, pixels: int) -> int:
+    """Bytes for a tile of ``bands`` bands, on top of the tile's own pixels.
+
+    Args:
+        pixels: of the output, the halo's included; of the finer image where a fusion makes it.
+    """
     numbers = 0 if card.architecture == "identity" else _PER_BAND * bands
     if card.architecture == "stas":
         channels = int(card.config["channels"])
         per_channel = _FEATURES if card.config["domain"] == "subspace" else _PER_BAND
         numbers += _CELL * int(card.config["width"] or channels) + per_channel * channels
-    return 4 * numbers
+    features = 0
+    if card.architecture == "ssrnet":
+        features = 4 * SHARPEN_MAPS * int(card.config["filters"]) * bands * pixels // card.scale**2
+    return 4 * numbers * pixels + min(features, SHARPEN_BYTES)

@@ -19,15 +19,12 @@ import torch
 
 from models.bicubic import REACH, enlarge
 from models.card import BadCard, ModelCard
+from models.memory import SHARPEN_BYTES, SHARPEN_MAPS
 from models.restorer import Facts, Restorer, Window, pack, unpack
 from models.ssrnet import SSRNet, fold
 
 SETTINGS = {"scale", "filters", "modules", "separable", "residual"}
 """Keys of a card's `config`."""
-FEATURE_BYTES = 4 << 30
-"""What the features of one call may take."""
-LIVE = 7
-"""Feature maps that are alive at once, at most: skips, mix, chain and the factor under way."""
 
 
 def network(config: Mapping[str, object]) -> SSRNet:
@@ -126,13 +123,13 @@ class OnScene:
         return by_bands(self.net, (x - mean) / self.input_scale) * self.input_scale + mean
 
 
-def by_bands(net: SSRNet, x: torch.Tensor, *, feature_bytes: int = FEATURE_BYTES) -> torch.Tensor:
+def by_bands(net: SSRNet, x: torch.Tensor, *, feature_bytes: int = SHARPEN_BYTES) -> torch.Tensor:
     """`net(x)`, in groups of bands whose features stay below `feature_bytes` where that is possible.
 
     A group of fewer bands than the network reaches would cost more than three times its share; no group is smaller.
     """
     b, bands, h, w = x.shape
-    of_band = LIVE * net.filters * b * h * w * x.element_size()
+    of_band = SHARPEN_MAPS * net.filters * b * h * w * x.element_size()
     if bands * of_band <= feature_bytes:
         y: torch.Tensor = net(x)
         return y

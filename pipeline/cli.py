@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 import catalog as archives
-from pipeline import cli_care, cli_cluster, cli_train  # noqa: F401 (their verbs)
+from pipeline import cli_care, cli_cluster, cli_models, cli_train  # noqa: F401 (their verbs)
 from pipeline.cli_app import (
     Address,
     Archive,
@@ -28,7 +28,10 @@ from pipeline.cli_app import (
     JobFile,
     Json,
     Memory,
+    ModelName,
+    Scale,
     Sensor,
+    TaskName,
     TilePx,
     When,
     Workers,
@@ -126,13 +129,14 @@ def ingest(
 def plan(
     job: JobFile = None,
     archive: Archive = None,
-    task: Annotated[str | None, typer.Option(help="denoise or fuse")] = None,
+    task: TaskName = None,
     scene: Annotated[list[str] | None, typer.Option(help="Id of a scene. Repeatable; default all.")] = None,
     collection: Collections = None,
     sensor: Sensor = None,
     bbox: Bbox = None,
     datetime: When = None,
-    model: Annotated[str | None, typer.Option(help="Name of a model; default: that of the task.")] = None,
+    model: ModelName = None,
+    scale: Scale = None,
     guide_collection: GuideCollection = None,
     budget_steps: BudgetSteps = None,
     budget_seconds: BudgetSeconds = None,
@@ -142,14 +146,15 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what a restoration would do: scenes, tiles, bytes, memory, time; what is new and what is done."""
+    from pipeline.forecast import planned
     from pipeline.report import plan_table
-    from pipeline.restore import planned
 
     with refusals():
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
-            bbox=bbox, datetime=datetime, model=model, guide_collection=guide_collection, budget_steps=budget_steps,
-            budget_seconds=budget_seconds, tile_px=tile_px, workers=workers, memory_gib=memory_gib,
+            bbox=bbox, datetime=datetime, model=model, scale=scale, guide_collection=guide_collection,
+            budget_steps=budget_steps, budget_seconds=budget_seconds, tile_px=tile_px, workers=workers,
+            memory_gib=memory_gib,
         )  # fmt: skip
         rows = list(planned(asked))
     if as_json:
@@ -163,13 +168,14 @@ def plan(
 def restore(
     job: JobFile = None,
     archive: Archive = None,
-    task: Annotated[str | None, typer.Option(help="denoise or fuse")] = None,
+    task: TaskName = None,
     scene: Annotated[list[str] | None, typer.Option(help="Id of a scene. Repeatable; default all.")] = None,
     collection: Collections = None,
     sensor: Sensor = None,
     bbox: Bbox = None,
     datetime: When = None,
-    model: Annotated[str | None, typer.Option(help="Name of a model; default: that of the task.")] = None,
+    model: ModelName = None,
+    scale: Scale = None,
     guide_collection: GuideCollection = None,
     budget_steps: BudgetSteps = None,
     budget_seconds: BudgetSeconds = None,
@@ -186,9 +192,9 @@ def restore(
     with refusals():
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
-            bbox=bbox, datetime=datetime, model=model, guide_collection=guide_collection, budget_steps=budget_steps,
-            budget_seconds=budget_seconds, tile_px=tile_px, workers=workers, memory_gib=memory_gib,
-            ray_address=address, deadline_s=deadline,
+            bbox=bbox, datetime=datetime, model=model, scale=scale, guide_collection=guide_collection,
+            budget_steps=budget_steps, budget_seconds=budget_seconds, tile_px=tile_px, workers=workers,
+            memory_gib=memory_gib, ray_address=address, deadline_s=deadline,
         )  # fmt: skip
         carry_out(start, asked, as_json)
 

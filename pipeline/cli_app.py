@@ -43,6 +43,12 @@ TilePx = Annotated[int | None, typer.Option(help="Edge of a tile in pixels, a mu
 GuideCollection = Annotated[str | None, typer.Option(help="Fuse: collection of the sharper images.")]
 BudgetSteps = Annotated[int | None, typer.Option(help="Fuse: most steps that a block adapts; 0 for none.")]
 BudgetSeconds = Annotated[float | None, typer.Option(help="Fuse: longest time that a block adapts, in seconds.")]
+TaskName = Annotated[str | None, typer.Option("--task", help="denoise, sharpen, fuse, or denoise,sharpen.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", help="Name of a model, of a chain one each with commas; default: chosen for each scene."),
+]
+Scale = Annotated[int | None, typer.Option(help="Sharpen: how many times finer; default the model's, or 2.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 JobFile = Annotated[Path | None, typer.Argument(help="A TOML job; options given beside it win over it.")]
 

@@ -88,12 +88,19 @@ class IngestJob(Job):
     sign: SignScheme = "none"
 
 
+TASKS = ("denoise", "sharpen", "fuse")
+
+
 class RestoreJob(Job):
     """Source cubes -> restored cubes."""
 
-    task: Literal["denoise", "fuse"] = "denoise"
+    task: str = "denoise"
+    """denoise, sharpen or fuse, or a chain in one read and one write: denoise,sharpen."""
     model: str | None = None
-    """Name of the model, in the archive or built in; None for the default of the task."""
+    """Name of the model, in the archive or built in; of a chain one for each task, with commas. None: chosen for each
+    scene."""
+    scale: int | None = Field(default=None, ge=2)
+    """Sharpen: how many times finer; None for the model's, or 2."""
     scenes: tuple[str, ...] = ()
     """Ids of the scenes; none for all that match."""
     guide_collection: str | None = None
@@ -104,6 +111,36 @@ class RestoreJob(Job):
     """Fuse: longest time that a block adapts. The result then depends on the machine; None for no limit."""
     memory_gib: float | None = Field(default=None, gt=0)
     """What one worker may take; a tile that needs more is refused. None for an even share of this machine."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The task, or those of the chain, first done first."""
+        return tuple(part.strip() for part in self.task.split(","))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models asked for, one for each task; none where they are chosen."""
+        return () if self.model is None else tuple(part.strip() for part in self.model.split(","))
+
+    @field_validator("task")
+    @classmethod
+    def _known_tasks(cls, task: str) -> str:
+        parts = [part.strip() for part in task.split(",")]
+        if unknown := [part for part in parts if part not in TASKS]:
+            raise ValueError(f"{unknown[0]!r} is no task; there are {', '.join(TASKS)}")
+        if len(parts) > 1 and "fuse" in parts:
+            raise ValueError("a fusion is no part of a chain; run it by itself")
+        if len(parts) > 1 and parts != ["denoise", "sharpen"]:
+            raise ValueError("the one chain is denoise,sharpen: on finer pixels noise looks like texture")
+        return ",".join(parts)
+
+    @model_validator(mode="after")
+    def _models_and_scale(self) -> RestoreJob:
+        if self.models and (len(self.models) != len(self.tasks) or not all(self.models)):
+            raise ValueError(f"task {self.task!r} takes {len(self.tasks)} of --model, with commas; got {self.model!r}")
+        if self.scale is not None and "sharpen" not in self.tasks:
+            raise ValueError(f"scale belongs to task 'sharpen', and the task is {self.task!r}")
+        return self
 
     @model_validator(mode="after")
     def _guide_for_fusion_only(self) -> RestoreJob:
@@ -199,6 +236,26 @@ class TrainJob(Job):
             if task != self.task and given:
                 raise ValueError(f"{', '.join(given)} belong to task {task!r}, and the task is {self.task!r}")
         return self
+
+
+class EvaluateJob(Job):
+    """Source cubes and a model -> a table of figures."""
+
+    model: str
+    """Name, in the archive or built in."""
+    task: Literal["denoise", "sharpen", "fuse"] = "denoise"
+    scenes: tuple[str, ...] = ()
+    """Ids of the scenes; none for all that match."""
+    sigma: tuple[int, ...] = (30, 50, 70)
+    """Denoise: noise, of 255."""
+    scale: int | None = Field(default=None, ge=2)
+    """Sharpen: must be the model's. Fuse: coarse pixels over fine ones; None for 8."""
+    guide_sensor: str | None = None
+    """Fuse: whose bands the guide has; None for the camera of CAVE's pairs, Sentinel-2A elsewhere."""
+    crop_px: int | None = Field(default=None, ge=16)
+    """Edge of what is scored; None for the protocol's."""
+    trained_on_too: bool = False
+    """Score scenes that the model was trained on, and mark them."""
 
 
 J = TypeVar("J", bound=Job)

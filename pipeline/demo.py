@@ -28,10 +28,11 @@ from pipeline.demo_picture import draw
 from pipeline.demo_scenes import Array, DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 from pipeline.demo_score import Compared, score_table
 from pipeline.execute import start_ray
+from pipeline.forecast import planned
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import Run, RunReport
 from pipeline.report import duration, follow, plan_table, size, summary
-from pipeline.restore import planned, restore
+from pipeline.restore import restore
 
 PLACES = {
     "enmap": Place(crs="EPSG:32633", west=366000.0, north=5810010.0),

@@ -34,6 +34,7 @@ from pipeline.pixels import (
     TilePixels,
     mark_near_fill,
     refuse_bad_output,
+    repeated,
     to_stored,
 )
 from pipeline.plan import Plan, Refused
@@ -163,9 +164,9 @@ class FusedScene:
         y, x = inside(core, found.window)
         fine = scaled(y, s), scaled(x, s)
         # What is neither fed nor invented (bad bands, holes) stays as it was measured, on finer pixels.
-        stored = _repeated(found.stored[:, y, x], s).astype(plan.spec.dtype)
-        flags = _repeated(found.flags, s)
-        known = _repeated(found.y_known, s)
+        stored = repeated(found.stored[:, y, x], s).astype(plan.spec.dtype)
+        flags = repeated(found.flags, s)
+        known = repeated(found.y_known, s)
         if found.y_known[y, x].any():
             output = self._fused(found, core)
             lost = ~found.x_known[fine]
@@ -258,11 +259,6 @@ def _on_device(restorer: FusionRestorer, y: Physical, x: Physical) -> Physical:
     pair = [torch.from_numpy(np.ascontiguousarray(values))[None].to(_device()) for values in (y, x)]
     with torch.inference_mode():
         return np.asarray(restorer(*pair)[0].cpu().numpy(), dtype=np.float32)
-
-
-def _repeated(values: Any, scale: int) -> Any:
-    """(..., h, w) -> (..., scale * h, scale * w): every pixel as a square of finer ones."""
-    return values if scale == 1 else values.repeat(scale, axis=-2).repeat(scale, axis=-1)
 
 
 def _shared(a: Window, b: Window) -> Window:

@@ -26,18 +26,27 @@ from catalog.publish import unsigned
 from catalog.readers import READER_VERSION
 from catalog.root import Root
 from catalog.scene import Scene
+from pipeline.choose import possible
 from pipeline.config import NightlyJob
 from pipeline.execute import on_ray
-from pipeline.fuse import TRAINED, UNTRAINED
 from pipeline.ingest import ingest, scenes
 from pipeline.job import Engine, Run, SceneResult, new_run_id, unit_id
 from pipeline.plan import RESULT_VERSION, Refused, digest
-from pipeline.restore import DEFAULT_MODEL, restore
-from pipeline.restore_worker import model_card
+from pipeline.restore import restore
 
 Why = Literal["new", "replaced", "failed"]
 STUCK_HOURS = 48.0
-_OF_RESULTS = ("task", "model", "tile_px", "bands", "gsd_m", "guide_collection", "budget_steps", "budget_seconds")
+_OF_RESULTS = (
+    "task",
+    "model",
+    "scale",
+    "tile_px",
+    "bands",
+    "gsd_m",
+    "guide_collection",
+    "budget_steps",
+    "budget_seconds",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,10 +324,8 @@ def read_table(root: Root, name: str) -> list[Known]:
 
 def _settings(job: NightlyJob, root: Root) -> dict[str, Any]:
     """Whatever makes other pixels of the same files."""
-    defaults = [*TRAINED.values(), UNTRAINED] if job.task == "fuse" else [DEFAULT_MODEL[job.task]]
-    names = [job.model] if job.model else defaults
     values = job.model_dump(mode="json", include=set(_OF_RESULTS))
-    weights = {name: model_card(root, name).weights_sha256 for name in names}
+    weights = {card.name: card.weights_sha256 for card in possible(job, root)}
     return {**values, "weights": weights, "results": RESULT_VERSION, "reader": READER_VERSION}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ Stored = NDArray[Any]
 Physical = NDArray[np.float32]
 Flags = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+N = TypeVar("N", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,11 @@ def fill_holes(values: Physical, known: Mask, mean: Physical, *, reach: int = FI
         values[:, ys, xs] = total / neighbours[ys, xs]
         known[ys + 1, xs + 1] = True
     values[:, ~known[1:-1, 1:-1]] = mean[:, None]
+
+
+def repeated(values: NDArray[N], scale: int) -> NDArray[N]:
+    """(..., h, w) -> (..., scale * h, scale * w): every pixel as a square of finer ones."""
+    return values if scale == 1 else values.repeat(scale, axis=-2).repeat(scale, axis=-1)
 
 
 def mark_near_fill(flags: Flags, known: Mask, halo: int) -> Flags:

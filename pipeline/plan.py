@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,15 @@ from catalog.pairing import Sight, refined, scale_between, sight
 from catalog.root import safe_name
 from catalog.spec import CubeSpec
 from models.card import ModelCard
-from models.memory import activation_bytes_per_px
+from models.memory import activation_bytes
+from pipeline.acceptance import good_nm, not_accepted, remark
 from pipeline.blocks import BlockGrid
-from pipeline.pixels import FILL_REACH_PX
-from pipeline.tiles import Index, SpectralWindow, Tile, TileGrid, default_tile_px, spectral_windows
+from pipeline.chain import LATTICE_PX, Step, chain_tile_px, margins, scale_of, windows_px
+from pipeline.tiles import Index, SpectralWindow, Tile, TileGrid, spectral_windows
 
 RESULT_VERSION = 2
 """Bumped by hand whenever the same plan would give other pixels (a golden-bytes test fails until it is)."""
 
-LEAST_TILE_PX = 256
-MOST_WINDOW_BYTES = 256 * 2**20
-"""Of one float32 window of a fused cube, halo included, where nobody asks for a tile size: a worker holds several."""
 FULL_OVERLAP = 0.995
 """Less, and it is said that the guide does not cover the scene: outlines in two systems are never quite the same."""
 
@@ -73,31 +71,25 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One scene, one model, one restored cube."""
+    """One scene, one chain of models, one restored cube."""
 
     id: str
     scene_id: str
     collection: str
     task: str
+    """Of every step, joined: denoise, denoise-sharpen."""
     source: str
     """Key of the source cube in the archive."""
     target: str
     """Key of the restored cube in the archive."""
-    model: str
-    """Name of the model, in the archive or built in."""
-    weights_sha256: str
-    window_bands: int | None
-    halo: int
-    """Source pixels around a tile that its pixels may depend on."""
+    steps: tuple[Step, ...]
     tile_px: int
     """Target pixels, a multiple of ``scale``."""
-    scale: int = 1
-    """Target pixels along the edge of a source pixel."""
     guide: Guide | None = None
     budget: Budget | None = None
     """Of each block's adaptation; None where the model does not adapt."""
-    activation_bytes_per_px: int = 0
-    """What the network holds at its peak, for each target pixel of a tile and its halo."""
+    network_bytes: int = 0
+    """What the networks hold of one tile at their peak, on top of its pixels."""
     spec: CubeSpec
     """Of the restored cube."""
     scene_facts: Mapping[str, Any] | None = None
@@ -105,8 +97,29 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
     @property
+    def model(self) -> str:
+        """Names of the models, as ``--model`` takes them."""
+        return ",".join(step.model for step in self.steps)
+
+    @property
+    def halo(self) -> int:
+        """Source pixels around a tile that its pixels may depend on."""
+        return margins(self.steps)[0]
+
+    @property
+    def scale(self) -> int:
+        """Target pixels along the edge of a source pixel."""
+        return scale_of(self.steps)
+
+    @property
     def grid(self) -> TileGrid:
         return TileGrid(height=self.spec.height, width=self.spec.width, tile_px=self.tile_px)
+
+    @property
+    def source_grid(self) -> TileGrid:
+        """The same tiles in source pixels."""
+        height, width = self.source_px
+        return TileGrid(height=height, width=width, tile_px=self.tile_px // self.scale)
 
     @property
     def source_px(self) -> tuple[int, int]:
@@ -131,22 +144,20 @@ class Plan:
         """Where the plan itself lies in the archive: beside its cube."""
         return plan_key(self.target)
 
-    @property
-    def windows(self) -> tuple[SpectralWindow, ...] | None:
-        """The spectral windows, or None where the model takes every band at once."""
-        if self.window_bands is None:
+    def windows(self, step: Step) -> tuple[SpectralWindow, ...] | None:
+        """The spectral windows of a step, or None where its model takes every band at once."""
+        if step.window_bands is None:
             return None
-        return spectral_windows(self.spec.wavelength_nm, self.spec.detector, self.spec.good, self.window_bands)
+        return spectral_windows(self.spec.wavelength_nm, self.spec.detector, self.spec.good, step.window_bands)
 
     @property
     def tile_bytes(self) -> int:
-        """Memory that one tile takes in a worker, halo included: its pixels, and what the network makes of them.
+        """Memory that one tile takes in a worker, halo included: its pixels, and what the networks make of them.
 
         Pixels are stored numbers in and out, and float32 in, filled, out and their difference.
         """
-        pixels = math.prod(px + 2 * self.scale * (self.halo + FILL_REACH_PX) for px in self.grid.read_px)
-        of_bands = self.spec.bands * (2 * np.dtype(self.spec.dtype).itemsize + 4 * 4)
-        return pixels * (of_bands + self.activation_bytes_per_px)
+        pixels = max(math.prod(window) for window in windows_px(self.steps, self.grid.read_px))
+        return pixels * self.spec.bands * (2 * np.dtype(self.spec.dtype).itemsize + 4 * 4) + self.network_bytes
 
     def with_facts(self, facts: Mapping[str, Any]) -> Plan:
         return replace(self, scene_facts=facts)
@@ -155,6 +166,7 @@ class Plan:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return values | {
             "spec": self.spec.to_dict(),
+            "steps": [asdict(step) for step in self.steps],
             "warnings": list(self.warnings),
             "guide": None if self.guide is None else asdict(self.guide),
             "budget": None if self.budget is None else asdict(self.budget),
@@ -162,13 +174,28 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        values = _of_one_model(values)
         parsed = {
             "spec": CubeSpec.from_dict(values["spec"]),
+            "steps": tuple(Step(**step) for step in values["steps"]),
             "warnings": tuple(values["warnings"]),
             "guide": Guide(**g) if (g := values.get("guide")) else None,
             "budget": Budget(**b) if (b := values.get("budget")) else None,
         }
         return cls(**{**values, **parsed})
+
+
+def _of_one_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A plan as it was written before there were chains, in today's keys: its cube must still be found complete."""
+    if "steps" in values:
+        return values
+    rest = dict(values)
+    step = {key: rest.pop(key) for key in ("model", "weights_sha256", "window_bands", "halo", "scale")}
+    rest.pop("activation_bytes_per_px", None)
+    facts = rest.get("scene_facts")
+    if facts is not None and rest.get("guide") is None:
+        rest["scene_facts"] = {"mean": facts["mean"], "steps": [facts["model"]]}
+    return {**rest, "steps": [{"task": rest["task"], **step}]}
 
 
 def plan_key(target: str) -> str:
@@ -183,53 +210,61 @@ def make_plan(
     source: str,
     ingest_id: str,
     spec: CubeSpec,
-    card: ModelCard,
-    task: str,
+    models: Mapping[str, ModelCard],
+    why: Mapping[str, str] = MappingProxyType({}),
     tile_px: int | None = None,
     guide: tuple[Guide, CubeSpec] | None = None,
     budget: Budget | None = None,
     granted_bytes: int | None = None,
 ) -> Plan:
-    """Plan the restoration of the source cube ``spec`` by the model of ``card``.
+    """Plan the restoration of the source cube ``spec`` by a chain of models.
 
     Args:
+        models: the card for each task, first done first.
+        why: why each task got its model.
         guide: what it is fused with, and the spec of that source cube.
         budget: of the adaptation of each block; None where the model does not adapt.
         granted_bytes: memory that a worker has; None for any. It decides whether there is a plan, and nothing in it.
 
     Raises:
-        Refused: the model does not accept the cube's quantity, wavelengths or band spacing, the guide does not fit,
+        Refused: a model does not accept the cube's quantity, wavelengths or band spacing, the guide does not fit,
             the tile is no multiple of the scale, or it takes more memory than is granted.
     """
-    warnings = _accepted(scene_id, spec, card)
-    scale, halo = 1, card.halo
+    warnings = tuple(w for card in models.values() if (w := _accepted(scene_id, spec, card)) is not None)
+    steps = tuple(_step(task, card, why.get(task, "")) for task, card in models.items())
+    lattice_px = LATTICE_PX
     of_guide: dict[str, Any] = {}
     if guide is not None:
         scale, seen, of_guide = _beside(scene_id, spec, *guide)
-        halo = card.halo_at(scale)
+        (card,) = models.values()
+        steps = (replace(steps[0], halo=card.halo_at(scale), scale=scale),)
         warnings += _said_of(guide[0], seen)
+        lattice_px = 1  # a pair is read up to the scene's edge, wherever that is
+    scale = scale_of(steps)
+    if scale > 1:
         spec = refined(spec, scale)
+    step_px = math.lcm(16, lattice_px * scale)
     if tile_px is None:
-        tile_px = default_tile_px(halo) if guide is None else _default_tile_px(spec.bands, halo=halo, scale=scale)
-    tile_px = _tile(scene_id, spec, tile_px, scale=scale)
-    dtype = "float32" if spec.dtype == "uint8" else spec.dtype  # 8 bits cannot hold what a denoiser resolves
+        tile_px = chain_tile_px(spec.bands, steps, step_px=step_px)
+    tile_px = _tile(scene_id, spec, tile_px, scale=scale, step_px=step_px)
+    dtype = "float32" if spec.dtype == "uint8" else spec.dtype  # 8 bits cannot hold what a network resolves
     chunk, shard = CubeSpec.layout(spec.shape, dtype, tile_px)
+    first, *then = (_identity(step, models[step.task]) for step in steps)
+    task = "-".join(models)
     plan_id = digest(
         {
             "ingest": ingest_id,
             "task": task,
-            "architecture": card.architecture,
-            "config": card.config,
-            "weights": card.weights_sha256,
-            "window_bands": card.window_bands,
-            "halo": halo,
+            **first,
             "tile_px": tile_px,
             "result_version": RESULT_VERSION,
             **of_guide,
+            **({"then": then} if then else {}),
             **({} if budget is None else {"budget": asdict(budget)}),
         }
     )
-    attrs = {**spec.attrs, "hypermend:plan": plan_id, "hypermend:model": card.name, "hypermend:task": task}
+    names = ",".join(step.model for step in steps)
+    attrs = {**spec.attrs, "hypermend:plan": plan_id, "hypermend:model": names, "hypermend:task": task}
     if guide is not None:
         attrs["hypermend:guide"] = f"{guide[0].collection}/{guide[0].scene_id}"
     plan = Plan(
@@ -239,22 +274,18 @@ def make_plan(
         task=task,
         source=source,
         target=f"restored/{safe_name(scene_id)}/{plan_id}.zarr",
-        model=card.name,
-        weights_sha256=card.weights_sha256,
-        window_bands=card.window_bands,
-        halo=halo,
+        steps=steps,
         tile_px=tile_px,
-        scale=scale,
         guide=None if guide is None else guide[0],
         budget=budget,
-        activation_bytes_per_px=activation_bytes_per_px(card, spec.bands),
         spec=replace(spec, stage="restored", dtype=dtype, chunk=chunk, shard=shard, attrs=attrs),
         warnings=warnings,
     )
+    plan = replace(plan, network_bytes=_network_bytes(plan, models))
     if granted_bytes is not None and plan.tile_bytes > granted_bytes:
         raise Refused(
             f"scene {scene_id}: a tile of {tile_px} pixels takes {plan.tile_bytes / 2**30:.2f} GiB with model "
-            f"{card.name}, and a worker is granted {granted_bytes / 2**30:.2f} GiB; make tiles smaller (--tile-px), "
+            f"{names}, and a worker is granted {granted_bytes / 2**30:.2f} GiB; make tiles smaller (--tile-px), "
             "workers fewer (--workers), or grant more (--memory-gib)"
         )
     return plan
@@ -288,60 +319,65 @@ def _said_of(guide: Guide, seen: Sight) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _default_tile_px(bands: int, *, halo: int, scale: int) -> int:
-    """Default tile of a fusion: as large as the halo wants it, unless a window of the finer cube would be too large."""
-    step = math.lcm(16, scale)
-    most = math.isqrt(MOST_WINDOW_BYTES // (4 * bands)) - 2 * scale * (halo + FILL_REACH_PX)
-    wanted = min(default_tile_px(halo * scale), max(LEAST_TILE_PX, most // step * step))
-    return -(-wanted // step) * step
+def _accepted(scene_id: str, spec: CubeSpec, card: ModelCard) -> str | None:
+    """What is worth saying of the model on this cube.
+
+    Raises:
+        Refused: no band is good, or the model does not accept the cube.
+    """
+    if not good_nm(spec):
+        raise Refused(f"scene {scene_id}: all {spec.bands} bands are marked bad; nothing to restore")
+    if (reason := not_accepted(spec, card)) is not None:
+        raise Refused(f"scene {scene_id} {reason}; choose another with --model")
+    return remark(spec, card)
 
 
-def _tile(scene_id: str, spec: CubeSpec, tile_px: int, *, scale: int) -> int:
+def _step(task: str, card: ModelCard, why: str) -> Step:
+    return Step(
+        task=task,
+        model=card.name,
+        weights_sha256=card.weights_sha256,
+        window_bands=card.window_bands,
+        halo=card.halo,
+        scale=card.scale,
+        why=why,
+    )
+
+
+def _identity(step: Step, card: ModelCard) -> dict[str, Any]:
+    """What of a step decides pixels; the scale of a sharpener is in its config."""
+    return {
+        "architecture": card.architecture,
+        "config": card.config,
+        "weights": card.weights_sha256,
+        "window_bands": card.window_bands,
+        "halo": step.halo,
+    }
+
+
+def _network_bytes(plan: Plan, models: Mapping[str, ModelCard]) -> int:
+    """The most that a step of the chain holds."""
+    _, *made = windows_px(plan.steps, plan.grid.read_px)
+    return max(
+        activation_bytes(models[step.task], plan.spec.bands, math.prod(window))
+        for step, window in zip(plan.steps, made, strict=True)
+    )
+
+
+def _tile(scene_id: str, spec: CubeSpec, tile_px: int, *, scale: int, step_px: int) -> int:
     """Edge of the tiles in target pixels: whole chunks and whole source pixels.
 
     A scene smaller than the tile is one tile; the lattice of a larger one depends on model and cube only.
     """
-    step = math.lcm(16, scale)
-    if tile_px % step:
-        near = max(step, tile_px // step * step)
+    if tile_px % step_px:
+        near = max(step_px, tile_px // step_px * step_px)
         raise Refused(
-            f"scene {scene_id}: a tile of {tile_px} pixels is no multiple of {step}, which the scale {scale} needs; "
-            f"{near} and {near + step} are"
+            f"scene {scene_id}: a tile of {tile_px} pixels is no multiple of {step_px}, which the scale {scale} needs; "
+            f"{near} and {near + step_px} are"
         )
-    return min(tile_px, -(-max(spec.height, spec.width) // step) * step)
+    return min(tile_px, -(-max(spec.height, spec.width) // step_px) * step_px)
 
 
 def pending(plan: Plan, done: Collection[Index]) -> Iterator[Tile]:
     """The tiles without a mark, in order; lazy, for a scene may have a million."""
     return (tile for tile in plan.grid if tile.index not in done)
-
-
-def _accepted(scene_id: str, spec: CubeSpec, card: ModelCard) -> tuple[str, ...]:
-    """Warnings about what the card was not trained on; Refused about what it does not accept."""
-    nm = [w for w, good in zip(spec.wavelength_nm, spec.good, strict=True) if good]
-    if not nm:
-        raise Refused(f"scene {scene_id}: all {spec.bands} bands are marked bad; nothing to restore")
-    if card.quantity is not None and spec.quantity not in card.quantity:
-        raise Refused(
-            f"scene {scene_id} holds {spec.quantity}, model {card.name} accepts {', '.join(card.quantity)}; "
-            "choose another with --model"
-        )
-    if card.accepts_range_nm is not None:
-        low, high = card.accepts_range_nm
-        if nm[0] < low or nm[-1] > high:
-            raise Refused(
-                f"scene {scene_id} spans {nm[0]:.0f}-{nm[-1]:.0f} nm, model {card.name} accepts "
-                f"{low:.0f}-{high:.0f} nm; choose another with --model"
-            )
-    steps = sorted(b - a for a, b in pairwise(nm) if b > a)
-    if card.accepts_spacing_nm is not None and steps:
-        low, high = card.accepts_spacing_nm
-        spacing = steps[len(steps) // 2]
-        if not low <= spacing <= high:
-            raise Refused(
-                f"scene {scene_id} has a band every {spacing:.1f} nm, model {card.name} accepts "
-                f"{low:.1f}-{high:.1f} nm; choose another with --model"
-            )
-    if card.window_bands is not None and len(nm) < card.window_bands:
-        return (f"{len(nm)} good bands are fewer than the {card.window_bands} of model {card.name}; reflected",)
-    return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
@@ -9,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from pipeline.forecast import PlannedScene
 from pipeline.job import Event, Run, RunReport, unit_id
-from pipeline.restore import PlannedScene
 from pipeline.run_report import Status
 
 SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "failed": "[red]failed[/]"}
@@ -108,6 +109,8 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     time_left = f", about {duration(sum(known))} of one worker" if known else ""
     tiles = plural(sum(row.tiles_to_do for row in todo), "tile")
     console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{time_left}", highlight=False)
+    for line, count in Counter(_models(row) for row in planned if row.plan is not None).items():
+        console.print(f"{plural(count, 'scene')}: {line}", highlight=False, soft_wrap=True)
     for name, row in zip(names, planned, strict=True):
         if row.plan is not None and row.plan.guide is not None:
             blocks = plural(len(row.plan.blocks), "block") if row.plan.blocks else "no block"
@@ -119,6 +122,12 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     warned = (f"{n}: {w}" for n, row in zip(names, planned, strict=True) if row.plan for w in row.plan.warnings)
     for line in dict.fromkeys(warned):
         console.print(f"[yellow]{line}[/]", highlight=False, soft_wrap=True)
+
+
+def _models(row: PlannedScene) -> str:
+    """The models of a planned scene, and why they."""
+    assert row.plan is not None
+    return ", then ".join(f"{s.task} with {s.model} ({s.why})" for s in row.plan.steps)
 
 
 def plural(count: int, noun: str) -> str:

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
-
 import catalog
-from catalog.cube import Cube, read_spec
-from catalog.errors import ArchiveError, NotFound
+from catalog.cube import read_spec
+from catalog.errors import ArchiveError
 from catalog.publish import cube_key, put_item, restored_item
 from catalog.root import Root
 from catalog.scene import Scene
-from models.card import ModelCard
-from models.checkpoint import FUSIONS
+from catalog.spec import CubeSpec
+from pipeline.choose import Chooser, Chosen
 from pipeline.config import RestoreJob
 from pipeline.execute import WAIT, Wait, Workers, on_ray
 from pipeline.fuse import Guides, budget_of, default_model
@@ -38,11 +35,8 @@ from pipeline.restore_worker import (
     Prepare,
     RestoreTile,
     RestoreWorker,
-    load_pair_model,
-    model_card,
 )
-
-DEFAULT_MODEL = {"denoise": "stas-subspace"}
+from pipeline.shelf import load_pair_model
 
 
 class RestoreUnit:
@@ -51,7 +45,7 @@ class RestoreUnit:
     def __init__(self, todo: Todo, root: Root, run: str) -> None:
         self._source, self._task = todo.source, todo.task
         self._guide, self._guide_scene = todo.guide, todo.guide_scene
-        self.collection, self.scene = _base(self._source.collection), self._source.id
+        self.collection, self.scene = base(self._source.collection), self._source.id
         self.id = unit_id(self.collection, self.scene)
         self._root = root
         self._run = run
@@ -63,8 +57,8 @@ class RestoreUnit:
             source=cube_key(self._source),
             ingest_id=str(self._source.properties["hypermend:ingest"]),
             collection=self.collection,
-            task=self._task.name,
-            model=self._task.model,
+            models={chosen.task: chosen.model for chosen in self._task.chain},
+            why={chosen.task: chosen.why for chosen in self._task.chain},
             tile_px=self._task.tile_px,
             guide=self._guide,
             budget=self._task.budget,
@@ -100,8 +94,9 @@ class RestoreUnit:
         said: dict[str, Any] = {}
         if plan.guide is not None:
             said |= {"hypermend:overlap": plan.guide.overlap, "hypermend:days_apart": plan.guide.days_apart}
-        if opened.warnings:
-            said |= {"hypermend:notes": list(opened.warnings)}
+        reasons = [f"model {step.model}: {step.why}" for step in plan.steps if step.why]
+        if opened.warnings or reasons:
+            said |= {"hypermend:notes": [*opened.warnings, *reasons]}
         if said:
             item = replace(item, properties={**item.properties, **said})
         return put_item(self._root, item, run=self._run)
@@ -111,12 +106,16 @@ class RestoreUnit:
 class Task:
     """What is done to a scene."""
 
-    name: str
-    model: str
-    card: ModelCard
+    chain: tuple[Chosen, ...]
+    """A model for each task, first done first."""
     tile_px: int | None
     granted_bytes: int | None
     budget: Budget | None = None
+
+    @property
+    def model(self) -> str:
+        """Names of the models, as ``--model`` takes them."""
+        return ",".join(chosen.model for chosen in self.chain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,53 +143,51 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None)
     found, workers = granted(job, root, todo(job, root))
     units = (RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one for one in found)
     make = partial(RestoreWorker, job.archive)
-    begun = Run(run_id, job, units, make, engine, scenes=len(found), lease=f"restore-{job.task}", workers=workers)
+    lease = f"restore-{'-'.join(job.tasks)}"
+    begun = Run(run_id, job, units, make, engine, scenes=len(found), lease=lease, workers=workers)
     models = sorted({one.task.model for one in found if isinstance(one, Todo)})
     begun.report.notes.update(task=job.task, model=", ".join(models))
     return begun
 
 
 def todo(job: RestoreJob, root: Root) -> list[Todo | Refusal]:
-    """Every scene of the job with its model and, for a fusion, its guide.
+    """Every scene of the job with its models and, for a fusion, its guide.
 
     Raises:
         Refused: as ``restore``. A scene that has no guide is a refusal of its own.
         BadCheckpoint: as ``restore``.
     """
-    task = cache(lambda name: task_of(job, root, name))
-    if job.model is not None:
-        task(job.model)  # a name that is wrong is wrong for every scene
+    choose = Chooser(job, root)
     found = sources(job)
     if job.task != "fuse":
-        return [Todo(source=scene, task=task(job.model or DEFAULT_MODEL[job.task])) for scene in found]
+        return [Todo(source=scene, task=_chain(job, root, choose, scene)) for scene in found]
     guides = Guides(job)
+    budget = cache(lambda name: budget_of(job, load_pair_model(root, name)))
     pairs: list[Todo | Refusal] = []
     for scene in found:
         try:
             guide, guide_scene = guides.of(scene)
         except Refused as refusal:
-            pairs.append(Refusal(scene=scene.id, collection=_base(scene.collection), reason=str(refusal)))
+            pairs.append(Refusal(scene=scene.id, collection=base(scene.collection), reason=str(refusal)))
             continue
-        model = job.model or default_model(scene.sensor, guide_scene.sensor)
-        pairs.append(Todo(source=scene, task=task(model), guide=guide, guide_scene=guide_scene))
+        chosen = choose("fuse", scene.sensor, _spec(root, scene), default_model(scene.sensor, guide_scene.sensor))
+        task = Task(
+            chain=(chosen,),
+            tile_px=job.tile_px,
+            granted_bytes=granted_bytes(job),
+            budget=budget(chosen.model),
+        )
+        pairs.append(Todo(source=scene, task=task, guide=guide, guide_scene=guide_scene))
     return pairs
 
 
-def task_of(job: RestoreJob, root: Root, name: str) -> Task:
-    """A model and what depends on it and on the job alone.
+def _chain(job: RestoreJob, root: Root, choose: Chooser, scene: Scene) -> Task:
+    chain = tuple(choose(task, scene.sensor, _spec(root, scene)) for task in job.tasks)
+    return Task(chain=chain, tile_px=job.tile_px, granted_bytes=granted_bytes(job))
 
-    Raises:
-        Refused: the model is of another task, or cannot use the budget.
-        BadCheckpoint: there is no such model.
-    """
-    card = model_card(root, name)
-    if (card.architecture in FUSIONS) != (job.task == "fuse"):
-        takes = "two images: it is for task 'fuse'" if card.architecture in FUSIONS else "one image and cannot fuse two"
-        raise Refused(f"model {name} takes {takes}; choose another with --model")
-    budget = budget_of(job, load_pair_model(root, name)) if job.task == "fuse" else None
-    return Task(
-        name=job.task, model=name, card=card, tile_px=job.tile_px, granted_bytes=granted_bytes(job), budget=budget
-    )
+
+def _spec(root: Root, scene: Scene) -> Callable[[], CubeSpec]:
+    return lambda: read_spec(root, cube_key(scene))
 
 
 LOOKED_AT = 8
@@ -212,12 +209,11 @@ def granted(job: RestoreJob, root: Root, found: list[Todo | Refusal]) -> tuple[l
     for one in found[:LOOKED_AT]:
         if isinstance(one, Todo):
             with contextlib.suppress(Refused, ArchiveError):  # said when the scene's turn comes
-                figures.append(_plan(one, root).tile_bytes)
+                figures.append(plan_of(one, root).tile_bytes)
     if not figures:
         return found, workers
     grant = round(MARGIN * max(figures))
-    tasks = {one.task.model: replace(one.task, granted_bytes=grant) for one in found if isinstance(one, Todo)}
-    told = [replace(one, task=tasks[one.task.model]) if isinstance(one, Todo) else one for one in found]
+    told = [replace(o, task=replace(o.task, granted_bytes=grant)) if isinstance(o, Todo) else o for o in found]
     return told, replace(workers, memory_bytes=grant + SLACK_BYTES, limit_bytes=grant)
 
 
@@ -234,15 +230,15 @@ def sources(job: RestoreJob) -> list[Scene]:
     Raises:
         Refused: as ``restore``.
     """
-    wanted = {_base(c) for c in job.collections}
-    guides = _base(job.guide_collection or "")
+    wanted = {base(c) for c in job.collections}
+    guides = base(job.guide_collection or "")
     found = [
         item.scene
         for item in catalog.open(job.archive).search(
             stage="source", sensor=job.sensor, bbox=job.bbox, datetime=job.datetime
         )
         # a guide is not restored itself unless it is asked for
-        if (_base(item.scene.collection) in wanted if wanted else _base(item.scene.collection) != guides)
+        if (base(item.scene.collection) in wanted if wanted else base(item.scene.collection) != guides)
     ]
     known = [scene.id for scene in found]
     for scene_id in job.scenes:
@@ -256,102 +252,23 @@ def sources(job: RestoreJob) -> list[Scene]:
     return found
 
 
-def _base(collection: str) -> str:
+def base(collection: str) -> str:
+    """The collection that a source collection was made from."""
     return collection.removesuffix("-source")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedScene:
-    """What a restoration would do to one scene; ``plan`` is None where it is refused, for ``reason``."""
-
-    collection: str
-    scene: str
-    plan: Plan | None = None
-    reason: str = ""
-    tiles_to_do: int = 0
-    read_bytes: int = 0
-    """Uncompressed, halos included; what is stored is smaller."""
-    seconds: float | None = None
-    """Of one worker, from the rate of the latest run with the same model; None before there was one."""
-
-    def to_dict(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.plan is not None:
-            keys = ("id", "source", "target", "model", "halo", "tile_px", "scale")
-            guide = self.plan.guide
-            values["plan"] = {
-                **{key: getattr(self.plan, key) for key in keys},
-                "guide": None if guide is None else asdict(guide),
-                "blocks": 0 if self.plan.blocks is None else len(self.plan.blocks),
-                "tiles": len(self.plan.grid),
-                "tile_memory_bytes": self.plan.tile_bytes,
-                "warnings": self.plan.warnings,
-            }
-        return values
-
-
-def planned(job: RestoreJob) -> Iterator[PlannedScene]:
-    """Plan every scene of the job without reading a pixel.
-
-    Raises:
-        Refused: as ``restore``. A scene that the model does not accept is a row with its reason.
-    """
-    root = catalog.open(job.archive).root
-    rate = cache(lambda model: _seconds_per_sample(root, model))
-    for one in todo(job, root):
-        if isinstance(one, Refusal):
-            yield PlannedScene(collection=one.collection or "", scene=one.scene, reason=one.reason)
-            continue
-        try:
-            plan = _plan(one, root)
-        except Refused as refusal:
-            scene = one.source
-            yield PlannedScene(collection=_base(scene.collection), scene=scene.id, reason=str(refusal))
-            continue
-        to_do = len(plan.grid) - len(_done(root, plan))
-        share = to_do / len(plan.grid)
-        read_px = [px // plan.scale + 2 * plan.halo for px in plan.grid.read_px]
-        itemsize = np.dtype(plan.spec.dtype).itemsize
-        samples = plan.spec.bands * plan.spec.height * plan.spec.width
-        yield PlannedScene(
-            collection=plan.collection,
-            scene=plan.scene_id,
-            plan=plan,
-            tiles_to_do=to_do,
-            read_bytes=to_do * read_px[0] * read_px[1] * plan.spec.bands * itemsize,
-            seconds=None if (per_sample := rate(plan.model)) is None else per_sample * samples * share,
-        )
-
-
-def _plan(one: Todo, root: Root) -> Plan:
+def plan_of(one: Todo, root: Root) -> Plan:
     scene, task, source = one.source, one.task, cube_key(one.source)
     return make_plan(
         scene_id=scene.id,
-        collection=_base(scene.collection),
+        collection=base(scene.collection),
         source=source,
         ingest_id=str(scene.properties["hypermend:ingest"]),
         spec=read_spec(root, source),
-        card=task.card,
-        task=task.name,
+        models={chosen.task: chosen.card for chosen in task.chain},
+        why={chosen.task: chosen.why for chosen in task.chain},
         tile_px=task.tile_px,
         guide=None if one.guide is None else (one.guide, read_spec(root, one.guide.source)),
         budget=task.budget,
         granted_bytes=task.granted_bytes,
     )
-
-
-def _done(root: Root, plan: Plan) -> frozenset[tuple[int, int]]:
-    try:
-        return frozenset(Cube(root, plan.target).done())
-    except NotFound:
-        return frozenset()
-
-
-def _seconds_per_sample(root: Root, model: str) -> float | None:
-    """Worker seconds for one band of one pixel in the latest run of ``model`` that wrote something."""
-    reports = sorted(entry.key for entry in root.list("runs") if entry.key.endswith("-restore/report.json"))
-    for key in reversed(reports):
-        report = json.loads(root.get(key))
-        if report["notes"].get("model") == model and report["samples"]:
-            return float(report["worker_s"]) / float(report["samples"])
-    return None

@@ -1,6 +1,6 @@
 """What a worker does for a restoration: prepare a scene, adapt its blocks, restore its tiles, sum it up.
 
-    read --(denoise_worker or fuse_worker)--> pixels of the core --> write one shard --> mark
+    read --(chain_worker or fuse_worker)--> pixels of the core --> write one shard --> mark
 
 Whatever a tile's pixels depend on lies within its halo, in the plan or in the weights of the blocks around it, so every
 tile size, worker and order gives the same cube (DESIGN section 4).
@@ -8,35 +8,31 @@ tile size, worker and order gives the same cube (DESIGN section 4).
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalog.cube import Cube, create, open_cube, read_spec
 from catalog.errors import NotFound
+from catalog.pairing import refined_lonlat
 from catalog.root import Root, to_json
 from catalog.spec import VALID
 from models.card import ModelCard
-from models.checkpoint import CARD, WEIGHTS, builtin, load, load_fusion
-from models.fusion import FusionModel
 from models.restorer import Model
-from pipeline.denoise_worker import DenoisedScene, scene_facts
+from pipeline.chain_worker import ChainScene, scene_facts
 from pipeline.fuse_worker import FusedScene, block_figures, block_marks, pair_facts, summary
 from pipeline.job import Finished, Opened, peak_bytes
 from pipeline.ledger import Receipt
 from pipeline.memory import keep_freed_memory
 from pipeline.plan import Budget, Guide, Plan, Refused, make_plan
+from pipeline.shelf import load_model, load_pair_model
 from pipeline.tiles import Index
-
-M = TypeVar("M", Model, FusionModel)
 
 # ---------------------------------------------------------------------------------------------------------- tasks
 
@@ -50,8 +46,10 @@ class Prepare:
     source: str
     ingest_id: str
     collection: str
-    task: str
-    model: str
+    models: Mapping[str, str]
+    """The model for each task, first done first."""
+    why: Mapping[str, str]
+    """Why each task got its model."""
     tile_px: int | None
     guide: Guide | None = None
     budget: Budget | None = None
@@ -102,8 +100,8 @@ class RestoreWorker:
     def __init__(self, archive: str) -> None:
         keep_freed_memory()
         self._root = Root(archive)
-        self._scenes: OrderedDict[str, tuple[DenoisedScene | FusedScene, Cube]] = OrderedDict()
-        self._denoiser = cache(lambda name: load_model(self._root, name))
+        self._scenes: OrderedDict[str, tuple[ChainScene | FusedScene, Cube]] = OrderedDict()
+        self._model = cache(lambda name: load_model(self._root, name))
         self._fusion = cache(lambda name: load_pair_model(self._root, name))
 
     def __call__(self, task: Prepare | AdaptBlock | RestoreTile | Finish) -> Any:
@@ -123,8 +121,8 @@ class RestoreWorker:
             source=task.source,
             ingest_id=task.ingest_id,
             spec=source.spec,
-            card=self._card(task.task, task.model),
-            task=task.task,
+            models={name: self._card(name, model) for name, model in task.models.items()},
+            why=task.why,
             tile_px=task.tile_px,
             guide=None if task.guide is None else (task.guide, read_spec(self._root, task.guide.source)),
             budget=task.budget,
@@ -146,8 +144,8 @@ class RestoreWorker:
         facts = plan.scene_facts
         assert facts is not None
         # A model that leaves a scene, or a window of its bands, as it is says why.
-        models = facts["model"] if isinstance(facts["model"], list) else [facts["model"]]
-        reasons = dict.fromkeys(f"left as it is: {f['reason']}" for f in models if "reason" in f)
+        found = [f for step in facts["steps"] for f in step] if plan.guide is None else [facts["model"]]
+        reasons = dict.fromkeys(f"left as it is: {f['reason']}" for f in found if "reason" in f)
         return Opened(
             total=len(plan.grid),
             done=done,
@@ -160,7 +158,7 @@ class RestoreWorker:
 
     def _facts(self, plan: Plan, source: Cube) -> dict[str, Any]:
         if plan.guide is None:
-            return scene_facts(plan, source, self._denoiser(plan.model))
+            return scene_facts(plan, source, self._models(plan))
         return pair_facts(plan, self._root, self._fusion(plan.model))
 
     def _adapt(self, task: AdaptBlock) -> Receipt:
@@ -194,20 +192,21 @@ class RestoreWorker:
         cube = Cube(self._root, plan.target)
         valid = sum(mark.extra["valid_px"] for mark in cube.done().values())
         cube.fold()
-        figures: dict[str, Any] = {}
+        figures: dict[str, Any] = {"models": [{"task": s.task, "model": s.model, "why": s.why} for s in plan.steps]}
         if plan.guide is not None:
-            figures = summary(plan, block_figures(self._root, plan))
+            figures |= summary(plan, block_figures(self._root, plan))
         return Finished(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
 
-    def _scene(self, key: str) -> tuple[DenoisedScene | FusedScene, Cube]:
+    def _scene(self, key: str) -> tuple[ChainScene | FusedScene, Cube]:
         if key not in self._scenes:
             plan = Plan.from_dict(self._root.get_json(key))
-            if self._card(plan.task, plan.model).weights_sha256 != plan.weights_sha256:
-                raise Refused(
-                    f"scene {plan.scene_id}: the weights of {plan.model} changed under its plan; run it again"
-                )
-            scene: DenoisedScene | FusedScene = (
-                DenoisedScene(plan, self._root, self._denoiser(plan.model))
+            for step in plan.steps:
+                if self._card(step.task, step.model).weights_sha256 != step.weights_sha256:
+                    raise Refused(
+                        f"scene {plan.scene_id}: the weights of {step.model} changed under its plan; run it again"
+                    )
+            scene: ChainScene | FusedScene = (
+                ChainScene(plan, self._root, self._models(plan))
                 if plan.guide is None
                 else FusedScene(plan, self._root, self._fusion(plan.model))
             )
@@ -217,47 +216,17 @@ class RestoreWorker:
         self._scenes.move_to_end(key)
         return self._scenes[key]
 
+    def _models(self, plan: Plan) -> list[Model]:
+        return [self._model(step.model) for step in plan.steps]
+
     def _card(self, task: str, name: str) -> ModelCard:
-        return self._fusion(name).card if task == "fuse" else self._denoiser(name).card
+        card = self._fusion(name).card if task == "fuse" else self._model(name).card
+        return replace(card, name=name)
 
 
 def _lonlat(root: Root, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """2-D longitude and latitude of a cube in sensor geometry."""
+    """2-D longitude and latitude of a cube in sensor geometry, on the pixels of the target."""
     cube = open_cube(root, plan.source)
     if "lon" not in cube.coords:
         return None
-    if plan.scale > 1:
-        raise Refused(
-            f"scene {plan.scene_id} is in sensor geometry, each pixel with its own longitude and latitude; on finer "
-            "pixels they would be invented: put it on a grid first"
-        )
-    return cube["lon"].values, cube["lat"].values
-
-
-def load_model(root: Root, name: str) -> Model:
-    """The model ``name`` of the archive, or the built-in one."""
-    return _found(root, name, load)
-
-
-def load_pair_model(root: Root, name: str) -> FusionModel:
-    """The same for a model that fuses two images."""
-    return _found(root, name, load_fusion)
-
-
-def _found(root: Root, name: str, read: Callable[[Path], M]) -> M:
-    with tempfile.TemporaryDirectory() as folder:
-        for file in (CARD, WEIGHTS):
-            try:
-                (Path(folder) / file).write_bytes(root.get(f"models/{name}/{file}"))
-            except NotFound:
-                if file == CARD:
-                    return read(builtin(name))
-        return read(Path(folder))
-
-
-def model_card(root: Root, name: str) -> ModelCard:
-    """The card alone: what a plan needs of a model."""
-    try:
-        return ModelCard.from_dict(root.get_json(f"models/{name}/{CARD}"))
-    except NotFound:
-        return ModelCard.read(builtin(name) / CARD)
+    return refined_lonlat(cube["lon"].values, cube["lat"].values, plan.scale)

@@ -102,6 +102,11 @@ class TileGrid:
         """(rows, columns) of every tile's core as it is read: the tile, or the scene where that is smaller."""
         return min(self.tile_px, self.height), min(self.tile_px, self.width)
 
+    def to_read(self, index: Index) -> Window:
+        """The core of a tile in the one shape in which all are read: the last ones end beyond the scene."""
+        at, (rows, columns) = self[index].core, self.read_px
+        return Window(y0=at.y0, y1=at.y0 + rows, x0=at.x0, x1=at.x0 + columns)
+
 
 def reflected(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """Source index of each of start..stop in a line of ``size`` pixels continued on both sides.
@@ -139,11 +144,10 @@ class PaddedRead:
         )
 
 
-def padded_read(grid: TileGrid, tile: Tile, halo: int) -> PaddedRead:
-    """The read of ``tile`` with ``halo`` pixels around it, of the same shape for every tile of the grid."""
-    rows, columns = grid.read_px
-    ys = reflected(tile.core.y0 - halo, tile.core.y0 + rows + halo, grid.height)
-    xs = reflected(tile.core.x0 - halo, tile.core.x0 + columns + halo, grid.width)
+def padded_window(height: int, width: int, core: Window, halo: int) -> PaddedRead:
+    """The read of ``core``, which may end beyond a scene of ``height`` x ``width``, with ``halo`` pixels around."""
+    ys = reflected(core.y0 - halo, core.y1 + halo, height)
+    xs = reflected(core.x0 - halo, core.x1 + halo, width)
     window = Window(y0=int(ys.min()), y1=int(ys.max()) + 1, x0=int(xs.min()), x1=int(xs.max()) + 1)
     return PaddedRead(window=window, take_y=ys - window.y0, take_x=xs - window.x0)
 

@@ -9,8 +9,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from benchmarks import fusion, fusion_real, kernels
+from benchmarks import fusion, fusion_real
 from models import degrade
+from pipeline import kernels
 from tests.test_models_blur import bent
 from tests.test_models_least_squares import spectra
 

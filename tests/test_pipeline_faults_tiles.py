@@ -20,7 +20,7 @@ import catalog
 from catalog import cube as cube_module
 from catalog.cube import Cube
 from catalog.root import Root
-from pipeline import denoise_worker
+from pipeline.chain_worker import Chain
 from pipeline.config import RestoreJob
 from pipeline.execute import Policy, Workers, on_ray
 from pipeline.failures import failures
@@ -149,15 +149,16 @@ def make_poisoned(make: Callable[[], Handler]) -> Handler:
             np.ones(3 * 2**30, np.uint8)
         if how == "nan":
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(denoise_worker, "restore_values", all_nan)
+                patch.setattr(Chain, "__call__", all_nan)
                 return handle(task)
         return handle(task)
 
     return poisoned
 
 
-def all_nan(restorer: Any, values: Any, core: Any) -> Any:
-    return np.full_like(values[(..., *core)], np.nan)
+def all_nan(chain: Any, values: Any) -> Any:
+    inner = slice(chain.margin, -chain.margin or None)
+    return np.full_like(values[:, inner, inner], np.nan)
 
 
 def test_f02_poison_tiles_are_put_aside_alone_each_with_its_reason(

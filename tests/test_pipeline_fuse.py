@@ -21,10 +21,11 @@ from catalog.spec import CLOUD, NEAR_FILL, NODATA, SATURATED, VALID, CubeSpec
 from models import checkpoint
 from pipeline.config import RestoreJob
 from pipeline.execute import serial
+from pipeline.forecast import planned
 from pipeline.job import RunReport
 from pipeline.pixels import Flags, Stored
 from pipeline.plan import Plan
-from pipeline.restore import planned, restore
+from pipeline.restore import restore
 from pipeline.restore_worker import RestoreWorker
 from pipeline.verify import verify
 from tests.small_cubes import make_scene, make_spec, write_tiles
@@ -425,7 +426,7 @@ def test_bands_beyond_the_guide_and_left_out_bands_are_said(tmp_path: Path) -> N
     assert "guide bands B, G are left out" in said
     assert re.search(r"\d bands below 600 nm or above 690 nm lie outside the range of the guide", said)
     (item,) = catalog.open(str(tmp_path / "a")).search(stage="restored")
-    assert item.scene.properties["hypermend:notes"] == list(scene.warnings)
+    assert item.scene.properties["hypermend:notes"] == [*scene.warnings, "model stub: asked for"]
 
 
 def test_a_model_that_does_not_adapt_has_no_blocks(tmp_path: Path) -> None:

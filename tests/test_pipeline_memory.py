@@ -10,11 +10,12 @@ import pytest
 
 from models.card import ModelCard
 from models.checkpoint import builtin
-from models.memory import activation_bytes_per_px
+from models.memory import activation_bytes
 from pipeline import memory
+from pipeline.choose import DEFAULT_MODEL
 from pipeline.config import RestoreJob
 from pipeline.plan import Refused
-from pipeline.restore import DEFAULT_MODEL, granted_bytes
+from pipeline.restore import granted_bytes
 from tests.test_pipeline_plan import make_spec, plan_of
 
 CARD = ModelCard.read(builtin(DEFAULT_MODEL["denoise"]) / "card.json")
@@ -48,8 +49,7 @@ def test_the_figure_is_near_the_peak_that_is_seen() -> None:
     seen = subprocess.run(
         [sys.executable, "-c", PEAK, str(bands), str(edge), CARD.name], check=True, capture_output=True, text=True
     )
-    measured = int(seen.stdout) / edge**2
-    assert 1 / 1.5 < activation_bytes_per_px(CARD, bands) / measured < 1.5
+    assert 1 / 1.5 < activation_bytes(CARD, bands, edge**2) / int(seen.stdout) < 1.5
 
 
 def test_a_tile_above_what_is_granted_is_refused_with_both_numbers() -> None:

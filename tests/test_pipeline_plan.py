@@ -29,9 +29,10 @@ def make_spec(bands: int = 40, size: int = 1000, dtype: str = "int16", **changes
 
 
 def plan_of(spec: CubeSpec | None = None, card: ModelCard | None = None, **changes: Any) -> Plan:
+    card = card or ModelCard(name="m", architecture="identity", halo=36)
     values: dict[str, Any] = {
-        "scene_id": "s", "collection": "enmap", "source": "source/s/1.zarr", "ingest_id": "1", "task": "denoise",
-        "spec": spec or make_spec(), "card": card or ModelCard(name="m", architecture="identity", halo=36),
+        "scene_id": "s", "collection": "enmap", "source": "source/s/1.zarr", "ingest_id": "1",
+        "spec": spec or make_spec(), "models": {"denoise": card},
     }  # fmt: skip
     return make_plan(**(values | changes))
 
@@ -109,7 +110,7 @@ def test_no_good_band_is_refused() -> None:
 def test_few_bands_are_reflected_and_said() -> None:
     plan = plan_of(spec=make_spec(bands=6), card=ModelCard(name="m", architecture="identity", window_bands=31))
     assert "6 good bands are fewer than the 31" in plan.warnings[0]
-    windows = plan.windows
+    windows = plan.windows(plan.steps[0])
     assert windows is not None
     assert len(windows) == 1
 
@@ -140,7 +141,7 @@ def test_a_job_file_and_its_overrides(tmp_path: Any) -> None:
         ('archive = "a"\ntile_px = 65', "65 is not a multiple of 16"),
         ('archive = "a"\nworkers = 0', "workers: Input should be greater than or equal to 1"),
         ('archive = "a"\nbbox = [10, 5, 20, 1]', "is not west, south, east, north"),
-        ('archive = "a"\ntask = "polish"', "task: Input should be 'denoise'"),
+        ('archive = "a"\ntask = "polish"', "'polish' is no task; there are denoise, sharpen, fuse"),
         ("archive = ", "not a TOML file"),
     ],
 )

@@ -16,9 +16,9 @@ from catalog.spec import NEAR_FILL, NODATA, VALID, CubeSpec
 from models.card import ModelCard
 from models.checkpoint import save
 from models.stas import Genotype, Stas
+from pipeline.choose import DEFAULT_MODEL
 from pipeline.pixels import Flags, Stored
 from pipeline.plan import RESULT_VERSION, Plan, Refused, make_plan
-from pipeline.restore import DEFAULT_MODEL
 from pipeline.restore_worker import Prepare, RestoreTile, RestoreWorker
 from tests.test_pipeline_plan import make_spec
 
@@ -96,8 +96,8 @@ def restore_all(root: Root, model: str, tile_px: int | None = None) -> tuple[Sto
             source=SOURCE,
             ingest_id="i",
             collection="c",
-            task="denoise",
-            model=model,
+            models={"denoise": model},
+            why={},
             tile_px=tile_px,
         )
     )
@@ -226,6 +226,6 @@ def test_the_id_of_a_plan_does_not_drift() -> None:
     """Golden: an unchanged archive must never be redone because of an upgrade (F15). Change it only on purpose."""
     card = ModelCard(name="m", architecture="identity", halo=3)
     plan = make_plan(
-        scene_id="s", collection="c", source=SOURCE, ingest_id="i", spec=make_spec(), card=card, task="denoise"
+        scene_id="s", collection="c", source=SOURCE, ingest_id="i", spec=make_spec(), models={"denoise": card}
     )
     assert (RESULT_VERSION, plan.id) == (2, "20f2c1498106f680")

@@ -12,7 +12,7 @@ from pipeline.tiles import (
     TileGrid,
     band_runs,
     default_tile_px,
-    padded_read,
+    padded_window,
     reflected,
     sample_windows,
     spectral_windows,
@@ -49,7 +49,7 @@ def test_padded_reads_equal_the_padded_scene(height: int, width: int, tile_px: i
     whole = np.pad(scene, ((0, 0), (halo, halo + tile_px), (halo, halo + tile_px)), mode="reflect")
     rows, columns = grid.read_px
     for tile in grid:
-        read = padded_read(grid, tile, halo)
+        read = padded_window(height, width, grid.to_read(tile.index), halo)
         assert 0 <= read.window.y0 < read.window.y1 <= height
         assert 0 <= read.window.x0 < read.window.x1 <= width
         got = read.take(scene[:, read.window.y, read.window.x])

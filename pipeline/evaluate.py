@@ -1,0 +1,304 @@
+"""The table of a paper for any model on the source cubes of an archive. No Ray: one scene after the other, here.
+
+Protocols (PAPERS.md section 4; the same code and figures as the benchmarks'):
+
+    denoise  the scene divided by its largest value, its centre; white noise of sigma / 255 from default_rng([0, sigma])
+             afresh for each scene, unclipped. Beside it: the noisy image, truncated SVD (the best rank of 3 to 8).
+    sharpen  the same, or divided by 65535 where a camera's counts fill 16 bits (CAVE); the top-left pixels, reduced by
+             antialiased bicubic. Beside it: bicubic.
+    fuse     the scene divided by its largest value, its centre; blurred by the kernel, decimated, noise of 40 dB; the
+             guide is the scene through its response. Not adapted. Beside it: bicubic, least squares.
+
+A scene that the model's card was trained on says nothing of the model: it is left out, or marked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+import catalog
+from catalog.cube import Cube
+from catalog.errors import ArchiveError
+from catalog.publish import cube_key
+from catalog.root import Root
+from catalog.scene import Scene
+from catalog.spec import CubeSpec
+from models.bicubic import enlarge, reduce
+from models.card import ModelCard
+from models.checkpoint import FUSIONS
+from models.degrade import gaussian
+from models.fusion import BadPair
+from models.restorer import Model
+from pipeline.acceptance import not_accepted
+from pipeline.config import EvaluateJob, RestoreJob
+from pipeline.pixels import data_mask, fill_holes, physical
+from pipeline.plan import Refused
+from pipeline.restore import sources
+from pipeline.score import F32, Mask, restored, scores, truncated_svd
+from pipeline.shelf import load_model, load_pair_model, model_card
+from pipeline.tiles import SpectralWindow, Window, spectral_windows
+from pipeline.trial import bicubic_pair, degraded, laboratory, unadapted
+
+FULL_SCALE = {"cave": 65535.0}
+"""Sensors whose counts have a full scale of their own; other scenes are divided by their largest value."""
+CROP_PX = {"denoise": 300, "sharpen": 512, "fuse": 512}
+FIGURES = ("psnr", "ssim", "sam_deg", "ergas", "rmse")
+
+Method = Callable[[], F32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method on one scene at one level."""
+
+    scene: str
+    level: str
+    method: str
+    figures: Mapping[str, float | None]
+    seconds: float
+    trained_on: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        flat = {"scene": self.scene, "level": self.level, "method": self.method, **self.figures}
+        return {**flat, "seconds": round(self.seconds, 3), "trained_on": self.trained_on}
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """What came out."""
+
+    model: str
+    task: str
+    protocol: str
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Scenes that the model was trained on."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Scenes that could not be scored, with the reason."""
+
+    def means(self) -> list[dict[str, Any]]:
+        """Of each level and method over the scenes."""
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((row.level, row.method), []).append(row)
+        return [
+            {"level": level, "method": method, "scenes": len(rows), **{n: _mean(rows, n) for n in FIGURES}}
+            for (level, method), rows in groups.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        head = {"model": self.model, "task": self.task, "protocol": self.protocol}
+        rows = [row.to_dict() for row in self.rows]
+        return {**head, "rows": rows, "means": self.means(), "left_out": self.left_out, "failed": self.failed}
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [value for row in rows if (value := row.figures[name]) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def evaluate(job: EvaluateJob, said: Callable[[str], None] = lambda line: None) -> Evaluation:
+    """Score a model on the scenes of a job.
+
+    Args:
+        said: is told of every scene that is done.
+
+    Raises:
+        Refused: nothing matches, the model is for another task, or every scene is one that it was trained on.
+        BadCheckpoint: there is no such model.
+    """
+    root = catalog.open(job.archive).root
+    card = model_card(root, job.model)
+    _fits(card, job)
+    wanted = RestoreJob(archive=job.archive, scenes=job.scenes, collections=job.collections, sensor=job.sensor)
+    found = [(scene, trained_on(card, scene)) for scene in sources(wanted)]
+    known = [scene.id for scene, trained in found if trained]
+    if known and not job.trained_on_too and (job.scenes or len(known) == len(found)):
+        raise Refused(
+            f"model {card.name} was trained on {', '.join(known[:3])}{' ...' * (len(known) > 3)}: a score there says "
+            "nothing of it; name other scenes, or mark them with --trained-on-too"
+        )
+    out = Evaluation(model=card.name, task=job.task, protocol=_protocol(job))
+    trial = _trial(job, root, card)
+    for scene, trained in found:
+        if trained and not job.trained_on_too:
+            out.left_out.append(scene.id)
+            continue
+        try:
+            for scored in trial(scene):
+                out.rows.append(replace(scored, trained_on=trained))
+            said(scene.id)
+        except (Refused, ArchiveError, BadPair, ValueError) as error:
+            out.failed[scene.id] = str(error)
+    return out
+
+
+def trained_on(card: ModelCard, scene: Scene) -> bool:
+    """Whether the card names the scene, by its id or by collection and id; a CAVE folder with or without its `_ms`."""
+    names = {name.removesuffix("_ms").lower() for name in card.trained_on}
+    id = scene.id.removesuffix("_ms").lower()
+    return bool({id, f"{scene.collection.removesuffix('-source')}/{id}".lower()} & names)
+
+
+def _fits(card: ModelCard, job: EvaluateJob) -> None:
+    if (card.architecture in FUSIONS) != (job.task == "fuse"):
+        raise Refused(f"model {card.name} is not for task {job.task!r}; `hypermend models` shows what each is for")
+    if job.task == "sharpen" and (card.scale == 1 or job.scale not in (None, card.scale)):
+        raise Refused(f"model {card.name} makes pixels {card.scale} times finer, not {job.scale or 'at all'}")
+    if job.task == "denoise" and card.scale > 1:
+        raise Refused(f"model {card.name} makes pixels finer: it is for task 'sharpen'")
+
+
+def _protocol(job: EvaluateJob) -> str:
+    crop = job.crop_px or CROP_PX[job.task]
+    if job.task == "denoise":
+        return f"scene / its maximum, centre {crop} px, white noise sigma / 255, clipped to 0..1; PSNR over the cube"
+    if job.task == "sharpen":
+        return f"CAVE / 65535, others / maximum, top-left {crop} px, bicubic reduction, clipped to 0..1"
+    return f"scene / its maximum, centre {crop} px, blurred, decimated, 40 dB; not adapted; clipped to 0..1"
+
+
+# ---------------------------------------------------------------------------------------------------------- trials
+
+Trial = Callable[[Scene], Iterator[Row]]
+
+
+def _trial(job: EvaluateJob, root: Root, card: ModelCard) -> Trial:
+    """What is done with one scene: a row for each level and method."""
+    crop = job.crop_px or CROP_PX[job.task]
+    if job.task == "fuse":
+        return _Fuse(job, root, crop)
+    model = load_model(root, job.model)
+    return _Denoise(root, model, crop, job.sigma) if job.task == "denoise" else _Sharpen(root, model, crop)
+
+
+@dataclass(frozen=True)
+class _Denoise:
+    root: Root
+    model: Model
+    crop: int
+    sigma: tuple[int, ...]
+
+    def __call__(self, scene: Scene) -> Iterator[Row]:
+        spec, truth, known = _image(self.root, scene, self.model.card, crop=self.crop, centre=True)
+        windows = _windows(spec, self.model)
+        for sigma in self.sigma:
+            noisy = gaussian(truth, sigma / 255, np.random.default_rng([0, sigma]))
+            methods: dict[str, Method] = {
+                "noisy": partial(np.asarray, noisy),
+                "svd": partial(truncated_svd, noisy, truth),
+                self.model.card.name: partial(restored, self.model, noisy, known, windows=windows),
+            }
+            yield from _rows(scene, f"sigma {sigma}", truth, known, methods)
+
+
+@dataclass(frozen=True)
+class _Sharpen:
+    root: Root
+    model: Model
+    crop: int
+
+    def __call__(self, scene: Scene) -> Iterator[Row]:
+        s = self.model.scale
+        spec, truth, known = _image(self.root, scene, self.model.card, crop=self.crop, centre=False)
+        h, w = (n // s * s for n in truth.shape[1:])
+        if not h or not w:
+            raise Refused(f"scene {scene.id}: {truth.shape[1]} x {truth.shape[2]} pixels are too few for scale {s}")
+        truth, known = np.ascontiguousarray(truth[:, :h, :w]), known[:h, :w]
+        coarse = reduce(torch.from_numpy(truth), s).numpy()
+        # A coarse pixel is known where every pixel under it is.
+        there: Mask = known.reshape(h // s, s, w // s, s).all(axis=(1, 3))  # type: ignore[assignment]
+        methods: dict[str, Method] = {
+            "bicubic": lambda: enlarge(torch.from_numpy(coarse), s).numpy(),
+            self.model.card.name: partial(restored, self.model, coarse, there, windows=_windows(spec, self.model)),
+        }
+        yield from _rows(scene, f"x{s}", truth, known, methods, ratio=s)
+
+
+class _Fuse:
+    def __init__(self, job: EvaluateJob, root: Root, crop: int) -> None:
+        self.root, self.crop, self.scale = root, crop, job.scale or 8
+        self.guide = job.guide_sensor
+        self.model = load_pair_model(root, job.model)
+        self.start = load_pair_model(root, "least-squares")
+
+    def __call__(self, scene: Scene) -> Iterator[Row]:
+        spec, truth, known = _image(self.root, scene, self.model.card, crop=self.crop, centre=True)
+        if not known.all():
+            raise Refused(
+                f"scene {scene.id}: pixels without data among the {self.crop} of its centre; a pair needs all"
+            )
+        s = self.scale
+        h, w = (n // s * s for n in truth.shape[1:])
+        truth = np.ascontiguousarray(truth[:, :h, :w])
+        for name, pair, setup in degraded(truth, laboratory(spec, self.guide, s)):
+            methods: dict[str, Method] = {"bicubic": partial(bicubic_pair, pair, setup)}
+            methods |= {m.card.name: partial(unadapted, m, pair, setup) for m in (self.start, self.model)}
+            yield from _rows(scene, f"x{s} {name}", truth, known[:h, :w], methods, ratio=s)
+
+
+def _rows(
+    scene: Scene, level: str, truth: F32, known: Mask, methods: Mapping[str, Method], *, ratio: float = 1.0
+) -> Iterator[Row]:
+    for name, method in methods.items():
+        begin = time.perf_counter()
+        estimate = method()
+        seconds = time.perf_counter() - begin
+        found = scores(truth, estimate, None if known.all() else known, ratio=ratio)
+        figures = {figure: found[figure] for figure in FIGURES}
+        yield Row(scene=scene.id, level=level, method=name, figures=figures, seconds=seconds)
+
+
+def _windows(spec: CubeSpec, model: Model) -> tuple[SpectralWindow, ...] | None:
+    """The spectral windows of the good bands, where the model takes some at a time."""
+    if model.card.window_bands is None:
+        return None
+    good = [i for i, use in enumerate(spec.good) if use]
+    nm, detector = [spec.wavelength_nm[i] for i in good], [spec.detector[i] for i in good]
+    return spectral_windows(nm, detector, (True,) * len(good), model.card.window_bands)
+
+
+def _image(root: Root, scene: Scene, card: ModelCard, *, crop: int, centre: bool) -> tuple[CubeSpec, F32, Mask]:
+    """(spec, (good bands, h, w) in 0..1 without holes, where there was data) of the pixels that are scored.
+
+    Raises:
+        Refused: the model does not accept the cube, or no pixel of the crop holds data.
+    """
+    cube = Cube(root, cube_key(scene))
+    spec = cube.spec
+    good = np.flatnonzero(spec.good)
+    if not len(good):
+        raise Refused(f"scene {scene.id}: all {spec.bands} bands are marked bad")
+    if (reason := not_accepted(spec, card)) is not None:
+        raise Refused(f"scene {scene.id} {reason}")
+    top, left = (max(0, (n - crop) // 2) if centre else 0 for n in (spec.height, spec.width))
+    window = Window(y0=top, y1=min(top + crop, spec.height), x0=left, x1=min(left + crop, spec.width))
+    stored, flags = cube.read(window.y, window.x)
+    values = physical(stored[good], spec)
+    known = data_mask(values, flags)
+    if not known.any():
+        raise Refused(f"scene {scene.id}: no pixel of the {crop} x {crop} that are scored holds data")
+    fill_holes(values, known, values[:, known].mean(axis=1))
+    return spec, (values / np.float32(FULL_SCALE.get(spec.sensor) or _largest(cube, good))).astype(np.float32), known
+
+
+def _largest(cube: Cube, good: np.ndarray[Any, Any]) -> float:
+    """Largest value of the whole scene's good bands, read in pieces."""
+    most = 0.0
+    for iy in range(cube.spec.tiles[0]):
+        for ix in range(cube.spec.tiles[1]):
+            stored, flags = cube.read(*cube.spec.window(iy, ix))
+            values = physical(stored[good], cube.spec)
+            known = data_mask(values, flags)
+            if known.any():
+                most = max(most, float(values[:, known].max()))
+    if most <= 0:
+        raise Refused("its largest value is not above zero; there is nothing to divide by")
+    return most
