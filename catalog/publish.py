@@ -241,14 +241,14 @@ def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:
     for asset in item["assets"].values():
         asset["href"] = _stored_href(root, folder, asset["href"])
     item["links"] = [
-        _entry_link("root", posixpath.relpath("catalog.json", folder), _JSON),
+        _entry_link("root", _relative("catalog.json", folder), _JSON),
         _entry_link("parent", "./catalog.json", _JSON),
         _entry_link("collection", "../catalog.json", _JSON),
     ]
     for name in ("hypermend:derived_from", "hypermend:guide"):
         made_from = scene.properties.get(name)
         if made_from is not None and root.exists(made_from):
-            item["links"].append(_entry_link("derived_from", posixpath.relpath(made_from, folder), _GEOJSON))
+            item["links"].append(_entry_link("derived_from", _relative(made_from, folder), _GEOJSON))
         elif made_from is not None:  # ingested straight from a STAC elsewhere: there is no raw item here
             del item["properties"][name]
     return item
@@ -258,12 +258,18 @@ def _stored_href(root: Root, folder: str, href: str) -> str:
     """An href as it is stored in an item of `folder`: relative inside the archive, unsigned outside."""
     if is_remote(href):
         prefix = root.url.rstrip("/") + "/"
-        return posixpath.relpath(href[len(prefix) :], folder) if href.startswith(prefix) else _unsigned(href)
+        return _relative(href[len(prefix) :], folder) if href.startswith(prefix) else _unsigned(href)
     if not href.startswith("/"):  # a key of this archive
-        return posixpath.relpath(href, folder)
+        return _relative(href, folder)
     if root.is_local and href.startswith(root.url.rstrip("/") + "/"):
         return posixpath.relpath(href, root.href(folder))
     return href
+
+
+def _relative(key: str, folder: str) -> str:
+    """One key as seen from the folder of another. Never a question of where this process stands: its working directory
+    may be gone (Ray removes that of a job which it takes for finished)."""
+    return posixpath.relpath(f"/{key}", f"/{folder}")
 
 
 def _unsigned(href: str) -> str:

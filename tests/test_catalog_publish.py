@@ -217,3 +217,12 @@ def test_an_empty_archive_has_no_catalog(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no archive at"):
         catalog.open(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_item_is_put_from_a_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert put_item(Root(tmp_path / "archive"), make_scene(), run="r") > 0
+    monkeypatch.chdir(tmp_path)
