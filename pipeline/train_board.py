@@ -8,6 +8,14 @@ from typing import Any
 
 from catalog.errors import Refused
 
+TAGS = {
+    "fit/loss": "loss",
+    "fit/learning_rate": "learning_rate",
+    "fit/psnr_db": "psnr_db",
+    "fit/without": "baseline_db",
+}
+"""Curve -> key of a line; one group, so that all are seen at once."""
+
 
 class Board:
     """Event files in a local folder, one run in it for each training."""
@@ -33,11 +41,11 @@ class Board:
             if step <= self._last:
                 continue
             self._last = step
-            for key in ("loss", "learning_rate", "psnr_db", "baseline_db"):
+            for tag, key in TAGS.items():
                 if key in line:
-                    self._writer.add_scalar(key, line[key], step)
+                    self._writer.add_scalar(tag, line[key], step)
             for scene, scores in line.get("scenes", {}).items():
-                self._writer.add_scalar(f"psnr_db of scene/{scene}", scores["psnr_db"], step)
+                self._writer.add_scalar(f"psnr_db by scene/{scene}", scores["psnr_db"], step)
         self._writer.flush()
 
     def close(self) -> None:
