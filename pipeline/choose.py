@@ -149,11 +149,5 @@ def possible(job: RestoreJob, root: Root) -> list[ModelCard]:
 
 
 def spectrum_of(card: ModelCard) -> Spectrum | None:
-    """What the model was trained on: as its card says, else as far as it follows from what it accepts."""
-    if card.spectrum:
-        return Spectrum(**card.spectrum)
-    if card.accepts_range_nm is None or card.accepts_spacing_nm is None:
-        return None
-    low, high = card.accepts_range_nm
-    spacing = sum(card.accepts_spacing_nm) / 2
-    return Spectrum(bands=round((high - low) / spacing) + 1 if spacing > 0 else 1, low_nm=low, high_nm=high)
+    """What the model was trained on; None where its card does not say, and then it is used by its name alone."""
+    return Spectrum(**card.spectrum) if card.spectrum else None

@@ -79,7 +79,6 @@ def _card(plan: TrainPlan, **fields: Any) -> ModelCard:
         name=plan.id,
         config=dict(plan.config),
         accepts_range_nm=(s.low_nm, s.high_nm),
-        spectrum={"bands": s.bands[1], "low_nm": s.low_nm, "high_nm": s.high_nm},
         accepts_spacing_nm=s.spacing_nm,
         quantity=s.quantity,
         code_version=importlib.metadata.version("hypermend"),
