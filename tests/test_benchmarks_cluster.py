@@ -12,7 +12,7 @@ from benchmarks import cluster
 @pytest.mark.fault
 @pytest.mark.slow
 def test_f24_many_small_tiles_with_random_faults_and_five_kills(ray_session: None, tmp_path: Path) -> None:
-    """2,000 tiles; `python -m benchmarks.cluster soak --tiles 50000` is the long one. Seen to fail at one death."""
+    """2,000 tiles; `python -m benchmarks.cluster soak --tiles 50000` is the long one."""
     figures = cluster.soak(tmp_path, 2_000)
     assert (figures["tiles"], figures["marked"], figures["exit_code"]) == (2_000, 2_000, 0)
     assert figures["faults"] > 5 + 5  # 1 % in passing, and five workers killed

@@ -62,7 +62,6 @@ def redirecting() -> Iterator[str]:
 
 
 def test_a_redirect_there_is_refused(redirecting: str) -> None:
-    """Seen to fail without the check in the handler of redirects: it asks, and waits for an answer."""
     with pytest.raises(BadAsset, match="link-local address"):
         Reach().fetch(redirecting)
 

@@ -107,7 +107,6 @@ def test_a_scene_that_could_not_be_read_is_ingested_again(archive: str, tmp_path
 
 
 def test_superseded_cubes_are_pruned_and_nothing_else(archive: str) -> None:
-    """Seen to fail, each by itself, without the check of `named`, of `read` and of the leases."""
     restore(job_of(archive), engine=serial).wait()
     old = {cube_key(i.scene) for i in catalog.open(archive).search(stage="restored")}
     restore(job_of(archive, tile_px=64), engine=serial).wait()

@@ -137,7 +137,7 @@ def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
 def test_f04_a_machine_that_leaves_costs_no_try_and_a_process_that_dies_does(
     error: str, alive: bool, tries_left: bool, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen to fail with `lost` always False. benchmarks.real_cluster kills a real one."""
+    """benchmarks.real_cluster kills a real one."""
     crew = execute._Crew(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
     monkeypatch.setattr(execute, "_living", lambda: {"here": {}} if alive else {"elsewhere": {}})
     died = ActorDiedError(None)

@@ -95,8 +95,7 @@ def writes_that_fail(
 def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
     ingested: Path, tmp_path: Path, clean: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every sixth write of a whole restoration, and each of the last five. Seen to fail with the item put before the
-    marks are folded, and with `done` taking shards for marks."""
+    """Every sixth write of a whole restoration, and each of the last five."""
     with writes_that_fail(monkeypatch, 10**9, Killed) as count:
         restored(str(shutil.copytree(ingested, tmp_path / "count")))
     total = count[0]
@@ -125,7 +124,7 @@ def _folded(archive: str) -> bool:
 
 
 def test_f12_a_full_disk_is_a_clean_stop(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen to fail with `Full` taken out: the run goes on from tile to tile."""
+    """`Full` is what keeps the run from going on from tile to tile."""
     undisturbed = str(shutil.copytree(ingested, tmp_path / "undisturbed"))
     restored(undisturbed, tile_px=16)
     clean = restored_bytes(undisturbed)
@@ -148,7 +147,7 @@ def test_f12_a_full_disk_is_a_clean_stop(ingested: Path, tmp_path: Path, monkeyp
 
 
 def test_f06_of_two_drivers_on_one_scene_one_works_and_the_other_says_who(archive: str, clean: dict[str, str]) -> None:
-    """Seen to fail without the lease: the second writes the same tiles."""
+
     first = restore(job_of(archive), engine=serial)
     events = iter(first)
     assert [event.kind for event in islice(events, 3)] == ["opened", "tile", "tile"]
@@ -181,7 +180,6 @@ def test_f06_a_driver_whose_lease_was_taken_over_publishes_nothing(
 
 
 def test_f09_a_reader_sees_the_old_cube_whole_or_the_new_one_whole(archive: str) -> None:
-    """Seen to fail with the item put when the scene is opened."""
     restored(archive)
     truth = catalog.open(archive).search(stage="source")[0].dataset()["reflectance"].values
     seen: set[str] = set()
@@ -226,7 +224,6 @@ def test_f15_results_version_or_input_changed_and_nothing_old_is_reused(
 
 
 def test_f15_a_new_version_of_the_package_alone_redoes_nothing(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen to fail with `processing:software` taken out of what does not count."""
     restored(archive)
     monkeypatch.setattr(publish.metadata, "version", lambda name: "99.0")
     assert restored(archive).bytes_written == 0

@@ -117,7 +117,6 @@ async def dying_set(self: Any, key: str, value: Any) -> None:
 def test_f01_killed_before_read_before_write_in_it_and_around_the_mark(
     archive: str, clean: dict[str, str], ray_session: None, tmp_path: Path
 ) -> None:
-    """Seen to fail with `max_deaths=1`, the tile not being tried again."""
     report = restored_with(archive, partial(make_dying, tmp_path))
     assert report.exit_code == 0, [s.reason for s in report.scenes]
     tries = (tmp_path / "tries").read_text().split()
@@ -164,8 +163,7 @@ def all_nan(chain: Any, values: Any) -> Any:
 def test_f02_poison_tiles_are_put_aside_alone_each_with_its_reason(
     archive: str, clean: dict[str, str], ray_session: None
 ) -> None:
-    """Seen to fail without `limit_growth` (nothing stops the memory), without `refuse_bad_output` (the tile is done and
-    the scene published), without `_overdue` (the run never ends)."""
+    """What must stop them: `limit_growth`, `refuse_bad_output`, the deadline, and the count of deaths."""
     report = restored_with(archive, make_poisoned, max_deaths=2, deadline_s=6.0)
     (scene,) = report.scenes
     assert (scene.status, scene.tiles_failed, scene.tiles_written) == ("failed", len(POISON), TILES - len(POISON))

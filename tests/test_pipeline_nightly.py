@@ -168,7 +168,7 @@ def test_f14_a_search_that_dies_says_so_and_what_it_found_is_done(
 
 
 def test_f07_a_night_meets_a_backfill_and_neither_loses_a_tile(house: House) -> None:
-    """Seen to fail without the leases of the scenes: both restore scene one."""
+    """Seen to fail without the leases of the scenes."""
     ingest(house.job, engine=serial).wait()
     backfill = restore(
         RestoreJob(archive=house.archive, model="identity", tile_px=32, scenes=("one_ms",)), engine=serial
