@@ -490,6 +490,11 @@ def test_what_was_trained_becomes_a_model(scenes: Root, task: str, tmp_path: Pat
     card = publish(scenes, f"m-{task}", plan, ledger, record)
     model = (load_pair_model if task == "fuse" else load_model)(scenes, card.name)
     assert model.card == card and card.recipe["training"] == plan.id
+    ledger.forget(record)
+    versions = {e.key: e.version for e in scenes.list("")}
+    again = train(job(scenes, task, steps=2, patience=31, name=card.name), lambda line: None)
+    assert (again.state, again.model) == ("current", f"models/{card.name}")
+    assert {e.key: e.version for e in scenes.list("")} == versions, "a finished training was touched"
     board = Board(tmp_path, plan.id)
     board.show(ledger.lines())
     board.close()
