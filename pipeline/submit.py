@@ -117,9 +117,9 @@ def _shipped() -> list[Path]:
 
 
 def retrying(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call, tried again for a minute while the head has only just started."""
+    """The call, tried again for three minutes while the head has only just started."""
     starting = retry_if_exception(lambda error: "No available agent" in str(error))
-    return retry(retry=starting, wait=wait_fixed(2), stop=stop_after_delay(60), reraise=True)(call)
+    return retry(retry=starting, wait=wait_fixed(2), stop=stop_after_delay(180), reraise=True)(call)
 
 
 @contextmanager
