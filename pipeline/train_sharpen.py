@@ -72,7 +72,8 @@ def validate(model: SsrnetModel, scenes: Mapping[str, F32]) -> dict[str, float]:
 def train(data: Path, out: Path, config: dict[str, Any], settings: FitSettings, *, seed: int, recipe: str) -> None:
     """Train, and write the model to `out` at every check."""
     scenes = cubes(data / "cave")
-    held_out = {k: scenes.pop(k)[:, :512, :512] for k in VALIDATION}
+    px = 512 // config["scale"] * config["scale"]
+    held_out = {k: scenes.pop(k)[:, :px, :px] for k in VALIDATION}
     torch.manual_seed(seed)
     net = network(config)
     s = PatchSettings(scale=config["scale"])
