@@ -16,14 +16,16 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -171,6 +173,13 @@ def main() -> None:
     parser.add_argument("--done", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=10_000)
     asked = parser.parse_args()
+    lines = sys.stdout
+    with redirect_stdout(sys.stderr):  # Ray prints what its raylet has to say
+        run_all(asked, lines)
+
+
+def run_all(asked: argparse.Namespace, lines: TextIO) -> None:
+    """Measure what was asked for, a line for each."""
     start_ray(cpus=2)
     todo = {
         "tiles": [("tiles", partial(tiles, count=asked.tiles, marks=m), m) for m in (False, True)],
@@ -190,7 +199,7 @@ def main() -> None:
             "versions": {"ray": version("ray"), "obstore": version("obstore")},
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
         }
-        print(json.dumps({"name": f"cluster-{name}", "marks": marks, **figures, **where}), flush=True)
+        print(json.dumps({"name": f"cluster-{name}", "marks": marks, **figures, **where}), file=lines, flush=True)
 
 
 if __name__ == "__main__":
