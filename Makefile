@@ -54,6 +54,8 @@ bench: $(VENV)/.installed-test
 	mv $(RESULTS)/sharpen.part $(RESULTS)/sharpen.jsonl
 	$(BIN)/python -m benchmarks.ssrnet > $(RESULTS)/ssrnet.part
 	mv $(RESULTS)/ssrnet.part $(RESULTS)/ssrnet.jsonl
+	$(BIN)/python -m benchmarks.cluster > $(RESULTS)/cluster.part
+	mv $(RESULTS)/cluster.part $(RESULTS)/cluster.jsonl
 	$(BIN)/python -m benchmarks.loader > $(RESULTS)/loader.part
 	mv $(RESULTS)/loader.part $(RESULTS)/loader.jsonl
 
