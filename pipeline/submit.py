@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
@@ -236,7 +237,7 @@ class Cluster:
         """Ray's errors in one line, with what to do; never what was sent."""
         try:
             yield
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except (RayError, RuntimeError, ConnectionError, ValueError) as error:
             text = str(error)
             if "401" in text or "403" in text or "uthenticat" in text or "token" in text.lower():
                 raise BadJob(
