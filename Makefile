@@ -19,7 +19,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
 
-# Needs the real scenes in $(DATA) and about two hours; CAVE is scored on the scenes that no training saw.
+# Needs the real scenes in $(DATA) and the better part of a day on two cores; CAVE is scored on the scenes that no training saw.
 VALIDATION := fake_and_real_peppers paints thread_spools
 DENOISE = $(BIN)/python -m benchmarks.denoise --data $(DATA)/cave --scenes $(VALIDATION)
 FUSION = $(BIN)/python -m benchmarks.fusion --data $(DATA)/cave --scenes $(VALIDATION)
@@ -56,6 +56,8 @@ bench: $(VENV)/.installed-test
 	mv $(RESULTS)/ssrnet.part $(RESULTS)/ssrnet.jsonl
 	$(BIN)/python -m benchmarks.cluster > $(RESULTS)/cluster.part
 	mv $(RESULTS)/cluster.part $(RESULTS)/cluster.jsonl
+	$(BIN)/python -m benchmarks.real_cluster > $(RESULTS)/real-cluster.part
+	mv $(RESULTS)/real-cluster.part $(RESULTS)/real_cluster.jsonl
 	$(BIN)/python -m benchmarks.loader > $(RESULTS)/loader.part
 	mv $(RESULTS)/loader.part $(RESULTS)/loader.jsonl
 
