@@ -46,20 +46,26 @@ SHOWN, WIDE = 9, 3.0
 
 
 def scenes(data: Path) -> Iterator[tuple[str, F32, Mask]]:
-    """(id, physical values of the good bands with holes filled, where there is data) of each scene at hand."""
+    """Those of `SCENES` that are at hand, as `read` gives them."""
     for folder, sensor in SCENES.items():
-        for scene in from_folder(data / folder, sensor=sensor, collection="real") if (data / folder).is_dir() else ():
-            if not isinstance(scene, Scene):
-                continue
-            source = open_scene(scene)
-            _, h, w = source.spec.shape
-            stored, flags = source.read(slice(0, h), slice(0, w))
-            values = physical(stored[np.array(source.spec.good)], source.spec)
-            source.close()
-            known = data_mask(values, flags)
-            values[:, ~known] = 0
-            fill_holes(values, known, values[:, known].mean(axis=1))
-            yield scene.id, values, known
+        if (data / folder).is_dir():
+            yield from read(data / folder, sensor)
+
+
+def read(folder: Path, sensor: str) -> Iterator[tuple[str, F32, Mask]]:
+    """(id, physical values of the good bands with holes filled, where there is data) of each scene that can be read."""
+    for scene in from_folder(folder, sensor=sensor, collection="real"):
+        if not isinstance(scene, Scene):
+            continue
+        source = open_scene(scene)
+        _, h, w = source.spec.shape
+        stored, flags = source.read(slice(0, h), slice(0, w))
+        values = physical(stored[np.array(source.spec.good)], source.spec)
+        source.close()
+        known = data_mask(values, flags)
+        values[:, ~known] = 0
+        fill_holes(values, known, values[:, known].mean(axis=1))
+        yield scene.id, values, known
 
 
 def measure(model: StasModel, name: str, before: F32, known: Mask, picture: Path | None) -> dict[str, Any]:

@@ -23,12 +23,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.denoise_real import read
 from benchmarks.scenes import F32, crop
 from benchmarks.search_scaled import SIGMAS_OF_255, Line, Scale, Units, begin_with_nothing, read_data
 from benchmarks.search_tables import Sizes, cell_of
-from catalog.discover import from_folder
-from catalog.readers import open_scene
-from catalog.scene import Scene
 from models import checkpoint, metrics
 from models.degrade import gaussian
 from models.denoiser import CONTEXT, OnSubspace, StasModel
@@ -38,7 +36,6 @@ from models.samples_bands import band_batches
 from models.stas import Genotype, Stas
 from models.stas_search import log_mse
 from models.subspace import moments, subspace
-from pipeline.pixels import data_mask, physical
 
 SENSORS = ("cave", "muufl", "rosis", "enmap")
 FOLDERS = {"muufl": "muufl", "rosis": "pavia", "enmap": "enmap_potsdam"}
@@ -62,18 +59,12 @@ def read_pair(folder: Path, sensor: str) -> Pair:
     if sensor == "cave":
         data = read_data(folder, sensor)
         return [*data.theta, *data.alpha], [crop(c, 96) for c in data.scored]
-    for scene in from_folder(folder / FOLDERS[sensor], sensor=sensor, collection="real"):
-        if isinstance(scene, Scene):
-            source = open_scene(scene)
-            _, h, w = source.spec.shape
-            stored, flags = source.read(slice(0, h), slice(0, w))
-            values = physical(stored[np.array(source.spec.good)], source.spec)
-            source.close()
-            known = data_mask(values, flags)
-            cube = np.clip(values / np.quantile(values[:, known], 0.999), 0, 1).astype(np.float32)
-            if sensor == "enmap":  # its tiles do not fill a rectangle
-                return [cube[:, 64:192, 96:160]], [cube[:, :64, :96]]
-            return [cube[:, :, : w * 3 // 5]], [cube[:, :, w * 3 // 5 :]]
+    for _, values, known in read(folder / FOLDERS[sensor], sensor):
+        cube = np.clip(values / np.quantile(values[:, known], 0.999), 0, 1).astype(np.float32)
+        if sensor == "enmap":  # its tiles do not fill a rectangle
+            return [cube[:, 64:192, 96:160]], [cube[:, :64, :96]]
+        w = cube.shape[2]
+        return [cube[:, :, : w * 3 // 5]], [cube[:, :, w * 3 // 5 :]]
     raise SystemExit(f"{folder / FOLDERS[sensor]}: no scene of {sensor!r} in it")
 
 
