@@ -184,7 +184,10 @@ def test_workers_of_the_cloud_cluster_have_lanes_and_are_spot() -> None:
 
 @pytest.mark.parametrize("path", sorted((DEPLOY / "recipes").glob("*.toml")), ids=lambda p: p.name)
 def test_a_recipe_is_a_job(path: Path) -> None:
-    load_job(path, IngestJob if path.stem == "sentinel2" else NightlyJob)
+    job = load_job(path, IngestJob if path.stem == "sentinel2" else NightlyJob)
+    assert job.archive.startswith("s3://CHANGE-")
+    assert job.stac is not None
+    assert "://" in job.stac
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
