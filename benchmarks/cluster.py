@@ -38,10 +38,11 @@ from catalog.scene import Asset, Scene
 from catalog.spec import VALID, CubeSpec
 from pipeline.config import Job, RestoreJob
 from pipeline.execute import on_ray, start_ray
-from pipeline.job import Run, Unit
+from pipeline.job import Run
 from pipeline.outcome import Workers
 from pipeline.restore import restore
 from pipeline.tiles import TileGrid
+from pipeline.unit import Unit
 
 WORKERS = Workers(count=2)
 

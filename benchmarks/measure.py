@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from pipeline.job import Run, RunReport
+from pipeline.job import Run
+from pipeline.run_report import RunReport
 
 Clock = Callable[[], float]
 """Seconds: `time.perf_counter`, or `time.process_time` on a machine that others use at the same time."""

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from catalog.errors import ArchiveError, Full
 from catalog.lease import Claim, Leases
 from catalog.root import safe_name
-from pipeline.execute import WAIT, Done, Failed, Outcome, Wait
 from pipeline.ledger import Ledger, Receipt, Refusal
+from pipeline.outcome import WAIT, Done, Failed, Outcome, Wait
 from pipeline.run_report import Event, RunReport, SceneResult, Status
 from pipeline.unit import Finished, Opened, Unit
 

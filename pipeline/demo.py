@@ -30,9 +30,10 @@ from pipeline.demo_score import Compared, score_table
 from pipeline.execute import start_ray
 from pipeline.forecast import planned
 from pipeline.ingest import catalog_folder, ingest
-from pipeline.job import Run, RunReport
+from pipeline.job import Run
 from pipeline.report import duration, follow, plan_table, size, summary
 from pipeline.restore import restore
+from pipeline.run_report import RunReport
 
 PLACES = {
     "enmap": Place(crs="EPSG:32633", west=366000.0, north=5810010.0),

@@ -25,8 +25,6 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from pipeline.memory import limit_growth
 from pipeline.metrics import Metrics
 from pipeline.outcome import (
-    WAIT,
-    Done,
     Failed,
     FailureKind,
     Make,
@@ -41,21 +39,6 @@ from pipeline.outcome import (
     answer_of,
     outcome_of,
 )
-
-__all__ = [
-    "WAIT",
-    "Done",
-    "Failed",
-    "FailureKind",
-    "Make",
-    "Outcome",
-    "Policy",
-    "Wait",
-    "Workers",
-    "on_ray",
-    "serial",
-    "start_ray",
-]
 
 PATIENT = Policy()
 
@@ -156,11 +139,11 @@ def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
         most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needs}
         raise RuntimeError(f"no machine of the cluster has what one worker needs: {needs}; the most is {most}")
     room = sum(min(int(node.get(name, 0.0) / amount) for name, amount in needs.items() if amount) for node in fit)
+    if workers.count is not None:
+        # Though there be room for fewer: a cluster that grows by itself does so when it is asked for more than it has.
+        room = workers.count
     if workers.max_gpus is not None and gpus:
         room = min(room, int(workers.max_gpus / gpus))
-    if workers.count is not None:
-        # Not more than `room`: a cluster that grows by itself does so because it is asked for more than it has.
-        room = workers.count
     on_one = max(1, math.ceil(room / len(fit)))
     cpus = max(1, int(min(node["CPU"] for node in fit) / on_one))
     return Ask(count=max(1, room), cpus=cpus, gpus=gpus, memory_bytes=workers.memory_bytes, lane=lane)

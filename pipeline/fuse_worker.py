@@ -26,7 +26,6 @@ from catalog.marks import Marks, Shard, crc32_hex
 from catalog.root import Root
 from models.fusion import BadPair, Budget, FusionModel, FusionRestorer, Pair
 from models.restorer import Facts, pack, unpack
-from pipeline.job import peak_bytes
 from pipeline.ledger import Receipt
 from pipeline.pair import PairReader, PairWindow, inside, scaled
 from pipeline.pixels import (
@@ -38,6 +37,7 @@ from pipeline.pixels import (
     to_stored,
 )
 from pipeline.plan import Plan, Refused
+from pipeline.run_report import peak_bytes
 from pipeline.tiles import Index, Tile, Window, sample_windows
 
 SAMPLE_EDGE_PX = (16, 128)

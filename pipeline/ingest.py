@@ -28,10 +28,12 @@ from catalog.sign import signer
 from catalog.spec import VALID, CubeSpec
 from pipeline.config import IngestJob
 from pipeline.execute import on_ray
-from pipeline.job import Engine, Finished, Opened, Run, Unit, new_run_id, peak_bytes, unit_id, workers_of
+from pipeline.job import Engine, Run, workers_of
 from pipeline.ledger import Receipt, Refusal
 from pipeline.plan import digest
+from pipeline.run_report import new_run_id, peak_bytes, unit_id
 from pipeline.tiles import Index, TileGrid
+from pipeline.unit import Finished, Opened, Unit
 
 # ---------------------------------------------------------------------------------------------------------- tasks
 

@@ -15,25 +15,10 @@ from catalog.lease import Leases
 from catalog.root import Root
 from pipeline.board import Board, Hold
 from pipeline.config import Job
-from pipeline.execute import Make, Outcome, Policy, Workers
 from pipeline.ledger import Ledger, Refusal
-from pipeline.run_report import Event, RunReport, SceneResult, new_run_id, peak_bytes, unit_id
-from pipeline.unit import Finished, Opened, Unit
-
-__all__ = [
-    "Engine",
-    "Event",
-    "Finished",
-    "Opened",
-    "Run",
-    "RunReport",
-    "SceneResult",
-    "Unit",
-    "new_run_id",
-    "peak_bytes",
-    "unit_id",
-    "workers_of",
-]
+from pipeline.outcome import Make, Outcome, Policy, Workers
+from pipeline.run_report import Event, RunReport
+from pipeline.unit import Unit
 
 
 class Engine(Protocol):

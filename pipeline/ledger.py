@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from catalog.root import Root
-from pipeline.execute import Done, Failed
+from pipeline.outcome import Done, Failed
 from pipeline.tiles import Index
 
 

@@ -30,9 +30,10 @@ from pipeline.choose import possible
 from pipeline.config import NightlyJob
 from pipeline.execute import on_ray
 from pipeline.ingest import ingest, scenes
-from pipeline.job import Engine, Run, SceneResult, new_run_id, unit_id
+from pipeline.job import Engine, Run
 from pipeline.plan import RESULT_VERSION, Refused, digest
 from pipeline.restore import restore
+from pipeline.run_report import SceneResult, new_run_id, unit_id
 
 Why = Literal["new", "replaced", "failed"]
 STUCK_HOURS = 48.0

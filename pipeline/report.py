@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 
 from pipeline.forecast import PlannedScene
-from pipeline.job import Event, Run, RunReport, unit_id
-from pipeline.run_report import Status
+from pipeline.job import Run
+from pipeline.run_report import Event, RunReport, Status, unit_id
 
 SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "failed": "[red]failed[/]"}
 

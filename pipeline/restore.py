@@ -22,11 +22,12 @@ from catalog.scene import Scene
 from catalog.spec import CubeSpec
 from pipeline.choose import Chooser, Chosen
 from pipeline.config import RestoreJob
-from pipeline.execute import WAIT, Wait, Workers, on_ray
+from pipeline.execute import on_ray
 from pipeline.fuse import Guides, budget_of, default_model
-from pipeline.job import Engine, Finished, Opened, Run, new_run_id, unit_id, workers_of
+from pipeline.job import Engine, Run, workers_of
 from pipeline.ledger import Refusal
 from pipeline.memory import GIB, SLACK_BYTES, share_bytes
+from pipeline.outcome import WAIT, Wait, Workers
 from pipeline.plan import Budget, Guide, Plan, Refused, make_plan, pending
 from pipeline.restore_worker import (
     AdaptBlock,
@@ -36,7 +37,9 @@ from pipeline.restore_worker import (
     RestoreTile,
     RestoreWorker,
 )
+from pipeline.run_report import new_run_id, unit_id
 from pipeline.shelf import load_pair_model
+from pipeline.unit import Finished, Opened
 
 
 class RestoreUnit:

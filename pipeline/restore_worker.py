@@ -27,12 +27,13 @@ from models.card import ModelCard
 from models.restorer import Model
 from pipeline.chain_worker import ChainScene, scene_facts
 from pipeline.fuse_worker import FusedScene, block_figures, block_marks, pair_facts, summary
-from pipeline.job import Finished, Opened, peak_bytes
 from pipeline.ledger import Receipt
 from pipeline.memory import keep_freed_memory
 from pipeline.plan import Budget, Guide, Plan, Refused, make_plan
+from pipeline.run_report import peak_bytes
 from pipeline.shelf import load_model, load_pair_model
 from pipeline.tiles import Index
+from pipeline.unit import Finished, Opened
 
 # ---------------------------------------------------------------------------------------------------------- tasks
 

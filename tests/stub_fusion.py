@@ -20,7 +20,8 @@ from models.degrade import UPSAMPLE_TAPS, upsample
 from models.fusion import Adapted, BadPair, Budget, Pair, Setup, State
 from models.restorer import Facts, pack, unpack
 from pipeline.config import RestoreJob
-from pipeline.execute import Make, Policy, Workers, on_ray
+from pipeline.execute import on_ray
+from pipeline.outcome import Make, Policy, Workers
 from pipeline.restore import restore
 
 CARD = ModelCard(name="stub", architecture="stub-fusion", halo=UPSAMPLE_TAPS)

@@ -14,7 +14,8 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from pipeline import execute
-from pipeline.execute import WAIT, Done, Failed, FailureKind, Policy, Wait, Workers, ask_of, on_ray, serial
+from pipeline.execute import ask_of, on_ray, serial
+from pipeline.outcome import WAIT, Done, Failed, FailureKind, Policy, Wait, Workers
 
 
 class Unreachable(Exception):
@@ -165,6 +166,7 @@ def test_what_is_asked_of_a_cluster() -> None:
     assert (ask.count, ask.cpus, ask.gpus) == (4, 4, 1.0)
     ask = ask_of(Workers(gpus=0.25, max_gpus=2), [gpu, gpu])
     assert (ask.count, ask.gpus) == (8, 0.25)
+    assert ask_of(Workers(count=20, gpus=0.25, max_gpus=2), [gpu, gpu]).count == 8
     assert ask_of(Workers(count=2), [node(CPU=4)]).cpus == 2
     assert ask_of(Workers(count=2, lane="nightly"), [node(CPU=4)]).lane is None  # one's own machine has no lanes
     ask = ask_of(Workers(memory_bytes=6 * 10**9), [node(CPU=8)])
@@ -177,7 +179,8 @@ SEEN = """
 import os, sys, time
 from pathlib import Path
 import ray
-from pipeline.execute import Done, Workers, on_ray
+from pipeline.execute import on_ray
+from pipeline.outcome import Done, Workers
 ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 folder = sys.argv[1]
 def make():

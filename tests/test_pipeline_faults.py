@@ -21,8 +21,8 @@ from catalog.root import Root
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.execute import serial
 from pipeline.ingest import catalog_folder, ingest
-from pipeline.job import RunReport
 from pipeline.restore import restore
+from pipeline.run_report import RunReport
 from pipeline.verify import verify
 from tests.synthetic import enmap_folder
 

@@ -22,8 +22,9 @@ from catalog.cube import Cube
 from catalog.root import Root
 from pipeline.chain_worker import Chain
 from pipeline.config import RestoreJob
-from pipeline.execute import Policy, Workers, on_ray
+from pipeline.execute import on_ray
 from pipeline.failures import failures
+from pipeline.outcome import Policy, Workers
 from pipeline.restore import restore
 from tests.test_pipeline_faults import MODEL, TILES, make_ingested, restore_here, restored_bytes
 

@@ -22,11 +22,11 @@ from models import checkpoint
 from pipeline.config import RestoreJob
 from pipeline.execute import serial
 from pipeline.forecast import planned
-from pipeline.job import RunReport
 from pipeline.pixels import Flags, Stored
 from pipeline.plan import Plan
 from pipeline.restore import restore
 from pipeline.restore_worker import RestoreWorker
+from pipeline.run_report import RunReport
 from pipeline.verify import verify
 from tests.small_cubes import make_scene, make_spec, write_tiles
 from tests.stub_fusion import CARD, StubFusion

@@ -30,9 +30,9 @@ from models.metrics import psnr, sam
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.execute import serial
 from pipeline.ingest import catalog_folder, ingest
-from pipeline.job import RunReport
 from pipeline.plan import Plan, plan_key
 from pipeline.restore import restore
+from pipeline.run_report import RunReport
 from tests.test_pipeline_fuse import fused
 
 F32 = npt.NDArray[np.float32]

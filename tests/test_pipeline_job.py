@@ -11,9 +11,11 @@ from typing import Any
 
 from catalog.root import Root
 from pipeline.config import Job
-from pipeline.execute import WAIT, serial
-from pipeline.job import Finished, Opened, Run
+from pipeline.execute import serial
+from pipeline.job import Run
 from pipeline.ledger import Receipt, Refusal
+from pipeline.outcome import WAIT
+from pipeline.unit import Finished, Opened
 
 
 @dataclass(frozen=True, kw_only=True)

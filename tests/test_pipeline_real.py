@@ -21,8 +21,8 @@ from catalog.spec import NODATA, VALID
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.execute import serial
 from pipeline.ingest import catalog_folder, ingest
-from pipeline.job import RunReport
 from pipeline.restore import restore
+from pipeline.run_report import RunReport
 
 HttpServer = Callable[[Path], str]
 StacApi = Callable[[Sequence[Mapping[str, Any]]], str]

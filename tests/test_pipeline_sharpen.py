@@ -21,10 +21,10 @@ from pipeline.chain import Step, margins
 from pipeline.config import BadJob, RestoreJob, parse
 from pipeline.execute import on_ray, serial
 from pipeline.forecast import planned
-from pipeline.job import RunReport
 from pipeline.pixels import Flags, Stored, repeated
 from pipeline.plan import Plan
 from pipeline.restore import restore
+from pipeline.run_report import RunReport
 from tests.test_pipeline_fuse import Killed, cube_spec, killed_after, put_source, snapshot
 from tests.test_pipeline_restore import put_model, stas_card
 
