@@ -25,6 +25,14 @@ State = Mapping[str, torch.Tensor]
 """Everything a training needs to go on, by name: weights, their average, the optimiser's moments."""
 
 
+class Diverged(FloatingPointError):
+    """A training whose numbers are none any more: says what to do, and at which step it was."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """How to train; the end is whichever of steps and minutes comes first."""
@@ -102,7 +110,7 @@ def fit(
         resume: None to begin.
 
     Raises:
-        FloatingPointError: the loss is no number.
+        Diverged: the loss is no number.
         KeyError, RuntimeError: the state of `resume` is of another network.
     """
     s = settings
@@ -134,7 +142,7 @@ def fit(
         step += 1
         _follow(average, net, min(s.average, step / (step + 9)))
         if not math.isfinite(now):
-            raise FloatingPointError(f"loss is {now} at step {step}: lower the learning rate or train without bf16")
+            raise Diverged(f"loss is {now} at step {step}: lower the learning rate or train without bf16", step)
         sums += now
         done = _fraction(s, step, seconds)
         if step % s.report_every == 0 or done >= 1.0:

@@ -312,7 +312,8 @@ class _Night:
 
     def _remember(self) -> None:
         rows = [asdict(known) for _, known in sorted(self._known.items())]
-        self._root.put_if_changed(self._table, _jsonl(rows)) if rows else None
+        if rows:
+            self._root.put_if_changed(self._table, _jsonl(rows))
 
 
 def read_table(root: Root, name: str) -> list[Known]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 import tempfile
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
@@ -239,7 +240,9 @@ class Cluster:
             yield
         except (RayError, RuntimeError, ConnectionError, ValueError) as error:
             text = str(error)
-            if "401" in text or "403" in text or "uthenticat" in text or "token" in text.lower():
+            if isinstance(error, AuthenticationError) or re.search(
+                r"\b40[13]\b|authenticat|token", text, re.IGNORECASE
+            ):
                 raise BadJob(
                     f"{self._address}: the cluster wants its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to "
                     "a file that holds it (`ray get-auth-token` on the head shows it)"

@@ -18,7 +18,7 @@ import torch
 
 from catalog.errors import ArchiveError
 from catalog.root import Root
-from models.fit import FitSettings, Progress, Resume, Share, State, fit
+from models.fit import Diverged, FitSettings, Progress, Resume, Share, State, fit
 from models.stas import OPS
 from models.streams import ahead
 from pipeline.train_plan import TrainPlan
@@ -81,15 +81,11 @@ def work(root: Root, plan: TrainPlan, crew: Crew, *, driver: str = "") -> Iterat
             yield keeper.keep(p, lambda state: validate(root, plan, task, state, crew))
             if keeper.record.state != "running":
                 return
-    except FloatingPointError as e:
-        seen = [task.draw(rng) for rng in task.stream.sources(_step_of(e))]
+    except Diverged as e:
+        seen = [task.draw(rng) for rng in task.stream.sources(e.step - 1)]
         raise keeper.diverged(f"{e}; its batch: {named(seen, plan.scenes)}") from e
     finally:
         batches.close()
-
-
-def _step_of(error: FloatingPointError) -> int:
-    return int(str(error).split("at step ")[1].split(":")[0]) - 1
 
 
 def _check_fits(ledger: Ledger, resume: Resume, net: torch.nn.Module) -> None:
@@ -188,7 +184,7 @@ class _Keeper:
             line["psnr_db"] = round(float(np.mean([s["psnr_db"] for s in scores.values()])), 3)
             line["baseline_db"] = round(float(np.mean([s["baseline_db"] for s in scores.values()])), 3)
             if not np.isfinite(line["psnr_db"]):
-                raise FloatingPointError(f"PSNR is {line['psnr_db']} at step {p.step}: lower the learning rate")
+                raise Diverged(f"PSNR is {line['psnr_db']} at step {p.step}: lower the learning rate", p.step)
             line["scenes"] = scores
         self._lines.append(line)
         if check:

@@ -121,3 +121,12 @@ def test_a_missing_token_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BadJob, match=r"the cluster wants its token; set RAY_AUTH_MODE=token") as error:
         Cluster("http://127.0.0.1:8265")
     assert "\n" not in str(error.value)
+
+
+def test_a_port_is_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(address: str) -> None:
+        raise ConnectionError(f"Failed to connect to Ray at address: {address}.")
+
+    monkeypatch.setattr(submit_module, "JobSubmissionClient", nobody)
+    with pytest.raises(BadJob, match=r"Failed to connect"):
+        Cluster("http://127.0.0.1:40123")
