@@ -90,7 +90,7 @@ class Cluster:
     def kill(self, name: str) -> None:
         """Every process of a node at once, as when its power is cut."""
         process = self._nodes.pop(name)
-        for pid in [process.pid, *_descendants(process.pid)]:
+        for pid in [process.pid, *descendants(process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
@@ -107,7 +107,8 @@ class Cluster:
         self._nodes[name] = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """All processes below one, at this moment."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):

@@ -69,6 +69,20 @@ class Archive:
         )
         return [Item(root=self.root, scene=scene) for scene in found]
 
+    def sources(
+        self,
+        *,
+        collections: Sequence[str] = (),
+        sensor: str | None = None,
+        bbox: Sequence[float] | None = None,
+        datetime: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[Scene]:
+        """Scenes that have a source cube, as the items of these. Collections are those of the scenes."""
+        named = [publish.source_collection(name) for name in collections]
+        found = self.search(stage="source", sensor=sensor, collections=named, bbox=bbox, datetime=datetime, ids=ids)
+        return [item.scene for item in found]
+
     def reindex(self) -> int:
         """Make index and browsable catalogs anew from the items; how many there are."""
         count = index.rebuild(self.root)

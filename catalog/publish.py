@@ -47,6 +47,19 @@ _SIGNATURE = re.compile(
 )
 
 
+_SOURCE = "-source"
+
+
+def source_collection(name: str) -> str:
+    """The collection that the source cubes of a collection's scenes are in; either of the two names will do."""
+    return scene_collection(name) + _SOURCE
+
+
+def scene_collection(name: str) -> str:
+    """The collection that source cubes were made from; either of the two names will do."""
+    return name.removesuffix(_SOURCE)
+
+
 def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid_fraction: float) -> Scene:
     """The item of a source cube.
 
@@ -60,7 +73,7 @@ def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid
         "hypermend:derived_from": item_key(scene),
         "processing:lineage": f"read by hypermend from the files of {scene.collection}/{scene.id}",
     }
-    return _cube_scene(scene, spec, f"{scene.collection}-source", key, valid_fraction, facts)
+    return _cube_scene(scene, spec, source_collection(scene.collection), key, valid_fraction, facts)
 
 
 def restored_item(
@@ -89,7 +102,7 @@ def restored_item(
     }
     if guide is not None:
         facts["hypermend:guide"] = item_key(guide)
-    collection = f"{source.collection.removesuffix('-source')}-{task}"
+    collection = f"{scene_collection(source.collection)}-{task}"
     return _cube_scene(source, spec, collection, key, valid_fraction, facts)
 
 

@@ -26,7 +26,7 @@ import torch
 import catalog
 from catalog.cube import Cube
 from catalog.errors import ArchiveError
-from catalog.publish import cube_key
+from catalog.publish import cube_key, scene_collection
 from catalog.root import Root
 from catalog.scene import Scene
 from catalog.spec import CubeSpec
@@ -144,7 +144,7 @@ def trained_on(card: ModelCard, scene: Scene) -> bool:
     """Whether the card names the scene, by its id or by collection and id; a CAVE folder with or without its `_ms`."""
     names = {name.removesuffix("_ms").lower() for name in card.trained_on}
     id = scene.id.removesuffix("_ms").lower()
-    return bool({id, f"{scene.collection.removesuffix('-source')}/{id}".lower()} & names)
+    return bool({id, f"{scene_collection(scene.collection)}/{id}".lower()} & names)
 
 
 def _fits(card: ModelCard, job: EvaluateJob) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 import catalog
-from catalog.cube import Cube
-from catalog.errors import NotFound
+from catalog.marks import Marks
+from catalog.publish import scene_collection
 from catalog.root import Root
 from pipeline.config import RestoreJob
 from pipeline.ledger import Refusal
 from pipeline.plan import Plan, Refused
-from pipeline.restore import base, plan_of, todo
+from pipeline.restore import plan_of, todo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
             plan = plan_of(one, root)
         except Refused as refusal:
             scene = one.source
-            yield PlannedScene(collection=base(scene.collection), scene=scene.id, reason=str(refusal))
+            yield PlannedScene(collection=scene_collection(scene.collection), scene=scene.id, reason=str(refusal))
             continue
-        to_do = len(plan.grid) - len(_done(root, plan))
+        to_do = len(plan.grid) - len(Marks(root, plan.target).tiles()[0])
         share = to_do / len(plan.grid)
         read_px = [px // plan.scale + 2 * plan.halo for px in plan.grid.read_px]
         itemsize = np.dtype(plan.spec.dtype).itemsize
@@ -82,13 +82,6 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
             read_bytes=to_do * read_px[0] * read_px[1] * plan.spec.bands * itemsize,
             seconds=None if (per_sample := rate(plan.model)) is None else per_sample * samples * share,
         )
-
-
-def _done(root: Root, plan: Plan) -> frozenset[tuple[int, int]]:
-    try:
-        return frozenset(Cube(root, plan.target).done())
-    except NotFound:
-        return frozenset()
 
 
 def _seconds_per_sample(root: Root, model: str) -> float | None:

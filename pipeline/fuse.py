@@ -5,7 +5,7 @@ from __future__ import annotations
 import catalog
 from catalog.errors import Refused as NotPaired
 from catalog.pairing import GuideScenes
-from catalog.publish import cube_key
+from catalog.publish import cube_key, scene_collection
 from catalog.scene import Scene
 from models.fusion import FusionModel
 from pipeline.config import RestoreJob
@@ -35,14 +35,14 @@ class Guides:
             Refused: the collection has no source cube.
         """
         assert job.guide_collection is not None
-        name = job.guide_collection.removesuffix("-source")
-        found = catalog.open(job.archive).search(stage="source", collection=f"{name}-source")
+        name = scene_collection(job.guide_collection)
+        found = catalog.open(job.archive).sources(collections=(name,))
         if not found:
             raise Refused(
                 f"{job.archive} has no source cube of guide collection {name!r}; `hypermend ingest` makes them"
             )
         self.collection = name
-        self._scenes = GuideScenes([item.scene for item in found], collection=name)
+        self._scenes = GuideScenes(found, collection=name)
 
     def of(self, scene: Scene) -> tuple[Guide, Scene]:
         """The guide of a scene, as its plan names it, and its item.

@@ -16,7 +16,7 @@ from typing import Any
 import catalog
 from catalog.cube import read_spec
 from catalog.errors import ArchiveError
-from catalog.publish import cube_key, put_item, restored_item
+from catalog.publish import cube_key, put_item, restored_item, scene_collection, source_collection
 from catalog.root import Root
 from catalog.scene import Scene
 from catalog.spec import CubeSpec
@@ -48,7 +48,7 @@ class RestoreUnit:
     def __init__(self, todo: Todo, root: Root, run: str) -> None:
         self._source, self._task = todo.source, todo.task
         self._guide, self._guide_scene = todo.guide, todo.guide_scene
-        self.collection, self.scene = base(self._source.collection), self._source.id
+        self.collection, self.scene = scene_collection(self._source.collection), self._source.id
         self.id = unit_id(self.collection, self.scene)
         self._root = root
         self._run = run
@@ -76,8 +76,8 @@ class RestoreUnit:
                 if block.index not in scene.adapted:
                     yield AdaptBlock(unit=self.id, plan=plan.key, block=block.index)
             yield WAIT  # a tile blends what the blocks around it have learned
-        for tile in pending(plan, opened.done):
-            yield RestoreTile(unit=self.id, plan=plan.key, index=tile.index)
+        for index in pending(plan, opened.done):
+            yield RestoreTile(unit=self.id, plan=plan.key, index=index)
 
     def finish(self, opened: Opened) -> Finish:
         return Finish(unit=self.id, plan=opened.context.plan.key)
@@ -171,7 +171,7 @@ def todo(job: RestoreJob, root: Root) -> list[Todo | Refusal]:
         try:
             guide, guide_scene = guides.of(scene)
         except Refused as refusal:
-            pairs.append(Refusal(scene=scene.id, collection=base(scene.collection), reason=str(refusal)))
+            pairs.append(Refusal(scene=scene.id, collection=scene_collection(scene.collection), reason=str(refusal)))
             continue
         chosen = choose("fuse", scene.sensor, _spec(root, scene), default_model(scene.sensor, guide_scene.sensor))
         task = Task(
@@ -233,16 +233,12 @@ def sources(job: RestoreJob) -> list[Scene]:
     Raises:
         Refused: as ``restore``.
     """
-    wanted = {base(c) for c in job.collections}
-    guides = base(job.guide_collection or "")
-    found = [
-        item.scene
-        for item in catalog.open(job.archive).search(
-            stage="source", sensor=job.sensor, bbox=job.bbox, datetime=job.datetime
-        )
-        # a guide is not restored itself unless it is asked for
-        if (base(item.scene.collection) in wanted if wanted else base(item.scene.collection) != guides)
-    ]
+    found = catalog.open(job.archive).sources(
+        collections=job.collections, sensor=job.sensor, bbox=job.bbox, datetime=job.datetime
+    )
+    if job.guide_collection and not job.collections:  # a guide is not restored itself unless it is asked for
+        guides = source_collection(job.guide_collection)
+        found = [scene for scene in found if scene.collection != guides]
     known = [scene.id for scene in found]
     for scene_id in job.scenes:
         if scene_id not in known:
@@ -255,16 +251,11 @@ def sources(job: RestoreJob) -> list[Scene]:
     return found
 
 
-def base(collection: str) -> str:
-    """The collection that a source collection was made from."""
-    return collection.removesuffix("-source")
-
-
 def plan_of(one: Todo, root: Root) -> Plan:
     scene, task, source = one.source, one.task, cube_key(one.source)
     return make_plan(
         scene_id=scene.id,
-        collection=base(scene.collection),
+        collection=scene_collection(scene.collection),
         source=source,
         ingest_id=str(scene.properties["hypermend:ingest"]),
         spec=read_spec(root, source),

@@ -90,17 +90,12 @@ def search_archive(job: SearchJob, say: Say) -> list[Answer]:
 
 def _cubes(archive: Archive, job: SearchJob, sensor: str) -> dict[str, str]:
     """Key -> ingest id of the sensor's source cubes, in order of the scenes' ids."""
-    items = archive.search(
-        stage="source",
-        sensor=sensor,
-        collections=job.collections,
-        bbox=job.bbox,
-        datetime=job.datetime,
-        ids=job.scenes or None,
+    found = archive.sources(
+        collections=job.collections, sensor=sensor, bbox=job.bbox, datetime=job.datetime, ids=job.scenes or None
     )
-    if not items:
+    if not found:
         raise Refused(f"no source cube of sensor {sensor!r} in {archive.root.url}; `hypermend ingest` makes them")
-    scenes = sorted((item.scene for item in items), key=lambda scene: scene.id)
+    scenes = sorted(found, key=lambda scene: scene.id)
     return {cube_key(scene): str(scene.properties["hypermend:ingest"]) for scene in scenes}
 
 

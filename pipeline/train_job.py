@@ -9,7 +9,7 @@ from typing import Any
 import catalog
 from catalog.cube import read_spec
 from catalog.errors import NotFound, Refused
-from catalog.publish import cube_key
+from catalog.publish import cube_key, scene_collection, source_collection
 from catalog.root import Root
 from catalog.scene import Scene
 from pipeline import genotypes, train_denoise, train_fusion
@@ -96,14 +96,14 @@ def _scenes(job: TrainJob) -> tuple[list[Scene], list[Scene]]:
             f"scene(s) {', '.join(both)} are among the training and the validation scenes; validation must be unseen: "
             "take them out of --scene or of --validation-scene"
         )
-    items = catalog.open(job.archive).search(
-        stage="source", collections=job.collections, sensor=job.sensor, bbox=job.bbox, datetime=job.datetime
+    found = catalog.open(job.archive).sources(
+        collections=job.collections, sensor=job.sensor, bbox=job.bbox, datetime=job.datetime
     )
     by_id: dict[str, Scene] = {}
-    for item in items:
-        if (other := by_id.setdefault(item.scene.id, item.scene)) is not item.scene:
+    for scene in found:
+        if (other := by_id.setdefault(scene.id, scene)) is not scene:
             raise Refused(
-                f"scene {other.id} has source cubes in {other.collection} and {item.scene.collection}; choose one by "
+                f"scene {other.id} has source cubes in {other.collection} and {scene.collection}; choose one by "
                 "--collection"
             )
     for name in (*job.scenes, *job.validation_scenes):
@@ -160,10 +160,8 @@ def _config(root: Root, job: TrainJob, spectrum: Spectrum) -> dict[str, Any]:
 def _guides(job: TrainJob) -> tuple[str, ...]:
     if job.guide_collection is None:
         return ()
-    name = job.guide_collection.removesuffix("-source")
-    found = catalog.open(job.archive).search(collection=name) or catalog.open(job.archive).search(
-        collection=f"{name}-source"
-    )
+    name, archive = scene_collection(job.guide_collection), catalog.open(job.archive)
+    found = archive.search(collections=(name, source_collection(name)))
     if not found:
         raise Refused(f"{job.archive} has no scene of guide collection {name!r}; see `hypermend query`")
     return tuple(sorted({item.scene.sensor for item in found}))

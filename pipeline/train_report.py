@@ -33,14 +33,13 @@ def follow(job: TrainJob, console: Console) -> TrainReport:
 def plan_lines(plan: TrainPlan, console: Console) -> None:
     """What a training would do."""
     s = plan.settings
-    end = " or ".join(
-        [f"{s.steps} steps"] * (s.steps is not None) + [f"{s.minutes:g} minutes"] * (s.minutes is not None)
-    )
+    ends = ((s.steps, "steps"), (s.minutes, "minutes"))
+    end = " or ".join(f"{number:g} {unit}" for number, unit in ends if number is not None)
     for text in (
         f"training {plan.id}",
-        f"{plan.task} for {', '.join(plan.sensors)}: {plan.spectrum.bands[0]} to {plan.spectrum.bands[1]} bands, "
+        f"{plan.task} for {', '.join(plan.sensors)}: {' to '.join(map(str, sorted(set(plan.spectrum.bands))))} bands, "
         f"{plan.spectrum.low_nm:.0f}-{plan.spectrum.high_nm:.0f} nm",
-        f"learns from {len(plan.train)} squares of {len(plan.scenes)} scenes, is scored on {', '.join(plan.held)}",
+        f"learns from {len(plan.train)} squares of {len(plan.scenes)} scene(s), is scored on {', '.join(plan.held)}",
         f"{end}, batches of {s.batch} samples of {s.patch_px} x {s.patch_px} pixels, "
         f"scored every {s.check_every} steps",
     ):

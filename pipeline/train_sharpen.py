@@ -132,7 +132,8 @@ def main() -> None:
     )
     recipe = (
         f"python -m pipeline.train_sharpen --data ../shared/data --out DIR --scale {a.scale} --filters {a.filters} "
-        f"--modules {a.modules} --minutes {a.minutes:g}{' --plain' * a.plain}{' --bf16' * a.bf16}"
+        f"--modules {a.modules} --minutes {a.minutes:g}{f' --steps {a.steps}' if a.steps else ''}"
+        f"{' --plain' * a.plain}{' --bf16' * a.bf16}"
     )
     train(a.data, a.out, config, settings, seed=a.seed, recipe=recipe)
 

@@ -457,25 +457,19 @@ def test_early_stop_and_minutes_end_a_training(scenes: Root) -> None:
 
 
 def test_the_plan_is_shown_and_is_a_value(scenes: Root) -> None:
+    # The collection is that of the scenes, as `ingest` and `restore` have it.
     words = (
-        "train",
-        "--archive",
-        scenes.url,
-        "--task",
-        "fuse",
-        "--name",
-        "m",
-        "--minutes",
-        5,
-        "--dry-run",
-        "--patch-px",
-        24,
-    )
+        "train", "--archive", scenes.url, "--task", "fuse", "--name", "m", "--collection", "enmap", "--patch-px", 24,
+        "--dry-run", "--minutes", 5,
+    )  # fmt: skip
     shown = hypermend(*words, "--json")
     data = json.loads(shown.stdout)
     training = data.pop("training")
     assert TrainPlan.from_dict(data).id == training and set(data["held"]) < {"one", "two", "three"}
-    assert f"training {training}" in hypermend(*words).stdout
+    text = hypermend(*words).stdout
+    assert f"training {training}" in text and "\n5 minutes, batches" in text
+    assert "\n7 steps or 5 minutes, batches" in hypermend(*words, "--steps", 7).stdout
+    assert "\n7 steps, batches" in hypermend(*words[:-2], "--steps", 7).stdout
     assert not scenes.exists(f"training/{training}/plan.json")
 
 
