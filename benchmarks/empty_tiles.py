@@ -17,7 +17,7 @@ from catalog.marks import Marks, Shard
 from catalog.root import Root
 from pipeline.ledger import Receipt
 from pipeline.run_report import peak_bytes
-from pipeline.tiles import Index, Tile, TileGrid
+from pipeline.tiles import Index, TileGrid
 from pipeline.unit import Finished, Opened
 
 SHARD = Shard(key="reflectance/c/0/0/0", size=1 << 20, crc32="00000000")
@@ -62,9 +62,7 @@ class EmptyScene:
         return Prepare(unit=self.id, tiles=len(self._grid))
 
     def tiles(self, opened: Opened) -> Iterator[EmptyTile]:
-        done: Any = opened.done
-        left: Iterator[Tile] = (tile for tile in self._grid if tile.index not in done)
-        return (EmptyTile(unit=self.id, index=tile.index) for tile in left)
+        return (EmptyTile(unit=self.id, index=i) for i in self._grid.indices() if i not in opened.done)
 
     def finish(self, opened: Opened) -> Finish:
         return Finish(unit=self.id)
@@ -90,8 +88,8 @@ class Worker:
 
     def __call__(self, task: Prepare | EmptyTile | Finish) -> Any:
         if isinstance(task, Prepare):
-            done = {} if self._root is None else marks_of(self._root, task.unit).done()
-            return Opened(total=task.tiles, done=frozenset(done))
+            done = frozenset() if self._root is None else marks_of(self._root, task.unit).tiles()[0]
+            return Opened(total=task.tiles, done=done)
         if isinstance(task, Finish):
             return Finished(valid_fraction=1.0)
         self._fault(task)

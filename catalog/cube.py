@@ -215,7 +215,7 @@ class Cube:
         """Every tile that is done; see Marks.done."""
         return self.marks.done()
 
-    def fold(self) -> bool:
+    def fold(self) -> dict[TileIndex, Mark]:
         """All marks into one object; see Marks.fold."""
         return self.marks.fold()
 
@@ -224,7 +224,7 @@ class Cube:
         self.marks.unmark(index)
 
     def verify(self, workers: int = 4) -> list[TileIndex]:
-        """Marked tiles whose objects are missing or changed; see Marks.verify."""
+        """Tiles whose mark or objects are missing or changed; see Marks.verify."""
         return self.marks.verify(workers)
 
     def _out(self, name: str) -> dict[bool, Any]:

@@ -74,7 +74,7 @@ class Marks:
         """
         mark = Mark(index=(iy, ix), shards=tuple(shards), extra=dict(extra or {}))
         data = json.dumps(mark.to_dict(), sort_keys=True, allow_nan=False).encode()
-        key = f"{self.folder}/{iy}-{ix}.json"
+        key = self._key(mark.index)
         if self.root.put_new(key, data):
             return True
         old = self._read(key)
@@ -83,49 +83,76 @@ class Marks:
         self.root.put(key, data)
         return True
 
+    def tiles(self) -> tuple[frozenset[TileIndex], bool]:
+        """The tiles that are done, and whether all their marks are folded: what a resumed job has to know.
+
+        Told by the names of the marks, of which none is read: a listing has a thousand of them. An empty object, such
+        as a power cut leaves, is no mark; one that is damaged in another way is found by `fold`.
+        """
+        found = {i for e in self.root.list(self.folder) if e.size and (i := _index_of(e.key)) is not None}
+        return frozenset(found | self._folded().keys()), not found
+
     def done(self) -> dict[TileIndex, Mark]:
-        """Every tile that is done, sorted. A mark that cannot be read counts as none: its tile is done again."""
-        marks = self._folded()
-        keys = [e.key for e in self.root.list(self.folder) if _NAME.search(e.key)]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for mark in pool.map(self._read, keys):
-                if mark is not None:
-                    marks[mark.index] = mark  # newer than the folded one: a repair
-        return dict(sorted(marks.items()))
+        """The mark of every tile that is done, sorted. One that cannot be read counts as none."""
+        return self._merged()[0]
 
     def get(self, index: TileIndex) -> Mark | None:
         """The mark of one tile, or None."""
-        return self._read(f"{self.folder}/{index[0]}-{index[1]}.json") or self._folded().get(index)
+        return self._read(self._key(index)) or self._folded().get(index)
 
-    def fold(self) -> bool:
-        """Put all marks into one object and remove the folder; True when something was written.
+    def fold(self) -> dict[TileIndex, Mark]:
+        """Put all marks into one object and remove the folder; the marks.
 
         For one caller, when no tile is being written. Killed in between, it leaves both, which `done` merges.
-        """
-        done = self.done()
-        written = self._put_folded(done.values())
-        self.root.delete_prefix(self.folder)
-        return written
 
-    def settled(self, tiles: int) -> bool:
-        """Whether so many tiles are done and nothing is left to fold: no driver has anything to write here."""
-        if any(True for _ in self.root.list(self.folder)):
-            return False
-        return len(self._folded()) == tiles
+        Raises:
+            BadCube: marks are damaged. They are removed, and nothing is folded: their tiles are to be done again.
+        """
+        done, torn = self._merged()
+        if torn:
+            for index in torn:
+                self.unmark(index)
+            raise BadCube(
+                f"{self.root.href(self.folder)}: {len(torn)} marks were damaged, such as that of tile {torn[0]}; "
+                "they are removed, and the same command does their tiles again"
+            )
+        self._put_folded(done.values())
+        self.root.delete_prefix(self.folder)
+        return done
 
     def unmark(self, index: TileIndex) -> None:
         """The tile is not done. For one caller, when no tile is being written."""
         folded = self._folded()
         if folded.pop(index, None) is not None:
             self._put_folded(folded.values())
-        self.root.delete(f"{self.folder}/{index[0]}-{index[1]}.json")
+        self.root.delete(self._key(index))
 
     def verify(self, workers: int = 4) -> list[TileIndex]:
-        """Tiles with an object that is missing, or whose size or crc32 is not the marked one. Reads every byte."""
+        """Tiles whose mark is damaged, or with an object that is missing or has not the marked size or crc32.
+
+        Reads every byte.
+        """
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            done = self.done()
+            done, torn = self._merged()
             whole = pool.map(self._is_whole, done.values())
-            return [index for index, good in zip(done, whole, strict=True) if not good]
+            return sorted([*torn, *(index for index, good in zip(done, whole, strict=True) if not good)])
+
+    def _key(self, index: TileIndex) -> str:
+        return f"{self.folder}/{index[0]}-{index[1]}.json"
+
+    def _merged(self) -> tuple[dict[TileIndex, Mark], list[TileIndex]]:
+        """Every mark, sorted, and the tiles whose marks cannot be read."""
+        marks = self._folded()
+        named = [i for e in self.root.list(self.folder) if (i := _index_of(e.key)) is not None]
+        torn = []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for index, mark in zip(named, pool.map(lambda i: self._read(self._key(i)), named), strict=True):
+                if mark is None:
+                    torn.append(index)
+                    marks.pop(index, None)
+                else:
+                    marks[index] = mark  # newer than the folded one: a repair
+        return dict(sorted(marks.items())), sorted(torn)
 
     def _is_whole(self, mark: Mark) -> bool:
         for shard in mark.shards:
@@ -154,6 +181,11 @@ class Marks:
 
     def _put_folded(self, marks: Iterable[Mark]) -> bool:
         return self.root.put_json(self.folded, {"marks": [m.to_dict() for m in sorted(marks, key=lambda m: m.index)]})
+
+
+def _index_of(key: str) -> TileIndex | None:
+    found = _NAME.search(key)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def crc32_hex(data: Any) -> str:

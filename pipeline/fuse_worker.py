@@ -228,12 +228,15 @@ class FusedScene:
         """What a block learned.
 
         Raises:
-            Refused: it was never adapted, or its weights are torn.
+            Refused: it was never adapted, or its mark or its weights are torn.
         """
         mark = self._marks.get(index)
         name = f"{self.plan.adapted}/{_state_name(index)}"
         if mark is None:
-            raise Refused(f"scene {self.plan.scene_id}: block {index} was never adapted; run the same command again")
+            raise Refused(
+                f"scene {self.plan.scene_id}: the mark of block {index} is missing or torn; `hypermend verify`, then the "
+                "same command, adapts it again"
+            )
         if not mark.shards:
             return {}
         try:
@@ -277,10 +280,7 @@ def block_figures(root: Root, plan: Plan) -> list[Facts]:
     """Steps, losses and fall-back of every block, in order; their marks are folded into one."""
     if plan.blocks is None:
         return []
-    marks = block_marks(root, plan)
-    done = marks.done()
-    marks.fold()
-    return [{"block": list(index), **mark.extra} for index, mark in done.items()]
+    return [{"block": list(index), **mark.extra} for index, mark in block_marks(root, plan).fold().items()]
 
 
 def summary(plan: Plan, blocks: list[Facts]) -> Facts:

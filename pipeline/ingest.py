@@ -20,6 +20,7 @@ import catalog
 from catalog.cube import Cube, create
 from catalog.discover import Skipped, discover, from_folder
 from catalog.errors import BadAsset
+from catalog.marks import Marks
 from catalog.publish import put_item, source_item
 from catalog.readers import READER_VERSION, Source, open_scene
 from catalog.root import Root, safe_name
@@ -116,11 +117,11 @@ class IngestWorker:
         key = f"source/{safe_name(task.files.scene.id)}/{ingest_id}.zarr"
         create(self._root, key, spec, lonlat=source.lonlat)
         rows, columns = spec.tiles
-        cube = Cube(self._root, key)
+        done, folded = Marks(self._root, key).tiles()
         return Opened(
             total=rows * columns,
-            done=frozenset(cube.done()),
-            settled=cube.marks.settled(rows * columns),
+            done=done,
+            settled=folded and len(done) == rows * columns,
             context=SourceCube(
                 ingest_id=ingest_id, key=key, spec=spec, identity=source.identity, windowed=source.windowed
             ),
@@ -162,10 +163,9 @@ class IngestWorker:
             BadAsset: no pixel of the scene is usable; an empty cube is not published.
         """
         cube = self._cube(task.target)
-        valid = sum(mark.extra["valid_px"] for mark in cube.done().values())
+        valid = sum(mark.extra["valid_px"] for mark in cube.fold().values())
         if valid == 0:
             raise BadAsset(f"scene {task.unit}: every pixel is nodata or flagged; there is nothing to publish")
-        cube.fold()
         if (files := self._files.pop(task.unit, None)) is not None:
             files.close()
         return Finished(valid_fraction=valid / (cube.spec.height * cube.spec.width))
@@ -208,7 +208,7 @@ class IngestUnit:
         cube: SourceCube = opened.context
         _, tile_px, _ = cube.spec.shard
         grid = TileGrid(height=cube.spec.height, width=cube.spec.width, tile_px=tile_px)
-        missing = (tile.index for tile in grid if tile.index not in opened.done)
+        missing = (index for index in grid.indices() if index not in opened.done)
         write = partial(WriteTiles, unit=self.id, files=self._files, identity=cube.identity, target=cube.key)
         if cube.windowed:
             yield from (write(tiles=(index,)) for index in missing)

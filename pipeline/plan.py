@@ -25,7 +25,7 @@ from models.memory import activation_bytes
 from pipeline.acceptance import good_nm, not_accepted, remark
 from pipeline.blocks import BlockGrid
 from pipeline.chain import LATTICE_PX, Step, chain_tile_px, margins, scale_of, windows_px
-from pipeline.tiles import Index, SpectralWindow, Tile, TileGrid, spectral_windows
+from pipeline.tiles import Index, SpectralWindow, TileGrid, spectral_windows
 
 RESULT_VERSION = 2
 """Bumped by hand whenever the same plan would give other pixels (a golden-bytes test fails until it is)."""
@@ -378,6 +378,6 @@ def _tile(scene_id: str, spec: CubeSpec, tile_px: int, *, scale: int, step_px: i
     return min(tile_px, -(-max(spec.height, spec.width) // step_px) * step_px)
 
 
-def pending(plan: Plan, done: Collection[Index]) -> Iterator[Tile]:
+def pending(plan: Plan, done: Collection[Index]) -> Iterator[Index]:
     """The tiles without a mark, in order; lazy, for a scene may have a million."""
-    return (tile for tile in plan.grid if tile.index not in done)
+    return (index for index in plan.grid.indices() if index not in done)

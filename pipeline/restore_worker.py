@@ -139,9 +139,9 @@ class RestoreWorker:
             plan = Plan.from_dict(self._root.get_json(plan.key))
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, plan))
         target = Cube(self._root, plan.target)
-        done = frozenset(target.done())
-        adapted = frozenset(block_marks(self._root, plan).done()) if plan.blocks else frozenset()
-        settled = target.marks.settled(len(plan.grid)) and (plan.blocks is None or len(adapted) == len(plan.blocks))
+        done, folded = target.marks.tiles()
+        adapted = block_marks(self._root, plan).tiles()[0] if plan.blocks else frozenset[Index]()
+        settled = folded and len(done) == len(plan.grid) and (plan.blocks is None or len(adapted) == len(plan.blocks))
         facts = plan.scene_facts
         assert facts is not None
         # A model that leaves a scene, or a window of its bands, as it is says why.
@@ -191,8 +191,7 @@ class RestoreWorker:
     def _finish(self, plan: Plan) -> Finished:
         """Fold the marks."""
         cube = Cube(self._root, plan.target)
-        valid = sum(mark.extra["valid_px"] for mark in cube.done().values())
-        cube.fold()
+        valid = sum(mark.extra["valid_px"] for mark in cube.fold().values())
         figures: dict[str, Any] = {"models": [{"task": s.task, "model": s.model, "why": s.why} for s in plan.steps]}
         if plan.guide is not None:
             figures |= summary(plan, block_figures(self._root, plan))

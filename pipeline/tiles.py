@@ -93,9 +93,11 @@ class TileGrid:
 
     def __iter__(self) -> Iterator[Tile]:
         """Every tile, row by row. Lazy: a grid of a million tiles costs nothing until it is walked."""
-        for iy in range(self.rows):
-            for ix in range(self.columns):
-                yield self[iy, ix]
+        return (self[index] for index in self.indices())
+
+    def indices(self) -> Iterator[Index]:
+        """The indices of the tiles, row by row."""
+        return ((iy, ix) for iy in range(self.rows) for ix in range(self.columns))
 
     @property
     def read_px(self) -> Index:

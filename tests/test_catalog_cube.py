@@ -174,9 +174,10 @@ def test_twice_is_once(root: Root) -> None:
     write_tiles(cube, stored, flags)
     assert everything(root) == before
     assert {e.key: e.version for e in root.list("") if "/c/" not in e.key} == versions  # not even rewritten
-    assert cube.fold()
-    folded = everything(root)
-    assert not cube.fold() and everything(root) == folded
+    assert cube.fold() == cube.done()
+    folded = everything(root), {e.key: e.version for e in root.list("")}
+    cube.fold()
+    assert (everything(root), {e.key: e.version for e in root.list("")}) == folded
 
 
 def test_a_different_cube_at_the_same_path_is_refused(tmp_path: Path) -> None:
@@ -245,7 +246,9 @@ def test_an_empty_tile_has_no_shard_and_its_mark_says_so(root: Root) -> None:
     assert [s.key for s in done[0, 1].shards] == ["valid/c/0/1"]
     assert [s.key for s in done[2, 0].shards] == ["reflectance/c/0/2/0", "valid/c/2/0"]
     assert cube.verify() == []
-    assert cube.fold() and cube.done() == done and cube.verify() == []
+    assert cube.marks.tiles() == (frozenset(done), False)
+    assert cube.fold() == done and cube.done() == done and cube.verify() == []
+    assert cube.marks.tiles() == (frozenset(done), True)
     assert not list(root.list(f"{PATH}.done"))
     if root.is_local:
         assert not (Path(root.url) / f"{PATH}.done").exists()
@@ -328,8 +331,23 @@ def test_a_mark_of_other_bytes_replaces_the_first(tmp_path: Path) -> None:
     other = cube.write(y, x, stored[:, y, x] + np.int16(1), flags[y, x])
     assert cube.mark(0, 0, other, {"seconds": 3})
     assert cube.done()[0, 0].shards == other and cube.done()[0, 0].extra == {"seconds": 3}
-    root.put(f"{PATH}.done/1-1.json", b"{torn")
-    assert (1, 1) not in cube.done()  # done again rather than trusted
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("torn", [b"", b"{torn"], ids=["cut to nothing", "cut"])
+def test_f11_a_torn_mark_is_none_and_nothing_is_folded_over_it(root: Root, torn: bytes) -> None:
+    cube, stored, flags = make_cube(root, PATH, make_spec())
+    mark = f"{PATH}.done/1-1.json"
+    root.put(mark, torn)
+    assert ((1, 1) in cube.marks.tiles()[0]) == bool(torn)  # the names tell only of one cut to nothing
+    assert (1, 1) not in cube.done() and cube.verify() == [(1, 1)]
+    with pytest.raises(BadCube, match=r"1 marks were damaged, such as that of tile \(1, 1\).*the same command"):
+        cube.fold()
+    assert not root.exists(mark) and not root.exists(f"{PATH}.done.json")
+    assert (1, 1) not in cube.marks.tiles()[0] and len(cube.done()) == 5
+    y, x = cube.spec.window(1, 1)
+    cube.mark(1, 1, cube.write(y, x, stored[:, y, x], flags[y, x]))
+    assert len(cube.fold()) == 6 and cube.verify() == []
 
 
 def test_a_kill_between_fold_and_cleaning_up_loses_nothing(tmp_path: Path) -> None:
@@ -340,11 +358,12 @@ def test_a_kill_between_fold_and_cleaning_up_loses_nothing(tmp_path: Path) -> No
     cube.fold()
     for key, data in marks.items():
         root.put(key, data)
-    assert cube.done() == done
-    assert not cube.fold()
+    assert cube.done() == done and cube.marks.tiles() == (frozenset(done), False)
+    assert cube.fold() == done and not list(root.list(f"{PATH}.done"))
     root.put(f"{PATH}.done.json", b"{")
-    with pytest.raises(BadCube, match="is damaged"):
-        cube.done()
+    for read in (cube.done, cube.marks.tiles):
+        with pytest.raises(BadCube, match="is damaged"):
+            read()
 
 
 KILLED = """
