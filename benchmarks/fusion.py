@@ -1,6 +1,6 @@
 """Fusion of a sharp guide and a rich image: `python -m benchmarks.fusion --data DIR [--kernels FILE.npy] [--scale 8]`.
 
-One JSON line for each scene, kernel and method. Protocol (PAPERS.md section 4): the whole-scene cube divided by its
+One JSON line for each scene, kernel and method. Protocol: the whole-scene cube divided by its
 maximum, then the centre crop, cut to a multiple of the scale; Y = (Z * k) decimated by the one phase convention of
 `models/degrade.py` (edges replicated, the kernel used as given, its centre (n//2, n//2) on HR pixel (s i, s j)) plus
 white noise, variance mean(Y^2) / 10^(dB/10) over the whole cube, from numpy.random.default_rng([0, dB]) afresh for

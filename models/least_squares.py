@@ -2,7 +2,7 @@
 
 Two maps, chosen by the card's `local`:
 
-    false   the floor (PAPERS.md section 3): z = A x + a + upsample(y - A H x - a), with (A, a) the plain least squares
+    false   the floor: z = A x + a + upsample(y - A H x - a), with (A, a) the plain least squares
             of Y on the blurred and decimated guide H x, and `upsample` aligned by the kernel's centroid
     true    the start of the networks: a map that changes from place to place, in the signal subspace of Y
             (`local_map.py`)

@@ -1,6 +1,6 @@
 """The table of a paper for any model on the source cubes of an archive. No Ray: one scene after the other, here.
 
-Protocols (PAPERS.md section 4; the same code and figures as the benchmarks'):
+Protocols (the same code and figures as the benchmarks'):
 
     denoise  the scene divided by its largest value, its centre; white noise of sigma / 255 from default_rng([0, sigma])
              afresh for each scene, unclipped. Beside it: the noisy image, truncated SVD (the best rank of 3 to 8).

@@ -24,7 +24,7 @@ TILE_PX, FINER_TILE_PX = 512, 128
 def scores(
     truth: F32, estimate: F32, valid: Mask | None = None, *, ratio: float = 1.0
 ) -> dict[str, float | int | None]:
-    """PSNR, SSIM, SAM, ERGAS, RMSE (PAPERS.md section 4) of an estimate clipped to 0..1; None: equal to the truth, or
+    """PSNR, SSIM, SAM, ERGAS, RMSE (`models.metrics`) of an estimate clipped to 0..1; None: equal to the truth, or
     not defined.
 
     Args:
