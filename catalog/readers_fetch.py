@@ -174,7 +174,7 @@ class Reach:
             except urllib.error.HTTPError as e:
                 if e.code in (401, 403) and not fresh and not isinstance(self.sign, Unsigned):
                     continue
-                raise http_error(href, e.code) from None  # the cause would show the signed URL
+                raise http_error(href, e.code) from None
             except (OSError, http.client.HTTPException) as e:
                 raise Unreachable(f"{shown(href)}: {_plain(e)}") from None
         raise AssertionError("unreachable")

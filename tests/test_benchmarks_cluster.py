@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cluster
+from catalog.root import Root
 
 
 @pytest.mark.fault
@@ -17,6 +18,8 @@ def test_f24_many_small_tiles_with_random_faults_and_five_kills(ray_session: Non
     assert (figures["tiles"], figures["marked"], figures["exit_code"]) == (2_000, 2_000, 0)
     assert figures["faults"] > 5 + 5  # 1 % in passing, and five workers killed
     assert figures["driver_growth_mib"] < 64
+    parts = [entry for entry in Root(str(tmp_path / "archive")).list("runs") if "/receipts/" in entry.key]
+    assert len(parts) >= 3  # the ledger is written as it grows, not kept to the end
 
 
 def test_a_resumed_scene_begins_with_what_is_missing(ray_session: None, tmp_path: Path) -> None:

@@ -230,6 +230,19 @@ def test_f10_a_lasting_fault_is_an_error_and_never_pixels(
             root.put("x", b"")
 
 
+@pytest.mark.fault
+def test_f20_a_password_in_the_stores_address_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "SECRET")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:SECRET@127.0.0.1:9")
+    monkeypatch.setattr("catalog.root._RETRY", {"max_retries": 0})
+    root = Root("s3://bucket/archive")
+    for act in (lambda: root.get("a"), lambda: root.put("a", b""), lambda: list(root.list("a"))):
+        with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9/bucket") as error:
+            act()
+        assert "SECRET" not in str(error.value)
+
+
 def test_names_become_parts_of_keys() -> None:
     assert safe_name("ENMAP01-____L2A-DT0000001049_20220611T11") == "ENMAP01-____L2A-DT0000001049_20220611T11"
     odd = ["a b", "a:b", "a/b", "../a", "", "catalog", ".hidden", "é"]

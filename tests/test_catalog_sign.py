@@ -128,5 +128,8 @@ def test_signers_by_name() -> None:
 
 
 @pytest.mark.fault
-def test_f20_nothing_secret_in_what_is_printed(tokens: str) -> None:
-    assert "secret" not in repr(PlanetaryComputer(tokens)(BLOB))
+def test_f20_nothing_secret_in_what_is_printed(tokens: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARTHDATA_TOKEN", "secret")
+    bearer = Earthdata()("https://data.lpdaac.earthdatacloud.nasa.gov/EMIT/a.nc")
+    assert "secret" in bearer.headers["Authorization"]
+    assert "secret" not in repr(bearer) + repr(PlanetaryComputer(tokens)(BLOB))

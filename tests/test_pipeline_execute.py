@@ -63,6 +63,20 @@ def test_a_stream_may_wait_for_what_is_in_flight(engine, ray_session: None) -> N
     assert seen == [4, 25]
 
 
+@pytest.mark.fault
+def test_f24_tasks_are_drawn_when_there_is_somebody_to_do_them(ray_session: None) -> None:
+    """However many tiles a scene has, the driver holds a few."""
+    drawn: list[int] = []
+
+    def stream() -> Iterator[int]:
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    for ended, _ in enumerate(on_ray(make_square, stream(), workers=Workers(count=2)), start=1):
+        assert len(drawn) - ended <= 4
+
+
 def make_flaky(counter: Path) -> Callable[[int], int]:
     def flaky(x: int) -> int:
         with counter.open("a") as file:
