@@ -8,7 +8,19 @@ for item in archive.search(stage="restored", sensor="enmap"):
 
 from __future__ import annotations
 
-from catalog.archive import Archive, Item, nearest, open
-from catalog.publish import feature_collection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from catalog.archive import Archive, Item, nearest, open
+    from catalog.publish import feature_collection
 
 __all__ = ["Archive", "Item", "feature_collection", "nearest", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    """What is named above, fetched when it is asked for: whoever imports `catalog.errors` does not wait for xarray."""
+    if name not in __all__:
+        raise AttributeError(f"module 'catalog' has no attribute {name!r}")
+    from catalog import archive, publish
+
+    return getattr(publish if name == "feature_collection" else archive, name)

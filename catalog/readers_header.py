@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
 
 from catalog.errors import BadAsset
 from catalog.hrefs import shown
-from catalog.readers_fetch import Reach
 from catalog.scene import Asset, Scene
+
+if TYPE_CHECKING:
+    from catalog.readers_fetch import Reach
 
 ALIGN_PX = 0.01
 """Grids may differ by this part of a pixel (rounding of degrees), not more."""

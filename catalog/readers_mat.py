@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from catalog.errors import BadAsset, Refused
@@ -104,9 +103,11 @@ class _File:
         if self.v73:
             self.variables = mat_variables(asset, reach)
             return
+        from scipy.io import whosmat  # half a second that the other readers need not spend
+
         self.body = reach.fetch(asset.href)
         try:
-            found = scipy.io.whosmat(self._opened())
+            found = whosmat(self._opened())
             self.variables = {n: (tuple(s), c) for n, s, c in found}
         except (ValueError, TypeError, OSError, NotImplementedError) as e:
             raise BadAsset(f"{self.where}: is no MATLAB v5 file: {e}") from e
@@ -121,8 +122,10 @@ class _File:
         """A variable in MATLAB's axis order."""
         if self.v73:
             return read_small(self.asset, self.reach, name).T
+        from scipy.io import loadmat
+
         try:
-            return np.asarray(scipy.io.loadmat(self._opened(), variable_names=[name])[name])
+            return np.asarray(loadmat(self._opened(), variable_names=[name])[name])
         except (ValueError, TypeError, OSError, KeyError) as e:
             raise BadAsset(f"{self.where}: {name} cannot be read: {e}") from e
 

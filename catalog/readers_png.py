@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -90,6 +89,8 @@ def _size(asset: Asset, reach: Reach) -> tuple[int, int]:
 
 
 def _pixels(body: io.BytesIO | Path, asset: Asset) -> NDArray[Any]:
+    import imageio.v3 as iio
+
     try:
         image = iio.imread(body, extension=".png")
     except (OSError, ValueError, SyntaxError) as e:

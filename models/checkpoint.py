@@ -1,4 +1,8 @@
-"""Save and load a model: a folder with card.json and, if it has weights, weights.safetensors. No pickle anywhere."""
+"""Save and load a model: a folder with card.json and, if it has weights, weights.safetensors. No pickle anywhere.
+
+What a model computes with is imported when it is loaded: a plan asks only for its name and card, and a worker that
+denoises has no use for what a fusion solves its equations with.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,19 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from models.card import ModelCard
-from models.denoiser import StasModel
-from models.fuser import UalModel
-from models.fusion import FusionModel
-from models.least_squares import LeastSquaresModel
-from models.restorer import IdentityModel, Model
-from models.sharpener import SsrnetModel
 
-State = Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+    from models.fusion import FusionModel
+    from models.restorer import Model
+
+    State = Mapping[str, torch.Tensor]
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 _HOME = Path(__file__).parent / "weights"
@@ -31,17 +33,43 @@ class BadCheckpoint(ValueError):
 
 
 def _identity(card: ModelCard, state: State) -> Model:
+    from models.restorer import IdentityModel
+
     return IdentityModel(card)
+
+
+def _ssrnet(card: ModelCard, state: State) -> Model:
+    from models.sharpener import SsrnetModel
+
+    return SsrnetModel(card, state)
+
+
+def _stas(card: ModelCard, state: State) -> Model:
+    from models.denoiser import StasModel
+
+    return StasModel(card, state)
+
+
+def _least_squares(card: ModelCard, state: State) -> FusionModel:
+    from models.least_squares import LeastSquaresModel
+
+    return LeastSquaresModel(card, state)
+
+
+def _ual(card: ModelCard, state: State) -> FusionModel:
+    from models.fuser import UalModel
+
+    return UalModel(card, state)
 
 
 ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {
     "identity": _identity,
-    "ssrnet": SsrnetModel,
-    "stas": StasModel,
+    "ssrnet": _ssrnet,
+    "stas": _stas,
 }
 """Name in a card -> what builds the model from card and weights. A new network is one more row."""
 
-FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {"least-squares": LeastSquaresModel, "ual": UalModel}
+FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {"least-squares": _least_squares, "ual": _ual}
 """The same for models that fuse two images."""
 
 _TASKS = {"stas": "denoise", "ssrnet": "sharpen"}
@@ -75,6 +103,8 @@ def save(folder: Path, card: ModelCard, state: State) -> ModelCard:
 
     Float weights are stored as they are (half precision stays half).
     """
+    from safetensors.torch import save as save_tensors
+
     folder.mkdir(parents=True, exist_ok=True)
     digest = ""
     if state:
@@ -109,6 +139,8 @@ def load_fusion(folder: str | Path) -> FusionModel:
 
 def _read(folder: Path) -> tuple[ModelCard, State]:
     """Card and proved weights of a known architecture."""
+    from safetensors.torch import load as load_tensors
+
     card = ModelCard.read(folder / CARD)
     known = sorted({*ARCHITECTURES, *FUSIONS})
     if card.architecture not in known:

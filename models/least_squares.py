@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import signal
 
 from models import blur, local_map
 from models.blur import Blur
@@ -80,6 +79,8 @@ class LeastSquaresModel:
             "outside": np.flatnonzero((setup.response < OUTSIDE * top).all(axis=0)).tolist(),
         }
         if self.local:
+            from scipy import signal  # a second that no other model's workers need spend
+
             match = blur.match(pairs, setup)
             if match.size > 1:
                 second = pair_moments(pairs, signal.convolve2d(match, known.kernel), setup.scale)

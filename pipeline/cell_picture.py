@@ -5,9 +5,6 @@ from __future__ import annotations
 import io
 from typing import Literal
 
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch
-
 from models.stas import EDGES, NODES, OPS, Genotype
 
 COLOURS = {
@@ -25,6 +22,9 @@ COLOURS = {
 
 def draw_cell(genotype: Genotype, *, title: str, kind: Literal["png", "svg"] = "png") -> bytes:
     """The picture as the bytes of a file: node 0 is the cell's input, 1 to 4 are summed and joined."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle, FancyArrowPatch
+
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
     axis = figure.subplots()
     axis.set_title(title, fontsize=10)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import catalog
 from catalog.errors import Refused as NotPaired
 from catalog.pairing import GuideScenes
 from catalog.publish import cube_key, scene_collection
 from catalog.scene import Scene
-from models.fusion import FusionModel
 from pipeline.config import RestoreJob
 from pipeline.plan import Budget, Guide, Refused
+
+if TYPE_CHECKING:
+    from models.fusion import FusionModel
 
 DEFAULT_STEPS = 60
 """Measured (docs/decisions/0010): held-out squares stop to gain after 30 to 60 steps."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catalog.errors import ArchiveError
 from catalog.root import NotJson, Root
-from models.stas import Genotype
+
+if TYPE_CHECKING:
+    from models.stas import Genotype
 
 FOLDER = "genotypes"
 FIGURES = ("strategy", "domain", "budget", "steps", "trials", "seconds", "validation_loss", "baseline_loss")
@@ -89,6 +91,8 @@ class Found:
         Raises:
             BadGenotype: keys missing, another version of the search space, or an unknown operation.
         """
+        from models.stas import Genotype
+
         try:
             return cls(
                 id=data["id"],

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
 
 from catalog.spec import NEAR_FILL, NODATA, VALID, CubeSpec
 
@@ -89,6 +88,8 @@ def mark_near_fill(flags: Flags, known: Mask, halo: int) -> Flags:
     """Set NEAR_FILL on usable pixels whose receptive field, ``halo`` pixels each way, held filled pixels."""
     if known.all() or halo == 0:
         return flags
+    from scipy.ndimage import maximum_filter  # a plan needs a number of this file, and no filter
+
     near = maximum_filter(~known, size=2 * halo + 1, mode="constant", cval=False) & (flags & VALID != 0)
     marked = flags.copy()
     marked[near] |= NEAR_FILL

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import catalog
 from catalog.cube import read_spec
@@ -29,17 +29,13 @@ from pipeline.ledger import Refusal
 from pipeline.memory import GIB, SLACK_BYTES, share_bytes
 from pipeline.outcome import WAIT, Wait, Workers
 from pipeline.plan import Budget, Guide, Plan, Refused, make_plan, pending
-from pipeline.restore_worker import (
-    AdaptBlock,
-    Finish,
-    OpenedScene,
-    Prepare,
-    RestoreTile,
-    RestoreWorker,
-)
+from pipeline.restore_tasks import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
 from pipeline.run_report import new_run_id, unit_id
 from pipeline.shelf import load_pair_model
 from pipeline.unit import Finished, Opened
+
+if TYPE_CHECKING:
+    from pipeline.restore_worker import RestoreWorker
 
 
 class RestoreUnit:
@@ -105,6 +101,13 @@ class RestoreUnit:
         return put_item(self._root, item, run=self._run)
 
 
+def _worker(archive: str) -> RestoreWorker:
+    """Imported where it works: torch takes seconds to load, and the driver has no use for it."""
+    from pipeline.restore_worker import RestoreWorker
+
+    return RestoreWorker(archive)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What is done to a scene."""
@@ -145,7 +148,7 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None)
     run_id = run or new_run_id("restore")
     found, workers = granted(job, root, todo(job, root))
     units = (RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one for one in found)
-    make = partial(RestoreWorker, job.archive)
+    make = partial(_worker, job.archive)
     lease = f"restore-{'-'.join(job.tasks)}"
     begun = Run(run_id, job, units, make, engine, scenes=len(found), lease=lease, workers=workers)
     models = sorted({one.task.model for one in found if isinstance(one, Todo)})

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -29,68 +28,12 @@ from pipeline.chain_worker import ChainScene, scene_facts
 from pipeline.fuse_worker import FusedScene, block_figures, block_marks, pair_facts, summary
 from pipeline.ledger import Receipt
 from pipeline.memory import keep_freed_memory
-from pipeline.plan import Budget, Guide, Plan, Refused, make_plan
+from pipeline.plan import Plan, Refused, make_plan
+from pipeline.restore_tasks import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
 from pipeline.run_report import peak_bytes
 from pipeline.shelf import load_model, load_pair_model
 from pipeline.tiles import Index
 from pipeline.unit import Finished, Opened
-
-# ---------------------------------------------------------------------------------------------------------- tasks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepare:
-    """Plan one scene, estimate its facts, create its target."""
-
-    unit: str
-    scene: str
-    source: str
-    ingest_id: str
-    collection: str
-    models: Mapping[str, str]
-    """The model for each task, first done first."""
-    why: Mapping[str, str]
-    """Why each task got its model."""
-    tile_px: int | None
-    guide: Guide | None = None
-    budget: Budget | None = None
-    granted_bytes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptBlock:
-    """Adapt the model to one block of a scene."""
-
-    unit: str
-    plan: str
-    block: Index
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestoreTile:
-    unit: str
-    plan: str
-    """Key of the plan; the worker reads it once."""
-    index: Index
-
-    @property
-    def tiles(self) -> tuple[Index, ...]:
-        return (self.index,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finish:
-    unit: str
-    plan: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenedScene:
-    """What the driver keeps of a prepared scene."""
-
-    plan: Plan
-    adapted: frozenset[Index]
-    """Blocks that an earlier run has adapted."""
 
 
 class RestoreWorker:

@@ -10,17 +10,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from catalog.errors import NotFound
 from catalog.root import NotJson, Root
 from models.card import BadCard, ModelCard
 from models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion, task_of
-from models.fusion import FusionModel
-from models.restorer import Model
 from pipeline.plan import Refused
 
-M = TypeVar("M", Model, FusionModel)
+if TYPE_CHECKING:
+    from models.fusion import FusionModel
+    from models.restorer import Model
+
+M = TypeVar("M", "Model", "FusionModel")
 
 FOLDER = "models"
 DEFAULTS = f"{FOLDER}/defaults.json"

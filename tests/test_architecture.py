@@ -33,7 +33,8 @@ ONLY_IN = {
     },
     "pystac_client": {"catalog/discover.py"},
 }
-LAPTOP = ("pipeline.tiles", "pipeline.plan", "pipeline.config")
+LAPTOP = ("pipeline.tiles", "pipeline.plan", "pipeline.config", "pipeline.cli")
+DRIVERS = ("pipeline.ingest", "pipeline.restore", "pipeline.forecast")
 BANNED_STEMS = {"util", "utils", "common", "helper", "helpers", "core", "base", "manager", "managers", "misc"}
 
 
@@ -88,6 +89,16 @@ def heavy_after_import(module: str) -> str:
 @pytest.mark.parametrize("module", LAPTOP)
 def test_a_plan_is_made_without_torch_or_ray(module: str) -> None:
     assert heavy_after_import(module) == "", f"{module} must load on a laptop that has neither"
+
+
+@pytest.mark.parametrize("module", DRIVERS)
+def test_a_driver_computes_nothing_and_starts_without_torch(module: str) -> None:
+    assert heavy_after_import(module) == "ray"
+
+
+def test_the_worker_does_load_torch() -> None:
+    """So that what it loads is there before its memory is limited."""
+    assert "torch" in heavy_after_import("pipeline.restore_worker").split()
 
 
 def test_the_engine_does_load_ray() -> None:
