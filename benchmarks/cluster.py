@@ -4,9 +4,12 @@
     python -m benchmarks.cluster tiles --tiles 1000000
     python -m benchmarks.cluster scenes --scenes 50000
     python -m benchmarks.cluster soak --tiles 50000   1 % of the tiles fail in passing, five workers are killed (F24)
+    python -m benchmarks.cluster resume --archive s3://BUCKET/PREFIX    on a store; AWS_* as ever
 
-One JSON object for each measurement. A rate is that of all tiles; `rate_by_tenth` shows whether it stays. Memory is the
-driver's, beyond what it had before the run.
+One JSON object for each measurement. A rate is that of all tiles; `rate_by_tenth` shows whether it stays, as does
+`driver_mib_by_tenth`. Seconds to a first tile are counted from the call, with Ray running: `process_s` and `ray_s` are
+what came before (the interpreter and its imports; Ray itself). `search_s` ends when the scenes are known, `opened_s`
+when a worker has opened the first one; between them the workers start.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ import argparse
 import json
 import os
 import platform
-import shutil
+import secrets
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
@@ -41,7 +45,6 @@ from pipeline.execute import on_ray, start_ray
 from pipeline.job import Run
 from pipeline.outcome import Workers
 from pipeline.restore import restore
-from pipeline.tiles import TileGrid
 from pipeline.unit import Unit
 
 WORKERS = Workers(count=2)
@@ -51,10 +54,17 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+def process_s() -> float:
+    """Seconds since this process began."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure(run: Run, total: int) -> dict[str, Any]:
     """Work to the end, noting when each tenth of the tiles was done."""
     before, begin = resident_bytes(), time.monotonic()
-    first, peak, times = 0.0, 0, []
+    first, times = 0.0, []
+    resident: list[int] = []
     done = 0
     for event in run:
         if event.kind != "tile":
@@ -63,7 +73,7 @@ def measure(run: Run, total: int) -> dict[str, Any]:
         done += 1
         if done % max(1, total // 10) == 0:
             times.append(time.monotonic() - begin)
-            peak = max(peak, resident_bytes() - before)
+            resident.append(resident_bytes())
     tenths = [b - a for a, b in zip([first, *times], times, strict=False)]
     report = run.report
     return {
@@ -71,54 +81,60 @@ def measure(run: Run, total: int) -> dict[str, Any]:
         "first_tile_s": round(first, 2),
         "tiles_per_s": round(done / (times[-1] - first), 1),
         "rate_by_tenth": [round(total / 10 / seconds) for seconds in tenths],
-        "driver_growth_mib": round(peak / 2**20, 1),
+        "driver_growth_mib": round((max(resident) - before) / 2**20, 1),
         "driver_mib": round(resident_bytes() / 2**20),
+        "driver_mib_by_tenth": [round(size / 2**20) for size in resident],
         "scenes_published": report.count("published"),
         "exit_code": report.exit_code,
     }
 
 
-def empty_run(folder: Path, units: Iterator[Unit], *, marks: bool, **faults: Any) -> Run:
+def beginning(run: Run, begin: float) -> dict[str, Any]:
+    """Seconds from ``begin`` until the first scene is open and until the first tile is done."""
+    seconds: dict[str, float] = {}
+    for event in run:
+        seconds.setdefault(event.kind, time.monotonic() - begin)
+        if event.kind == "tile":
+            break
+    return {"opened_s": round(seconds["opened"], 2), "first_tile_s": round(seconds["tile"], 2)}
+
+
+def empty_run(archive: str, units: Iterator[Unit], *, marks: bool, **faults: Any) -> Run:
     """A run as the verbs start it, with leases and a ledger, over scenes without pixels."""
-    archive = str(folder / "archive")
     job = Job(archive=archive)
     make = partial(Worker, archive if marks else None, **faults)
     return Run("benchmark", job, units, make, on_ray, lease="benchmark", workers=WORKERS)
 
 
-def tiles(folder: Path, count: int, *, marks: bool) -> dict[str, Any]:
+def tiles(archive: str, count: int, *, marks: bool) -> dict[str, Any]:
     """One scene of very many tiles."""
-    return measure(empty_run(folder, iter([EmptyScene(0, count)]), marks=marks), count)
+    return measure(empty_run(archive, iter([EmptyScene(0, count)]), marks=marks), count)
 
 
-def scenes(folder: Path, count: int, *, marks: bool) -> dict[str, Any]:
+def scenes(archive: str, count: int, *, marks: bool) -> dict[str, Any]:
     """Very many scenes of 20 tiles."""
-    return measure(empty_run(folder, (EmptyScene(n, 20) for n in range(count)), marks=marks), count * 20)
+    return measure(empty_run(archive, (EmptyScene(n, 20) for n in range(count)), marks=marks), count * 20)
 
 
-def resume(folder: Path, done: int) -> dict[str, Any]:
+def resume(archive: str, done: int) -> dict[str, Any]:
     """A scene of which so many tiles are done and ten are not."""
-    archive = Root(str(folder / "archive"))
     scene = EmptyScene(0, done + 10)
-    marks, worker = marks_of(archive, scene.id), Worker(archive.url)
-    for tile in TileGrid(height=1, width=done, tile_px=1):
-        worker(EmptyTile(unit=scene.id, index=tile.index))
+    marks, worker = marks_of(Root(archive), scene.id), Worker(archive)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda x: worker(EmptyTile(unit=scene.id, index=(0, x))), range(done)))
     begin = time.monotonic()
-    run = empty_run(folder, iter([scene]), marks=True)
-    first = next(time.monotonic() - begin for event in run if event.kind == "tile")
-    return {"done_tiles": done, "marks": len(list(archive.list(marks.folder))), "first_tile_s": round(first, 2)}
+    figures = beginning(empty_run(archive, iter([scene]), marks=True), begin)
+    return {"done_tiles": done, "marks": len(marks.tiles()[0]), **figures}
 
 
-def many_scenes(folder: Path, count: int) -> dict[str, Any]:
+def many_scenes(archive: str, count: int) -> dict[str, Any]:
     """A restoration over so many scenes: how long until its first tile, the search of the archive included."""
-    root = Root(str(folder / "archive"))
-    fill_archive(root, count)
-    job = RestoreJob(archive=root.url, model="identity", workers=2)
+    fill_archive(Root(archive), count)
+    job = RestoreJob(archive=archive, model="identity", workers=2)
     begin = time.monotonic()
     run = restore(job)
     searched = time.monotonic() - begin
-    first = next(time.monotonic() - begin for event in run if event.kind == "tile")
-    return {"scenes": count, "search_s": round(searched, 2), "first_tile_s": round(first, 2)}
+    return {"scenes": count, "search_s": round(searched, 2), **beginning(run, begin)}
 
 
 def fill_archive(root: Root, count: int) -> None:
@@ -155,14 +171,17 @@ def _scene(number: int, spec: CubeSpec) -> Scene:
     )  # fmt: skip
 
 
-def soak(folder: Path, count: int) -> dict[str, Any]:
+def soak(archive: str, count: int) -> dict[str, Any]:
     """F24: random faults in passing, five killed workers; every tile done, memory and rate flat."""
-    seen = folder / "seen"
-    seen.mkdir()
+    with tempfile.TemporaryDirectory() as folder:
+        return _soak(archive, count, Path(folder))
+
+
+def _soak(archive: str, count: int, seen: Path) -> dict[str, Any]:
     kills = tuple(count * part // 6 for part in range(1, 6))
-    run = empty_run(folder, iter([EmptyScene(0, count)]), marks=True, faults=0.01, kills=kills, seen=seen)
+    run = empty_run(archive, iter([EmptyScene(0, count)]), marks=True, faults=0.01, kills=kills, seen=seen)
     figures = measure(run, count)
-    marked = len(marks_of(Root(str(folder / "archive")), "empty/000000").done())
+    marked = len(marks_of(Root(archive), "empty/000000").done())
     return {**figures, "faults": len(list(seen.iterdir())), "marked": marked}
 
 
@@ -173,6 +192,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1_000)
     parser.add_argument("--done", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--archive", help="folder or s3:// prefix under which archives are made and removed again")
     asked = parser.parse_args()
     lines = sys.stdout
     with redirect_stdout(sys.stderr):  # Ray prints what its raylet has to say
@@ -181,7 +201,10 @@ def main() -> None:
 
 def run_all(asked: argparse.Namespace, lines: TextIO) -> None:
     """Measure what was asked for, a line for each."""
+    came_before = {"process_s": round(process_s(), 2)}
+    begin = time.monotonic()
     start_ray(cpus=2)
+    came_before["ray_s"] = round(time.monotonic() - begin, 2)
     todo = {
         "tiles": [("tiles", partial(tiles, count=asked.tiles, marks=m), m) for m in (False, True)],
         "scenes": [("scenes", partial(scenes, count=asked.scenes, marks=m), m) for m in (False, True)],
@@ -190,12 +213,16 @@ def run_all(asked: argparse.Namespace, lines: TextIO) -> None:
         "soak": [("soak", partial(soak, count=min(asked.tiles, 2_000) if asked.what == "all" else asked.tiles), True)],
     }
     for name, work, marks in [one for key, ones in todo.items() if asked.what in ("all", key) for one in ones]:
-        folder = Path(tempfile.mkdtemp(prefix="hypermend-"))
-        try:
-            figures = work(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="hypermend-") as folder:
+            place = Root(asked.archive or folder)
+            key = f"benchmark-{secrets.token_hex(4)}"
+            try:
+                figures = work(place.href(key))
+            finally:
+                place.delete_prefix(key)
         where = {
+            **came_before,
+            "archive": "folder" if place.is_local else "s3",
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
             "versions": {"ray": version("ray"), "obstore": version("obstore")},
             "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -55,13 +55,12 @@ class Archive:
         query: Sequence[str] = (),
         ids: Sequence[str] | None = None,
     ) -> list[Item]:
-        """The current items that pass every filter; see index.search."""
+        """The current items that pass every filter, collections being one of these; see index.search."""
         found = index.search(
             self.root,
             stage=stage,
             sensor=sensor,
-            collection=collection,
-            collections=collections,
+            collections=(*collections, *([collection] if collection else ())),
             bbox=bbox,
             datetime=datetime,
             query=query,
@@ -77,11 +76,12 @@ class Archive:
         bbox: Sequence[float] | None = None,
         datetime: str | None = None,
         ids: Sequence[str] | None = None,
-    ) -> list[Scene]:
+    ) -> index.Found:
         """Scenes that have a source cube, as the items of these. Collections are those of the scenes."""
         named = [publish.source_collection(name) for name in collections]
-        found = self.search(stage="source", sensor=sensor, collections=named, bbox=bbox, datetime=datetime, ids=ids)
-        return [item.scene for item in found]
+        return index.search(
+            self.root, stage="source", sensor=sensor, collections=named, bbox=bbox, datetime=datetime, ids=ids
+        )
 
     def reindex(self) -> int:
         """Make index and browsable catalogs anew from the items; how many there are."""

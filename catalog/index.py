@@ -16,9 +16,10 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 from catalog import sensors
 from catalog.errors import BadItem, NotFound, Refused
 from catalog.root import Entry, NotJson, Root, safe_name
-from catalog.scene import Scene, from_item
+from catalog.scene import Scene, from_item, moment
 from catalog.select import Select
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ _SCHEMA = pa.schema(
         ("item", pa.string()),
     ]
 )
+_ANY = Select.of()
+_LAST = datetime.max.replace(tzinfo=UTC)
 _SEARCHED = [name for name in _SCHEMA.names if name != "item"]
 
 
@@ -118,22 +121,53 @@ def add(root: Root, row: Row, *, run: str) -> int:
     return len(data)
 
 
+class Found:
+    """The items that a search found, by time and id. Iterating reads them, some hundreds at a time.
+
+    One that turns out to be no scene, or to fail a comparison of properties, is left out: `len` may be too large.
+    """
+
+    at_once = 500
+
+    def __init__(self, root: Root, rows: Sequence[Row], properties: Select = _ANY) -> None:
+        self.rows = rows
+        self._root = root
+        self._properties = properties
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Scene]:
+        for start in range(0, len(self.rows), self.at_once):
+            batch = self.rows[start : start + self.at_once]
+            items = {key: json.loads(text) for key, text in _with_items(self._root, batch)}
+            for row in batch:
+                item = items.get(row.key)
+                if item is None or not self._properties.accepts(item):
+                    continue
+                if (scene := _scene(self._root, row, item)) is not None:
+                    yield scene
+
+    def where(self, wanted: Callable[[Row], bool]) -> Found:
+        """Those whose row is wanted."""
+        return Found(self._root, [row for row in self.rows if wanted(row)], self._properties)
+
+
 def search(
     root: Root,
     *,
     stage: str | None = None,
     sensor: str | None = None,
-    collection: str | None = None,
     collections: Sequence[str] = (),
     bbox: Sequence[float] | None = None,
     datetime: str | None = None,
     query: Sequence[str] = (),
     ids: Sequence[str] | None = None,
-) -> list[Scene]:
-    """The current items that pass every filter, by time and id.
+) -> Found:
+    """The current items that pass every filter: found by the index alone, read when they are iterated.
 
     Args:
-        collection, collections: one of these.
+        collections: one of these.
         bbox: west, south, east, north in degrees, touched by the item's bounding box. Items without geometry are in
             no box.
         datetime: RFC 3339 time or interval, ".." for an open end.
@@ -149,23 +183,18 @@ def search(
         raise Refused(f"stage {stage!r}; an item is one of {', '.join(STAGES)}")
     if sensor is not None:
         sensor = sensors.sensor(sensor).name
-    named = (*collections, *([collection] if collection else ()))
-    select = Select.of(collections=named, bbox=bbox, datetime=datetime)
+    select = Select.of(collections=collections, bbox=bbox, datetime=datetime)
+    properties = Select.of(query=query)
+    named = None if ids is None else frozenset(ids)
     wanted = [
         row
-        for row in _newest(_rows(root, named))
+        for row in _newest(_rows(root, collections))
         if (stage is None or row.stage == stage)
         and (sensor is None or row.sensor == sensor)
-        and (ids is None or row.id in ids)
+        and (named is None or row.id in named)
         and _accepts(select, row)
     ]
-    properties = Select.of(query=query)
-    found = [
-        scene
-        for row, text in _with_items(root, wanted)
-        if properties.accepts(json.loads(text)) and (scene := _scene(root, row, text)) is not None
-    ]
-    return sorted(found, key=lambda s: (s.datetime, s.id, s.collection))
+    return Found(root, sorted(wanted, key=_when), properties)
 
 
 def rebuild(root: Root) -> int:
@@ -176,7 +205,7 @@ def rebuild(root: Root) -> int:
         by_folder.setdefault(row.key.split("/")[1], []).append(row)
     old = {e.key for e in root.list("index")}
     for folder, members in by_folder.items():
-        texts = dict(_with_items(root, members, keyed=True))
+        texts = dict(_with_items(root, members))
         ordered = sorted(members, key=lambda r: r.key)
         for number, start in enumerate(range(0, len(ordered), COMPACT_ROWS)):
             part = [{**_as_dict(r), "item": texts[r.key]} for r in ordered[start : start + COMPACT_ROWS]]
@@ -260,27 +289,39 @@ def _accepts(select: Select, row: Row) -> bool:
     return select.accepts(item)
 
 
-def _with_items(root: Root, rows: Sequence[Row], *, keyed: bool = False) -> Iterator[tuple[Any, str]]:
-    """(row, or its key, and the item's JSON), each part of the index read once."""
+def _when(row: Row) -> tuple[datetime, str, str]:
+    return moment(row.start) if row.start else _LAST, row.id, row.collection
+
+
+def _with_items(root: Root, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """(key, JSON) of the items that are still there, each part of the index read once."""
     by_part: dict[str, list[Row]] = {}
     for row in rows:
         if row.item is not None:
-            yield (row.key if keyed else row), str(row.item)
+            yield row.key, row.item
         else:
             by_part.setdefault(str(row.part), []).append(row)
     for part, members in by_part.items():
         table = _read_part(root, part, ["key", "item"])
-        pairs = [] if table is None else table.to_pylist()
+        inside = [row.position for row in members if table is not None and row.position < table.num_rows]
+        items = {} if table is None else {pair["key"]: pair["item"] for pair in table.take(inside).to_pylist()}
         for row in members:
-            pair = pairs[row.position] if row.position < len(pairs) else {"key": None}
-            # The part may have been replaced since its columns were read; the item itself is always there.
-            text = str(pair["item"]) if pair["key"] == row.key else root.get(row.key).decode()
-            yield (row.key if keyed else row), text
+            # The part may have been replaced since its columns were read; the item itself is there, or was removed.
+            text = items.get(row.key) or _item_itself(root, row.key)
+            if text is not None:
+                yield row.key, text
 
 
-def _scene(root: Root, row: Row, text: str) -> Scene | None:
+def _item_itself(root: Root, key: str) -> str | None:
     try:
-        return from_item(json.loads(text), href=root.href(row.key), own=True)
+        return root.get(key).decode()
+    except NotFound:
+        return None
+
+
+def _scene(root: Root, row: Row, item: Mapping[str, Any]) -> Scene | None:
+    try:
+        return from_item(item, href=root.href(row.key), own=True)
     except BadItem as e:
         log.warning("%s is left out: %s", root.href(row.key), e)
         return None

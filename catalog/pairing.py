@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,7 +50,7 @@ class Paired:
 class GuideScenes:
     """The guides to choose from: the source scenes of one collection."""
 
-    def __init__(self, scenes: Sequence[Scene], *, collection: str) -> None:
+    def __init__(self, scenes: Iterable[Scene], *, collection: str) -> None:
         self._scenes = sorted(scenes, key=lambda s: (s.datetime, s.id))
         self._collection = collection
         # A box over the date line, or of no place, is looked at more closely.

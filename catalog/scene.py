@@ -198,7 +198,7 @@ def facts_of(
     end = properties.get("end_datetime") or properties.get("datetime") or start
     try:
         box = _bbox(item.get("bbox"), item.get("geometry"))
-        span = (_moment(start) if start else None, _moment(end) if end else None)
+        span = (moment(start) if start else None, moment(end) if end else None)
     except (ValueError, TypeError, AttributeError) as e:
         raise BadItem(str(item.get("id") or "?"), f"bbox, geometry or time cannot be read: {e}") from e
     return str(item.get("collection") or "unknown"), box, span, properties
@@ -215,12 +215,12 @@ def _datetime(id: str, properties: dict[str, Any]) -> datetime:
     if text is None:
         raise BadItem(id, "it has neither datetime nor start_datetime")
     try:
-        return _moment(text)
+        return moment(text)
     except ValueError as e:
         raise BadItem(id, f"datetime {text!r} is not RFC 3339") from e
 
 
-def _moment(text: Any) -> datetime:
+def moment(text: Any) -> datetime:
     when = datetime.fromisoformat(str(text))
     return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
 

@@ -17,7 +17,7 @@ from catalog.root import Root
 from pipeline.config import RestoreJob
 from pipeline.ledger import Refusal
 from pipeline.plan import Plan, Refused
-from pipeline.restore import plan_of, todo
+from pipeline.restore import plan_of, sources, todo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
     """
     root = catalog.open(job.archive).root
     rate = cache(lambda model: _seconds_per_sample(root, model))
-    for one in todo(job, root):
+    for one in todo(job, root, sources(job)):
         if isinstance(one, Refusal):
             yield PlannedScene(collection=one.collection or "", scene=one.scene, reason=one.reason)
             continue

@@ -234,8 +234,8 @@ class FusedScene:
         name = f"{self.plan.adapted}/{_state_name(index)}"
         if mark is None:
             raise Refused(
-                f"scene {self.plan.scene_id}: the mark of block {index} is missing or torn; `hypermend verify`, then the "
-                "same command, adapts it again"
+                f"scene {self.plan.scene_id}: the mark of block {index} is missing or torn; `hypermend verify`, then "
+                "the same command, adapts it again"
             )
         if not mark.shards:
             return {}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import catalog
 from catalog.cube import Cube, create
 from catalog.discover import Skipped, discover, from_folder
 from catalog.errors import BadAsset
+from catalog.index import search
 from catalog.marks import Marks
 from catalog.publish import put_item, source_item
 from catalog.readers import READER_VERSION, Source, open_scene
@@ -245,7 +247,7 @@ def ingest(
     root = Root(job.archive)
     run_id = run or new_run_id("ingest")
     found = scenes(job) if found is None else found
-    known = len(found) if isinstance(found, list) else None  # an API is asked for its pages as the run goes on
+    known = len(found) if isinstance(found, Sized) else None  # an API is asked for its pages as the run goes on
     units = (_unit(f, job, root, run_id) for f in found)
     workers = replace(workers_of(job), gpus=0.0)  # reading files needs none
     return Run(
@@ -262,7 +264,8 @@ def _unit(found: Scene | Skipped, job: IngestJob, root: Root, run: str) -> Unit 
 def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
     """What the job's filters find, in the archive itself or in the STAC source it names."""
     if job.stac is None:
-        items = catalog.open(job.archive).search(
+        found = search(
+            catalog.open(job.archive).root,
             stage="raw",
             sensor=job.sensor,
             collections=job.collections,
@@ -270,7 +273,7 @@ def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
             datetime=job.datetime,
             query=job.query,
         )
-        return [item.scene for item in items][: job.limit]
+        return found if job.limit is None else islice(found, job.limit)
     return discover(
         job.stac,
         collections=job.collections,

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import catalog
 from catalog.cube import read_spec
 from catalog.errors import ArchiveError
+from catalog.index import Found
 from catalog.publish import cube_key, put_item, restored_item, scene_collection, source_collection
 from catalog.root import Root
 from catalog.scene import Scene
 from catalog.spec import CubeSpec
+from models.card import BadCard
+from models.checkpoint import BadCheckpoint
 from pipeline.choose import Chooser, Chosen
 from pipeline.config import RestoreJob
 from pipeline.execute import on_ray
@@ -146,50 +150,80 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None)
     """
     root = catalog.open(job.archive).root
     run_id = run or new_run_id("restore")
-    found, workers = granted(job, root, todo(job, root))
-    units = (RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one for one in found)
+    found = sources(job)
+    dealt, workers = granted(job, root, todo(job, root, found))
+    models: set[str] = set()
+
+    def units() -> Iterator[RestoreUnit | Refusal]:
+        for one in dealt:
+            if isinstance(one, Todo):
+                models.add(one.task.model)
+                begun.report.notes["model"] = ", ".join(sorted(models))
+            yield RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one
+
     make = partial(_worker, job.archive)
     lease = f"restore-{'-'.join(job.tasks)}"
-    begun = Run(run_id, job, units, make, engine, scenes=len(found), lease=lease, workers=workers)
-    models = sorted({one.task.model for one in found if isinstance(one, Todo)})
-    begun.report.notes.update(task=job.task, model=", ".join(models))
+    begun = Run(run_id, job, units(), make, engine, scenes=len(found), lease=lease, workers=workers)
+    begun.report.notes.update(task=job.task, model="")
     return begun
 
 
-def todo(job: RestoreJob, root: Root) -> list[Todo | Refusal]:
-    """Every scene of the job with its models and, for a fusion, its guide.
+def todo(job: RestoreJob, root: Root, found: Iterable[Scene]) -> Iterator[Todo | Refusal]:
+    """The scenes one by one, each with its models and, for a fusion, its guide; or why it has none.
 
     Raises:
-        Refused: as ``restore``. A scene that has no guide is a refusal of its own.
-        BadCheckpoint: as ``restore``.
+        Refused, BadCheckpoint: as ``restore``. What is wrong with the model of the first scene is wrong with the job;
+            with that of a later one it is a refusal of its own, as is a scene without a guide.
     """
-    choose = Chooser(job, root)
-    found = sources(job)
-    if job.task != "fuse":
-        return [Todo(source=scene, task=_chain(job, root, choose, scene)) for scene in found]
-    guides = Guides(job)
-    budget = cache(lambda name: budget_of(job, load_pair_model(root, name)))
-    pairs: list[Todo | Refusal] = []
+    deal = _fusions(job, root) if job.task == "fuse" else _chains(job, root)
+    begun = False
     for scene in found:
         try:
+            one = deal(scene)
+        except (Refused, BadCheckpoint, BadCard) as error:
+            if not begun:
+                raise
+            one = _refusal(scene, error)
+        except ArchiveError as error:
+            one = _refusal(scene, error)
+        begun |= isinstance(one, Todo)
+        yield one
+
+
+def _refusal(scene: Scene, error: Exception) -> Refusal:
+    return Refusal(scene=scene.id, collection=scene_collection(scene.collection), reason=str(error))
+
+
+def _chains(job: RestoreJob, root: Root) -> Callable[[Scene], Todo | Refusal]:
+    """What gives a scene its models."""
+    choose = Chooser(job, root)
+    limit = granted_bytes(job)
+
+    def deal(scene: Scene) -> Todo:
+        chosen = tuple(choose(task, scene.sensor, _spec(root, scene)) for task in job.tasks)
+        return Todo(source=scene, task=Task(chain=chosen, tile_px=job.tile_px, granted_bytes=limit))
+
+    return deal
+
+
+def _fusions(job: RestoreJob, root: Root) -> Callable[[Scene], Todo | Refusal]:
+    """What gives a scene its guide and its model."""
+    choose = Chooser(job, root)
+    limit = granted_bytes(job)
+    guides = Guides(job)
+    budget = cache(lambda name: budget_of(job, load_pair_model(root, name)))
+
+    def deal(scene: Scene) -> Todo | Refusal:
+        try:
             guide, guide_scene = guides.of(scene)
-        except Refused as refusal:
-            pairs.append(Refusal(scene=scene.id, collection=scene_collection(scene.collection), reason=str(refusal)))
-            continue
-        chosen = choose("fuse", scene.sensor, _spec(root, scene), default_model(scene.sensor, guide_scene.sensor))
-        task = Task(
-            chain=(chosen,),
-            tile_px=job.tile_px,
-            granted_bytes=granted_bytes(job),
-            budget=budget(chosen.model),
-        )
-        pairs.append(Todo(source=scene, task=task, guide=guide, guide_scene=guide_scene))
-    return pairs
+        except Refused as error:
+            return _refusal(scene, error)
+        builtin = default_model(scene.sensor, guide_scene.sensor)
+        chosen = choose("fuse", scene.sensor, _spec(root, scene), builtin)
+        task = Task(chain=(chosen,), tile_px=job.tile_px, granted_bytes=limit, budget=budget(chosen.model))
+        return Todo(source=scene, task=task, guide=guide, guide_scene=guide_scene)
 
-
-def _chain(job: RestoreJob, root: Root, choose: Chooser, scene: Scene) -> Task:
-    chain = tuple(choose(task, scene.sensor, _spec(root, scene)) for task in job.tasks)
-    return Task(chain=chain, tile_px=job.tile_px, granted_bytes=granted_bytes(job))
+    return deal
 
 
 def _spec(root: Root, scene: Scene) -> Callable[[], CubeSpec]:
@@ -200,26 +234,28 @@ LOOKED_AT = 8
 MARGIN = 1.5
 
 
-def granted(job: RestoreJob, root: Root, found: list[Todo | Refusal]) -> tuple[list[Todo | Refusal], Workers]:
+def granted(job: RestoreJob, root: Root, found: Iterator[Todo | Refusal]) -> tuple[Iterator[Todo | Refusal], Workers]:
     """What each worker asks for and may take.
 
     On a cluster where the job does not say, that is what the plans of the first scenes say with a margin: machines are
     asked for it, and a later scene that takes more is refused by its plan, with both numbers.
     """
+    first = list(islice(found, LOOKED_AT))  # also what is wrong with the job is said now and not by its run
+    found = chain(first, found)
     workers = workers_of(job)
     if job.ray_address is None or job.memory_gib is not None:
         limit = granted_bytes(job)
         asked = limit if job.memory_gib is not None and job.ray_address is not None else None
         return found, replace(workers, memory_bytes=asked, limit_bytes=limit)
     figures = []
-    for one in found[:LOOKED_AT]:
+    for one in first:
         if isinstance(one, Todo):
             with contextlib.suppress(Refused, ArchiveError):  # said when the scene's turn comes
                 figures.append(plan_of(one, root).tile_bytes)
     if not figures:
         return found, workers
     grant = round(MARGIN * max(figures))
-    told = [replace(o, task=replace(o.task, granted_bytes=grant)) if isinstance(o, Todo) else o for o in found]
+    told = (replace(o, task=replace(o.task, granted_bytes=grant)) if isinstance(o, Todo) else o for o in found)
     return told, replace(workers, memory_bytes=grant + SLACK_BYTES, limit_bytes=grant)
 
 
@@ -230,7 +266,7 @@ def granted_bytes(job: RestoreJob) -> int | None:
     return share_bytes(job.workers) if job.ray_address is None else None
 
 
-def sources(job: RestoreJob) -> list[Scene]:
+def sources(job: RestoreJob) -> Found:
     """The source cubes that the job's filters match.
 
     Raises:
@@ -241,14 +277,15 @@ def sources(job: RestoreJob) -> list[Scene]:
     )
     if job.guide_collection and not job.collections:  # a guide is not restored itself unless it is asked for
         guides = source_collection(job.guide_collection)
-        found = [scene for scene in found if scene.collection != guides]
-    known = [scene.id for scene in found]
-    for scene_id in job.scenes:
-        if scene_id not in known:
-            nearest = difflib.get_close_matches(scene_id, known, n=1, cutoff=0.0)
+        found = found.where(lambda row: row.collection != guides)
+    if job.scenes:
+        known, wanted = {row.id for row in found.rows}, set(job.scenes)
+        if unknown := wanted - known:
+            scene_id = next(name for name in job.scenes if name in unknown)
+            nearest = difflib.get_close_matches(scene_id, sorted(known), n=1, cutoff=0.0)
             hint = f"; the nearest is {nearest[0]!r}" if nearest else "; it has none that matches the other filters"
             raise Refused(f"{job.archive} has no source cube of scene {scene_id!r}{hint}")
-    found = [scene for scene in found if not job.scenes or scene.id in job.scenes]
+        found = found.where(lambda row: row.id in wanted)
     if not found:
         raise Refused(f"{job.archive} has no source cube that matches; `hypermend ingest` makes them")
     return found
