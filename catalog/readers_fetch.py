@@ -100,6 +100,9 @@ class Reach:
         self.sign: Signer = sign or Unsigned()
         self.max_bytes = max_bytes
         self.gdal_cache_bytes = GDAL_CACHE_BYTES
+        # GDAL follows redirects wherever they lead, and cannot be told not to: it is given the last address of a way of
+        # which each step was allowed, as `stat` went it last.
+        self._redirects: dict[str, str | None] = {}
 
     def stat(self, href: str) -> Stat:
         """Size and mark; raises NotFound, Refused or Unreachable."""
@@ -120,6 +123,7 @@ class Reach:
             info = self._s3(href, lambda fs, key: fs.info(key))
             return Stat(size=info.get("size"), mark=str(info.get("ETag") or info.get("LastModified")))
         with self._get(href, {"Range": "bytes=0-0"}) as answer:
+            self._redirects[href] = None if answer.url == self.sign(href).url else answer.url
             total = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
             length = answer.headers.get("Content-Length") if answer.status == 200 else None
             size = int(total[1]) if total else int(length) if length else None
@@ -202,9 +206,12 @@ class Reach:
         if href.startswith("s3://"):
             options |= _gdal_s3_options(signed)
             return f"/vsis3/{href.removeprefix('s3://')}", options
-        if signed.headers:
+        if href not in self._redirects:
+            self.stat(href)
+        url = self._redirects[href] or signed.url
+        if signed.headers and urlsplit(url).netloc == urlsplit(href).netloc:
             options["GDAL_HTTP_HEADERS"] = "\n".join(f"{k}: {v}" for k, v in signed.headers.items())
-        return f"/vsicurl/{signed.url}", options
+        return f"/vsicurl/{url}", options
 
     def raster(self, href: str, use: Callable[[Any], T], *, opened: dict[str, Any] | None = None) -> T:
         """`use(dataset)` on the raster at `href`; datasets are kept open in `opened` when given.

@@ -68,6 +68,12 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"fail(\d+)x(\d+)", way):  # the first n requests answer with a status
             if count <= int(match[2]):
                 return self.refuse(int(match[1]))
+        if way == "moved":
+            self.note(0)
+            self.send_response(302)
+            self.send_header("Location", query)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if way == "signed" and "sig=good" not in query:
             return self.refuse(403)
         if way == "after":  # answers, then fails for good from the nth request on
@@ -202,6 +208,58 @@ def test_a_server_that_signs_for_get_only(cog: Path, faulty: Callable[[Path], Fa
     source = open_scene(remote(cog.parent, "ali", f"{server.url}/nohead"))
     with rasterio.open(cog) as file:
         np.testing.assert_array_equal(source.read(slice(0, 9), slice(0, 9))[0], file.read()[:, :9, :9])
+
+
+def moved(cog: Path, server: Faulty, to: str) -> Scene:
+    """The scene of the file, at a server that sends everybody on."""
+    scene = remote(cog.parent, "ali", f"{server.url}/moved")
+    return replace(scene, assets={k: replace(a, href=f"{a.href}?{to}") for k, a in scene.assets.items()})
+
+
+def by_gdal(server: Faulty) -> list[dict[str, Any]]:
+    return [r for r in server.requests() if r["agent"].startswith("GDAL")]
+
+
+def test_gdal_itself_follows_redirects_wherever_they_lead(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
+    """The reason why they are followed before GDAL is asked. Fails on the day on which it need not be any more."""
+    door, house = faulty(cog.parent), faulty(cog.parent)
+    options = {**readers_fetch.GDAL_OPTIONS, "GDAL_HTTP_FOLLOWLOCATION": "NO", "GDAL_HTTP_MAXREDIRS": "0"}
+    with rasterio.Env(**options), rasterio.open(f"/vsicurl/{door.url}/moved/a.tif?{house.url}/plain/a.tif") as file:
+        assert file.count == 9
+    assert by_gdal(door) and by_gdal(house)
+
+
+def test_a_redirect_is_followed_step_by_step_before_gdal_sees_it(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
+    class Bearer:
+        def __call__(self, href: str, *, fresh: bool = False) -> Signed:
+            return Signed(url=href, headers={"Authorization": f"Bearer {SECRET}"})
+
+    door, house = faulty(cog.parent), faulty(cog.parent)
+    source = open_scene(moved(cog, door, f"{house.url}/plain/a.tif"), sign=Bearer())
+    with rasterio.open(cog) as file:
+        np.testing.assert_array_equal(source.read(slice(0, 9), slice(0, 9))[0], file.read()[:, :9, :9])
+    assert by_gdal(house) and not by_gdal(door)
+    assert {r["token"] for r in door.requests()} == {f"Bearer {SECRET}"}
+    assert {r["token"] for r in house.requests()} == {None}  # another host
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        ("http://169.254.169.254/latest/meta-data/a.tif", "link-local address"),
+        ("http://elsewhere.test/a.tif", "is not among HYPERMEND_ALLOWED_HOSTS"),
+        ("file:///etc/passwd", "answers 302"),
+    ],
+)
+def test_gdal_is_never_sent_where_nobody_may_go(
+    cog: Path, faulty: Callable[[Path], Faulty], monkeypatch: pytest.MonkeyPatch, to: str, words: str
+) -> None:
+    monkeypatch.setenv("HYPERMEND_ALLOWED_HOSTS", "127.0.0.1,169.254.169.254")
+    door = faulty(cog.parent)
+    href = next(iter(moved(cog, door, to).assets.values())).href
+    with pytest.raises(ArchiveError, match=words):
+        Reach().raster(href, lambda dataset: dataset.read())
+    assert door.requests() and not by_gdal(door)
 
 
 def test_equal_over_http_and_from_disk(cog: Path, http_server: Callable[[Path], str]) -> None:
