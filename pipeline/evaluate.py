@@ -29,6 +29,7 @@ from catalog.errors import ArchiveError
 from catalog.publish import cube_key, scene_collection
 from catalog.root import Root
 from catalog.scene import Scene
+from catalog.sensors import sensor
 from catalog.spec import CubeSpec
 from models.bicubic import enlarge, reduce
 from models.card import ModelCard
@@ -47,7 +48,7 @@ from pipeline.tiles import SpectralWindow, Window, spectral_windows
 from pipeline.trial import bicubic_pair, degraded, laboratory, unadapted
 
 FULL_SCALE = {"cave": 65535.0}
-"""Sensors whose counts have a full scale of their own; other scenes are divided by their largest value."""
+"""Sensors whose counts have a full scale that sharpeners are scored by."""
 CROP_PX = {"denoise": 300, "sharpen": 512, "fuse": 512}
 FIGURES = ("psnr", "ssim", "sam_deg", "ergas", "rmse")
 
@@ -207,7 +208,8 @@ class _Sharpen:
 
     def __call__(self, scene: Scene) -> Iterator[Row]:
         s = self.model.scale
-        spec, truth, known = _image(self.root, scene, self.model.card, crop=self.crop, centre=False)
+        peak = FULL_SCALE.get(scene.sensor)
+        spec, truth, known = _image(self.root, scene, self.model.card, crop=self.crop, centre=False, peak=peak)
         h, w = (n // s * s for n in truth.shape[1:])
         if not h or not w:
             raise Refused(f"scene {scene.id}: {truth.shape[1]} x {truth.shape[2]} pixels are too few for scale {s}")
@@ -225,7 +227,7 @@ class _Sharpen:
 class _Fuse:
     def __init__(self, job: EvaluateJob, root: Root, crop: int) -> None:
         self.root, self.crop, self.scale = root, crop, job.scale or 8
-        self.guide = job.guide_sensor
+        self.guide = None if job.guide_sensor is None else sensor(job.guide_sensor).name
         self.model = load_pair_model(root, job.model)
         self.start = load_pair_model(root, "least-squares")
 
@@ -265,8 +267,12 @@ def _windows(spec: CubeSpec, model: Model) -> tuple[SpectralWindow, ...] | None:
     return spectral_windows(nm, detector, (True,) * len(good), model.card.window_bands)
 
 
-def _image(root: Root, scene: Scene, card: ModelCard, *, crop: int, centre: bool) -> tuple[CubeSpec, F32, Mask]:
+def _image(
+    root: Root, scene: Scene, card: ModelCard, *, crop: int, centre: bool, peak: float | None = None
+) -> tuple[CubeSpec, F32, Mask]:
     """(spec, (good bands, h, w) in 0..1 without holes, where there was data) of the pixels that are scored.
+
+    `peak` is what they are divided by; None: the largest value of the whole scene.
 
     Raises:
         Refused: the model does not accept the cube, or no pixel of the crop holds data.
@@ -286,7 +292,7 @@ def _image(root: Root, scene: Scene, card: ModelCard, *, crop: int, centre: bool
     if not known.any():
         raise Refused(f"scene {scene.id}: no pixel of the {crop} x {crop} that are scored holds data")
     fill_holes(values, known, values[:, known].mean(axis=1))
-    return spec, (values / np.float32(FULL_SCALE.get(spec.sensor) or _largest(cube, good))).astype(np.float32), known
+    return spec, (values / np.float32(peak or _largest(cube, good))).astype(np.float32), known
 
 
 def _largest(cube: Cube, good: np.ndarray[Any, Any]) -> float:

@@ -18,10 +18,12 @@ from catalog.spec import VALID
 from models import metrics
 from models.bicubic import enlarge, reduce
 from models.card import ModelCard
+from models.degrade import gaussian
 from pipeline.cli import app
 from pipeline.config import RestoreJob
 from pipeline.execute import serial
 from pipeline.forecast import planned
+from pipeline.kernels import built_in
 from pipeline.restore import restore
 from pipeline.score import restored, scores
 from pipeline.shelf import defaults, load_model, model_card
@@ -178,6 +180,31 @@ def test_evaluate_of_another_task_is_refused(archive: Path) -> None:
     result = hypermend("evaluate", "--archive", archive, "--model", "stas-subspace", "--task", "sharpen")
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_denoiser_is_scored_on_the_scene_divided_by_its_largest_value(archive: Path) -> None:
+    put_denoiser(archive, "mine")
+    words = ("evaluate", "--archive", archive, "--model", "mine", "--sigma", 30, "--scene", "one_ms", "--json")
+    noisy = json.loads(hypermend(*words).stdout)["rows"][0]
+    stored = catalog.open(str(archive)).search(stage="source", ids=("one_ms",))[0].dataset()["reflectance"].values
+    truth = (stored / stored.max()).astype(np.float32)
+    spoilt = gaussian(truth, 30 / 255, np.random.default_rng([0, 30]))
+    assert noisy["psnr"] == pytest.approx(metrics.psnr(truth, spoilt.clip(0, 1)), abs=1e-3)
+
+
+def test_evaluate_of_a_fusion_makes_its_own_pairs(archive: Path) -> None:
+    words = ("evaluate", "--archive", archive, "--model", "least-squares", "--task", "fuse", "--scale", 4, "--json")
+    found = json.loads(hypermend(*words, "--scene", "one_ms").stdout)
+    psnr = {(r["level"], r["method"]): r["psnr"] for r in found["rows"]}
+    levels = [f"x4 {kernel}" for kernel in built_in()]
+    assert list(psnr) == [(level, method) for level in levels for method in ("bicubic", "least-squares")]
+    # The scene is smooth: enlarging alone is nearly right, but for the blurs that move it.
+    gain = [psnr[level, "least-squares"] - psnr[level, "bicubic"] for level in levels]
+    assert np.mean(gain) > 3, gain
+    assert not found["failed"]
+    refused = hypermend(*words, "--guide-sensor", "nobody")
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
 
 
 def test_a_card_keeps_its_spectrum(tmp_path: Path) -> None:
