@@ -6,10 +6,11 @@
     python -m benchmarks.cluster soak --tiles 50000   1 % of the tiles fail in passing, five workers are killed (F24)
     python -m benchmarks.cluster resume --archive s3://BUCKET/PREFIX    on a store; AWS_* as ever
 
-One JSON object for each measurement. A rate is that of all tiles; `rate_by_tenth` shows whether it stays, as does
-`driver_mib_by_tenth`. Seconds to a first tile are counted from the call, with Ray running: `process_s` and `ray_s` are
-what came before (the interpreter and its imports; Ray itself). `search_s` ends when the scenes are known, `opened_s`
-when a worker has opened the first one; between them the workers start.
+One JSON object for each measurement. A rate is that of all tiles; `rate_by_tenth` shows whether it stays; where others
+use the machine, `driver_us_by_tenth` does: the driver's processor time for a tile. Seconds to a first tile are counted
+from the call, with Ray running: `process_s` and `ray_s` are what came before (the interpreter and its imports; Ray
+itself). `search_s` ends when the scenes are known, `opened_s` when a worker has opened the first one; between them the
+workers start.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -63,8 +65,8 @@ def process_s() -> float:
 def measure(run: Run, total: int) -> dict[str, Any]:
     """Work to the end, noting when each tenth of the tiles was done."""
     before, begin = resident_bytes(), time.monotonic()
-    first, times = 0.0, []
-    resident: list[int] = []
+    first, times, resident = 0.0, [], []
+    worked = [time.process_time()]
     done = 0
     for event in run:
         if event.kind != "tile":
@@ -74,6 +76,7 @@ def measure(run: Run, total: int) -> dict[str, Any]:
         if done % max(1, total // 10) == 0:
             times.append(time.monotonic() - begin)
             resident.append(resident_bytes())
+            worked.append(time.process_time())
     tenths = [b - a for a, b in zip([first, *times], times, strict=False)]
     report = run.report
     return {
@@ -81,6 +84,7 @@ def measure(run: Run, total: int) -> dict[str, Any]:
         "first_tile_s": round(first, 2),
         "tiles_per_s": round(done / (times[-1] - first), 1),
         "rate_by_tenth": [round(total / 10 / seconds) for seconds in tenths],
+        "driver_us_by_tenth": [round((b - a) * 1e7 / total) for a, b in pairwise(worked)],
         "driver_growth_mib": round((max(resident) - before) / 2**20, 1),
         "driver_mib": round(resident_bytes() / 2**20),
         "driver_mib_by_tenth": [round(size / 2**20) for size in resident],
