@@ -157,9 +157,14 @@ class Cluster:
     def submit(self, package: Package, *, attempt: int = 0) -> Submitted:
         """Submit once: a job of this id that is there already is left as it is.
 
+        Of a night, one that is at work is; once it has ended, the next may find what is new since.
+
         Raises:
             BadJob: as ``Cluster``.
         """
+        if package.verb == "nightly" and attempt == 0:
+            tries = self._tries(package.id)
+            attempt = len(tries) - any(JobStatus(one.status) not in _ENDED for one in tries)
         name = package.id if attempt == 0 else f"{package.id}-again{attempt}"
         known = self._find(name)
         if known is not None:
@@ -209,7 +214,7 @@ class Cluster:
             raise BadJob(f"job {name} was not submitted by `hypermend submit`")
         lane = tomllib.loads(facts["job"]).get("lane")
         again = Package(id=facts["id"], verb=facts["verb"], text=facts["job"], lane=lane)
-        return self.submit(again, attempt=self._attempts(again.id))
+        return self.submit(again, attempt=len(self._tries(again.id)))
 
     def follow(self, name: str, show: Callable[[str], None]) -> Submitted:
         """Show what a job prints until it ends."""
@@ -226,9 +231,9 @@ class Cluster:
                 return found or Submitted(id=name, status="GONE", exit_code=1)
             time.sleep(0.5)
 
-    def _attempts(self, base: str) -> int:
-        """How often a job was submitted."""
-        return sum(one.id == base or one.id.startswith(f"{base}-again") for one in self.jobs())
+    def _tries(self, base: str) -> list[Submitted]:
+        """Every submission of a job, the newest first."""
+        return [one for one in self.jobs() if one.id == base or one.id.startswith(f"{base}-again")]
 
     def _find(self, name: str) -> Submitted | None:
         return next((one for one in self.jobs() if one.id == name), None)

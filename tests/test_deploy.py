@@ -1,8 +1,8 @@
 """What lies in deploy/ is checked as far as it can be without the machines it is for.
 
-The published schemas of Kubernetes and KubeRay cannot be fetched here, so the manifests are held against a strict list
-of the fields that we use, written from their API references: a misspelt field, a missing one or a reference to
-something that is nowhere is found.
+Kubernetes' own kinds, and every pod template in KubeRay's, are held against Kubernetes' published schemas. What KubeRay
+adds is held against a strict list of the fields that we use, compared by hand with the types of its v1 API: a misspelt
+field, a missing one or a reference to something that is nowhere is found.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes_validate import validate
 
 from pipeline import metrics
 from pipeline.config import IngestJob, NightlyJob, load_job, parse
@@ -26,6 +27,8 @@ from tests.test_docs import ROOT
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 CLUSTERS = [ROOT / "ray_cluster.yaml", DEPLOY / "ray_cluster_local.yaml"]
+
+K8S = "1.31"
 
 # kind -> field -> what it holds: a type, a dict of fields, a list of one of either; "*" marks what must be there
 ENV = [{"*name": str, "value": str}]
@@ -52,10 +55,10 @@ TEMPLATE = {"metadata": {"labels": {"": str}, "annotations": {"": str}}, "*spec"
 PARAMS = {"*rayStartParams": {"": str}, "*template": TEMPLATE}
 KINDS: dict[tuple[str, str], Any] = {
     ("ray.io/v1", "RayCluster"): {
-        "*rayVersion": str, "enableInTreeAutoscaling": bool,
+        "*rayVersion": str, "*authOptions": {"*mode": str}, "enableInTreeAutoscaling": bool,
         "autoscalerOptions": {"idleTimeoutSeconds": int, "upscalingMode": str},
         "*headGroupSpec": PARAMS,
-        "workerGroupSpecs": [{"*groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, **PARAMS}],
+        "workerGroupSpecs": [{"*groupName": str, "replicas": int, "*minReplicas": int, "*maxReplicas": int, **PARAMS}],
     },
     ("networking.k8s.io/v1", "NetworkPolicy"): {
         "*podSelector": CHOSEN, "*policyTypes": [str],
@@ -138,13 +141,31 @@ def test_the_check_of_manifests_finds_mistakes() -> None:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
+def test_kubernetes_schemas_accept_what_is_theirs(path: Path) -> None:
+    for document in documents(path):
+        if document["apiVersion"] == "ray.io/v1":
+            for pod in pods(document):
+                validate(
+                    {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}, K8S, strict=True
+                )
+        else:
+            validate(document, K8S, strict=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
 def test_pods_mount_what_they_have_and_hold_no_secret(path: Path) -> None:
     for pod in pods(documents(path)):
+        asks = path.name != "raycluster.yaml"  # there the operator gives each container its token
         volumes = {volume["name"] for volume in pod.get("volumes", ())}
         for container in pod["containers"]:
             assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes
             env = {one["name"]: one.get("value", "") for one in container["env"]}
-            assert env["RAY_AUTH_MODE"] == "token"
+            assert ("token" if asks else None) == env.get("RAY_AUTH_MODE")
+            token = Path(env.get("RAY_AUTH_TOKEN_PATH", "/etc/ray-token/auth_token"))
+            assert token.name == "auth_token"
+            secrets = {v["name"]: v["secret"]["secretName"] for v in pod.get("volumes", ()) if "secret" in v}
+            places = {mount["mountPath"]: secrets.get(mount["name"]) for mount in container.get("volumeMounts", ())}
+            assert places.get(str(token.parent)) == ("hypermend" if asks else None)
             assert not {name for name in env if re.search("SECRET|PASSWORD|_TOKEN$|ACCESS_KEY", name)}
             assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
 
@@ -152,6 +173,8 @@ def test_pods_mount_what_they_have_and_hold_no_secret(path: Path) -> None:
 def test_the_kuberay_cluster_has_our_lanes_and_answers_its_own_and_the_operator_alone() -> None:
     cluster, policy = documents(DEPLOY / "kubernetes" / "raycluster.yaml")
     spec = cluster["spec"]
+    # The operator keeps the token in a secret of this name, and calls the head's service so.
+    assert (cluster["metadata"]["name"], spec["authOptions"]) == ("hypermend", {"mode": "token"})
     chosen = policy["spec"]["podSelector"]["matchLabels"].items()
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         assert chosen <= group["template"]["metadata"]["labels"].items()

@@ -113,6 +113,19 @@ def test_twice_is_one_job_and_a_job_that_has_ended_is_run_again(
     assert [job.id for job in cluster.jobs()] == [f"{made.id}-again2", f"{made.id}-again1", made.id]
 
 
+def test_a_night_is_submitted_every_night_and_only_once_while_it_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_module, "JobSubmissionClient", Head)
+    night = package(job_file(tmp_path, 'archive = "/a"\nstac = "https://x"\ntask = "denoise"\n'))
+    cluster = Cluster("http://127.0.0.1:8265")
+    head: Any = cluster._client
+    for name in (night.id, f"{night.id}-again1", f"{night.id}-again2"):
+        first, second = cluster.submit(night), cluster.submit(night)
+        assert [(one.id, one.new) for one in (first, second)] == [(name, True), (name, False)]
+        head.jobs[name].status = JobStatus.SUCCEEDED
+
+
 def test_a_missing_token_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(address: str) -> None:
         raise RuntimeError("Request failed with status code 401: Unauthorized: Missing authentication token\nmore")
