@@ -196,13 +196,13 @@ class Reach:
         except OSError as e:
             raise Unreachable(f"{href}: {_plain(e)}") from e
 
-    def gdal(self, href: str, *, fresh: bool = False) -> tuple[str, dict[str, str | int]]:
+    def gdal(self, href: str) -> tuple[str, dict[str, str | int]]:
         """GDAL's name for the file, and the options to open it under."""
         href = allowed(href)
         options: dict[str, str | int] = {**GDAL_OPTIONS, "GDAL_CACHEMAX": self.gdal_cache_bytes}
         if not is_remote(href):
             return href, options
-        signed = self.sign(href, fresh=fresh)
+        signed = self.sign(href)
         if href.startswith("s3://"):
             options |= _gdal_s3_options(signed)
             return f"/vsis3/{href.removeprefix('s3://')}", options
@@ -222,7 +222,7 @@ class Reach:
         remote = is_remote(allowed(href))
         tries = TRIES if remote else 1
         for attempt in range(tries):
-            name, options = self.gdal(href, fresh=attempt > 0)
+            name, options = self.gdal(href)
             if attempt:
                 options["CPL_VSIL_CURL_USE_HEAD"] = "NO"  # some signatures are good for GET only
             try:
@@ -237,7 +237,7 @@ class Reach:
             except (RasterioError, RasterioIOError) as e:
                 if opened is not None and (broken := opened.pop(href, None)) is not None:
                     broken.close()
-                self.stat(href)  # raises what the server or the disk says
+                self.stat(href)  # raises what the server or the disk says; signs afresh where that was it
                 if not remote:
                     raise BadAsset(f"{href}: cannot be read: {_plain(e)}") from e
                 if not self._looks_like_raster(href):

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -104,7 +103,7 @@ class Ledger:
         try:
             data = self.root.get(saved.key)
             return load_tensors(data) if hashlib.sha256(data).hexdigest() == saved.sha256 else None
-        except (NotFound, SafetensorError):
+        except NotFound:
             return None
 
     def lines(self) -> list[Line]:
