@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from catalog.cube import Cube, create, open_cube, read_spec
 from catalog.errors import NotFound
+from catalog.marks import Marks
 from catalog.pairing import refined_lonlat
 from catalog.root import Root, to_json
 from catalog.spec import VALID
@@ -58,13 +59,12 @@ class RestoreWorker:
         return self._finish(Plan.from_dict(self._root.get_json(task.plan)))
 
     def _prepare(self, task: Prepare) -> Opened:
-        source = Cube(self._root, task.source)
         plan = make_plan(
             scene_id=task.scene,
             collection=task.collection,
             source=task.source,
             ingest_id=task.ingest_id,
-            spec=source.spec,
+            spec=read_spec(self._root, task.source),
             models={name: self._card(name, model) for name, model in task.models.items()},
             why=task.why,
             tile_px=task.tile_px,
@@ -76,13 +76,12 @@ class RestoreWorker:
         try:
             plan = Plan.from_dict(self._root.get_json(plan.key))
         except NotFound:
-            data = to_json(plan.with_facts(self._facts(plan, source)).to_dict())
+            data = to_json(plan.with_facts(self._facts(plan)).to_dict())
             # Of two drivers that estimate at once, one wins, and both go on with its facts.
             wrote = len(data) if self._root.put_new(plan.key, data) else 0
             plan = Plan.from_dict(self._root.get_json(plan.key))
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, plan))
-        target = Cube(self._root, plan.target)
-        done, folded = target.marks.tiles()
+        done, folded = Marks(self._root, plan.target).tiles()
         adapted = block_marks(self._root, plan).tiles()[0] if plan.blocks else frozenset[Index]()
         settled = folded and len(done) == len(plan.grid) and (plan.blocks is None or len(adapted) == len(plan.blocks))
         facts = plan.scene_facts
@@ -100,9 +99,9 @@ class RestoreWorker:
             warnings=(*plan.warnings, *reasons),
         )
 
-    def _facts(self, plan: Plan, source: Cube) -> dict[str, Any]:
+    def _facts(self, plan: Plan) -> dict[str, Any]:
         if plan.guide is None:
-            return scene_facts(plan, source, self._models(plan))
+            return scene_facts(plan, Cube(self._root, plan.source), self._models(plan))
         return pair_facts(plan, self._root, self._fusion(plan.model))
 
     def _adapt(self, task: AdaptBlock) -> Receipt:
@@ -133,8 +132,8 @@ class RestoreWorker:
 
     def _finish(self, plan: Plan) -> Finished:
         """Fold the marks."""
-        cube = Cube(self._root, plan.target)
-        valid = sum(mark.extra["valid_px"] for mark in cube.fold().values())
+        marks = Marks(self._root, plan.target).fold()
+        valid = sum(mark.extra["valid_px"] for mark in marks.values())
         figures: dict[str, Any] = {"models": [{"task": s.task, "model": s.model, "why": s.why} for s in plan.steps]}
         if plan.guide is not None:
             figures |= summary(plan, block_figures(self._root, plan))
@@ -169,6 +168,8 @@ class RestoreWorker:
 
 def _lonlat(root: Root, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """2-D longitude and latitude of a cube in sensor geometry, on the pixels of the target."""
+    if plan.spec.grid is not None:
+        return None
     cube = open_cube(root, plan.source)
     if "lon" not in cube.coords:
         return None
