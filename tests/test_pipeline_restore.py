@@ -17,9 +17,14 @@ from models.card import ModelCard
 from models.checkpoint import save
 from models.stas import Genotype, Stas
 from pipeline.choose import DEFAULT_MODEL
+from pipeline.config import RestoreJob
+from pipeline.ledger import Refusal
 from pipeline.pixels import Flags, Stored
 from pipeline.plan import RESULT_VERSION, Plan, Refused, make_plan
+from pipeline.restore import Todo, todo
 from pipeline.restore_worker import Prepare, RestoreTile, RestoreWorker
+from pipeline.shelf import promote
+from tests.small_cubes import make_scene
 from tests.test_pipeline_plan import make_spec
 
 HEIGHT, WIDTH, BANDS = 75, 58, 12
@@ -229,3 +234,17 @@ def test_the_id_of_a_plan_does_not_drift() -> None:
         scene_id="s", collection="c", source=SOURCE, ingest_id="i", spec=make_spec(), models={"denoise": card}
     )
     assert (RESULT_VERSION, plan.id) == (2, "20f2c1498106f680")
+
+
+def test_what_is_wrong_with_the_first_scene_is_wrong_with_the_job(tmp_path: Path) -> None:
+    """With a later one it is a refusal of its own, and the others go on."""
+    root = Root(tmp_path)
+    promote(root, "cave", "denoise", "ssrnet-x2-small")  # a sharpener
+    job = RestoreJob(archive=root.url)
+    good, bad = make_scene("good"), make_scene("bad", sensor="cave", collection="lab-source")
+    first, second, third = todo(job, root, iter([good, bad, good]))
+    assert isinstance(first, Todo) and isinstance(third, Todo)
+    assert isinstance(second, Refusal) and (second.collection, second.scene) == ("lab", "bad")
+    assert "makes pixels finer" in second.reason
+    with pytest.raises(Refused, match="makes pixels finer"):
+        next(todo(job, root, iter([bad, good])))
