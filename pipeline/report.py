@@ -70,8 +70,9 @@ def _progress(console: Console) -> Progress:
 def summary(report: RunReport, console: Console) -> None:
     """The closing lines of a run: how many scenes ended how, and each one that did not end well."""
     counts = ", ".join(f"{n} {status}" for status in get_args(Status) if (n := report.count(status)))
+    counts = counts or ("no scene ended" if report.stopped else "nothing to do")
     console.print(
-        f"{counts or 'nothing to do'}; {plural(report.tiles_written, 'tile')}, {size(report.bytes_written)} written "
+        f"{counts}; {plural(report.tiles_written, 'tile')}, {size(report.bytes_written)} written "
         f"in {duration(report.seconds)}",
         highlight=False,
     )

@@ -246,7 +246,7 @@ def test_f04_a_driver_that_is_told_to_stop_finishes_its_tiles_and_goes_on_later(
     finally:
         end(process)
     assert process.returncode == 130, error.decode()
-    assert b"run the same command again" in error
+    assert b"no scene ended; " in error and b"run the same command again" in error
     report = json.loads(out)
     assert report["stopped"]
     assert report["tiles_written"] == marks(archive)
