@@ -52,6 +52,8 @@ bench: $(VENV)/.installed-test
 	mv $(RESULTS)/schedule.part $(RESULTS)/fusion_schedule.jsonl
 	$(BIN)/python -m benchmarks.sharpen --data $(DATA)/cave --scenes $(VALIDATION) > $(RESULTS)/sharpen.part
 	mv $(RESULTS)/sharpen.part $(RESULTS)/sharpen.jsonl
+	$(BIN)/python -m benchmarks.training --data $(DATA) > $(RESULTS)/training.part
+	mv $(RESULTS)/training.part $(RESULTS)/training.jsonl
 	$(BIN)/python -m benchmarks.ssrnet > $(RESULTS)/ssrnet.part
 	mv $(RESULTS)/ssrnet.part $(RESULTS)/ssrnet.jsonl
 	$(BIN)/python -m benchmarks.cluster > $(RESULTS)/cluster.part

@@ -31,7 +31,7 @@ class Sizes:
     """How much each table measures."""
 
     sensors: tuple[str, ...] = ("cave", "enmap")
-    fits: int = 2
+    fits: int = 3
     """Seeds of a fit."""
     searches: int = 2
     """Seeds of a search."""

@@ -147,8 +147,10 @@ def discs(bands: int, size: int = 96) -> np.ndarray:
     return (cube / cube.max()).astype(np.float32)
 
 
-@pytest.mark.parametrize("bands", [31, 100])
-@pytest.mark.parametrize("name", ["ssrnet-x2-small"])
+@pytest.mark.parametrize(
+    ("name", "bands"),
+    [("ssrnet-x2-small", 31), ("ssrnet-x2-small", 100), ("ssrnet-x3-small", 31), ("ssrnet-x4-small", 31)],
+)
 def test_the_shipped_weights_sharpen(name: str, bands: int) -> None:
     m = checkpoint.load(checkpoint.builtin(name))
     assert m.card.trained_on and m.card.recipe["seconds"] > 0
