@@ -18,8 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from catalog.discover import from_folder
-from catalog.readers import open_scene
 from catalog.scene import Scene
 from models import checkpoint, metrics
 from models.card import ModelCard
@@ -64,6 +62,10 @@ CONFIG: dict[str, Any] = {
 
 def read(folder: Path, sensor: str) -> Iterator[tuple[str, F32]]:
     """(id, cube divided by its brightest value) of each scene that can be read; the others are named."""
+    # With every reader of files; a worker of `hypermend train` reads cubes.
+    from catalog.discover import from_folder
+    from catalog.readers import open_scene
+
     for scene in from_folder(folder, sensor=sensor, collection="training"):
         if not isinstance(scene, Scene):
             print(f"skipped {scene.id}: {scene.reason}", file=sys.stderr)

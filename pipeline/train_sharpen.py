@@ -17,8 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from catalog.discover import from_folder
-from catalog.readers import open_scene
 from catalog.scene import Scene
 from models import checkpoint, metrics
 from models.bicubic import enlarge, reduce
@@ -37,6 +35,10 @@ FULL_SCALE = 65535
 
 def cubes(folder: Path) -> dict[str, F32]:
     """(bands, h, w) of each CAVE scene, 0 to 1 of the full scale."""
+    # With every reader of files; a worker of `hypermend train` reads cubes.
+    from catalog.discover import from_folder
+    from catalog.readers import open_scene
+
     out: dict[str, F32] = {}
     for scene in from_folder(folder, sensor="cave", collection="training"):
         if not isinstance(scene, Scene):

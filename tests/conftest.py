@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,21 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each; without, torch would take them all in every one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # what a test waits for must not wait for the tests beside it
+
 # Machines that run this are shared and slow at times: a deadline in milliseconds would test the machine.
 settings.register_profile("hypermend", deadline=None, max_examples=60)
 settings.load_profile("hypermend")
 
 START_SECONDS = 60.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with the most slow tests first, so that workers that share the files end at about the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def free_port() -> int:
@@ -177,6 +188,31 @@ def ray_session(moto_s3: str) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with one ingested scene, 24 tiles of 16 pixels to restore. Copied, never changed."""
+    from tests.faults import make_ingested
+
+    return make_ingested(tmp_path_factory.mktemp("ingested"))
+
+
+@pytest.fixture
+def archive(ingested: Path, tmp_path: Path) -> str:
+    """A copy of it, to be disturbed."""
+    return str(shutil.copytree(ingested, tmp_path / "archive"))
+
+
+@pytest.fixture(scope="session")
+def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The bytes of the scene's undisturbed restoration."""
+    from tests.faults import TILES, restore_here, restored_bytes
+
+    archive = str(shutil.copytree(ingested, tmp_path_factory.mktemp("clean") / "archive"))
+    report = restore_here(archive)
+    assert (report.exit_code, report.tiles_written) == (0, TILES)
+    return restored_bytes(archive)
 
 
 @pytest.fixture(scope="session")

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import catalog
 from catalog.root import Root
-from pipeline.config import IngestJob, RestoreJob
+from pipeline.config import RestoreJob
 from pipeline.execute import serial
-from pipeline.ingest import catalog_folder, ingest
 from pipeline.restore import restore
-from pipeline.run_report import RunReport
 from pipeline.verify import verify
-from tests.synthetic import enmap_folder
-
-TILES = 24
-MODEL = "identity"
-
-
-@pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive with one ingested scene of 64 x 96 pixels: 24 tiles of 16 pixels to restore. Copied, never changed."""
-    return make_ingested(tmp_path_factory.mktemp("faults"))
-
-
-@pytest.fixture
-def archive(ingested: Path, tmp_path: Path) -> str:
-    return str(shutil.copytree(ingested, tmp_path / "archive"))
+from tests.faults import MODEL, TILES, command, end, marks, restore_here, restored_bytes, start, wait_for, workers_of
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -51,77 +29,6 @@ def anywhere(request: pytest.FixtureRequest, ingested: Path) -> str:
     for entry in here.list(""):
         there.put(entry.key, here.get(entry.key))
     return place
-
-
-@pytest.fixture(scope="module")
-def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The bytes of the scene's undisturbed restoration."""
-    archive = str(shutil.copytree(ingested, tmp_path_factory.mktemp("clean") / "archive"))
-    report = restore_here(archive)
-    assert (report.exit_code, report.tiles_written) == (0, TILES)
-    return restored_bytes(archive)
-
-
-def make_ingested(folder: Path) -> Path:
-    """An archive with one ingested scene of 24 tiles."""
-    archive = folder / "archive"
-    enmap_folder(folder / "files")
-    catalog_folder(str(archive), folder / "files", sensor="enmap")
-    assert ingest(IngestJob(archive=str(archive), tile_px=32), engine=serial).wait().exit_code == 0
-    return archive
-
-
-def restore_here(archive: str) -> RunReport:
-    return restore(RestoreJob(archive=archive, model=MODEL, tile_px=16), engine=serial).wait()
-
-
-def restored_bytes(archive: str) -> dict[str, str]:
-    """sha256 of every object of the restored cubes, marks included."""
-    root = Root(archive)
-    return {entry.key: hashlib.sha256(root.get(entry.key)).hexdigest() for entry in root.list("restored")}
-
-
-def command(archive: str, *options: str) -> list[str]:
-    return [
-        sys.executable, "-c", "from pipeline.cli import main; main()", "restore", "--archive", archive,
-        "--model", MODEL, "--tile-px", "16", "--workers", "2", "--json", *options,
-    ]  # fmt: skip
-
-
-def marks(archive: str) -> int:
-    return sum(".zarr.done/" in entry.key for entry in Root(archive).list("restored"))
-
-
-def wait_for(happened: Callable[[], bool], *, limit_s: float = 90.0) -> None:
-    end = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-
-
-def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
-    """Process ids of the run's Ray actors: the children of its raylet named after the actor class."""
-    ids = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            title = (entry / "cmdline").read_bytes()
-            session = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3])
-        except (OSError, IndexError):
-            continue
-        if title.startswith(b"ray::_Worker") and session == process.pid:
-            ids.append(int(entry.name))
-    return ids
-
-
-def start(archive: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(archive), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of a killed driver's own Ray may outlive the test."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.fault

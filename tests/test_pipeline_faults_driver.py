@@ -34,21 +34,11 @@ from pipeline.ingest import catalog_folder, ingest
 from pipeline.restore import restore
 from pipeline.run_report import RunReport
 from pipeline.verify import verify
+from tests.faults import end, marks, restored_bytes, start, wait_for
 from tests.synthetic import enmap_folder
-from tests.test_pipeline_faults import end, make_ingested, marks, restored_bytes, start, wait_for
 
 pytestmark = pytest.mark.fault
 SIX_TILES = 6
-
-
-@pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_ingested(tmp_path_factory.mktemp("drivers"))
-
-
-@pytest.fixture
-def archive(ingested: Path, tmp_path: Path) -> str:
-    return str(shutil.copytree(ingested, tmp_path / "archive"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -26,27 +25,10 @@ from pipeline.execute import on_ray
 from pipeline.failures import failures
 from pipeline.outcome import Policy, Workers
 from pipeline.restore import restore
-from tests.test_pipeline_faults import MODEL, TILES, make_ingested, restore_here, restored_bytes
+from tests.faults import MODEL, TILES, restore_here, restored_bytes
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 Handler = Callable[[Any], Any]
-
-
-@pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_ingested(tmp_path_factory.mktemp("tiles"))
-
-
-@pytest.fixture
-def archive(ingested: Path, tmp_path: Path) -> str:
-    return str(shutil.copytree(ingested, tmp_path / "archive"))
-
-
-@pytest.fixture(scope="module")
-def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    archive = str(shutil.copytree(ingested, tmp_path_factory.mktemp("clean") / "archive"))
-    assert restore_here(archive).exit_code == 0
-    return restored_bytes(archive)
 
 
 def restored_with(archive: str, make_faulty: Any, **policy: Any) -> Any:

@@ -18,8 +18,8 @@ import catalog
 from catalog.root import Root
 from models import checkpoint
 from pipeline.restore import restore
+from tests.faults import end, restored_bytes, wait_for, workers_of
 from tests.stub_fusion import StubFusion, engine
-from tests.test_pipeline_faults import end, restored_bytes, wait_for, workers_of
 from tests.test_pipeline_fuse import fused, job_of, make_archive, put_model
 
 BLOCKS = 6
