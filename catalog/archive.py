@@ -6,15 +6,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from catalog import index, publish
-from catalog.cube import open_cube
 from catalog.errors import NotFound, Refused
 from catalog.root import Root
 from catalog.scene import Scene
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _NEAR_NM = 1.0
 _WIDTH_NM = 10.0  # of a band whose width is not known
@@ -34,6 +36,8 @@ class Item:
             Refused: the scene is raw; ingest it first.
             NotFound: the cube is gone.
         """
+        from catalog.cube import open_cube  # with xarray and Zarr, which a search has no use for
+
         return open_cube(self.root, publish.cube_key(self.scene), chunks={})
 
 
