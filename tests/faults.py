@@ -54,7 +54,7 @@ def marks(archive: str) -> int:
     return sum(".zarr.done/" in entry.key for entry in Root(archive).list("restored"))
 
 
-def wait_for(happened: Callable[[], bool], *, limit_s: float = 90.0) -> None:
+def wait_for(happened: Callable[[], bool], *, limit_s: float = 240.0) -> None:
     end = time.monotonic() + limit_s
     while not happened():
         assert time.monotonic() < end, "it did not happen in time"
