@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,15 @@ from pipeline.outcome import Make, Policy, Workers
 from pipeline.restore import restore
 
 CARD = ModelCard(name="stub", architecture="stub-fusion", halo=UPSAMPLE_TAPS)
+
+
+def die_once() -> None:
+    """Where ``STUB_DIES`` names a file that is not there yet, it is made and this process is killed."""
+    try:
+        Path(os.environ["STUB_DIES"]).touch(exist_ok=False)
+    except (KeyError, FileExistsError):
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def down(x: torch.Tensor, scale: int) -> torch.Tensor:
@@ -81,6 +93,7 @@ class StubFusion:
     def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
         """Bright blocks learn a tenth of their mean spectrum; dark ones fall back."""
         time.sleep(float(self.card.config.get("sleep_s", 0)))
+        die_once()
         mean = pair.y[(slice(None), *core)].mean(axis=(1, 2))
         figures: Facts = {"steps": budget.steps, "loss_first": 1.0, "loss_last": float(mean.mean()), "seconds": 0.1}
         if mean.mean() < facts["level"]:

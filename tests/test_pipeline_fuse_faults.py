@@ -18,7 +18,7 @@ import catalog
 from catalog.root import Root
 from models import checkpoint
 from pipeline.restore import restore
-from tests.faults import end, restored_bytes, wait_for, workers_of
+from tests.faults import end, restored_bytes, wait_for
 from tests.stub_fusion import StubFusion, engine
 from tests.test_pipeline_fuse import fused, job_of, make_archive, put_model
 
@@ -91,17 +91,11 @@ def test_serial_and_ray_agree(tmp_path: Path, ray_session: None) -> None:
 @pytest.mark.slow
 def test_f01_a_worker_killed_while_it_adapts_is_replaced(pair: Path, tmp_path: Path, clean: dict[str, str]) -> None:
     archive = str(shutil.copytree(pair, tmp_path / "archive"))
-    process = start(archive)
-    try:
-        wait_for(lambda: blocks_done(archive) >= 2)
-        victims = workers_of(process)
-        assert victims
-        os.kill(victims[0], signal.SIGKILL)
-        out, error = process.communicate(timeout=120)
-    finally:
-        end(process)
-    assert process.returncode == 0, error.decode()
-    (scene,) = report_of(out)["scenes"]
+    environment = os.environ | {"STUB_DIES": str(tmp_path / "died")}
+    done = subprocess.run(command(archive), capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "died").exists()
+    (scene,) = report_of(done.stdout)["scenes"]
     assert scene["status"] == "published"
     assert len(scene["figures"]["blocks"]) == BLOCKS
     assert restored_bytes(archive) == clean
