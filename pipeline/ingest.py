@@ -251,7 +251,7 @@ def ingest(
     units = (_unit(f, job, root, run_id) for f in found)
     workers = replace(workers_of(job), gpus=0.0)  # reading files needs none
     return Run(
-        run_id, job, units, partial(IngestWorker, job.archive), engine, scenes=known, lease="ingest", workers=workers
+        run_id, job, units, partial(IngestWorker, root.url), engine, scenes=known, lease="ingest", workers=workers
     )
 
 

@@ -161,7 +161,7 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None)
                 begun.report.notes["model"] = ", ".join(sorted(models))
             yield RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one
 
-    make = partial(_worker, job.archive)
+    make = partial(_worker, root.url)  # absolute: a worker may stand in another folder
     lease = f"restore-{'-'.join(job.tasks)}"
     begun = Run(run_id, job, units(), make, engine, scenes=len(found), lease=lease, workers=workers)
     begun.report.notes.update(task=job.task, model="")
