@@ -21,8 +21,9 @@ from catalog.discover_folder import Skipped, from_folder
 from catalog.errors import ArchiveError, BadAsset, BadItem, NotFound, Unreachable
 from catalog.hrefs import is_remote, resolve_href, shown
 from catalog.readers_fetch import TIMEOUT_S, Reach, allowed, http_error, patiently
-from catalog.scene import Scene, from_item, items_in
+from catalog.scene import Scene
 from catalog.select import Select
+from catalog.stac_item import from_item, items_in
 
 __all__ = ["Found", "Select", "Skipped", "discover", "from_folder"]
 
@@ -91,9 +92,6 @@ def _scenes(
                 yield from_item(item, href=href, sensor=sensor, within=within)
         except BadItem as e:
             yield Skipped(id=e.id, reason=e.reason)
-        except (ValueError, TypeError, AttributeError, KeyError) as e:  # JSON of another shape than STAC's
-            id = item.get("id", "?") if isinstance(item, Mapping) else "?"
-            yield Skipped(id=str(id), reason=f"not a STAC item as it should be: {type(e).__name__}: {e}")
 
 
 # --- a STAC API

@@ -28,8 +28,10 @@ import pyarrow.parquet as pq
 from catalog import sensors
 from catalog.errors import BadItem, NotFound, Refused
 from catalog.root import Entry, NotJson, Root, safe_name
-from catalog.scene import Scene, from_item, moment
+from catalog.scene import Scene
 from catalog.select import Select
+from catalog.stac_fields import moment
+from catalog.stac_item import from_item
 
 log = logging.getLogger(__name__)
 

@@ -28,9 +28,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from catalog import index
 from catalog.errors import NotFound, Refused
+from catalog.hrefs import is_remote
 from catalog.root import NotJson, Root, safe_name, to_json
-from catalog.scene import STAC_VERSION, Asset, Scene, is_remote, to_item
+from catalog.scene import Asset, Scene
 from catalog.spec import CubeSpec
+from catalog.stac_item import STAC_VERSION, to_item
 
 ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
 _JSON, _GEOJSON = "application/json", "application/geo+json"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.band_names import match_band, plain_name
 from catalog.errors import BadAsset
-from catalog.scene import match_band, plain_name
 from catalog.sensors import Sensor
 from catalog.spec import NODATA, VALID, CubeSpec
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from catalog.band_names import match_band
 from catalog.errors import BadAsset, Refused
 from catalog.hrefs import is_remote, shown
 from catalog.readers_bands import (
@@ -35,7 +36,7 @@ from catalog.readers_bands import (
     make_spec,
 )
 from catalog.readers_fetch import Reach
-from catalog.scene import Asset, Scene, match_band
+from catalog.scene import Asset, Scene
 from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
 

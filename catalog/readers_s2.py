@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.band_names import match_band
 from catalog.errors import BadAsset, Refused
-from catalog.scene import Asset, Scene, match_band
+from catalog.scene import Asset, Scene
 from catalog.sensors import sensor
 from catalog.spec import CLOUD, NODATA, SATURATED, SHADOW, SNOW, VALID
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from catalog import readers_s2
+from catalog.band_names import match_band
 from catalog.errors import BadAsset
 from catalog.hrefs import is_remote, shown
 from catalog.readers_bands import (
@@ -38,7 +39,7 @@ from catalog.readers_fetch import Reach
 from catalog.readers_grid import Found, Layer, Placed, averaged, has_holes, layers_of, place, resampling, target_grid
 from catalog.readers_header import Header, check_against_item, read_header
 from catalog.readers_mtl import Calibration, calibration, find_mtl
-from catalog.scene import Asset, Scene, match_band
+from catalog.scene import Asset, Scene
 from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from catalog.errors import BadAsset
-from catalog.scene import facts_of
+from catalog.stac_item import facts_of
 
 Box = tuple[float, float, float, float]
 Interval = tuple[datetime | None, datetime | None]

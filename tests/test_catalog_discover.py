@@ -17,7 +17,8 @@ from affine import Affine
 from catalog import readers_fetch
 from catalog.discover import Select, Skipped, discover, from_folder
 from catalog.errors import BadAsset, BadSensor, NotFound, Unreachable
-from catalog.scene import Scene, from_item, to_item
+from catalog.scene import Scene
+from catalog.stac_item import from_item, to_item
 
 Api = Callable[[Sequence[Mapping[str, Any]]], str]
 

@@ -18,7 +18,7 @@ from catalog import index
 from catalog.errors import ArchiveError, BadSensor, Refused
 from catalog.publish import item_key, put_item, source_item
 from catalog.root import Root
-from catalog.scene import from_item
+from catalog.stac_item import from_item
 from tests.small_cubes import make_scene, make_spec
 
 BOX = [9.0, 45.0, 9.5, 45.5]

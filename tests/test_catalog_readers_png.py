@@ -12,7 +12,8 @@ import pytest
 from catalog.discover import Skipped, from_folder
 from catalog.errors import BadAsset, Refused
 from catalog.readers import open_scene
-from catalog.scene import Scene, from_item, to_item
+from catalog.scene import Scene
+from catalog.stac_item import from_item, to_item
 
 
 def stack(folder: Path, size: tuple[int, int] = (6, 8)) -> tuple[Path, np.ndarray]:

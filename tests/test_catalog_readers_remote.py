@@ -27,8 +27,9 @@ from catalog.discover import discover, from_folder
 from catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
 from catalog.readers import open_scene
 from catalog.readers_fetch import Reach
-from catalog.scene import Scene, from_item, to_item
+from catalog.scene import Scene
 from catalog.sign import Signed
+from catalog.stac_item import from_item, to_item
 
 SERVER = r"""
 import json, re, sys, time

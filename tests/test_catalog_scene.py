@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,8 @@ from odc.geo.geobox import GeoBox
 
 from catalog.errors import BadItem
 from catalog.hrefs import resolve_href, shown
-from catalog.scene import Asset, Scene, from_item, items_in, to_item
+from catalog.scene import Asset, Scene
+from catalog.stac_item import facts_of, from_item, items_in, to_item
 
 GRID = GeoBox((20, 30), Affine(30, 0, 366000, 0, -30, 5810000), "EPSG:32633")
 POLYGON = {"type": "Polygon", "coordinates": [[[13, 52], [14, 52], [14, 53], [13, 53], [13, 52]]]}
@@ -132,6 +134,11 @@ def test_the_sensor_is_inferred(platform: str, instruments: list[str] | None, se
         ({"assets__data__href": "https://h/a/%2e%2e/b.tif"}, r"climbs with '\.\.'"),
         ({"assets__data__href": "a.tif"}, "relative"),
         ({"properties__proj:epsg": "x"}, "proj:epsg"),
+        ({"assets__data__nodata": "none"}, "asset 'data': nodata is no number: 'none'"),
+        ({"assets__data__roles": "data"}, "asset 'data': roles is no list"),
+        ({"assets": [1]}, "assets is no object"),
+        ({"bbox": [13.0, 52.0, None, 53.0]}, "a coordinate is null"),
+        ({"geometry": {"type": "Polygon", "coordinates": "abc"}}, "geometry is none of GeoJSON's"),
         (
             {"properties__proj:code": "EPSG:32633", "properties__proj:shape": [1], "properties__proj:transform": [1]},
             "give no grid",
@@ -142,6 +149,59 @@ def test_a_bad_item_says_why(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadItem, match=reason) as caught:
         from_item(item(**changes))
     assert caught.value.id == "one"
+
+
+JUNK: list[Any] = [
+    None, True, -1, 1.5, float("nan"), float("inf"), 10**400, "", "abc", "1e999", "0001-01-01T00:00:00+14:00",
+    [], [1], ["a"], [None], [[1]], [{}], [{"a": None}], {}, {"a": 1}, {"coordinates": "abc"}, {"geometries": [7]},
+]  # fmt: skip
+
+
+def places_in(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of a document."""
+    inner = (
+        document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else ())
+    )
+    for key, value in inner:
+        yield (*path, key)
+        yield from places_in(value, (*path, key))
+
+
+def test_no_value_of_an_item_makes_another_error_than_a_bad_item() -> None:
+    whole = item()
+    whole["properties"] |= {
+        "instruments": ["hsi"],
+        "start_datetime": None,
+        "proj:epsg": 32633,
+        "hypermend:sensor": "enmap",
+    }
+    whole["properties"] |= {"proj:shape": [9, 9], "proj:transform": [30, 0, 0, 0, -30, 0], "bands": [{"name": "1"}]}
+    whole["links"] = [{"rel": "self", "href": "https://h.org/i.json"}]
+    whole["assets"]["data"] |= {
+        "eo:bands": [{"name": "x", "center_wavelength": 0.5}], "raster:bands": [{"nodata": 0, "scale": 2}], "gsd": 30,
+        "type": "image/tiff", "file:checksum": "1220ab", "proj:shape": [9, 9], "proj:transform": [30, 0, 0, 0, -30, 0],
+    }  # fmt: skip
+    boxless = {key: value for key, value in whole.items() if key != "bbox"}
+    refused = 0
+    for base in (whole, boxless):
+        for *path, last in places_in(base):
+            for junk in JUNK:
+                spoiled = deepcopy(base)
+                inside: Any = spoiled
+                for key in path:
+                    inside = inside[key]
+                inside[last] = junk
+                for read in (from_item, facts_of):
+                    try:
+                        read(spoiled)
+                    except BadItem:
+                        refused += 1
+    assert refused > 500
+
+
+def test_what_python_writes_and_json_does_not_know_is_null() -> None:
+    """A scene must not fail at its publication, with its pixels done."""
+    assert from_item(item(**{"properties__eo:cloud_cover": float("nan")})).properties["eo:cloud_cover"] is None
 
 
 def test_a_bad_thumbnail_does_not_cost_the_scene() -> None:

@@ -1,0 +1,159 @@
+"""Fields that STAC items and their assets share: numbers and lists, times, CRS and grid, boxes.
+
+`proj:epsg`, `proj:code`, `proj:wkt2` and `proj:projjson` end here. Items come from anywhere: what is not of the shape
+that STAC gives it is a BadField, never a Python error further on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+Bbox = tuple[float, float, float, float]
+_CRS_KEYS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
+_GRID_KEYS = (*_CRS_KEYS, "proj:shape", "proj:transform")
+_NESTED = 8  # lists and geometries in a geometry; a GeometryCollection of MultiPolygons has six
+
+
+class BadField(ValueError):
+    """A field that is not as STAC has it."""
+
+
+def mapping(what: str, value: Any) -> Mapping[str, Any]:
+    """An object of JSON; null is an empty one."""
+    if not isinstance(value, Mapping | None):
+        raise BadField(f"{what} is no object: {_short(value)}")
+    return value or {}
+
+
+def sequence(what: str, value: Any) -> Sequence[Any]:
+    """An array of JSON; null is an empty one."""
+    if not isinstance(value, list | tuple | None):
+        raise BadField(f"{what} is no list: {_short(value)}")
+    return value or ()
+
+
+def text(what: str, value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise BadField(f"{what} is no text: {_short(value)}")
+    return value
+
+
+def number(what: str, value: Any, *, finite: bool = True) -> float | None:
+    """A number, or one written as text, as STAC writes the nodata value "nan"."""
+    if value is None:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise BadField(f"{what} is no number: {_short(value)}") from e
+    if isinstance(value, bool) or (finite and not math.isfinite(found)):
+        raise BadField(f"{what} is no number: {_short(value)}")
+    return found
+
+
+def moment(value: Any) -> datetime:
+    """An RFC 3339 time in UTC, which it is, too, where it does not say.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        when = datetime.fromisoformat(str(value))
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except OverflowError as e:
+        raise ValueError(str(e)) from e
+
+
+def crs_of(fields: Mapping[str, Any]) -> str | None:
+    """proj:code, proj:epsg, proj:wkt2 or proj:projjson (in this order) as one string."""
+    if code := fields.get("proj:code"):
+        return str(code)
+    if epsg := number("proj:epsg", fields.get("proj:epsg")):
+        return f"EPSG:{int(epsg)}"
+    if wkt := fields.get("proj:wkt2"):
+        return str(wkt)
+    if projjson := fields.get("proj:projjson"):
+        return json.dumps(projjson)
+    return None
+
+
+def grid_of(fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
+    """GeoBox of proj:shape and proj:transform, when all is known."""
+    shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
+    if crs is None or shape is None or transform is None:
+        return None
+    try:
+        height, width = (int(v) for v in shape)
+        affine = Affine(*(float(v) for v in list(transform)[:6]))
+        return GeoBox((height, width), affine, crs)
+    except Exception as e:  # odc and pyproj raise their own kinds; all mean: unreadable metadata
+        raise BadField(f"proj:shape {shape}, proj:transform {transform}, CRS {crs[:60]!r} give no grid: {e}") from e
+
+
+def take_grid(properties: dict[str, Any]) -> tuple[GeoBox | None, str | None]:
+    """The item's grid and CRS, taken out of its properties; a CRS alone stays there, in one spelling."""
+    crs = crs_of(properties)
+    grid = grid_of(properties, crs)
+    for key in _GRID_KEYS:
+        properties.pop(key, None)
+    if grid is None and crs is not None:
+        properties["proj:code" if crs.upper().startswith("EPSG:") else "proj:wkt2"] = crs
+    return grid, crs
+
+
+def grid_fields(grid: GeoBox | None) -> dict[str, Any]:
+    """A grid in the fields of STAC 1.1."""
+    if grid is None:
+        return {}
+    epsg = grid.crs.to_epsg() if grid.crs is not None else None
+    crs = {"proj:code": f"EPSG:{epsg}"} if epsg else {"proj:wkt2": str(grid.crs)}
+    return {**crs, "proj:shape": list(grid.shape), "proj:transform": [*grid.affine[:6], 0.0, 0.0, 1.0]}
+
+
+def bbox_of(item: Mapping[str, Any]) -> Bbox | None:
+    """West, south, east, north in degrees: the item's, else those of its geometry; without geometry none."""
+    geometry = item.get("geometry")
+    if geometry is None:
+        return None
+    points = list(_points(geometry))
+    bbox = sequence("bbox", item.get("bbox"))
+    if len(bbox) in (4, 6):
+        half = len(bbox) // 2
+        west, south, east, north = (_degrees(bbox[i]) for i in (0, 1, half, half + 1))
+        return west, south, east, north
+    if not points:
+        return None
+    lon, lat = [p[0] for p in points], [p[1] for p in points]
+    return min(lon), min(lat), max(lon), max(lat)
+
+
+def _points(part: Any, depth: int = _NESTED) -> Iterator[tuple[float, float]]:
+    if isinstance(part, Mapping):
+        part = part.get("coordinates", part.get("geometries", []))
+    if depth == 0 or not isinstance(part, list | tuple):
+        raise BadField(f"geometry is none of GeoJSON's: {_short(part)}")
+    if len(part) > 1 and not isinstance(part[0], list | tuple | Mapping):
+        lon, lat, *_ = (_degrees(value) for value in part)  # of a height, too, that it is a number
+        yield lon, lat
+    else:
+        for inner in part:
+            yield from _points(inner, depth - 1)
+
+
+def _degrees(value: Any) -> float:
+    found = number("a coordinate", value)
+    if found is None:
+        raise BadField("a coordinate is null")
+    return found
+
+
+def _short(value: Any) -> str:
+    said = repr(value) if not isinstance(value, int) or abs(value) < 10**50 else "a huge number"
+    return said if len(said) <= 60 else f"{said[:60]}..."
