@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from catalog.errors import ArchiveError, BadAsset, Refused
+from catalog.footprint import footprint
 from catalog.readers import open_scene
 from catalog.readers_enmap import read_metadata
 from catalog.readers_fetch import Reach
@@ -223,7 +224,7 @@ class _Maker:
             grid=grid,
             assets=assets,
             properties=dict(properties),
-            **_footprint(grid),
+            **_place(grid),
         )
 
 
@@ -245,7 +246,7 @@ def _proved(scene: Scene) -> Scene:
         return scene
     try:
         if scene.grid is None and source.spec.grid is not None:
-            return replace(scene, grid=source.spec.grid, **_footprint(source.spec.grid))
+            return replace(scene, grid=source.spec.grid, **_place(source.spec.grid))
         if source.lonlat is not None:
             return replace(scene, **_swath(*source.lonlat))
         return scene
@@ -253,13 +254,10 @@ def _proved(scene: Scene) -> Scene:
         source.close()
 
 
-def _footprint(grid: GeoBox | None) -> dict[str, Any]:
+def _place(grid: GeoBox | None) -> dict[str, Any]:
     """Outline and box in degrees, none for a lab image."""
-    if grid is None:
-        return {"geometry": None, "bbox": None}
-    outline = grid.footprint("EPSG:4326")
-    box = outline.boundingbox
-    return {"geometry": outline.json, "bbox": (box.left, box.bottom, box.right, box.top)}
+    geometry, bbox = (None, None) if grid is None else footprint(grid)
+    return {"geometry": geometry, "bbox": bbox}
 
 
 def _swath(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from catalog import index
 from catalog.errors import NotFound, Refused
+from catalog.footprint import footprint
 from catalog.hrefs import is_remote
 from catalog.root import NotJson, Root, safe_name, to_json
 from catalog.scene import Asset, Scene
@@ -201,7 +202,9 @@ def _cube_scene(
 ) -> Scene:
     """`scene` as the scene of a cube: same id and time, one asset, grid and footprint of the cube."""
     kept = {k: v for k, v in scene.properties.items() if not _OF_THE_FILES.match(k)}
-    geometry, bbox = _footprint(scene, spec)
+    geometry, bbox = (None, None) if spec.grid is None else footprint(spec.grid)
+    if geometry is None:
+        geometry, bbox = scene.geometry, scene.bbox
     finite = [g for g in spec.gsd_m if g == g]
     cube = Asset(
         key="cube",
@@ -233,20 +236,6 @@ def _cube_scene(
             **facts,
         },
     )
-
-
-def _footprint(
-    scene: Scene, spec: CubeSpec
-) -> tuple[Mapping[str, Any] | None, tuple[float, float, float, float] | None]:
-    """The outline of the cube's grid in longitude and latitude; without a grid, what the scene says."""
-    if spec.grid is None:
-        return scene.geometry, scene.bbox
-    outline = spec.grid.footprint("epsg:4326", npoints=8).json
-    rings = [[[round(lon, 7), round(lat, 7)] for lon, lat in ring] for ring in outline["coordinates"]]
-    if outline["type"] != "Polygon":  # across the date line
-        return scene.geometry, scene.bbox
-    lons, lats = zip(*rings[0], strict=True)
-    return {"type": "Polygon", "coordinates": rings}, (min(lons), min(lats), max(lons), max(lats))
 
 
 def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:

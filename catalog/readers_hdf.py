@@ -24,6 +24,8 @@ from catalog.sensors import Sensor
 from catalog.spec import CubeSpec
 
 _PRISMA = "HDFEOS/SWATHS/PRS_L2D_HCO"
+_DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError)
+"""What HDF5 raises at a damaged file, and what follows from numbers that it then makes up."""
 _MATLAB = {"double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32"}
 
 
@@ -69,7 +71,7 @@ class HdfSource:
         except ArchiveError:
             self.close()  # the next read begins anew, with a new signature
             raise
-        except (OSError, KeyError, RuntimeError) as e:
+        except _DAMAGE as e:
             self.close()
             raise BadAsset(f"{shown(self._asset.href)}: cannot be read: {e}") from e
         return stored, flags_of(stored, self.spec)
@@ -200,7 +202,7 @@ def _emit(file: Any, asset: Asset, table: Sensor) -> _Facts:
     """EMIT L2A: reflectance (downtrack, crosstrack, bands), fill -9999."""
     where = shown(asset.href)
     cube = _need(file, "reflectance", where)
-    facts = _need(file, "sensor_band_parameters", where)
+    facts = _need(file, "sensor_band_parameters", where, h5py.Group)
     centres = np.asarray(_need(facts, "wavelengths", where)[()], dtype=float)
     if cube.ndim != 3 or cube.shape[2] != centres.size:
         raise BadAsset(f"{where}: reflectance is {cube.shape}, there are {centres.size} wavelengths")
@@ -230,12 +232,14 @@ def _lonlat(file: Any, lon: str, lat: str, where: str) -> tuple[NDArray[np.float
     )
 
 
-def _need(group: Any, path: str, where: str) -> Any:
+def _need(group: Any, path: str, where: str, kind: type[Any] = h5py.Dataset) -> Any:
     if path not in group:
         raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(_listed(group)) or 'nothing'}")
     found = group[path]
+    if not isinstance(found, kind):
+        raise BadAsset(f"{where}: {path!r} is no {kind.__name__.lower()}")
     linked = found.file.id != group.file.id
-    if linked or (isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)):
+    if linked or (kind is h5py.Dataset and (found.external or found.is_virtual)):
         raise BadAsset(f"{where}: {path!r} lies in another file; an asset has to hold its own pixels")
     return found
 
@@ -267,7 +271,10 @@ def open_file(asset: Asset, reach: Reach) -> Iterator[Any]:
     except OSError as e:
         raise BadAsset(f"{shown(asset.href)}: is no HDF5 file: {e}") from e
     with file:
-        yield file
+        try:
+            yield file
+        except _DAMAGE as e:
+            raise BadAsset(f"{shown(asset.href)}: is damaged: {e}") from e
 
 
 def start_time(asset: Asset, reach: Reach) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,10 @@ LAYOUTS = (
 )
 
 
+_DAMAGE = (ValueError, TypeError, KeyError, OSError, NotImplementedError, zlib.error)
+"""What SciPy raises at a file that is damaged, or is none of MATLAB's."""
+
+
 class _File:
     """Variables of a .mat file, v5 or v7.3: name -> (MATLAB shape, MATLAB class)."""
 
@@ -109,7 +114,7 @@ class _File:
         try:
             found = whosmat(self._opened())
             self.variables = {n: (tuple(s), c) for n, s, c in found}
-        except (ValueError, TypeError, OSError, NotImplementedError) as e:
+        except _DAMAGE as e:
             raise BadAsset(f"{self.where}: is no MATLAB v5 file: {e}") from e
 
     def _opened(self) -> Any:
@@ -126,7 +131,7 @@ class _File:
 
         try:
             return np.asarray(loadmat(self._opened(), variable_names=[name])[name])
-        except (ValueError, TypeError, OSError, KeyError) as e:
+        except _DAMAGE as e:
             raise BadAsset(f"{self.where}: {name} cannot be read: {e}") from e
 
     def listed(self) -> str:
