@@ -36,7 +36,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from benchmarks.empty_tiles import EmptyScene, EmptyTile, Worker, marks_of
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.index import rebuild
 from catalog.publish import item_key, source_item, unsigned
 from catalog.root import Root, to_json

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.publish import put_item, source_item
 from catalog.root import Root
 from catalog.scene import Scene

@@ -36,7 +36,7 @@ class Item:
             Refused: the scene is raw; ingest it first.
             NotFound: the cube is gone.
         """
-        from catalog.cube import open_cube  # with xarray and Zarr, which a search has no use for
+        from catalog.cube_layout import open_cube  # with xarray and Zarr, which a search has no use for
 
         return open_cube(self.root, publish.cube_key(self.scene), chunks={})
 

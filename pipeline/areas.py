@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from catalog.cube import open_cube, read_spec
+from catalog.cube_layout import open_cube, read_spec
 from catalog.root import Root
 from catalog.spec import VALID
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import catalog
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.discover import Skipped, discover, from_folder
 from catalog.errors import BadAsset
 from catalog.index import search

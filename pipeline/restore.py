@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import catalog
-from catalog.cube import read_spec
+from catalog.cube_layout import read_spec
 from catalog.errors import ArchiveError
 from catalog.index import Found
 from catalog.publish import cube_key, put_item, restored_item, scene_collection, source_collection

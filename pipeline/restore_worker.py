@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.cube import Cube, create, open_cube, read_spec
+from catalog.cube import Cube
+from catalog.cube_layout import create, open_cube, read_spec
 from catalog.errors import NotFound
 from catalog.marks import Marks
 from catalog.pairing import refined_lonlat

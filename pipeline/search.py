@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 import catalog
 from catalog import sensors
 from catalog.archive import Archive
-from catalog.cube import read_spec
+from catalog.cube_layout import read_spec
 from catalog.errors import Refused
 from catalog.publish import cube_key
 from catalog.root import Root

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from catalog.cube import read_spec
+from catalog.cube_layout import read_spec
 from catalog.errors import Refused
 from catalog.root import Root, to_json
 from catalog.spec import CubeSpec

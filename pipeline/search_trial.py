@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from catalog.cube import Cube, read_spec
+from catalog.cube import Cube
+from catalog.cube_layout import read_spec
 from catalog.errors import NotFound
 from catalog.root import Root
 from models.fit import Batch

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import catalog
-from catalog.cube import read_spec
+from catalog.cube_layout import read_spec
 from catalog.errors import NotFound, Refused
 from catalog.publish import cube_key, scene_collection, source_collection
 from catalog.root import Root

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from catalog.cube import read_spec
+from catalog.cube_layout import read_spec
 from catalog.root import Root
 from catalog.sensors import srf
 from models import careful, denoiser, metrics, samples, samples_bands, sharpen_samples, sharpener

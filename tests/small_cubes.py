@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.root import Root
 from catalog.scene import Asset, Scene
 from catalog.spec import CLOUD, NODATA, VALID, CubeSpec

@@ -23,7 +23,7 @@ FORBIDDEN = {
 }
 # A library that only these files may import.
 ONLY_IN = {
-    "zarr": {"catalog/cube.py"},
+    "zarr": {"catalog/cube.py", "catalog/cube_layout.py", "catalog/cube_stores.py"},
     "ray": {
         "pipeline/execute.py",
         "pipeline/metrics.py",

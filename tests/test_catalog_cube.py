@@ -24,7 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.xr import xr_coords  # noqa: F401 (ds.odc)
 
-from catalog.cube import Cube, check, create, open_cube, read_spec
+from catalog.cube import Cube
+from catalog.cube_layout import check, create, open_cube, read_spec
 from catalog.errors import ArchiveError, BadCube, NotFound
 from catalog.root import Root
 from catalog.spec import NODATA, VALID, CubeSpec

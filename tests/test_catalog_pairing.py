@@ -12,7 +12,8 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.errors import BadSensor, Refused
 from catalog.guide import SQUARE_PX, GuideOnGrid
 from catalog.pairing import GuideScenes, offset_on, refined, scale_between, stem

@@ -12,7 +12,7 @@ import xarray as xr
 from pystac.validation import validate_dict
 
 import catalog
-from catalog.cube import check
+from catalog.cube_layout import check
 from catalog.errors import NotFound, Refused
 from catalog.publish import cube_key, item_key, put_item, rebuild_catalogs, restored_item, source_item
 from catalog.root import Root

@@ -21,9 +21,9 @@ import obstore
 import pytest
 
 import catalog
-from catalog import cube as cube_module
 from catalog import lease as lease_module
 from catalog import publish
+from catalog.cube_stores import Writes
 from catalog.publish import cube_key
 from catalog.root import Root
 from pipeline import plan as plan_module
@@ -79,7 +79,7 @@ def writes_that_fail(
     with monkeypatch.context() as patch:
         patch.setattr(obstore, "put", counted(obstore.put))
         patch.setattr(obstore, "delete", counted(obstore.delete))
-        patch.setattr(cube_module._Writes, "set", counted(cube_module._Writes.set))
+        patch.setattr(Writes, "set", counted(Writes.set))
         yield count
 
 

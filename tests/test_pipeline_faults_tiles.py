@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import catalog
-from catalog import cube as cube_module
 from catalog.cube import Cube
+from catalog.cube_stores import Writes
 from catalog.root import Root
 from pipeline.chain_worker import Chain
 from pipeline.config import RestoreJob
@@ -77,7 +77,7 @@ def make_dying(log: Path, make: Callable[[], Handler]) -> Handler:
             if point == "before write":
                 patch.setattr(Cube, "write", lambda *a: die())
             if point == "mid-write":
-                patch.setattr(cube_module._Writes, "set", dying_set)
+                patch.setattr(Writes, "set", dying_set)
             if point == "before mark":
                 patch.setattr(Cube, "mark", lambda *a: die())
             answer = handle(task)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import catalog
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.publish import put_item, source_item
 from catalog.root import Root
 from catalog.spec import CLOUD, NEAR_FILL, NODATA, SATURATED, VALID, CubeSpec

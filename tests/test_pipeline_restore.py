@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.root import Root
 from catalog.spec import NEAR_FILL, NODATA, VALID, CubeSpec
 from models.card import ModelCard

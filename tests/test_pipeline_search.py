@@ -20,7 +20,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner, Result
 
-from catalog.cube import Cube, create
+from catalog.cube import Cube
+from catalog.cube_layout import create
 from catalog.errors import BadSensor, Refused
 from catalog.publish import put_item, source_item
 from catalog.root import Root
