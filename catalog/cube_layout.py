@@ -1,4 +1,4 @@
-"""The Zarr layout of a cube: create, open, check.
+"""The Zarr layout of a cube: create, read its spec, open.
 
     <path>/zarr.json                 group: CF and Zarr geo attributes, the CubeSpec, consolidated metadata
            reflectance/c/0/<iy>/<ix> one shard = all bands of one tile = one writer
@@ -89,26 +89,6 @@ def open_cube(root: Root, path: str, *, chunks: dict[str, int] | None = None) ->
     where: Any = root.href(path) if root.is_local else zarr_store(root, path, read_only=True)
     ds: xr.Dataset = xr.open_zarr(where, chunks=chunks, consolidated=True)
     return ds
-
-
-def check(ds: xr.Dataset) -> None:
-    """
-    Raises:
-        BadCube: `ds` is no cube, saying what is missing.
-    """
-    for name, dims in {"reflectance": ("band", "y", "x"), "valid": ("y", "x")}.items():
-        if name not in ds or ds[name].dims != dims:
-            raise BadCube(f"no variable {name}{dims}; found {dict(ds.sizes)} with {sorted(map(str, ds.data_vars))}")
-    for name in ("wavelength", "fwhm", "good", "detector", "gsd"):
-        if name not in ds.coords or ds[name].dims != ("band",):
-            raise BadCube(f"no coordinate {name}(band); found {sorted(map(str, ds.coords))}")
-    if SPEC_ATTR not in ds.attrs:
-        raise BadCube(f"attribute {SPEC_ATTR} is missing")
-    spec = CubeSpec.from_json(ds.attrs[SPEC_ATTR])
-    if ds["reflectance"].shape != spec.shape:
-        raise BadCube(f"reflectance is {ds['reflectance'].shape}, its spec says {spec.shape}")
-    if not np.array_equal(ds["wavelength"].values, spec.wavelength_nm):
-        raise BadCube("coordinate wavelength differs from the spec")
 
 
 def _empty_cube(spec: CubeSpec, lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None) -> dict[str, bytes]:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from catalog.cube import Cube
-from catalog.cube_layout import create
+from catalog.cube_layout import SPEC_ATTR, create
 from catalog.root import Root
 from catalog.scene import Asset, Scene
 from catalog.spec import CLOUD, NODATA, VALID, CubeSpec
@@ -88,3 +89,12 @@ def make_scene(id: str = "S1", *, day: int = 24, **changes: Any) -> Scene:
         "properties": {"eo:cloud_cover": 3},
     }
     return Scene(**(fields | changes))
+
+
+def assert_cube(ds: xr.Dataset) -> None:
+    """What everybody who opens a cube with xarray relies on."""
+    spec = CubeSpec.from_json(ds.attrs[SPEC_ATTR])
+    assert ds["reflectance"].dims == ("band", "y", "x") and ds["reflectance"].shape == spec.shape
+    assert ds["valid"].dims == ("y", "x")
+    assert all(ds.coords[name].dims == ("band",) for name in ("wavelength", "fwhm", "good", "detector", "gsd"))
+    assert np.array_equal(ds["wavelength"].values, spec.wavelength_nm)

@@ -12,12 +12,11 @@ import xarray as xr
 from pystac.validation import validate_dict
 
 import catalog
-from catalog.cube_layout import check
 from catalog.errors import NotFound, Refused
 from catalog.publish import cube_key, item_key, put_item, rebuild_catalogs, restored_item, source_item
 from catalog.root import Root
 from catalog.scene import Asset, Scene
-from tests.small_cubes import make_cube, make_scene, make_spec
+from tests.small_cubes import assert_cube, make_cube, make_scene, make_spec
 
 KEYS = {"source": "source/S1/i1.zarr", "restored": "restored/S1/p1.zarr"}
 
@@ -61,10 +60,10 @@ def test_a_scene_walks_through_its_three_stages(root: Root) -> None:
         cube_key(found["raw"])
     item = catalog.Archive(root=root).search(stage="restored")[0]
     ds = item.dataset()
-    check(ds)
+    assert_cube(ds)
     assert ds.reflectance.chunks is not None  # lazy
     if root.is_local:
-        check(xr.open_zarr(last.assets["cube"].href))
+        assert_cube(xr.open_zarr(last.assets["cube"].href))
 
 
 def test_twice_writes_nothing(root: Root) -> None:
