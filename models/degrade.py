@@ -1,4 +1,4 @@
-"""What goes wrong with an image: noise, stripes, dead lines; blur and decimation; another sensor's view of its bands.
+"""What goes wrong with an image: noise, stripes; blur and decimation; another sensor's view of its bands.
 
 Pure functions of cube and generator. The one phase convention of fusion, for odd and even kernels k (n, n) alike:
 
@@ -38,13 +38,6 @@ def gaussian(cube: F32, std: float | npt.ArrayLike, rng: np.random.Generator) ->
     return (cube + noise).astype(np.float32)
 
 
-def varying(bands: int, low: float, high: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A standard deviation for each band, uniform in [low, high]: (bands,)."""
-    if not 0 <= low <= high:
-        raise ValueError(f"noise from {low} to {high}: must be 0 <= low <= high")
-    return rng.uniform(low, high, bands)
-
-
 def stripes(cube: F32, std: float, rng: np.random.Generator, *, bands: float = 0.5, columns: float = 0.2) -> F32:
     """Add a constant to some columns of some bands, as a push-broom sensor's uneven detectors do.
 
@@ -59,19 +52,6 @@ def stripes(cube: F32, std: float, rng: np.random.Generator, *, bands: float = 0
     offset = rng.normal(0.0, std, (b, w)) if std > 0 else np.zeros((b, w))
     offset *= (rng.random((b, 1)) < bands) & (rng.random((b, w)) < columns)
     return (cube + offset[:, None, :]).astype(np.float32)
-
-
-def dead_lines(
-    cube: F32, rng: np.random.Generator, *, bands: float = 0.1, lines: float = 0.01
-) -> tuple[F32, npt.NDArray[np.bool_]]:
-    """Set some columns of some bands to zero.
-
-    Returns:
-        The cube, and (bands, w) True where a column is dead.
-    """
-    b, _, w = cube.shape
-    dead = (rng.random((b, 1)) < bands) & (rng.random((b, w)) < lines)
-    return np.where(dead[:, None, :], np.float32(0), cube), dead
 
 
 def snr_std(cube: F32, snr_db: float) -> float:

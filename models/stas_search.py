@@ -320,24 +320,3 @@ def best_by_edge(score: Score, *, seed: int, passes: int = 1) -> Genotype:
             if ops != best.ops and (value := score(Genotype(ops))) < low:
                 best, low = Genotype(ops), value
     return best
-
-
-def evolve(score: Score, *, seed: int, population: int = 16, generations: int = 8, mutate: float = 0.1) -> Genotype:
-    """Evolutionary selection as in SPOS: the better half lives, its children are crossed and mutated, half each."""
-    rng = np.random.default_rng(seed)
-    known: dict[Genotype, float] = {}
-    people = [_genotype(rng.integers(len(OPS), size=len(EDGES))) for _ in range(population)]
-    for generation in range(generations + 1):
-        known |= {g: score(g) for g in dict.fromkeys(people) if g not in known}
-        parents = sorted(known, key=lambda g: known[g])[: max(2, population // 2)]
-        if generation < generations:
-            people = [_child(parents, rng, mutate if i % 2 else 0.0) for i in range(population)]
-    return parents[0]
-
-
-def _child(parents: Sequence[Genotype], rng: np.random.Generator, mutate: float) -> Genotype:
-    """One parent with some edges drawn anew, or each edge from one of two parents."""
-    first, second = (np.array(path(parents[int(i)])) for i in rng.integers(len(parents), size=2))
-    drawn = rng.integers(len(OPS), size=len(EDGES))
-    other = drawn if mutate else second
-    return _genotype(np.where(rng.random(len(EDGES)) < (mutate or 0.5), other, first))

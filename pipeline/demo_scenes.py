@@ -234,21 +234,6 @@ def spoil(truth: Array, flaws: Flaws, *, seed: int) -> tuple[Array, Mask, tuple[
     return observed.astype(np.float32), valid, good
 
 
-def make_scene(
-    name: str,
-    wavelength_nm: Sequence[float],
-    flaws: Flaws,
-    *,
-    height: int,
-    width: int,
-    seed: int,
-    quantity: str = "reflectance",
-) -> SyntheticScene:
-    """A scene with its answer; the same arguments always give the same numbers."""
-    truth = landscape(wavelength_nm, height=height, width=width, seed=seed, quantity=quantity)
-    return spoiled_scene(name, quantity, wavelength_nm, truth, flaws, seed=seed)
-
-
 def spoiled_scene(
     name: str, quantity: str, wavelength_nm: Sequence[float], truth: Array, flaws: Flaws, *, seed: int
 ) -> SyntheticScene:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from catalog.sensors import sensor
 from pipeline.demo_files import Place, write_enmap_tiles, write_hyperion_files
-from pipeline.demo_scenes import DemoSize, Flaws, SyntheticScene, landscape, make_scene
+from pipeline.demo_scenes import DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 
 BERLIN = Place(crs="EPSG:32633", west=366000.0, north=5810000.0)
 SMALL_DEMO = DemoSize(enmap_px=(64, 96), hyperion_px=(48, 80), pair_px=(32, 48), delivery_px=32, tile_px=48)
@@ -49,7 +49,8 @@ def small_scene(
         bad_bands=bad_bands,
         nodata_corner=nodata_corner,
     )
-    return make_scene("small", wavelength_nm, spoilt, height=height, width=width, seed=seed, quantity=quantity)
+    truth = landscape(wavelength_nm, height=height, width=width, seed=seed, quantity=quantity)
+    return spoiled_scene("small", quantity, wavelength_nm, truth, spoilt, seed=seed)
 
 
 def enmap_folder(
@@ -57,14 +58,9 @@ def enmap_folder(
 ) -> tuple[SyntheticScene, list[Path]]:
     """An EnMAP-like acquisition of 224 bands: tiles, one missing, a corner without data. The scene, the files."""
     table = sensor("enmap")
-    scene = make_scene(
-        "enmap_synthetic",
-        table.wavelength_nm,
-        flaws(len(table.wavelength_nm), noise=noise, nodata_corner=0.2),
-        height=height,
-        width=width,
-        seed=seed,
-    )
+    truth = landscape(table.wavelength_nm, height=height, width=width, seed=seed)
+    spoilt = flaws(len(table.wavelength_nm), noise=noise, nodata_corner=0.2)
+    scene = spoiled_scene("enmap_synthetic", "reflectance", table.wavelength_nm, truth, spoilt, seed=seed)
     files = write_enmap_tiles(
         folder,
         scene.observed,
@@ -86,15 +82,9 @@ def hyperion_folder(
 ) -> tuple[SyntheticScene, list[Path]]:
     """A Hyperion-like delivery: 242 one-band files of radiance and a metadata text. The scene, the files."""
     table = sensor("hyperion")
-    scene = make_scene(
-        "EO1H1930232009200110KF",
-        table.wavelength_nm,
-        flaws(len(table.wavelength_nm), noise=0.5, stripes=0.5, nodata_corner=0.2),
-        height=height,
-        width=width,
-        seed=seed,
-        quantity="radiance",
-    )
+    truth = landscape(table.wavelength_nm, height=height, width=width, seed=seed, quantity="radiance")
+    spoilt = flaws(len(table.wavelength_nm), noise=0.5, stripes=0.5, nodata_corner=0.2)
+    scene = spoiled_scene("EO1H1930232009200110KF", "radiance", table.wavelength_nm, truth, spoilt, seed=seed)
     files = write_hyperion_files(
         folder,
         scene.observed,

@@ -18,12 +18,9 @@ def test_gaussian_follows_the_protocols_generator() -> None:
 
 
 def test_each_band_its_own_noise() -> None:
-    std = degrade.varying(4, 0.1, 0.4, np.random.default_rng(0))
-    assert std.shape == (4,) and (std >= 0.1).all() and (std <= 0.4).all()
+    std = np.array([0.1, 0.2, 0.3, 0.4])
     out = degrade.gaussian(np.zeros((4, 200, 200), np.float32), std, np.random.default_rng(0))
     np.testing.assert_allclose(out.std(axis=(1, 2)), std, rtol=0.02)
-    with pytest.raises(ValueError, match=r"from 2 to 1"):
-        degrade.varying(4, 2, 1, np.random.default_rng(0))
 
 
 def test_stripes_are_constant_along_columns() -> None:
@@ -32,13 +29,6 @@ def test_stripes_are_constant_along_columns() -> None:
     np.testing.assert_allclose(d, np.broadcast_to(d[:, :1], d.shape), atol=1e-6)
     assert 0.3 < (np.abs(d[:, 0]) > 1e-5).mean() < 0.7
     np.testing.assert_array_equal(degrade.stripes(cube, 0.0, np.random.default_rng(0)), cube)
-
-
-def test_dead_lines_are_where_it_says() -> None:
-    cube = np.ones((6, 10, 200), np.float32)
-    out, dead = degrade.dead_lines(cube, np.random.default_rng(0), bands=1.0, lines=0.1)
-    assert 0.02 < dead.mean() < 0.3
-    np.testing.assert_array_equal(out == 0, np.broadcast_to(dead[:, None], cube.shape))
 
 
 def plain_loop(z: np.ndarray, k: np.ndarray, s: int) -> np.ndarray:
