@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -199,9 +198,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--archive", help="folder or s3:// prefix under which archives are made and removed again")
     asked = parser.parse_args()
-    lines = sys.stdout
-    with redirect_stdout(sys.stderr):  # Ray prints what its raylet has to say
-        run_all(asked, lines)
+    lines, sys.stdout = sys.stdout, sys.stderr  # Ray prints what its raylet has to say, some of it at exit
+    run_all(asked, lines)
 
 
 def run_all(asked: argparse.Namespace, lines: TextIO) -> None:

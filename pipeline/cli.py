@@ -20,6 +20,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("hypermend: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    finally:
+        sys.stdout = sys.stderr  # Ray says at exit what it has held back, and a JSON may stand on standard output
 
 
 if __name__ == "__main__":

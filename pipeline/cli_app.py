@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Never, Protocol, TypeVar
@@ -67,7 +67,7 @@ def carry_out(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
 
     console = Console(stderr=as_json)
     run = start(job)
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # Ray prints what its raylet has to say
+    with kept_for_json(as_json):
         with console.status("starting Ray"):
             start_ray(address=job.ray_address)
         with until_told_to_stop(run):
@@ -105,6 +105,11 @@ def until_told_to_stop(run: Stoppable) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def kept_for_json(as_json: bool) -> AbstractContextManager[object]:
+    """With --json, standard output is left alone: Ray prints there what its raylet has to say."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def emit(value: Any) -> None:

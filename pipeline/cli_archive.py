@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +31,7 @@ from pipeline.cli_app import (
     app,
     carry_out,
     emit,
+    kept_for_json,
     refusals,
     refuse,
     settings,
@@ -47,7 +47,7 @@ def demo(
     """Make an archive of synthetic scenes and walk it from files to restored cubes."""
     from pipeline.demo import run
 
-    with refusals():
+    with refusals(), kept_for_json(as_json):
         result = run(archive, Console(stderr=as_json))
     if as_json:
         emit(result)
@@ -220,7 +220,7 @@ def search(
             None, SearchJob, archive=archive, sensors=sensor, strategy=strategy, trials=trials, budget=budget,
             domain=domain, scenes=scene, collections=collection, anew=anew, workers=workers, ray_address=address,
         )  # fmt: skip
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with kept_for_json(as_json):
             answers = search_archive(asked, lambda line: console.print(line, highlight=False, soft_wrap=True))
     answers_table(answers, console)
     if as_json:

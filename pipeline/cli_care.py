@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pipeline.cli_app import Address, Json, Workers, app, emit, refusals, until_told_to_stop
+from pipeline.cli_app import Address, Json, Workers, app, emit, kept_for_json, refusals, until_told_to_stop
 from pipeline.config import IngestJob, Job, RestoreJob
 
 OfArchive = Annotated[str, typer.Option("--archive", help="Root of the archive: a folder or s3://bucket/prefix.")]
@@ -67,7 +66,7 @@ def retry(
                 console.print(str(failure), highlight=False, soft_wrap=True, markup=False)
             reports: list[dict[str, Any]] = []
         else:
-            with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            with kept_for_json(as_json):
                 reports = [_again(job, console, {f.scene for f in found}) for job in jobs]
     if not found:
         print("nothing to do again", file=sys.stderr)

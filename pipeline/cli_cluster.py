@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline.cli_app import Address, Archive, Json, Workers, app, emit, refusals, refuse, settings, until_told_to_stop
+from pipeline.cli_app import (
+    Address,
+    Archive,
+    Json,
+    Workers,
+    app,
+    emit,
+    kept_for_json,
+    refusals,
+    refuse,
+    settings,
+    until_told_to_stop,
+)
 from pipeline.config import NightlyJob
 
 HeadAddress = Annotated[
@@ -45,7 +56,7 @@ def nightly(
 
     with refusals():
         asked = settings(job, NightlyJob, archive=archive, workers=workers, ray_address=address, limit=limit)
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with kept_for_json(as_json):
             night = night_of(asked, work=work)
     for one in [*night.given_up, *night.failed]:
         console.print(f"{one['scene']}: {one['reason']}", highlight=False, soft_wrap=True)

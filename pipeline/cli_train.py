@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +19,7 @@ from pipeline.cli_app import (
     When,
     app,
     emit,
+    kept_for_json,
     refusals,
     settings,
 )
@@ -89,7 +88,7 @@ def train(
             else:
                 plan_lines(plan, console)
             raise typer.Exit(0)
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with kept_for_json(as_json):
             report = follow(asked, console)
     summary(report, console)
     if as_json:

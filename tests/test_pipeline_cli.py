@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
 from tests.synthetic import cave_folder, enmap_folder
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def hypermend(*words: object) -> Result:
@@ -112,3 +116,21 @@ def test_an_unreadable_scene_is_skipped_and_the_rest_goes_on(tmp_path: Path, ray
     assert status == "failed"
     assert "_07.png" in reason
     assert next(v for k, v in ended.items() if "whole" in k)[0] == "published"
+
+
+def test_what_ray_says_at_exit_does_not_follow_the_json(tmp_path: Path) -> None:
+    code = (
+        "import atexit; from pipeline.cli import main\n"
+        "atexit.register(lambda: print('(raylet) a worker died [repeated 4x]'))\n"
+        "main()"
+    )
+    verb = ["genotypes", "--archive", str(tmp_path), "--json"]
+    said = subprocess.run([sys.executable, "-c", code, *verb], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(said.stdout) == {"genotypes": []}
+    assert "a worker died" in said.stderr
+
+
+def test_every_committed_result_is_json() -> None:
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            assert isinstance(json.loads(line), dict), path.name
