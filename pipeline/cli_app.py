@@ -133,6 +133,7 @@ def refusals() -> Iterator[None]:
 
 def _told() -> tuple[type[Exception], ...]:
     """Asked for only where something was raised: what makes plans takes longer to import than most verbs take."""
+    from pipeline.outcome import NoWorkers
     from pipeline.plan import Refused
 
-    return ArchiveError, BadJob, BadCard, BadCheckpoint, Refused
+    return ArchiveError, BadJob, BadCard, BadCheckpoint, NoWorkers, Refused

@@ -12,7 +12,9 @@ to take innocent ones with it), and puts a task aside once it has killed its act
 
 from __future__ import annotations
 
+import logging
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +30,7 @@ from pipeline.outcome import (
     Failed,
     FailureKind,
     Make,
+    NoWorkers,
     Outcome,
     Policy,
     R,
@@ -41,6 +44,7 @@ from pipeline.outcome import (
 )
 
 PATIENT = Policy()
+KNOCK_S = 10.0
 
 
 def serial(
@@ -66,14 +70,36 @@ def serial(
 
 
 def start_ray(*, cpus: int | None = None, address: str | None = None) -> None:
-    """Join the cluster at ``address``, or start an embedded one; nothing to do where Ray already runs."""
+    """Join the cluster at ``address``, or start an embedded one; nothing to do where Ray already runs.
+
+    Raises:
+        NoWorkers: no cluster answers there, it does not let us in, or Ray does not start on this machine.
+    """
     if ray.is_initialized():
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    where: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}
     if address is not None:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        _knock(address)
+        where = {"address": address}
+    try:
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray has no class of its own for parts that do not start in time
+        what = "Ray does not start on this machine" if address is None else f"the cluster at {address} cannot be joined"
+        raise NoWorkers(f"{what}: {_first_line(error)}") from error
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens there: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto": Ray looks for a cluster of this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except OSError as error:
+        raise NoWorkers(
+            f"no Ray cluster answers at {address}: {error.strerror or error}; `ray status` on its head tells whether "
+            "it is up, `ray start --head` prints its address"
+        ) from error
 
 
 class _Worker:
@@ -126,7 +152,7 @@ def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
     """What to ask of a cluster whose living machines have these resources.
 
     Raises:
-        RuntimeError: no machine has what one actor needs; with both numbers.
+        NoWorkers: no machine has what one actor needs; with both numbers.
     """
     gpu = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     gpus = min(1.0, gpu) if workers.gpus is None else workers.gpus
@@ -137,7 +163,7 @@ def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
     fit = [node for node in nodes if all(node.get(name, 0.0) >= amount for name, amount in needs.items())]
     if not fit:
         most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needs}
-        raise RuntimeError(f"no machine of the cluster has what one worker needs: {needs}; the most is {most}")
+        raise NoWorkers(f"no machine of the cluster has what one worker needs: {needs}; the most is {most}")
     room = sum(min(int(node.get(name, 0.0) / amount) for name, amount in needs.items() if amount) for node in fit)
     if workers.count is not None:
         # Though there be room for fewer: a cluster that grows by itself does so when it is asked for more than it has.
@@ -159,7 +185,7 @@ def on_ray(
     """Run the tasks on Ray actors, one in flight on each; yields outcomes in the order they come.
 
     Raises:
-        RuntimeError: no actor can be started (its handler fails to build, or the cluster lacks what is asked for).
+        NoWorkers: no actor can be started (its handler fails to build, or the cluster lacks what is asked for).
     """
     start_ray()
     crew = _Crew(make, workers or Workers(), policy)
@@ -241,7 +267,7 @@ class _Crew(Generic[T, R]):
         if self._workers.count is None and (nodes := list(_living().values())):
             try:
                 self._ask = ask_of(self._workers, nodes)
-            except RuntimeError:  # the machines that we need are gone for now; others may come
+            except NoWorkers:  # the machines that we need are gone for now; others may come
                 return
 
     def _assign(self) -> None:
@@ -300,7 +326,7 @@ class _Crew(Generic[T, R]):
         if seat.attempt is None:
             self._failed_starts += not lost
             if self._failed_starts >= 3:
-                raise RuntimeError(f"no worker can be started: {_first_line(error)}") from error
+                raise NoWorkers(f"no worker can be started: {_cause(error)}") from error
             return
         attempt = seat.attempt
         if lost:
@@ -340,7 +366,7 @@ class _Crew(Generic[T, R]):
                 task=seat.attempt.task,
                 kind=FailureKind.DEADLINE,
                 error="Deadline",
-                message=f"still running after {limit:.0f} s; its worker was stopped",
+                message=f"still running after {limit:g} s; its worker was stopped",
                 attempts=seat.attempt.attempts,
                 node=seat.node,
             )
@@ -351,10 +377,16 @@ class _Crew(Generic[T, R]):
             self._hire_after = time.monotonic() + limit / 6
             return
         free = ray.available_resources()  # type: ignore[no-untyped-call]
-        raise RuntimeError(
+        raise NoWorkers(
             f"no worker became ready within {limit:.0f} s: the cluster has {free} free; "
             "ask for fewer or smaller workers"
         )
+
+
+def _cause(error: Exception) -> str:
+    """Why an actor did not come to life: what its handler raised stands at the end of Ray's text."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines and "raised in its creation task" in lines[0] else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,10 @@ class FailureKind(StrEnum):
     MEMORY = "memory"  # it wanted more memory than its worker is granted
 
 
+class NoWorkers(RuntimeError):
+    """The cluster does not answer, or cannot give what a run asks of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Done(Generic[T, R]):
     """A task that ended well."""

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from pipeline import execute
 from pipeline.cli import app
+from pipeline.outcome import NoWorkers
 from tests.synthetic import cave_folder, enmap_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,6 +118,16 @@ def test_an_unreadable_scene_is_skipped_and_the_rest_goes_on(tmp_path: Path, ray
     assert status == "failed"
     assert "_07.png" in reason
     assert next(v for k, v in ended.items() if "whole" in k)[0] == "published"
+
+
+def test_a_cluster_that_cannot_is_told_in_a_line(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*, address: str | None) -> None:
+        raise NoWorkers(f"no Ray cluster answers at {address}")
+
+    monkeypatch.setattr(execute, "start_ray", nobody)
+    asked = hypermend("restore", "--archive", archive, "--sensor", "enmap", "--address", "10.0.0.9:6379")
+    assert asked.exit_code == 2
+    assert asked.stderr == "hypermend: no Ray cluster answers at 10.0.0.9:6379\n"
 
 
 def test_what_ray_says_at_exit_does_not_follow_the_json(tmp_path: Path) -> None:

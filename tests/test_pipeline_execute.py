@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from ray.exceptions import ActorDiedError
 
 from pipeline import execute
 from pipeline.execute import ask_of, on_ray, serial
-from pipeline.outcome import WAIT, Done, Failed, FailureKind, Policy, Wait, Workers
+from pipeline.outcome import WAIT, Done, Failed, FailureKind, NoWorkers, Policy, Wait, Workers
 
 
 class Unreachable(Exception):
@@ -140,8 +141,27 @@ def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
     def broken() -> Callable[[int], int]:
         raise OSError("no weights here")
 
-    with pytest.raises(RuntimeError, match="no worker can be started"):
+    with pytest.raises(NoWorkers, match="no worker can be started: OSError: no weights here"):
         list(on_ray(broken, [1], workers=Workers(count=1)))
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute.ray, "is_initialized", lambda: False)
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(NoWorkers, match=f"no Ray cluster answers at {address}: Connection refused; `ray status`"):
+            execute.start_ray(address=address)
+
+
+def test_ray_that_does_not_start_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because")
+
+    monkeypatch.setattr(execute.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(execute.ray, "init", late)
+    with pytest.raises(NoWorkers, match=r"Ray does not start on this machine: .* timed out during startup\.$"):
+        execute.start_ray()
 
 
 @pytest.mark.fault
@@ -185,7 +205,7 @@ def test_what_is_asked_of_a_cluster() -> None:
     assert ask_of(Workers(count=2, lane="nightly"), [node(CPU=4)]).lane is None  # one's own machine has no lanes
     ask = ask_of(Workers(memory_bytes=6 * 10**9), [node(CPU=8)])
     assert (ask.count, ask.memory_bytes) == (2, 6 * 10**9)
-    with pytest.raises(RuntimeError, match=r"no machine .* needs: .*20000000000.*; the most is .*16000000000"):
+    with pytest.raises(NoWorkers, match=r"no machine .* needs: .*20000000000.*; the most is .*16000000000"):
         ask_of(Workers(memory_bytes=20 * 10**9), [node(CPU=8)])
 
 
