@@ -9,7 +9,7 @@ second run finds everything done, writes nothing and ends in the same way.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,26 +52,14 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     chosen = demo_size or DemoSize()
     archive.mkdir(parents=True, exist_ok=True)
     say = _Steps(console)
-    console.print("[bold]Every scene of this demo is synthetic[/]: made by a program, not measured.", highlight=False)
+    say.line("[bold]Every scene of this demo is synthetic[/]: made by a program, not measured.")
 
     say("Deliveries", "two instruments, as files")
     truths, pair, wrote = deliver(archive / "deliveries", chosen)
-    for kind, scene in truths.items():
-        bands, height, width = scene.truth.shape
-        console.print(f"{kind}-like: {width} x {height} pixels x {bands} bands of {scene.quantity}", highlight=False)
-    (bands, height, width), (few, _, _) = pair.coarse.shape, pair.sharp.shape
-    console.print(
-        f"a pair: enmap-like, {width} x {height} pixels x {bands} bands, and sentinel2-like, {few} bands on pixels "
-        f"{PAIR_SCALE} times finer",
-        highlight=False,
-    )
+    _show_deliveries(truths, pair, say)
 
     say("Catalog", "STAC items for folders that have none")
-    folders = [(kind, kind, f"demo-{kind}") for kind in truths]
-    for kind, folder, collection in [*folders, ("enmap", COARSE, COARSE), ("sentinel2a", SHARP, SHARP)]:
-        made = catalog_folder(str(archive), archive / "deliveries" / folder, sensor=kind, collection=collection)
-        wrote += made.bytes_written
-        console.print(f"{collection}: {', '.join(made.scenes)}", highlight=False)
+    wrote += _catalogued(archive, list(truths), say)
 
     with console.status("starting Ray"):
         start_ray(address=None, cpus=None)
@@ -92,12 +80,13 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     )
     plan_table(list(planned(fusion)), console)
     fused = _carry_out(restore(fusion), console)
-    wrote += ingested.bytes_written + restored.bytes_written + fused.bytes_written
+    runs = (ingested, restored, fused)
+    wrote += sum(report.bytes_written for report in runs)
 
     say("Query", "what the archive now holds")
     found = [item for stage in ("source", "restored") for item in catalog.open(str(archive)).search(stage=stage)]
     for item in found:
-        console.print(f"{item.scene.collection}: {item.scene.id}", highlight=False)
+        say.line(f"{item.scene.collection}: {item.scene.id}")
 
     say("Truth", "the answer was known all along")
     cubes = {item.scene.collection: item for item in found}
@@ -112,19 +101,16 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     wrote += draw([c.panel() for c in compared], picture, made_from=plans)
     lines = _python_lines(cubes["demo-hyperion-denoise"])
     _ending(console, picture, lines)
-    console.print(
-        f"\n{duration(time.monotonic() - begin)}, {size(wrote)} written"
-        + ("" if wrote else ": everything was already there"),
-        highlight=False,
-    )
+    seconds = time.monotonic() - begin
+    say.line(f"\n{duration(seconds)}, {size(wrote)} written" + ("" if wrote else ": everything was already there"))
     return {
         "archive": str(archive),
-        "seconds": round(time.monotonic() - begin, 1),
+        "seconds": round(seconds, 1),
         "bytes_written": wrote,
         "scores": [vars(score) for score in scores],
         "picture": str(picture),
         "python": lines,
-        "exit_code": max(report.exit_code for report in (ingested, restored, fused)),
+        "exit_code": max(report.exit_code for report in runs),
     }
 
 
@@ -162,6 +148,28 @@ def deliver(folder: Path, demo_size: DemoSize) -> tuple[dict[str, SyntheticScene
     pair = pair_scene(*demo_size.pair_px)
     deliver_pair(folder, pair, delivery_px=demo_size.delivery_px // 2)
     return {"enmap": enmap, "hyperion": hyperion}, pair, _bytes_in(folder) - before
+
+
+def _show_deliveries(truths: Mapping[str, SyntheticScene], pair: SyntheticPair, say: _Steps) -> None:
+    for kind, scene in truths.items():
+        bands, height, width = scene.truth.shape
+        say.line(f"{kind}-like: {width} x {height} pixels x {bands} bands of {scene.quantity}")
+    (bands, height, width), (few, _, _) = pair.coarse.shape, pair.sharp.shape
+    say.line(
+        f"a pair: enmap-like, {width} x {height} pixels x {bands} bands, and sentinel2-like, {few} bands on pixels "
+        f"{PAIR_SCALE} times finer"
+    )
+
+
+def _catalogued(archive: Path, kinds: Sequence[str], say: _Steps) -> int:
+    """Items for every folder of deliveries; the bytes written."""
+    wrote = 0
+    folders = [(kind, kind, f"demo-{kind}") for kind in kinds]
+    for kind, folder, collection in [*folders, ("enmap", COARSE, COARSE), ("sentinel2a", SHARP, SHARP)]:
+        made = catalog_folder(str(archive), archive / "deliveries" / folder, sensor=kind, collection=collection)
+        wrote += made.bytes_written
+        say.line(f"{collection}: {', '.join(made.scenes)}")
+    return wrote
 
 
 def enmap_scene(height: int, width: int) -> SyntheticScene:
@@ -222,7 +230,7 @@ def in_unit_of_truth(cube: xarray.Dataset) -> Array:
 
 
 class _Steps:
-    """Headings, numbered."""
+    """Headings, numbered, and what is said under them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -230,7 +238,10 @@ class _Steps:
 
     def __call__(self, title: str, meaning: str) -> None:
         self._count += 1
-        self._console.print(f"\n[bold]{self._count}. {title}[/]: {meaning}", highlight=False)
+        self.line(f"\n[bold]{self._count}. {title}[/]: {meaning}")
+
+    def line(self, text: str) -> None:
+        self._console.print(text, highlight=False)
 
 
 def _carry_out(begun: Run, console: Console) -> RunReport:

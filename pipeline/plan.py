@@ -249,20 +249,15 @@ def make_plan(
     tile_px = _tile(scene_id, spec, tile_px, scale=scale, step_px=step_px)
     dtype = "float32" if spec.dtype == "uint8" else spec.dtype  # 8 bits cannot hold what a network resolves
     chunk, shard = CubeSpec.layout(spec.shape, dtype, tile_px)
-    first, *then = (_identity(step, models[step.task]) for step in steps)
     task = "-".join(models)
-    plan_id = digest(
-        {
-            "ingest": ingest_id,
-            "task": task,
-            **first,
-            "tile_px": tile_px,
-            "result_version": RESULT_VERSION,
-            **of_guide,
-            **({"then": then} if then else {}),
-            **({} if budget is None else {"budget": asdict(budget)}),
-        }
-    )
+    first, *then = (_identity(step, models[step.task]) for step in steps)
+    decides = {"ingest": ingest_id, "task": task, **first, "tile_px": tile_px, "result_version": RESULT_VERSION}
+    decides |= of_guide
+    if then:
+        decides["then"] = then
+    if budget is not None:
+        decides["budget"] = asdict(budget)
+    plan_id = digest(decides)
     names = ",".join(step.model for step in steps)
     attrs = {**spec.attrs, "hypermend:plan": plan_id, "hypermend:model": names, "hypermend:task": task}
     if guide is not None:
@@ -282,13 +277,18 @@ def make_plan(
         warnings=warnings,
     )
     plan = replace(plan, network_bytes=_network_bytes(plan, models))
-    if granted_bytes is not None and plan.tile_bytes > granted_bytes:
-        raise Refused(
-            f"scene {scene_id}: a tile of {tile_px} pixels takes {plan.tile_bytes / 2**30:.2f} GiB with model "
-            f"{names}, and a worker is granted {granted_bytes / 2**30:.2f} GiB; make tiles smaller (--tile-px), "
-            "workers fewer (--workers), or grant more (--memory-gib)"
-        )
+    if granted_bytes is not None:
+        _check_grant(plan, granted_bytes)
     return plan
+
+
+def _check_grant(plan: Plan, granted_bytes: int) -> None:
+    if plan.tile_bytes > granted_bytes:
+        raise Refused(
+            f"scene {plan.scene_id}: a tile of {plan.tile_px} pixels takes {plan.tile_bytes / 2**30:.2f} GiB with "
+            f"model {plan.model}, and a worker is granted {granted_bytes / 2**30:.2f} GiB; make tiles smaller "
+            "(--tile-px), workers fewer (--workers), or grant more (--memory-gib)"
+        )
 
 
 def _beside(scene_id: str, spec: CubeSpec, guide: Guide, guide_spec: CubeSpec) -> tuple[int, Sight, dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes_validate import validate
+from kubernetes_validate import ValidationError, validate
 
 from pipeline import metrics
 from pipeline.config import IngestJob, NightlyJob, load_job, parse
@@ -144,12 +144,15 @@ def test_the_check_of_manifests_finds_mistakes() -> None:
 def test_kubernetes_schemas_accept_what_is_theirs(path: Path) -> None:
     for document in documents(path):
         if document["apiVersion"] == "ray.io/v1":
-            for pod in pods(document):
-                validate(
-                    {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}, K8S, strict=True
-                )
+            head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}}
+            theirs = [{**head, "spec": pod} for pod in pods(document)]
         else:
-            validate(document, K8S, strict=True)
+            theirs = [document]
+        for one in theirs:
+            assert validate(one, K8S, strict=True) == K8S  # the version that it was checked against
+        one["spec" if "spec" in one else "data"] = 7
+        with pytest.raises(ValidationError):
+            validate(one, K8S, strict=True)
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
