@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from catalog.cube_layout import read_spec
+from catalog.cube_layout import DAMAGE, damaged, read_spec
 from catalog.cube_stores import Reads, Writes, zarr_store
 from catalog.errors import BadCube
 from catalog.marks import Mark, Marks, Shard, TileIndex
@@ -30,16 +30,24 @@ class Cube:
     """An existing cube, for reading windows and writing tiles. Open it once per worker; it pickles as its address."""
 
     def __init__(self, root: Root, path: str) -> None:
+        """
+        Raises:
+            NotFound: no cube there.
+            BadCube: its metadata are damaged.
+        """
         self.root = root
         self.path = path
         self.spec = read_spec(root, path)
         self.marks = Marks(root, path)
         self._reads = Reads(zarr_store(root, path, read_only=True))
         self._writes = Writes(zarr_store(root, path, read_only=False))
-        self._stored = zarr.open_array(self._reads, path="reflectance", mode="r", zarr_format=3)
-        self._flags = zarr.open_array(self._reads, path="valid", mode="r", zarr_format=3)
-        self._stored_out = self._out("reflectance")
-        self._flags_out = self._out("valid")
+        try:
+            self._stored = zarr.open_array(self._reads, path="reflectance", mode="r", zarr_format=3)
+            self._flags = zarr.open_array(self._reads, path="valid", mode="r", zarr_format=3)
+            self._stored_out = self._out("reflectance")
+            self._flags_out = self._out("valid")
+        except DAMAGE as e:
+            raise damaged(root, path, e) from e
 
     def __reduce__(self) -> tuple[type[Cube], tuple[Root, str]]:
         return Cube, (self.root, self.path)

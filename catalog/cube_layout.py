@@ -28,6 +28,8 @@ from catalog.spec import CubeSpec
 
 SPEC_ATTR = "hypermend:spec"
 ZSTD_LEVEL = 1
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+"""What Zarr and xarray raise at metadata that they cannot follow."""
 
 
 def create(
@@ -83,12 +85,24 @@ def open_cube(root: Root, path: str, *, chunks: dict[str, int] | None = None) ->
 
     Raises:
         NotFound: no cube there.
+        BadCube: its metadata are damaged.
     """
     if not root.exists(f"{path}/zarr.json"):
         raise NotFound(f"{root.href(path)} is not there")
     where: Any = root.href(path) if root.is_local else zarr_store(root, path, read_only=True)
-    ds: xr.Dataset = xr.open_zarr(where, chunks=chunks, consolidated=True)
+    try:
+        ds: xr.Dataset = xr.open_zarr(where, chunks=chunks, consolidated=True)
+    except DAMAGE as e:
+        raise damaged(root, path, e) from e
     return ds
+
+
+def damaged(root: Root, path: str, error: Exception) -> BadCube:
+    """What to say of a cube whose metadata cannot be followed."""
+    said = str(error).partition("\n")[0]
+    return BadCube(
+        f"the metadata of {root.href(path)} are damaged ({said}); `hypermend verify` names what repairs them"
+    )
 
 
 def _empty_cube(spec: CubeSpec, lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None) -> dict[str, bytes]:

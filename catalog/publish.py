@@ -332,7 +332,7 @@ def _entry_link(rel: str, href: str, media_type: str) -> dict[str, str]:
 
 
 def _with_children(catalog: Mapping[str, Any], children: list[dict[str, str]]) -> dict[str, Any]:
-    links = [k for k in catalog["links"] if k["rel"] not in ("child", "item")]
+    links = [k for k in catalog["links"] if isinstance(k, Mapping) and k.get("rel") not in ("child", "item", None)]
     return {**catalog, "links": [*links, *children]}
 
 

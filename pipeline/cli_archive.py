@@ -284,16 +284,16 @@ def verify(
     archive: Annotated[str, typer.Option(help="Root of the archive.")],
     as_json: Json = False,
 ) -> None:
-    """Read every shard against its mark. Torn ones lose their mark: `ingest` or `restore` writes them again."""
+    """Read every shard against its mark, and the metadata. `ingest` or `restore` writes again what is torn."""
     from pipeline.verify import verify as check
 
-    with refusals():
-        report = check(archive)
+    with refusals(), Console(stderr=True).status("looking for cubes") as status:
+        report = check(archive, lambda done, total: status.update(f"{done} of {total} cubes read"))
     if as_json:
         emit(report.to_dict())
     else:
         for torn in report.torn:
-            print(f"torn: {torn.cube} tile {torn.index[0]}-{torn.index[1]}: run `hypermend {torn.repair_with}` again")
+            print(f"torn: {torn}")
         print(f"{report.cubes} cubes, {report.tiles} tiles read, {len(report.torn)} torn")
     raise typer.Exit(1 if report.torn else 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -13,7 +12,7 @@ import numpy as np
 import catalog
 from catalog.marks import Marks
 from catalog.publish import scene_collection
-from catalog.root import Root
+from catalog.root import NotJson, Root
 from pipeline.config import RestoreJob
 from pipeline.ledger import Refusal
 from pipeline.plan import Plan, Refused
@@ -88,7 +87,10 @@ def _seconds_per_sample(root: Root, model: str) -> float | None:
     """Worker seconds for one band of one pixel in the latest run of ``model`` that wrote something."""
     reports = sorted(entry.key for entry in root.list("runs") if entry.key.endswith("-restore/report.json"))
     for key in reversed(reports):
-        report = json.loads(root.get(key))
-        if report["notes"].get("model") == model and report["samples"]:
-            return float(report["worker_s"]) / float(report["samples"])
+        try:
+            report = root.get_json(key)
+            if report["notes"].get("model") == model and report["samples"]:
+                return float(report["worker_s"]) / float(report["samples"])
+        except (NotJson, KeyError, TypeError, ValueError, AttributeError):
+            continue  # a report that is damaged tells nothing; another may
     return None

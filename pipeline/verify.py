@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import catalog
 from catalog.cube import Cube
-from catalog.errors import NotFound
+from catalog.cube_layout import open_cube
+from catalog.errors import BadCube, NotFound
 from catalog.marks import Marks
 from catalog.publish import cube_key
+from catalog.root import Root
 from pipeline.plan import Plan, plan_key
 from pipeline.tiles import Index
+
+_VERBS = {"source": "ingest", "restored": "restore"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Torn:
-    """A tile of a published cube whose bytes are not those that were marked, or that has no mark. Or such a block."""
+    """A part of a published cube that is lost, or whose bytes are not those that were written."""
 
     cube: str
     """Where the cube lies; of a block, its folder of weights."""
-    index: Index
+    index: Index | None
+    """The tile or block; None: its metadata."""
     repair_with: str
     """The verb that writes it again: ingest or restore."""
+
+    def __str__(self) -> str:
+        part = "metadata" if self.index is None else f"tile {self.index[0]}-{self.index[1]}"
+        return f"{self.cube} {part}: run `hypermend {self.repair_with}` again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +46,51 @@ class VerifyReport:
         return asdict(self)
 
 
-def verify(archive: str) -> VerifyReport:
-    """Check every source and restored cube, and withdraw the marks of torn tiles.
+def verify(archive: str, seen: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
+    """Check every source and restored cube; withdraw the marks of torn tiles, and metadata that cannot be followed.
 
-    A tile without a mark is work to do: the next `ingest` or `restore` of its scene writes it again and touches no
-    other.
+    What has no mark or no metadata is work to do: the next `ingest` or `restore` of its scene writes it again and
+    touches nothing else.
+
+    Args:
+        seen: told after each cube how many of how many are done.
     """
     place = catalog.open(archive)
-    cubes = tiles = 0
+    items = [(item, verb) for stage, verb in _VERBS.items() for item in place.search(stage=stage)]
+    tiles = 0
     torn: list[Torn] = []
-    for stage, verb in (("source", "ingest"), ("restored", "restore")):
-        for item in place.search(stage=stage):
-            cube = Cube(place.root, cube_key(item.scene))
-            for index in cube.verify():
-                cube.unmark(index)
-            rows, columns = cube.spec.tiles
-            whole = cube.done()
-            missing = [(iy, ix) for iy in range(rows) for ix in range(columns) if (iy, ix) not in whole]
-            torn += [Torn(cube=cube.path, index=index, repair_with=verb) for index in missing]
-            torn += [Torn(cube=where, index=index, repair_with=verb) for where, index in _torn_blocks(cube)]
-            cubes, tiles = cubes + 1, tiles + rows * columns
-    return VerifyReport(cubes=cubes, tiles=tiles, torn=tuple(torn))
+    for number, (item, verb) in enumerate(items, 1):
+        key = cube_key(item.scene)
+        cube = _opened(place.root, key)
+        if cube is None:
+            torn.append(Torn(cube=key, index=None, repair_with=verb))
+        else:
+            torn += [Torn(cube=where, index=index, repair_with=verb) for where, index in _torn(cube)]
+            tiles += math.prod(cube.spec.tiles)
+        seen(number, len(items))
+    return VerifyReport(cubes=len(items), tiles=tiles, torn=tuple(torn))
+
+
+def _opened(root: Root, key: str) -> Cube | None:
+    """The cube; None where its metadata are lost or damaged. A cube without its group counts as not there."""
+    try:
+        open_cube(root, key)  # as users do, by the group's copy of all metadata
+        return Cube(root, key)  # as we do, by those of each array
+    except NotFound:
+        return None
+    except BadCube:
+        root.delete(f"{key}/zarr.json")
+        return None
+
+
+def _torn(cube: Cube) -> list[tuple[str, Index]]:
+    """Tiles and blocks that are not whole, their marks withdrawn."""
+    for index in cube.verify():
+        cube.unmark(index)
+    whole = cube.done()
+    rows, columns = cube.spec.tiles
+    missing = [(cube.path, (iy, ix)) for iy in range(rows) for ix in range(columns) if (iy, ix) not in whole]
+    return missing + _torn_blocks(cube)
 
 
 def _torn_blocks(cube: Cube) -> list[tuple[str, Index]]:

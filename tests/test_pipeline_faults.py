@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import catalog
+from catalog.cube import Cube
+from catalog.errors import BadCube, NotFound
 from catalog.root import Root
 from pipeline.config import RestoreJob
 from pipeline.execute import serial
@@ -84,6 +86,27 @@ def test_f11_a_flipped_shard_is_found_and_it_alone_is_repaired(archive: str, cle
     assert (repaired.exit_code, repaired.tiles_written) == (0, 1)
     assert restored_bytes(archive) == clean
     assert {p.name for p, then in times.items() if p.stat().st_mtime_ns != then} <= {shard.name}
+    assert verify(archive).torn == ()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["zarr.json", "reflectance/zarr.json", "valid/zarr.json"])
+@pytest.mark.parametrize("how", [b"", b'{"zarr_format": 3, "node_type"'])
+def test_f11_damaged_metadata_are_found_and_written_anew(
+    archive: str, clean: dict[str, str], name: str, how: bytes
+) -> None:
+    restore_here(archive)
+    (item,) = catalog.open(archive).search(stage="restored")
+    key = str(item.scene.properties["hypermend:cube"])
+    (Path(archive) / key / name).write_bytes(how)
+    with pytest.raises((BadCube, NotFound)):
+        item.dataset()
+        Cube(Root(archive), key)
+    for _ in range(2):
+        assert [str(t) for t in verify(archive).torn] == [f"{key} metadata: run `hypermend restore` again"]
+    repaired = restore_here(archive)
+    assert (repaired.exit_code, repaired.tiles_written) == (0, 0)
+    assert restored_bytes(archive) == clean
     assert verify(archive).torn == ()
 
 
