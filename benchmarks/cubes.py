@@ -71,7 +71,7 @@ def make_source(archive: Path, scene_id: str, *, bands: int, edge_px: int, noise
             part = np.ascontiguousarray(parts[(iy + ix) % 4][:, : y.stop - y.start, : x.stop - x.start])
             flags = np.full(part.shape[1:], VALID, dtype=np.uint8)
             cube.mark(iy, ix, cube.write(y, x, part, flags))
-    cube.fold()
+    cube.marks.fold()
     scene = Scene(
         id=scene_id, collection="bench", datetime=datetime(2026, 1, 1, tzinfo=UTC), sensor="enmap", assets={},
         stage="raw", properties={},

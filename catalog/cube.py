@@ -17,7 +17,7 @@ import zarr
 from catalog.cube_layout import DAMAGE, damaged, read_spec
 from catalog.cube_stores import Reads, Writes, zarr_store
 from catalog.errors import BadCube
-from catalog.marks import Mark, Marks, Shard, TileIndex
+from catalog.marks import Marks, Shard, TileIndex
 from catalog.root import Root
 from catalog.spec import NODATA
 
@@ -101,22 +101,6 @@ class Cube:
         """Say that tile (iy, ix) is done; see Marks.mark."""
         self.spec.window(iy, ix)  # raises for a tile that does not exist
         return self.marks.mark(iy, ix, shards, extra)
-
-    def done(self) -> dict[TileIndex, Mark]:
-        """Every tile that is done; see Marks.done."""
-        return self.marks.done()
-
-    def fold(self) -> dict[TileIndex, Mark]:
-        """All marks into one object; see Marks.fold."""
-        return self.marks.fold()
-
-    def unmark(self, index: TileIndex) -> None:
-        """The tile is not done; see Marks.unmark."""
-        self.marks.unmark(index)
-
-    def verify(self, workers: int = 4) -> list[TileIndex]:
-        """Tiles whose mark or objects are missing or changed; see Marks.verify."""
-        return self.marks.verify(workers)
 
     def _out(self, name: str) -> dict[bool, Any]:
         """The array for writing, by whether chunks that hold only the fill are written too."""

@@ -26,6 +26,10 @@ _AT_ONCE = 16  # small reads: waiting, not work
 TileIndex = tuple[int, int]
 
 
+_NO_MARK = (ValueError, KeyError, TypeError, AttributeError)
+"""What a document raises that is no mark."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One object of a cube as it was written."""
@@ -127,6 +131,10 @@ class Marks:
             self._put_folded(folded.values())
         self.root.delete(self._key(index))
 
+    def drop_folded(self) -> None:
+        """Remove the object of all marks, which is damaged: the tiles that it told of are not done."""
+        self.root.delete(self.folded)
+
     def verify(self, workers: int = 4) -> list[TileIndex]:
         """Tiles whose mark is damaged, or with an object that is missing or has not the marked size or crc32.
 
@@ -167,17 +175,19 @@ class Marks:
     def _read(self, key: str) -> Mark | None:
         try:
             return Mark.from_dict(json.loads(self.root.get(key)))
-        except (NotFound, ValueError, KeyError, TypeError):
+        except (NotFound, *_NO_MARK):
             return None
 
     def _folded(self) -> dict[TileIndex, Mark]:
         try:
-            listed = self.root.get_json(self.folded)["marks"]
+            return {mark.index: mark for mark in map(Mark.from_dict, self.root.get_json(self.folded)["marks"])}
         except NotFound:
             return {}
-        except (NotJson, KeyError, TypeError) as e:
-            raise BadCube(f"{self.root.href(self.folded)} is damaged; delete it, then restore checks every tile") from e
-        return {mark.index: mark for mark in map(Mark.from_dict, listed)}
+        except (NotJson, *_NO_MARK) as e:
+            raise BadCube(
+                f"{self.root.href(self.folded)} is damaged; `hypermend verify` removes it, and the same command does "
+                "the cube's tiles again"
+            ) from e
 
     def _put_folded(self, marks: Iterable[Mark]) -> bool:
         return self.root.put_json(self.folded, {"marks": [m.to_dict() for m in sorted(marks, key=lambda m: m.index)]})

@@ -166,7 +166,7 @@ class IngestWorker:
             BadAsset: no pixel of the scene is usable; an empty cube is not published.
         """
         cube = self._cube(task.target)
-        valid = sum(mark.extra["valid_px"] for mark in cube.fold().values())
+        valid = sum(mark.extra["valid_px"] for mark in cube.marks.fold().values())
         if valid == 0:
             raise BadAsset(f"scene {task.unit}: every pixel is nodata or flagged; there is nothing to publish")
         if (files := self._files.pop(task.unit, None)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,12 +85,22 @@ def _opened(root: Root, key: str) -> Cube | None:
 
 def _torn(cube: Cube) -> list[tuple[str, Index]]:
     """Tiles and blocks that are not whole, their marks withdrawn."""
-    for index in cube.verify():
-        cube.unmark(index)
-    whole = cube.done()
+    whole = _whole(cube.marks)
     rows, columns = cube.spec.tiles
     missing = [(cube.path, (iy, ix)) for iy in range(rows) for ix in range(columns) if (iy, ix) not in whole]
     return missing + _torn_blocks(cube)
+
+
+def _whole(marks: Marks) -> Collection[Index]:
+    """What is as it was marked; the other marks are withdrawn."""
+    try:
+        torn = marks.verify()
+    except BadCube:
+        marks.drop_folded()
+        torn = marks.verify()
+    for index in torn:
+        marks.unmark(index)
+    return marks.done()
 
 
 def _torn_blocks(cube: Cube) -> list[tuple[str, Index]]:
@@ -103,8 +113,5 @@ def _torn_blocks(cube: Cube) -> list[tuple[str, Index]]:
         return []
     if plan.blocks is None:
         return []
-    marks = Marks(cube.root, plan.adapted)
-    for index in marks.verify():
-        marks.unmark(index)
-    whole = marks.done()
+    whole = _whole(Marks(cube.root, plan.adapted))
     return [(plan.adapted, block.index) for block in plan.blocks if block.index not in whole]

@@ -175,9 +175,9 @@ def test_twice_is_once(root: Root) -> None:
     write_tiles(cube, stored, flags)
     assert everything(root) == before
     assert {e.key: e.version for e in root.list("") if "/c/" not in e.key} == versions  # not even rewritten
-    assert cube.fold() == cube.done()
+    assert cube.marks.fold() == cube.marks.done()
     folded = everything(root), {e.key: e.version for e in root.list("")}
-    cube.fold()
+    cube.marks.fold()
     assert (everything(root), {e.key: e.version for e in root.list("")}) == folded
 
 
@@ -234,7 +234,7 @@ def test_writing_never_reads_the_old_shard(tmp_path: Path) -> None:
     for name in ("reflectance/c/0/2/1", "reflectance/c/0/0/0", "valid/c/2/1"):
         (tmp_path / PATH / name).write_bytes(b"torn")
     write_tiles(cube, stored, flags)
-    assert cube.verify() == [] and np.array_equal(cube.read(slice(0, 100), slice(0, 70))[0], stored)
+    assert cube.marks.verify() == [] and np.array_equal(cube.read(slice(0, 100), slice(0, 70))[0], stored)
 
 
 # ------------------------------------------------------------------------------------------------ marks and faults
@@ -242,13 +242,13 @@ def test_writing_never_reads_the_old_shard(tmp_path: Path) -> None:
 
 def test_an_empty_tile_has_no_shard_and_its_mark_says_so(root: Root) -> None:
     cube, _, _ = make_cube(root, PATH, make_spec())
-    done = cube.done()
+    done = cube.marks.done()
     assert list(done) == [(iy, ix) for iy in range(3) for ix in range(2)]
     assert [s.key for s in done[0, 1].shards] == ["valid/c/0/1"]
     assert [s.key for s in done[2, 0].shards] == ["reflectance/c/0/2/0", "valid/c/2/0"]
-    assert cube.verify() == []
+    assert cube.marks.verify() == []
     assert cube.marks.tiles() == (frozenset(done), False)
-    assert cube.fold() == done and cube.done() == done and cube.verify() == []
+    assert cube.marks.fold() == done and cube.marks.done() == done and cube.marks.verify() == []
     assert cube.marks.tiles() == (frozenset(done), True)
     assert not list(root.list(f"{PATH}.done"))
     if root.is_local:
@@ -272,7 +272,7 @@ def damage(root: Root, key: str, how: str) -> None:
 )
 def test_f11_a_damaged_shard_is_an_error_found_and_repaired(root: Root, how: str) -> None:
     cube, stored, flags = make_cube(root, PATH, make_spec())
-    cube.fold()
+    cube.marks.fold()
     clean = everything(root)
     key = f"{PATH}/reflectance/c/0/1/0"
     damage(root, key, how)
@@ -281,13 +281,13 @@ def test_f11_a_damaged_shard_is_an_error_found_and_repaired(root: Root, how: str
             Cube(root, PATH).read(*window)
         assert "hypermend verify" in str(error.value)
     assert np.array_equal(Cube(root, PATH).read(slice(0, 48), slice(0, 48))[0], stored[:, :48, :48])  # others unharmed
-    assert cube.verify() == [(1, 0)]
-    cube.unmark((1, 0))
-    assert (1, 0) not in cube.done() and len(cube.done()) == 5
+    assert cube.marks.verify() == [(1, 0)]
+    cube.marks.unmark((1, 0))
+    assert (1, 0) not in cube.marks.done() and len(cube.marks.done()) == 5
     y, x = cube.spec.window(1, 0)
     cube.mark(1, 0, cube.write(y, x, stored[:, y, x], flags[y, x]))
-    assert cube.verify() == [] and len(cube.done()) == 6
-    cube.fold()
+    assert cube.marks.verify() == [] and len(cube.marks.done()) == 6
+    cube.marks.fold()
     assert everything(root) == clean
     assert np.array_equal(cube.read(slice(0, 100), slice(0, 70))[0], stored)
 
@@ -305,7 +305,7 @@ def test_f11_damaged_flags_are_an_error(tmp_path: Path, how: str) -> None:
     damage(root, f"{PATH}/valid/c/1/0", how)
     with pytest.raises(BadCube, match=r"valid/c/1/0|tile \(1, 0\) was never written or is lost"):
         Cube(root, PATH).read(slice(0, 100), slice(0, 70))
-    assert cube.verify() == [(1, 0)]
+    assert cube.marks.verify() == [(1, 0)]
 
 
 def test_a_swapped_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
@@ -319,19 +319,19 @@ def test_a_swapped_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
     first, second = (f"{PATH}/reflectance/c/0/0/{i}" for i in (0, 1))
     assert len(root.get(first)) == len(root.get(second))
     root.put(first, root.get(second))
-    assert cube.verify() == [(0, 0)]
+    assert cube.marks.verify() == [(0, 0)]
 
 
 def test_a_mark_of_other_bytes_replaces_the_first(tmp_path: Path) -> None:
     root = Root(tmp_path)
     cube, stored, flags = make_cube(root, PATH, make_spec())
     y, x = cube.spec.window(0, 0)
-    shards = cube.done()[0, 0].shards
+    shards = cube.marks.done()[0, 0].shards
     assert not cube.mark(0, 0, shards, {"seconds": 3})  # the same bytes: the first mark stays
-    assert cube.done()[0, 0].extra == {}
+    assert cube.marks.done()[0, 0].extra == {}
     other = cube.write(y, x, stored[:, y, x] + np.int16(1), flags[y, x])
     assert cube.mark(0, 0, other, {"seconds": 3})
-    assert cube.done()[0, 0].shards == other and cube.done()[0, 0].extra == {"seconds": 3}
+    assert cube.marks.done()[0, 0].shards == other and cube.marks.done()[0, 0].extra == {"seconds": 3}
 
 
 @pytest.mark.fault
@@ -341,28 +341,28 @@ def test_f11_a_torn_mark_is_none_and_nothing_is_folded_over_it(root: Root, torn:
     mark = f"{PATH}.done/1-1.json"
     root.put(mark, torn)
     assert ((1, 1) in cube.marks.tiles()[0]) == bool(torn)  # the names tell only of one cut to nothing
-    assert (1, 1) not in cube.done() and cube.verify() == [(1, 1)]
+    assert (1, 1) not in cube.marks.done() and cube.marks.verify() == [(1, 1)]
     with pytest.raises(BadCube, match=r"1 marks were damaged, such as that of tile \(1, 1\).*the same command"):
-        cube.fold()
+        cube.marks.fold()
     assert not root.exists(mark) and not root.exists(f"{PATH}.done.json")
-    assert (1, 1) not in cube.marks.tiles()[0] and len(cube.done()) == 5
+    assert (1, 1) not in cube.marks.tiles()[0] and len(cube.marks.done()) == 5
     y, x = cube.spec.window(1, 1)
     cube.mark(1, 1, cube.write(y, x, stored[:, y, x], flags[y, x]))
-    assert len(cube.fold()) == 6 and cube.verify() == []
+    assert len(cube.marks.fold()) == 6 and cube.marks.verify() == []
 
 
 def test_a_kill_between_fold_and_cleaning_up_loses_nothing(tmp_path: Path) -> None:
     root = Root(tmp_path)
     cube, _, _ = make_cube(root, PATH, make_spec())
     marks = {e.key: root.get(e.key) for e in root.list(f"{PATH}.done")}
-    done = cube.done()
-    cube.fold()
+    done = cube.marks.done()
+    cube.marks.fold()
     for key, data in marks.items():
         root.put(key, data)
-    assert cube.done() == done and cube.marks.tiles() == (frozenset(done), False)
-    assert cube.fold() == done and not list(root.list(f"{PATH}.done"))
+    assert cube.marks.done() == done and cube.marks.tiles() == (frozenset(done), False)
+    assert cube.marks.fold() == done and not list(root.list(f"{PATH}.done"))
     root.put(f"{PATH}.done.json", b"{")
-    for read in (cube.done, cube.marks.tiles):
+    for read in (cube.marks.done, cube.marks.tiles):
         with pytest.raises(BadCube, match="is damaged"):
             read()
 
@@ -393,13 +393,13 @@ def test_f01_a_killed_writer_leaves_no_half_shard(tmp_path: Path) -> None:
         os.kill(writer.pid, signal.SIGKILL)
         writer.communicate()
         cube = Cube(root, PATH)
-        assert cube.verify() == []  # what is marked is whole
-        for index in cube.done():
+        assert cube.marks.verify() == []  # what is marked is whole
+        for index in cube.marks.done():
             y, x = spec.window(*index)
             assert np.array_equal(cube.read(y, x)[0], stored[:, y, x])
         xr.open_zarr(tmp_path / PATH).reflectance.load()  # no leftover disturbs bare xarray
     write_tiles(cube, stored, flags)
-    assert np.array_equal(cube.read(slice(0, 200), slice(0, 200))[0], stored) and cube.verify() == []
+    assert np.array_equal(cube.read(slice(0, 200), slice(0, 200))[0], stored) and cube.marks.verify() == []
 
 
 @pytest.mark.fault
@@ -419,7 +419,7 @@ def test_f12_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not full.value.transient
-    assert everything(root) == clean and cube.verify() == []
+    assert everything(root) == clean and cube.marks.verify() == []
 
 
 # ------------------------------------------------------------------------------------------------- bare xarray

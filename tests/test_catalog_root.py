@@ -184,7 +184,7 @@ def test_f10_a_passing_fault_of_the_store_is_not_seen(flaky: type[Flaky], s3_buc
     cube, stored, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
     flaky.seen.clear()
     got, _ = Cube(root, "a.zarr").read(slice(0, 32), slice(0, 32))
-    assert np.array_equal(got, stored) and cube.verify() == []
+    assert np.array_equal(got, stored) and cube.marks.verify() == []
 
 
 @pytest.mark.fault
@@ -218,7 +218,7 @@ def test_f10_a_lasting_fault_is_an_error_and_never_pixels(
         lambda: cube.read(slice(0, 32), slice(0, 32)),
         lambda: root.get("a.zarr/zarr.json"),
         lambda: Cube(root, "a.zarr"),
-        lambda: cube.verify(),
+        lambda: cube.marks.verify(),
     ):
         with pytest.raises(expected) as error:
             act()

@@ -90,6 +90,18 @@ def test_f11_a_flipped_shard_is_found_and_it_alone_is_repaired(archive: str, cle
 
 
 @pytest.mark.fault
+def test_f11_damaged_marks_are_found_and_their_tiles_done_again(archive: str, clean: dict[str, str]) -> None:
+    restore_here(archive)
+    (folded,) = Path(archive, "restored").rglob("*.done.json")
+    folded.write_bytes(folded.read_bytes().replace(b'"index"', b'"xedni"', 1))
+    assert restore_here(archive).exit_code == 1  # nothing is made up
+    assert len(verify(archive).torn) == TILES
+    repaired = restore_here(archive)
+    assert (repaired.exit_code, repaired.tiles_written) == (0, TILES)
+    assert restored_bytes(archive) == clean
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["zarr.json", "reflectance/zarr.json", "valid/zarr.json"])
 @pytest.mark.parametrize("how", [b"", b'{"zarr_format": 3, "node_type"'])
 def test_f11_damaged_metadata_are_found_and_written_anew(
