@@ -18,7 +18,7 @@ import numpy as np
 
 from catalog.errors import ArchiveError
 from catalog.pairing import Sight, refined, scale_between, sight
-from catalog.root import safe_name
+from catalog.root import NotJson, Root, safe_name
 from catalog.spec import CubeSpec
 from models.card import ModelCard
 from models.memory import activation_bytes
@@ -201,6 +201,21 @@ def _of_one_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def plan_key(target: str) -> str:
     """Where the plan of a restored cube lies in the archive."""
     return target.removesuffix(".zarr") + ".plan.json"
+
+
+def read_plan(root: Root, key: str) -> Plan:
+    """The plan that lies at ``key``.
+
+    Raises:
+        NotFound: none does.
+        Refused: it is damaged.
+    """
+    try:
+        return Plan.from_dict(root.get_json(key))
+    except (NotJson, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refused(
+            f"the plan {root.href(key)} is damaged; `hypermend verify` removes it, and the same command makes it anew"
+        ) from error
 
 
 def make_plan(

@@ -19,7 +19,7 @@ from catalog.marks import Marks
 from catalog.publish import cube_key
 from catalog.root import Root, safe_name
 from catalog.scene import Scene
-from pipeline.plan import plan_key
+from pipeline.plan import plan_key, read_plan
 
 _LEASES = {"source": ("ingest", "restore-denoise", "restore-fuse"), "restored": ("restore-denoise", "restore-fuse")}
 
@@ -121,12 +121,12 @@ def _sources_read(root: Root, restored: list[Scene]) -> set[str]:
     read: set[str] = set()
     for scene in restored:
         try:
-            plan = root.get_json(plan_key(cube_key(scene)))
+            plan = read_plan(root, plan_key(cube_key(scene)))
         except NotFound:
             continue
-        read.add(plan["source"])
-        if plan.get("guide"):
-            read.add(plan["guide"]["source"])
+        read.add(plan.source)
+        if plan.guide is not None:
+            read.add(plan.guide.source)
     return read
 
 

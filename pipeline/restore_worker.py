@@ -30,7 +30,7 @@ from pipeline.chain_worker import ChainScene, scene_facts
 from pipeline.fuse_worker import FusedScene, block_figures, block_marks, pair_facts, summary
 from pipeline.ledger import Receipt
 from pipeline.memory import keep_freed_memory
-from pipeline.plan import Plan, Refused, make_plan
+from pipeline.plan import Plan, Refused, make_plan, read_plan
 from pipeline.restore_tasks import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
 from pipeline.run_report import peak_bytes
 from pipeline.shelf import load_model, load_pair_model
@@ -57,7 +57,7 @@ class RestoreWorker:
             return self._adapt(task)
         if isinstance(task, RestoreTile):
             return self._restore(task)
-        return self._finish(Plan.from_dict(self._root.get_json(task.plan)))
+        return self._finish(read_plan(self._root, task.plan))
 
     def _prepare(self, task: Prepare) -> Opened:
         plan = make_plan(
@@ -75,12 +75,12 @@ class RestoreWorker:
         )
         wrote = 0
         try:
-            plan = Plan.from_dict(self._root.get_json(plan.key))
+            plan = read_plan(self._root, plan.key)
         except NotFound:
             data = to_json(plan.with_facts(self._facts(plan)).to_dict())
             # Of two drivers that estimate at once, one wins, and both go on with its facts.
             wrote = len(data) if self._root.put_new(plan.key, data) else 0
-            plan = Plan.from_dict(self._root.get_json(plan.key))
+            plan = read_plan(self._root, plan.key)
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, plan))
         done, folded = Marks(self._root, plan.target).tiles()
         adapted = block_marks(self._root, plan).tiles()[0] if plan.blocks else frozenset[Index]()
@@ -142,7 +142,7 @@ class RestoreWorker:
 
     def _scene(self, key: str) -> tuple[ChainScene | FusedScene, Cube]:
         if key not in self._scenes:
-            plan = Plan.from_dict(self._root.get_json(key))
+            plan = read_plan(self._root, key)
             for step in plan.steps:
                 if self._card(step.task, step.model).weights_sha256 != step.weights_sha256:
                     raise Refused(

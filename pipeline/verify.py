@@ -14,7 +14,7 @@ from catalog.errors import BadCube, NotFound
 from catalog.marks import Marks
 from catalog.publish import cube_key
 from catalog.root import Root
-from pipeline.plan import Plan, plan_key
+from pipeline.plan import Refused, plan_key, read_plan
 from pipeline.tiles import Index
 
 _VERBS = {"source": "ingest", "restored": "restore"}
@@ -25,9 +25,9 @@ class Torn:
     """A part of a published cube that is lost, or whose bytes are not those that were written."""
 
     cube: str
-    """Where the cube lies; of a block, its folder of weights."""
+    """Where the cube lies; of a block, its folder of weights; of a plan, the plan."""
     index: Index | None
-    """The tile or block; None: its metadata."""
+    """The tile or block; None: its metadata, or its plan."""
     repair_with: str
     """The verb that writes it again: ingest or restore."""
 
@@ -83,12 +83,12 @@ def _opened(root: Root, key: str) -> Cube | None:
         return None
 
 
-def _torn(cube: Cube) -> list[tuple[str, Index]]:
+def _torn(cube: Cube) -> list[tuple[str, Index | None]]:
     """Tiles and blocks that are not whole, their marks withdrawn."""
     whole = _whole(cube.marks)
     rows, columns = cube.spec.tiles
-    missing = [(cube.path, (iy, ix)) for iy in range(rows) for ix in range(columns) if (iy, ix) not in whole]
-    return missing + _torn_blocks(cube)
+    missing = [(iy, ix) for iy in range(rows) for ix in range(columns) if (iy, ix) not in whole]
+    return [*((cube.path, index) for index in missing), *_torn_blocks(cube)]
 
 
 def _whole(marks: Marks) -> Collection[Index]:
@@ -103,14 +103,18 @@ def _whole(marks: Marks) -> Collection[Index]:
     return marks.done()
 
 
-def _torn_blocks(cube: Cube) -> list[tuple[str, Index]]:
-    """Adaptation blocks of a fused cube whose weights are lost or changed; their marks are withdrawn."""
+def _torn_blocks(cube: Cube) -> list[tuple[str, Index | None]]:
+    """A restored cube's plan, where it is damaged, and removed; of a fused one the adaptation blocks not whole."""
+    key = plan_key(cube.path)
     if cube.spec.stage != "restored":
         return []
     try:
-        plan = Plan.from_dict(cube.root.get_json(plan_key(cube.path)))
+        plan = read_plan(cube.root, key)
     except NotFound:  # a cube copied without its plan: its tiles are whole all the same
         return []
+    except Refused:
+        cube.root.delete(key)
+        return [(key, None)]
     if plan.blocks is None:
         return []
     whole = _whole(Marks(cube.root, plan.adapted))

@@ -102,6 +102,19 @@ def test_f11_damaged_marks_are_found_and_their_tiles_done_again(archive: str, cl
 
 
 @pytest.mark.fault
+def test_f11_a_damaged_plan_is_found_and_made_anew(archive: str, clean: dict[str, str]) -> None:
+    restore_here(archive)
+    (plan,) = Path(archive, "restored").rglob("*.plan.json")
+    plan.write_bytes(plan.read_bytes().replace(b'"steps"', b'"pests"'))
+    told = restore_here(archive).scenes[0].reason
+    assert told is not None and "plan.json is damaged; `hypermend verify` removes it" in told
+    assert [Path(torn.cube).name for torn in verify(archive).torn] == [plan.name]
+    repaired = restore_here(archive)
+    assert (repaired.exit_code, repaired.tiles_written) == (0, 0)
+    assert restored_bytes(archive) == clean
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["zarr.json", "reflectance/zarr.json", "valid/zarr.json"])
 @pytest.mark.parametrize("how", [b"", b'{"zarr_format": 3, "node_type"'])
 def test_f11_damaged_metadata_are_found_and_written_anew(
