@@ -251,8 +251,10 @@ def _index_rows(root: Root, folder: str) -> Iterator[Row]:
 def _read_part(root: Root, key: str, columns: list[str]) -> pa.Table | None:
     """None when the part is gone, damaged or has other columns: search does without it."""
     try:
-        # One thread: Arrow's own pools can abort the interpreter when it ends just after a search.
-        table = pq.read_table(io.BytesIO(root.get(key)), columns=columns, use_threads=False, pre_buffer=False)
+        # In this thread alone: Arrow's own pools can abort the interpreter when it ends just after a search. A file
+        # object of Python's would be read in one of them.
+        part = pq.ParquetFile(pa.BufferReader(root.get(key)), pre_buffer=False)
+        table = part.read(columns=columns, use_threads=False)
     except (NotFound, pa.ArrowException, OSError, ValueError) as e:
         log.warning("index part %s cannot be used (%s); `hypermend index` makes it anew", root.href(key), e)
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from catalog.stac_item import from_item
 from tests.small_cubes import make_scene, make_spec
 
 BOX = [9.0, 45.0, 9.5, 45.5]
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -232,3 +236,18 @@ def test_a_wavelength_outside_the_cube_is_refused() -> None:
     assert catalog.nearest(ds, [395, 505]).band.values.tolist() == [1, 2]
     with pytest.raises(Refused, match=r"1400 nm is outside this cube: its bands reach from 400\.0 to 500\.0"):
         catalog.nearest(ds, [450, 1400])
+
+
+def test_arrow_leaves_no_threads_behind(tmp_path: Path) -> None:
+    """Its pools have been seen to abort the interpreter at exit: an innocent verb then ends with -6."""
+    code = (
+        "import os, sys; import pyarrow; from catalog import index; from catalog.root import Root\n"
+        "count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "root = Root(sys.argv[1])\n"
+        "root.put('index/c/a.parquet', index._parquet([dict.fromkeys(index._SCHEMA.names)]))\n"
+        "root.get('index/c/a.parquet'); before = count()\n"  # the store's own threads are there by then
+        "assert index._read_part(root, 'index/c/a.parquet', ['key']).num_rows == 1\n"
+        "sys.exit(count() - before)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
