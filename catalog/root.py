@@ -22,7 +22,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -251,9 +251,7 @@ class Root:
             with self.errors("delete", prefix):
                 obstore.delete(self.store, keys[start : start + 1000])
         if (folder := self.local_path(prefix)) is not None and folder.is_dir():
-            for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
-                inner.rmdir()
-            folder.rmdir()
+            _clear(folder)
         return len(keys)
 
     @contextmanager
@@ -347,3 +345,13 @@ def _s3(bucket: str, prefix: str) -> S3Store:
         retry_config=_RETRY,  # type: ignore[arg-type]
         **config,
     )
+
+
+def _clear(folder: Path) -> None:
+    """Remove folders without objects, and what a killed writer left in them; what was put there since stays."""
+    for inner in sorted(folder.rglob("*"), reverse=True):
+        if inner.is_file() and _LEFTOVER.search(inner.name):
+            inner.unlink(missing_ok=True)
+    for inner in (*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder):
+        with suppress(OSError):
+            inner.rmdir()

@@ -81,6 +81,7 @@ def _where(workers: int | None, address: str | None) -> dict[str, Any]:
 
 def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
     from pipeline.execute import start_ray
+    from pipeline.failures import settle
     from pipeline.ingest import ingest
     from pipeline.ingest import scenes as look_for
     from pipeline.report import follow, summary
@@ -96,6 +97,7 @@ def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
     with until_told_to_stop(run):
         report = follow(run, console)
     summary(report, console)
+    settle(job.archive, report)
     return report.to_dict()
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import catalog
 from catalog.root import Root
 from pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
+from pipeline.run_report import RunReport
 
+_CURRENT = "current"
 _KINDS: dict[str, type[Job]] = {kind.__name__: kind for kind in (IngestJob, RestoreJob, NightlyJob)}
 
 
@@ -27,14 +29,15 @@ class Failure:
     """discover, prepare, adapt, tile or finish"""
     message: str
     kind: str = "refused"
-    """error, crash, deadline or memory; refused where the scene never became work"""
+    """error, crash, deadline or memory; refused where the scene never became work; current where a retry found nothing
+    left to do, which is no failure and ends those before it"""
     error: str = ""
     """Class of what was raised."""
     tiles: tuple[tuple[int, int], ...] = ()
     attempts: int = 0
     node: str = ""
     open: bool = True
-    """Nothing has been published of the scene since."""
+    """Nothing has been published of the scene since, nor found current by a retry."""
 
     @property
     def verb(self) -> str:
@@ -71,13 +74,19 @@ def failures(
         NotFound: no such archive.
     """
     place = catalog.open(archive)
+    lines = list(_lines(place.root))
     found = [
         failure
-        for failure in _lines(place.root, run or "")
-        if (scene is None or failure.scene == scene)
+        for failure in lines
+        if failure.kind != _CURRENT
+        and failure.run.startswith(run or "")
+        and (scene is None or failure.scene == scene)
         and (reason is None or reason in (failure.kind, failure.error) or reason.lower() in failure.message.lower())
     ]
     published = _published(place, sorted({failure.scene for failure in found}))
+    for line in lines:
+        if line.kind == _CURRENT:
+            published.setdefault((line.verb, line.scene), []).append(_moment(line))
     told = [
         Failure(**(asdict(failure) | {"open": not _since(published, failure)}))
         for failure in sorted(found, key=lambda f: (f.time, f.run))
@@ -85,10 +94,20 @@ def failures(
     return [failure for failure in told if all_of_them or failure.open]
 
 
-def _lines(root: Root, run: str) -> Iterator[Failure]:
+def settle(archive: str, report: RunReport) -> None:
+    """Say in the ledger of a retry which scenes it found current: they failed when they had been published before."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = [
+        {"run": report.run, "time": now, "collection": r.collection, "scene": r.scene, "step": "prepare",
+         "kind": _CURRENT, "message": "nothing was left to do"}
+        for r in report.scenes if r.status == "current"
+    ]  # fmt: skip
+    if lines:
+        Root(archive).put(f"runs/{report.run}/failures/current.jsonl", "\n".join(map(json.dumps, lines)).encode())
+
+
+def _lines(root: Root) -> Iterator[Failure]:
     for folder in root.folders("runs"):
-        if not folder.startswith(run):
-            continue
         for entry in sorted(root.list(f"runs/{folder}/failures"), key=lambda e: e.key):
             for text in root.get(entry.key).splitlines():
                 line = json.loads(text)
@@ -107,8 +126,12 @@ def _published(place: catalog.Archive, scenes: list[str]) -> dict[tuple[str, str
 
 
 def _since(published: dict[tuple[str, str], list[datetime]], failure: Failure) -> bool:
-    failed = datetime.fromisoformat(failure.time).astimezone(UTC)
+    failed = _moment(failure)
     return any(when >= failed for when in published.get((failure.verb, failure.scene), ()))
+
+
+def _moment(line: Failure) -> datetime:
+    return datetime.fromisoformat(line.time).astimezone(UTC)
 
 
 def jobs_of(archive: str, found: list[Failure]) -> list[Job]:

@@ -252,9 +252,9 @@ class Cluster:
                     f"{self._address}: the cluster wants its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to "
                     "a file that holds it (`ray get-auth-token` on the head shows it)"
                 ) from None
-            raise BadJob(
-                f"{self._address}: {text.strip().splitlines()[0] if text.strip() else type(error).__name__}"
-            ) from None
+            said = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+            lost = "; is the head up, and the tunnel to its dashboard open?" if "Failed to connect" in said else ""
+            raise BadJob(f"{self._address}: {said}{lost}") from None
 
 
 def _submitted(details: JobDetails) -> Submitted:

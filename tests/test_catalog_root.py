@@ -49,6 +49,16 @@ def test_an_object_is_written_listed_and_deleted(root: Root) -> None:
     assert list(root.list("a")) == [] and root.folders("") == []
 
 
+@pytest.mark.fault
+def test_f01_what_a_killed_writer_left_goes_with_its_folder(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.put("cube.done/0-0.json", b"{}")
+    for name in ("0-1.json#1", f"0-2.json.{'a' * 32}.partial"):  # an object is written beside its place, then moved
+        (tmp_path / "cube.done" / name).write_bytes(b"{")
+    assert root.delete_prefix("cube.done") == 1
+    assert not (tmp_path / "cube.done").exists()
+
+
 def test_of_two_who_create_one_wins(root: Root) -> None:
     assert root.put_new("lease", b"first")
     assert not root.put_new("lease", b"second")

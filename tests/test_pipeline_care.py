@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.failures import failures, jobs_of
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.prune import prune
 from pipeline.restore import restore
+from pipeline.restore_tasks import Prepare
 from tests.synthetic import cave_folder
 
 
@@ -69,6 +71,25 @@ def failing(errors: dict[str, Exception]) -> Any:
     return engine
 
 
+def failing_to_prepare(scene: str) -> Any:
+    """The serial engine, except that one scene cannot be prepared."""
+
+    def engine(make: Any, tasks: Any, **options: Any) -> Any:
+        def spoilt() -> Any:
+            handle = make()
+
+            def once(task: Any) -> Any:
+                if isinstance(task, Prepare) and task.scene == scene:
+                    raise RuntimeError("no luck")
+                return handle(task)
+
+            return once
+
+        return serial(spoilt, tasks, **options)
+
+    return engine
+
+
 def test_failures_are_read_with_no_cluster_and_retried_by_reason(archive: str, ray_session: None) -> None:
     errors: dict[str, Exception] = {"one_ms": ValueError("an odd tile"), "two_ms": MemoryError("too much")}
     report = restore(job_of(archive), engine=failing(errors)).wait()
@@ -92,6 +113,18 @@ def test_failures_are_read_with_no_cluster_and_retried_by_reason(archive: str, r
     assert (run["tiles_written"], [s["scene"] for s in run["scenes"]]) == (1, ["two_ms"])
     assert [f.scene for f in failures(archive)] == ["one_ms"]
     assert len(failures(archive, all_of_them=True)) == 2
+
+
+def test_a_retry_that_finds_nothing_left_to_do_ends_the_failure(archive: str, ray_session: None) -> None:
+    """As when a worker dies while it prepares a scene that was published before."""
+    assert restore(job_of(archive)).wait().exit_code == 0
+    time.sleep(1.1)  # the times of items and failures are whole seconds
+    report = restore(job_of(archive), engine=failing_to_prepare("one_ms")).wait()
+    assert (report.exit_code, [f.scene for f in failures(archive)]) == (1, ["one_ms"])
+    again = hypermend("retry", "--archive", archive, "--reason", "error", "--workers", 1)
+    assert again.exit_code == 0 and "current cave/one_ms" in again.output
+    assert failures(archive) == []
+    assert [f.scene for f in failures(archive, all_of_them=True)] == ["one_ms"]
 
 
 def test_a_scene_that_could_not_be_read_is_ingested_again(archive: str, tmp_path: Path) -> None:
