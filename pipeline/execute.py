@@ -43,6 +43,8 @@ from pipeline.outcome import (
     outcome_of,
 )
 
+log = logging.getLogger(__name__)
+
 PATIENT = Policy()
 KNOCK_S = 10.0
 
@@ -175,6 +177,37 @@ def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
     return Ask(count=max(1, room), cpus=cpus, gpus=gpus, memory_bytes=workers.memory_bytes, lane=lane)
 
 
+def _first_ask(workers: Workers) -> Ask:
+    """What to ask of the machines there are; where none has it, a first one is waited for.
+
+    What waits asks for it, so that a cluster that grows by itself sees what is wanted.
+
+    Raises:
+        NoWorkers: none came in time.
+    """
+    try:
+        return ask_of(workers, list(_living().values()))
+    except NoWorkers as error:
+        if not workers.join_s:
+            raise
+        log.warning("%s; waiting up to %.0f minutes for one to join", error, workers.join_s / 60)
+    lane = {} if workers.lane is None else {f"lane_{workers.lane}": 1.0}
+    place: Any = ray.remote(_Place).options(
+        num_cpus=1, num_gpus=workers.gpus or 0, memory=workers.memory_bytes, resources=lane
+    )
+    waiting = place.remote()
+    ray.wait([waiting.taken.remote()], timeout=workers.join_s)
+    ray.kill(waiting)
+    return ask_of(workers, list(_living().values()))
+
+
+class _Place:
+    """Takes what one worker needs, and nothing more."""
+
+    def taken(self) -> None:
+        return
+
+
 def on_ray(
     make: Make[T, R],
     tasks: Iterable[T | Wait],
@@ -207,10 +240,11 @@ class _Crew(Generic[T, R]):
     """How often it is seen whether machines have joined."""
 
     def __init__(self, make: Make[T, R], workers: Workers, policy: Policy) -> None:
+        self.start_limit_s = max(self.start_limit_s, workers.join_s)
         self._workers = workers
         self._policy = policy
         self._make = ray.put(make)
-        self._ask = ask_of(workers, list(_living().values()))
+        self._ask = _first_ask(workers)
         self._looked = time.monotonic()
         self._actor_class: Any = ray.remote(_Worker).options(
             num_cpus=self._ask.cpus,

@@ -29,9 +29,19 @@ class Engine(Protocol):
     ) -> Iterator[Outcome[Any, Any]]: ...
 
 
+JOIN_S = 900.0
+"""Machines of clouds start in two to ten minutes, if there are any."""
+
+
 def workers_of(job: Job) -> Workers:
     """What the job asks the cluster for; its memory is the restoration's to know."""
-    return Workers(count=job.workers, gpus=job.gpus_per_worker, max_gpus=job.max_gpus, lane=job.lane)
+    return Workers(
+        count=job.workers,
+        gpus=job.gpus_per_worker,
+        max_gpus=job.max_gpus,
+        lane=job.lane,
+        join_s=0.0 if job.ray_address is None else JOIN_S,
+    )
 
 
 class Run:

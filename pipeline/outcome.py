@@ -96,6 +96,9 @@ class Workers:
     """What each actor lets itself take beyond what it is built of; None for any."""
     lane: str | None = None
     """Each actor takes one `lane_<name>` of its machine, where the machines of the cluster have such."""
+    join_s: float = 0.0
+    """How long to wait for the first machine that has what an actor needs: a cluster that grows by itself has shrunk to
+    its head, and takes minutes to start one."""
 
 
 Make = Callable[[], Callable[[T], R]]

@@ -240,3 +240,35 @@ def test_each_actor_sees_its_own_gpu_and_no_other(tmp_path: Path) -> None:
         [sys.executable, "-c", SEEN, str(tmp_path)], capture_output=True, text=True, check=False, timeout=240
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+GROWS = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+import ray
+from ray.cluster_utils import Cluster
+from pipeline.execute import on_ray
+from pipeline.outcome import Done, NoWorkers, Workers
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+make = lambda: abs
+try:
+    list(on_ray(make, [-1], workers=Workers(lane="nightly")))
+except NoWorkers as error:
+    assert "no machine of the cluster has what one worker needs" in str(error), error
+else:
+    raise AssertionError("a head without CPUs worked")
+with ThreadPoolExecutor(1) as pool:
+    working = pool.submit(list, on_ray(make, [-1, -2, -3], workers=Workers(lane="nightly", join_s=120)))
+    time.sleep(3)
+    cluster.add_node(num_cpus=2, resources={"lane_nightly": 2})
+    seen = working.result()
+assert sorted(o.result for o in seen if isinstance(o, Done)) == [1, 2, 3], seen
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_has_shrunk_to_its_head_is_given_time_to_grow() -> None:
+    answer = subprocess.run([sys.executable, "-c", GROWS], capture_output=True, text=True, check=False, timeout=300)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert "waiting up to 2 minutes for one to join" in answer.stderr
