@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ import catalog
 from catalog.root import Root
 from pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 from pipeline.run_report import RunReport
+
+log = logging.getLogger(__name__)
 
 _CURRENT = "current"
 _KINDS: dict[str, type[Job]] = {kind.__name__: kind for kind in (IngestJob, RestoreJob, NightlyJob)}
@@ -110,9 +113,12 @@ def _lines(root: Root) -> Iterator[Failure]:
     for folder in root.folders("runs"):
         for entry in sorted(root.list(f"runs/{folder}/failures"), key=lambda e: e.key):
             for text in root.get(entry.key).splitlines():
-                line = json.loads(text)
-                line["tiles"] = tuple((int(iy), int(ix)) for iy, ix in line.get("tiles", ()))
-                yield Failure(**line)
+                try:
+                    line = json.loads(text)
+                    line["tiles"] = tuple((int(iy), int(ix)) for iy, ix in line.get("tiles", ()))
+                    yield Failure(**line)
+                except (ValueError, TypeError, AttributeError) as error:
+                    log.warning("a line of %s cannot be read (%s)", root.href(entry.key), error)
 
 
 def _published(place: catalog.Archive, scenes: list[str]) -> dict[tuple[str, str], list[datetime]]:

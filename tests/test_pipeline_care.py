@@ -127,6 +127,14 @@ def test_a_retry_that_finds_nothing_left_to_do_ends_the_failure(archive: str, ra
     assert [f.scene for f in failures(archive, all_of_them=True)] == ["one_ms"]
 
 
+def test_a_damaged_line_of_a_ledger_does_not_hide_the_others(archive: str, caplog: pytest.LogCaptureFixture) -> None:
+    report = restore(job_of(archive), engine=failing({"one_ms": ValueError("an odd tile")})).wait()
+    (ledger,) = Path(archive, "runs", report.run, "failures").rglob("*.jsonl")
+    ledger.write_bytes(b'{"run": "x"}\n[1]\n{"run": \n' + ledger.read_bytes())
+    assert [f.scene for f in failures(archive)] == ["one_ms"]
+    assert caplog.text.count("cannot be read") == 3
+
+
 def test_a_scene_that_could_not_be_read_is_ingested_again(archive: str, tmp_path: Path) -> None:
     item = json.loads(next(Path(archive).rglob("items/cave/*/one_ms.json")).read_text())
     item["id"] = "three"
