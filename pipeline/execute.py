@@ -185,27 +185,35 @@ def _first_ask(workers: Workers) -> Ask:
     Raises:
         NoWorkers: none came in time.
     """
+    end = time.monotonic() + workers.join_s
+    place: Any = None
     try:
-        return ask_of(workers, list(_living().values()))
-    except NoWorkers as error:
-        if not workers.join_s:
-            raise
-        log.warning("%s; waiting up to %.0f minutes for one to join", error, workers.join_s / 60)
+        while True:
+            try:
+                return ask_of(workers, list(_living().values()))
+            except NoWorkers as error:
+                if time.monotonic() >= end:
+                    raise
+                if place is None:
+                    log.warning("%s; waiting up to %.0f minutes for one to join", error, workers.join_s / 60)
+                    place = _place_for(workers)
+            time.sleep(1.0)
+    finally:
+        if place is not None:
+            ray.kill(place)
+
+
+def _place_for(workers: Workers) -> Any:
+    """An actor that takes what one worker needs, as soon as there is a machine for it."""
     lane = {} if workers.lane is None else {f"lane_{workers.lane}": 1.0}
     place: Any = ray.remote(_Place).options(
         num_cpus=1, num_gpus=workers.gpus or 0, memory=workers.memory_bytes, resources=lane
     )
-    waiting = place.remote()
-    ray.wait([waiting.taken.remote()], timeout=workers.join_s)
-    ray.kill(waiting)
-    return ask_of(workers, list(_living().values()))
+    return place.remote()
 
 
 class _Place:
-    """Takes what one worker needs, and nothing more."""
-
-    def taken(self) -> None:
-        return
+    """Works at nothing."""
 
 
 def on_ray(
