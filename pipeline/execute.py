@@ -79,7 +79,8 @@ def start_ray(*, cpus: int | None = None, address: str | None = None) -> None:
     """
     if ray.is_initialized():
         return
-    where: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False}
+    # "local": without an address Ray would join whatever cluster was last started on this machine.
+    where: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     if address is not None:
         _knock(address)
         where = {"address": address}

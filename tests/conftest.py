@@ -180,6 +180,7 @@ def ray_session(moto_s3: str) -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

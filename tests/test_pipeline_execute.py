@@ -215,7 +215,7 @@ from pathlib import Path
 import ray
 from pipeline.execute import on_ray
 from pipeline.outcome import Done, Workers
-ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 folder = sys.argv[1]
 def make():
     def handle(task):
@@ -244,12 +244,14 @@ def test_each_actor_sees_its_own_gpu_and_no_other(tmp_path: Path) -> None:
 
 GROWS = """
 import time
+from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import ray
 from ray.cluster_utils import Cluster
 from pipeline.execute import on_ray
 from pipeline.outcome import Done, NoWorkers, Workers
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)  # "auto" of other tests must not find it
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 make = lambda: abs
 try:
