@@ -254,7 +254,7 @@ class Cluster:
                 ) from None
             said = text.strip().splitlines()[0] if text.strip() else type(error).__name__
             lost = "; is the head up, and the tunnel to its dashboard open?" if "Failed to connect" in said else ""
-            raise BadJob(f"{self._address}: {said}{lost}") from None
+            raise BadJob(f"{self._address}: {said.rstrip('.')}{lost}") from None
 
 
 def _submitted(details: JobDetails) -> Submitted:
