@@ -145,6 +145,24 @@ def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
         list(on_ray(broken, [1], workers=Workers(count=1)))
 
 
+def test_a_cluster_that_others_keep_busy_is_told_with_what_is_free(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute._Crew, "start_limit_s", 3.0)
+    hold = execute.ray.remote(_Hold).options(num_cpus=2).remote()
+    try:
+        execute.ray.get(hold.ready.remote())
+        with pytest.raises(NoWorkers, match=r"no worker became ready within 3 s: the cluster has \{.* free; ask for"):
+            list(on_ray(make_square, [1], workers=Workers(count=1)))
+    finally:
+        execute.ray.kill(hold)
+
+
+class _Hold:
+    def ready(self) -> None:
+        return
+
+
 def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute.ray, "is_initialized", lambda: False)
     with socket.socket() as bound:  # and does not listen
