@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from catalog.cube_layout import DAMAGE, damaged, read_spec
+from catalog.cube_layout import opening, read_spec
 from catalog.cube_stores import Reads, Writes, zarr_store
 from catalog.errors import BadCube
 from catalog.marks import Marks, Shard, TileIndex
@@ -41,13 +41,11 @@ class Cube:
         self.marks = Marks(root, path)
         self._reads = Reads(zarr_store(root, path, read_only=True))
         self._writes = Writes(zarr_store(root, path, read_only=False))
-        try:
+        with opening(root, path):
             self._stored = zarr.open_array(self._reads, path="reflectance", mode="r", zarr_format=3)
             self._flags = zarr.open_array(self._reads, path="valid", mode="r", zarr_format=3)
             self._stored_out = self._out("reflectance")
             self._flags_out = self._out("valid")
-        except DAMAGE as e:
-            raise damaged(root, path, e) from e
 
     def __reduce__(self) -> tuple[type[Cube], tuple[Root, str]]:
         return Cube, (self.root, self.path)

@@ -12,6 +12,8 @@ Every chunk ends with its crc32c, so a flipped or torn byte is an error and neve
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from catalog.spec import CubeSpec
 
 SPEC_ATTR = "hypermend:spec"
 ZSTD_LEVEL = 1
-DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 """What Zarr and xarray raise at metadata that they cannot follow."""
 
 
@@ -90,19 +92,22 @@ def open_cube(root: Root, path: str, *, chunks: dict[str, int] | None = None) ->
     if not root.exists(f"{path}/zarr.json"):
         raise NotFound(f"{root.href(path)} is not there")
     where: Any = root.href(path) if root.is_local else zarr_store(root, path, read_only=True)
-    try:
+    with opening(root, path):
         ds: xr.Dataset = xr.open_zarr(where, chunks=chunks, consolidated=True)
-    except DAMAGE as e:
-        raise damaged(root, path, e) from e
     return ds
 
 
-def damaged(root: Root, path: str, error: Exception) -> BadCube:
-    """What to say of a cube whose metadata cannot be followed."""
-    said = str(error).partition("\n")[0]
-    return BadCube(
-        f"the metadata of {root.href(path)} are damaged ({said}); `hypermend verify` names what repairs them"
-    )
+@contextmanager
+def opening(root: Root, path: str) -> Iterator[None]:
+    """What the store, and what Zarr at metadata that it cannot follow, raise, as errors of ours."""
+    try:
+        with root.errors("open", path):
+            yield
+    except _DAMAGE as e:
+        said = str(e).partition("\n")[0]
+        raise BadCube(
+            f"the metadata of {root.href(path)} are damaged ({said}); `hypermend verify` names the repair"
+        ) from e
 
 
 def _empty_cube(spec: CubeSpec, lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None) -> dict[str, bytes]:

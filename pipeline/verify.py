@@ -76,9 +76,7 @@ def _opened(root: Root, key: str) -> Cube | None:
     try:
         open_cube(root, key)  # as users do, by the group's copy of all metadata
         return Cube(root, key)  # as we do, by those of each array
-    except NotFound:
-        return None
-    except BadCube:
+    except (NotFound, BadCube):
         root.delete(f"{key}/zarr.json")
         return None
 

@@ -116,14 +116,15 @@ def test_f11_a_damaged_plan_is_found_and_made_anew(archive: str, clean: dict[str
 
 @pytest.mark.fault
 @pytest.mark.parametrize("name", ["zarr.json", "reflectance/zarr.json", "valid/zarr.json"])
-@pytest.mark.parametrize("how", [b"", b'{"zarr_format": 3, "node_type"'])
+@pytest.mark.parametrize("how", [None, b"", b'{"zarr_format": 3, "node_type"'], ids=["lost", "empty", "cut"])
 def test_f11_damaged_metadata_are_found_and_written_anew(
-    archive: str, clean: dict[str, str], name: str, how: bytes
+    archive: str, clean: dict[str, str], name: str, how: bytes | None
 ) -> None:
     restore_here(archive)
     (item,) = catalog.open(archive).search(stage="restored")
     key = str(item.scene.properties["hypermend:cube"])
-    (Path(archive) / key / name).write_bytes(how)
+    victim = Path(archive) / key / name
+    victim.unlink() if how is None else victim.write_bytes(how)
     with pytest.raises((BadCube, NotFound)):
         item.dataset()
         Cube(Root(archive), key)
