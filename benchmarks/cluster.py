@@ -42,8 +42,9 @@ from catalog.publish import item_key, source_item, unsigned
 from catalog.root import Root, to_json
 from catalog.scene import Asset, Scene
 from catalog.spec import VALID, CubeSpec
+from pipeline.cluster import start_ray
 from pipeline.config import Job, RestoreJob
-from pipeline.execute import on_ray, start_ray
+from pipeline.execute import on_ray
 from pipeline.job import Run
 from pipeline.outcome import Workers
 from pipeline.restore import restore

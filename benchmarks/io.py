@@ -48,8 +48,9 @@ from catalog.sensors import sensor
 from models.checkpoint import builtin, load
 from pipeline.chain_worker import bind
 from pipeline.choose import DEFAULT_MODEL
+from pipeline.cluster import start_ray
 from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import on_ray, serial, start_ray
+from pipeline.execute import on_ray, serial
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import Engine
 from pipeline.memory import keep_freed_memory

@@ -182,7 +182,7 @@ def joined(archive: str) -> float:
 
 
 def workers(archive: str, turns: int) -> dict[str, Any]:
-    from pipeline.execute import start_ray
+    from pipeline.cluster import start_ray
 
     start_ray(cpus=2)
     _, half = half_batch(archive, 0)

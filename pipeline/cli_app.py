@@ -62,7 +62,7 @@ def settings(file: Path | None, kind: type[J], **options: Any) -> J:
 
 def carry_out(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
     """Run a job to its end, show it, and leave with its exit code."""
-    from pipeline.execute import start_ray
+    from pipeline.cluster import start_ray
     from pipeline.report import follow, summary
 
     console = Console(stderr=as_json)

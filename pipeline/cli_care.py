@@ -80,7 +80,7 @@ def _where(workers: int | None, address: str | None) -> dict[str, Any]:
 
 
 def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
-    from pipeline.execute import start_ray
+    from pipeline.cluster import start_ray
     from pipeline.failures import settle
     from pipeline.ingest import ingest
     from pipeline.ingest import scenes as look_for

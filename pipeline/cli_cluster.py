@@ -42,7 +42,7 @@ def nightly(
     as_json: Json = False,
 ) -> None:
     """Do what is new, replaced or failed before, once; call it as often as you like."""
-    from pipeline.execute import start_ray
+    from pipeline.cluster import start_ray
     from pipeline.job import Run
     from pipeline.nightly import nightly as night_of
     from pipeline.report import follow

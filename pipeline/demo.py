@@ -21,13 +21,13 @@ import catalog
 from catalog.archive import Item
 from catalog.sensors import sensor
 from catalog.spec import VALID
+from pipeline.cluster import start_ray
 from pipeline.config import IngestJob, RestoreJob
 from pipeline.demo_files import Place, write_enmap_tiles, write_hyperion_files
 from pipeline.demo_pair import COARSE, PAIR_SCALE, SHARP, SyntheticPair, compare_pair, deliver_pair, pair_scene
 from pipeline.demo_picture import draw
 from pipeline.demo_scenes import Array, DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 from pipeline.demo_score import Compared, score_table
-from pipeline.execute import start_ray
 from pipeline.forecast import planned
 from pipeline.ingest import catalog_folder, ingest
 from pipeline.job import Run

@@ -12,9 +12,6 @@ to take innocent ones with it), and puts a task aside once it has killed its act
 
 from __future__ import annotations
 
-import logging
-import math
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +21,7 @@ from typing import Any, Generic
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
+from pipeline.cluster import ask_of, first_ask, first_line, living, start_ray
 from pipeline.memory import limit_growth
 from pipeline.metrics import Metrics
 from pipeline.outcome import (
@@ -43,10 +41,7 @@ from pipeline.outcome import (
     outcome_of,
 )
 
-log = logging.getLogger(__name__)
-
 PATIENT = Policy()
-KNOCK_S = 10.0
 
 
 def serial(
@@ -69,40 +64,6 @@ def serial(
 
 
 # ------------------------------------------------------------------------------------------------------------ Ray
-
-
-def start_ray(*, cpus: int | None = None, address: str | None = None) -> None:
-    """Join the cluster at ``address``, or start an embedded one; nothing to do where Ray already runs.
-
-    Raises:
-        NoWorkers: no cluster answers there, it does not let us in, or Ray does not start on this machine.
-    """
-    if ray.is_initialized():
-        return
-    # "local": without an address Ray would join whatever cluster was last started on this machine.
-    where: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    if address is not None:
-        _knock(address)
-        where = {"address": address}
-    try:
-        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray has no class of its own for parts that do not start in time
-        what = "Ray does not start on this machine" if address is None else f"the cluster at {address} cannot be joined"
-        raise NoWorkers(f"{what}: {_first_line(error)}") from error
-
-
-def _knock(address: str) -> None:
-    """Whether anybody listens there: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return  # "auto": Ray looks for a cluster of this machine
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-    except OSError as error:
-        raise NoWorkers(
-            f"no Ray cluster answers at {address}: {error.strerror or error}; `ray status` on its head tells whether "
-            "it is up, `ray start --head` prints its address"
-        ) from error
 
 
 class _Worker:
@@ -140,83 +101,6 @@ class _Seat(Generic[T]):
     started: float = field(default_factory=time.monotonic)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """What each actor asks of a machine, and how many there may be."""
-
-    count: int
-    cpus: int
-    gpus: float
-    memory_bytes: int | None
-    lane: str | None
-
-
-def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
-    """What to ask of a cluster whose living machines have these resources.
-
-    Raises:
-        NoWorkers: no machine has what one actor needs; with both numbers.
-    """
-    gpu = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
-    gpus = min(1.0, gpu) if workers.gpus is None else workers.gpus
-    lane = None if workers.lane is None else f"lane_{workers.lane}"
-    if lane is not None and not any(name.startswith("lane_") for node in nodes for name in node):
-        lane = None  # machines without lanes, such as one's own
-    needs = {"GPU": gpus, "CPU": 1.0, "memory": float(workers.memory_bytes or 0)} | ({lane: 1.0} if lane else {})
-    fit = [node for node in nodes if all(node.get(name, 0.0) >= amount for name, amount in needs.items())]
-    if not fit:
-        most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needs}
-        raise NoWorkers(f"no machine of the cluster has what one worker needs: {needs}; the most is {most}")
-    room = sum(min(int(node.get(name, 0.0) / amount) for name, amount in needs.items() if amount) for node in fit)
-    if workers.count is not None:
-        # Though there be room for fewer: a cluster that grows by itself does so when it is asked for more than it has.
-        room = workers.count
-    if workers.max_gpus is not None and gpus:
-        room = min(room, int(workers.max_gpus / gpus))
-    on_one = max(1, math.ceil(room / len(fit)))
-    cpus = max(1, int(min(node["CPU"] for node in fit) / on_one))
-    return Ask(count=max(1, room), cpus=cpus, gpus=gpus, memory_bytes=workers.memory_bytes, lane=lane)
-
-
-def _first_ask(workers: Workers) -> Ask:
-    """What to ask of the machines there are; where none has it, a first one is waited for.
-
-    What waits asks for it, so that a cluster that grows by itself sees what is wanted.
-
-    Raises:
-        NoWorkers: none came in time.
-    """
-    end = time.monotonic() + workers.join_s
-    place: Any = None
-    try:
-        while True:
-            try:
-                return ask_of(workers, list(_living().values()))
-            except NoWorkers as error:
-                if time.monotonic() >= end:
-                    raise
-                if place is None:
-                    log.warning("%s; waiting up to %.0f minutes for one to join", error, workers.join_s / 60)
-                    place = _place_for(workers)
-            time.sleep(1.0)
-    finally:
-        if place is not None:
-            ray.kill(place)
-
-
-def _place_for(workers: Workers) -> Any:
-    """An actor that takes what one worker needs, as soon as there is a machine for it."""
-    lane = {} if workers.lane is None else {f"lane_{workers.lane}": 1.0}
-    place: Any = ray.remote(_Place).options(
-        num_cpus=1, num_gpus=workers.gpus or 0, memory=workers.memory_bytes, resources=lane
-    )
-    return place.remote()
-
-
-class _Place:
-    """Works at nothing."""
-
-
 def on_ray(
     make: Make[T, R],
     tasks: Iterable[T | Wait],
@@ -237,11 +121,6 @@ def on_ray(
         crew.dismiss()
 
 
-def _living() -> dict[str, dict[str, float]]:
-    """Resources of every living machine, by its id."""
-    return {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}  # type: ignore[no-untyped-call]
-
-
 class _Crew(Generic[T, R]):
     start_limit_s = 180.0
     """An actor that is not ready by then will not come. Where none ever came, that is an error."""
@@ -253,7 +132,7 @@ class _Crew(Generic[T, R]):
         self._workers = workers
         self._policy = policy
         self._make = ray.put(make)
-        self._ask = _first_ask(workers)
+        self._ask = first_ask(workers)
         self._looked = time.monotonic()
         self._actor_class: Any = ray.remote(_Worker).options(
             num_cpus=self._ask.cpus,
@@ -307,7 +186,7 @@ class _Crew(Generic[T, R]):
             return
         self._looked = now
         self._metrics.workers(len(self._busy) + len(self._idle))
-        if self._workers.count is None and (nodes := list(_living().values())):
+        if self._workers.count is None and (nodes := list(living().values())):
             try:
                 self._ask = ask_of(self._workers, nodes)
             except NoWorkers:  # the machines that we need are gone for now; others may come
@@ -364,7 +243,7 @@ class _Crew(Generic[T, R]):
 
     def _died(self, seat: _Seat[T], error: Exception) -> Iterator[Outcome[T, R]]:
         warned = isinstance(error, ActorDiedError) and error.preempted
-        lost = warned or (seat.node != "" and seat.node not in _living()) or "node has died" in str(error)
+        lost = warned or (seat.node != "" and seat.node not in living()) or "node has died" in str(error)
         self._metrics.died("machine" if lost else "process")
         if seat.attempt is None:
             self._failed_starts += not lost
@@ -389,7 +268,7 @@ class _Crew(Generic[T, R]):
             task=attempt.task,
             kind=FailureKind.CRASH,
             error=type(error).__name__,
-            message=f"{what} under it: {_first_line(error)}",
+            message=f"{what} under it: {first_line(error)}",
             attempts=max(1, attempt.attempts),
             node=seat.node,
         )
@@ -429,8 +308,4 @@ class _Crew(Generic[T, R]):
 def _cause(error: Exception) -> str:
     """Why an actor did not come to life: what its handler raised stands at the end of Ray's text."""
     lines = str(error).strip().splitlines()
-    return lines[-1] if lines and "raised in its creation task" in lines[0] else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return lines[-1] if lines and "raised in its creation task" in lines[0] else first_line(error)

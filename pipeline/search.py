@@ -30,8 +30,8 @@ from catalog.publish import cube_key
 from catalog.root import Root
 from models.stas import Genotype
 from pipeline.cell_picture import draw_cell
+from pipeline.cluster import start_ray
 from pipeline.config import SearchJob
-from pipeline.execute import start_ray
 from pipeline.genotypes import FOLDER, NEAR, BadGenotype, Found, Spectrum, known, nearest, put
 from pipeline.report import duration
 from pipeline.search_plan import BUDGETS, SearchPlan, make_plan, spectrum_of

@@ -20,8 +20,8 @@ import ray
 
 from catalog.errors import Refused
 from catalog.root import Root
+from pipeline.cluster import start_ray
 from pipeline.config import TrainJob
-from pipeline.execute import start_ray
 from pipeline.train_board import Board
 from pipeline.train_job import plan_training
 from pipeline.train_plan import TrainPlan

@@ -114,7 +114,7 @@ def engine(make: Make[Any, Any], tasks: Iterator[Any], *, policy: Policy, worker
 
 def main() -> None:
     """A driver of its own: the job as JSON in, the report as JSON out."""
-    from pipeline.execute import start_ray
+    from pipeline.cluster import start_ray
 
     checkpoint.FUSIONS["stub-fusion"] = StubFusion
     start_ray(address=None)

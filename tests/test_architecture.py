@@ -25,6 +25,7 @@ FORBIDDEN = {
 ONLY_IN = {
     "zarr": {"catalog/cube.py", "catalog/cube_layout.py", "catalog/cube_stores.py"},
     "ray": {
+        "pipeline/cluster.py",
         "pipeline/execute.py",
         "pipeline/metrics.py",
         "pipeline/search.py",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline import execute
+from pipeline import cluster
 from pipeline.cli import app
 from pipeline.outcome import NoWorkers
 from tests.synthetic import cave_folder, enmap_folder
@@ -124,7 +124,7 @@ def test_a_cluster_that_cannot_is_told_in_a_line(archive: Path, monkeypatch: pyt
     def nobody(*, address: str | None) -> None:
         raise NoWorkers(f"no Ray cluster answers at {address}")
 
-    monkeypatch.setattr(execute, "start_ray", nobody)
+    monkeypatch.setattr(cluster, "start_ray", nobody)
     asked = hypermend("restore", "--archive", archive, "--sensor", "enmap", "--address", "10.0.0.9:6379")
     assert asked.exit_code == 2
     assert asked.stderr == "hypermend: no Ray cluster answers at 10.0.0.9:6379\n"

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from ray.exceptions import ActorDiedError
 
-from pipeline import execute
-from pipeline.execute import ask_of, on_ray, serial
+from pipeline import cluster, execute
+from pipeline.cluster import ask_of
+from pipeline.execute import on_ray, serial
 from pipeline.outcome import WAIT, Done, Failed, FailureKind, NoWorkers, Policy, Wait, Workers
 
 
@@ -164,22 +165,22 @@ class _Hold:
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     with socket.socket() as bound:  # and does not listen
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(NoWorkers, match=f"no Ray cluster answers at {address}: Connection refused; `ray status`"):
-            execute.start_ray(address=address)
+            cluster.start_ray(address=address)
 
 
 def test_ray_that_does_not_start_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(**_: object) -> None:
         raise Exception("The current node timed out during startup.\nThis could happen because")
 
-    monkeypatch.setattr(execute.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(execute.ray, "init", late)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", late)
     with pytest.raises(NoWorkers, match=r"Ray does not start on this machine: .* timed out during startup\.$"):
-        execute.start_ray()
+        cluster.start_ray()
 
 
 @pytest.mark.fault
@@ -192,7 +193,7 @@ def test_f04_a_machine_that_leaves_costs_no_try_and_a_process_that_dies_does(
 ) -> None:
     """benchmarks.real_cluster kills a real one."""
     crew = execute._Crew(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
-    monkeypatch.setattr(execute, "_living", lambda: {"here": {}} if alive else {"elsewhere": {}})
+    monkeypatch.setattr(execute, "living", lambda: {"here": {}} if alive else {"elsewhere": {}})
     died = ActorDiedError(None)
     died._preempted = error == "warned"
     attempt = execute._Attempt(7, attempts=1)
