@@ -57,8 +57,8 @@ def open_tiff(
 ) -> TiffSource:
     """A scene of raster files; see `readers.open_scene`."""
     what = f"scene {scene.id}"
-    sentinel2 = table.name.startswith("sentinel2")
-    if sentinel2:
+    is_sentinel2 = table.name.startswith("sentinel2")
+    if is_sentinel2:
         assets = readers_s2.pick(assets, bands, gsd_m, what)
     elif bands is not None:
         assets = _of_bands(assets, bands, table)
