@@ -35,20 +35,21 @@ from typing import Any, TextIO
 import numpy as np
 
 from benchmarks.empty_tiles import EmptyScene, EmptyTile, Worker, marks_of
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.index import rebuild
-from catalog.publish import item_key, source_item, unsigned
-from catalog.root import Root, to_json
-from catalog.scene import Asset, Scene
-from catalog.spec import VALID, CubeSpec
-from pipeline.cluster import start_ray
-from pipeline.config import Job, RestoreJob
-from pipeline.execute import on_ray
-from pipeline.job import Run
-from pipeline.outcome import Workers
-from pipeline.restore import restore
-from pipeline.unit import Unit
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.spec import VALID, CubeSpec
+from hypermend.catalog.keys import item_key
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.stac.index import rebuild
+from hypermend.catalog.stac.publish import source_item, unsigned
+from hypermend.catalog.storage.root import Root, to_json
+from hypermend.pipeline.config import Job, RestoreJob
+from hypermend.pipeline.engine.cluster import start_ray
+from hypermend.pipeline.engine.outcome import Workers
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.runs.run import Run
+from hypermend.pipeline.runs.unit import Unit
 
 WORKERS = Workers(count=2)
 

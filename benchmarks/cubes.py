@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.publish import put_item, source_item
-from catalog.root import Root
-from catalog.scene import Scene
-from catalog.spec import VALID, CubeSpec
-from models.card import ModelCard
-from models.checkpoint import builtin
-from pipeline.demo_scenes import landscape
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.spec import VALID, CubeSpec
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.publish import put_item, source_item
+from hypermend.catalog.storage.root import Root
+from hypermend.models.card import ModelCard
+from hypermend.models.checkpoint import builtin
+from hypermend.pipeline.demo.scenes import landscape
 
 TRANSFORM = Affine(30, 0, 500000, 0, -30, 5800020)
 WORTH_RESTORING = 300

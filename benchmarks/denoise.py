@@ -32,10 +32,10 @@ import torch
 
 from benchmarks import denoise_real
 from benchmarks.scenes import F32, Scenes, crop, quality
-from models import checkpoint
-from models.degrade import gaussian
-from models.denoiser import StasModel
-from pipeline.score import eigenimages, from_eigenimages, restored, truncated_svd
+from hypermend.models import checkpoint
+from hypermend.models.denoise.model import StasModel
+from hypermend.models.signal.degrade import gaussian
+from hypermend.pipeline.evaluate.scores import eigenimages, from_eigenimages, restored, truncated_svd
 
 MODEL = "stas-subspace"
 LOW_NOISE = (0, 1, 2, 5, 10)

@@ -29,13 +29,13 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from benchmarks.scenes import F32
-from catalog.discover import from_folder
-from catalog.readers import open_scene
-from catalog.scene import Scene
-from models.careful import CELL, detail
-from models.denoiser import StasModel
-from models.subspace import Subspace, moments, subspace
-from pipeline.pixels import data_mask, fill_holes, physical
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.discover import from_folder
+from hypermend.models.denoise.low_noise import CELL, detail
+from hypermend.models.denoise.model import StasModel
+from hypermend.models.signal.subspace import Subspace, moments, subspace
+from hypermend.pipeline.tiling.pixels import data_mask, fill_holes, physical
 
 Mask = npt.NDArray[np.bool_]
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.marks import Marks, Shard
-from catalog.root import Root
-from pipeline.ledger import Receipt
-from pipeline.run_report import peak_bytes
-from pipeline.tiles import Index, TileGrid
-from pipeline.unit import Finished, Opened
+from hypermend.catalog.cube.marks import Marks, Shard
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.engine.worker_memory import peak_bytes
+from hypermend.pipeline.runs.run_log import Receipt
+from hypermend.pipeline.runs.unit import Finished, Opened
+from hypermend.pipeline.tiling.tiles import Index, TileGrid
 
 SHARD = Shard(key="reflectance/c/0/0/0", size=1 << 20, crc32="00000000")
 

@@ -37,18 +37,19 @@ import numpy.typing as npt
 from benchmarks import paper_schedule
 from benchmarks.kernels import read
 from benchmarks.scenes import F32, Scenes, crop, quality
-from catalog.sensors import srf
-from models import checkpoint, degrade, metrics
-from models.card import ModelCard
-from models.fusion import BadPair, Budget, FusionModel, Pair, Setup
-from models.least_squares import Floor, LeastSquaresModel, regression
-from models.pair_moments import pair_moments
-from models.restorer import Facts
-from pipeline.blocks import BlockGrid
-from pipeline.fuse import DEFAULT_STEPS
-from pipeline.kernels import built_in
-from pipeline.tiles import Window
-from pipeline.trial import bicubic_pair, degraded_pair, tensors
+from hypermend.catalog.sensors import srf
+from hypermend.models import checkpoint
+from hypermend.models.card import ModelCard
+from hypermend.models.fuse.least_squares import Floor, LeastSquaresModel, regression
+from hypermend.models.fuse.moments import pair_moments
+from hypermend.models.fuse.protocol import BadPair, Budget, FusionModel, Pair, Setup
+from hypermend.models.restorer import Facts
+from hypermend.models.signal import degrade, metrics
+from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded_pair, tensors
+from hypermend.pipeline.evaluate.kernels import built_in
+from hypermend.pipeline.restore.guides import DEFAULT_STEPS
+from hypermend.pipeline.tiling.blocks import BlockGrid
+from hypermend.pipeline.tiling.tiles import Window
 
 F64 = npt.NDArray[np.float64]
 

@@ -28,10 +28,10 @@ from scipy import io as matlab
 
 from benchmarks.fusion import METHODS, Problem
 from benchmarks.scenes import F32, versions
-from catalog.sensors import sensor, srf
-from models import degrade, metrics
-from models.fusion import BadPair, Setup
-from pipeline.trial import whole_pair
+from hypermend.catalog.sensors import sensor, srf
+from hypermend.models.fuse.protocol import BadPair, Setup
+from hypermend.models.signal import degrade, metrics
+from hypermend.pipeline.evaluate.degraded_pairs import whole_pair
 
 RATIO = 3
 ENMAP_LEFT_M, ENMAP_TOP_M = (366975.0, 367935.0), (5808045.0, 5807085.0, 5806125.0, 5805165.0)

@@ -32,7 +32,7 @@ import xarray
 import zarr
 from odc.geo.geobox import GeoBox
 
-import catalog
+import hypermend
 from benchmarks.cubes import (
     TRANSFORM,
     WORTH_RESTORING,
@@ -42,21 +42,22 @@ from benchmarks.cubes import (
     noisy_numbers,
 )
 from benchmarks.measure import after_opening, finished, in_turn, line, rounded, timed
-from catalog.cube import Cube
-from catalog.root import Root
-from catalog.sensors import sensor
-from models.checkpoint import builtin, load
-from pipeline.chain_worker import bind
-from pipeline.choose import DEFAULT_MODEL
-from pipeline.cluster import start_ray
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import on_ray, serial
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.job import Engine
-from pipeline.memory import keep_freed_memory
-from pipeline.pixels import physical
-from pipeline.plan import Plan
-from pipeline.restore import restore
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.sensors import sensor
+from hypermend.catalog.storage.root import Root
+from hypermend.models.checkpoint import builtin, load
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.cluster import start_ray
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.engine.worker_memory import keep_freed_memory
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.registry.selection import DEFAULT_MODEL
+from hypermend.pipeline.restore.chain import bind
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.runs.run import Engine
+from hypermend.pipeline.tiling.pixels import physical
 
 # ------------------------------------------------------------------------------------------------------------- copy
 
@@ -242,7 +243,7 @@ def bench_ingest(scratch: Path, options: argparse.Namespace) -> Iterator[dict[st
             return timed(lambda: odc_to_zarr(items, at / "odc.zarr", gsd_m))
 
         mine, reference = in_turn(ours, theirs, options.turns)
-        cube = catalog.open(str(scratch / name / "archive")).search(stage="source")[0].dataset()
+        cube = hypermend.open(str(scratch / name / "archive")).search(stage="source")[0].dataset()
         yield line(
             f"ingest-{name}-against-odc-stac", statistics.median(mine), statistics.median(reference), target=1.0,
             lower_is_better=True, unit="s", shape=[cube.sizes[d] for d in ("band", "y", "x")], files=len(items),

@@ -27,11 +27,12 @@ import torch
 
 from benchmarks.cubes import make_source
 from benchmarks.measure import Clock, line, rounded
-from catalog.root import Root
-from models.fit import Batch, FitSettings, Share, fit
-from pipeline.config import TrainJob
-from pipeline.train_job import plan_training
-from pipeline.train_tasks import Task, build
+from hypermend.catalog.storage.root import Root
+from hypermend.models.fit import Batch, FitSettings, Share, fit
+from hypermend.pipeline.config import TrainJob
+from hypermend.pipeline.train.build import build
+from hypermend.pipeline.train.make_plan import plan_training
+from hypermend.pipeline.train.task import Task
 
 NAMES = ("samples", "memory", "workers")
 BANDS, EDGE_PX, SCENES = 31, 512, 4
@@ -182,7 +183,7 @@ def joined(archive: str) -> float:
 
 
 def workers(archive: str, turns: int) -> dict[str, Any]:
-    from pipeline.cluster import start_ray
+    from hypermend.pipeline.engine.cluster import start_ray
 
     start_ray(cpus=2)
     _, half = half_batch(archive, 0)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from pipeline.job import Run
-from pipeline.run_report import RunReport
+from hypermend.pipeline.runs.report import RunReport
+from hypermend.pipeline.runs.run import Run
 
 Clock = Callable[[], float]
 """Seconds: `time.perf_counter`, or `time.process_time` on a machine that others use at the same time."""

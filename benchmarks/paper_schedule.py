@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from models import degrade, metrics
-from models.fusion import FusionModel
-from models.ual import KERNEL_PX, Adaptation, Degradation
+from hypermend.models.fuse.protocol import FusionModel
+from hypermend.models.fuse.ual import KERNEL_PX, Adaptation, Degradation
+from hypermend.models.signal import degrade, metrics
 
 F32 = npt.NDArray[np.float32]
 

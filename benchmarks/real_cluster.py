@@ -26,12 +26,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from catalog.root import Root
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.failures import failures
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.restore import restore
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.maintenance.failures import failures
+from hypermend.pipeline.restore.driver import restore
 from tests.synthetic import enmap_folder
 
 BIN = Path(sys.executable).parent
@@ -140,7 +140,7 @@ def marks(archive: str) -> int:
 
 
 def hypermend(cluster: Cluster, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", *words]
+    command = [sys.executable, "-m", "hypermend", *words]
     return subprocess.run(command, env=cluster.env | env, capture_output=True, text=True, check=False)
 
 

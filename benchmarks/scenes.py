@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.score import scores
+from hypermend.pipeline.evaluate.scores import scores
 
 F32 = npt.NDArray[np.float32]
 

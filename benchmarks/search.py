@@ -36,8 +36,8 @@ from benchmarks.search_cost import cost
 from benchmarks.search_domains import domains
 from benchmarks.search_scaled import Scale, Units
 from benchmarks.search_tables import Sizes, choices, ranking, strategies, tau, transfer
-from models.mixed_edge import Form, MixedEdge
-from models.stas import OPS
+from hypermend.models.denoise.stas import OPS
+from hypermend.models.denoise.supernet import Form, MixedEdge
 
 EDGE = (8, 62, 40, 40)
 """Input of an edge as the paper searches at 31 bands: batch 8, M = 62, patches of 40 pixels."""

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from models.fit import Batch
-from models.stas_search import SearchSettings, SuperNet, search
+from hypermend.models.denoise.stas_search import SearchSettings, search
+from hypermend.models.denoise.supernet import SuperNet
+from hypermend.models.fit import Batch
 
 CHANNELS = (8, 12, 16, 31)
 TOGETHER = ((1, 1), (1, 2), (2, 1))

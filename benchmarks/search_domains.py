@@ -27,15 +27,15 @@ from benchmarks.denoise_real import read
 from benchmarks.scenes import F32, crop
 from benchmarks.search_scaled import SIGMAS_OF_255, Line, Scale, Units, begin_with_nothing, read_data
 from benchmarks.search_tables import Sizes, cell_of
-from models import checkpoint, metrics
-from models.degrade import gaussian
-from models.denoiser import CONTEXT, OnSubspace, StasModel
-from models.fit import FitSettings, fit
-from models.samples import SampleSettings, TrainingScene, batches, loss
-from models.samples_bands import band_batches
-from models.stas import Genotype, Stas
-from models.stas_search import log_mse
-from models.subspace import moments, subspace
+from hypermend.models import checkpoint
+from hypermend.models.denoise.model import CONTEXT, OnSubspace, StasModel
+from hypermend.models.denoise.samples import SampleSettings, TrainingScene, band_batches, batches, loss
+from hypermend.models.denoise.stas import Genotype, Stas
+from hypermend.models.denoise.stas_search import log_mse
+from hypermend.models.fit import FitSettings, fit
+from hypermend.models.signal import metrics
+from hypermend.models.signal.degrade import gaussian
+from hypermend.models.signal.subspace import moments, subspace
 
 SENSORS = ("cave", "muufl", "rosis", "enmap")
 FOLDERS = {"muufl": "muufl", "rosis": "pavia", "enmap": "enmap_potsdam"}

@@ -30,15 +30,11 @@ from torch import nn
 
 from benchmarks import denoise_real
 from benchmarks.scenes import F32, crop, read_scene, versions
-from models import metrics
-from models.degrade import gaussian
-from models.fit import Batch, FitSettings, fit
-from models.samples_bands import SIGMAS, band_batches
-from models.stas import Genotype, Stas
-from models.stas_search import (
+from hypermend.models.denoise.samples import SIGMAS, band_batches
+from hypermend.models.denoise.stas import Genotype, Stas
+from hypermend.models.denoise.stas_search import (
     SearchSettings,
     Strategy,
-    SuperNet,
     alpha_rate,
     best_by_edge,
     log_mse,
@@ -46,6 +42,10 @@ from models.stas_search import (
     score,
     search,
 )
+from hypermend.models.denoise.supernet import SuperNet
+from hypermend.models.fit import Batch, FitSettings, fit
+from hypermend.models.signal import metrics
+from hypermend.models.signal.degrade import gaussian
 
 VALIDATION = ("fake_and_real_peppers", "paints", "thread_spools")
 ALPHA = ("egyptian_statue", "flowers")

@@ -15,9 +15,9 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.search_scaled import Line, Scale, Units, smaller
-from models.samples_bands import SIGMAS
-from models.stas import OPS, Genotype
-from models.stas_search import SPATIAL, SPECTRAL, SS1, Strategy, random_genotype
+from hypermend.models.denoise.samples import SIGMAS
+from hypermend.models.denoise.stas import OPS, Genotype
+from hypermend.models.denoise.stas_search import SPATIAL, SPECTRAL, SS1, Strategy, random_genotype
 
 RIVALS: Mapping[str, Genotype] = {"spatial": SPATIAL, "spectral": SPECTRAL, "ss1": SS1}
 ONE_LEVEL = (SIGMAS[1],)

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.scenes import F32, Scenes, quality
-from models import checkpoint
-from models.bicubic import enlarge, reduce
-from pipeline.score import restored
+from hypermend.models import checkpoint
+from hypermend.models.signal.bicubic import enlarge, reduce
+from hypermend.pipeline.evaluate.scores import restored
 
 FULL_SCALE = 65535
 MODEL = "ssrnet-x{scale}-small"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from models.ssrnet import SSRNet, fold, plain
+from hypermend.models.sharpen.ssrnet import SSRNet, fold, plain
 
 BANDS = 31
 PATHS = ("plain", "fast")

@@ -27,15 +27,15 @@ from typing import Any
 import imageio.v3 as imageio
 import numpy as np
 
-import catalog
+import hypermend
 from benchmarks.measure import rounded
 from benchmarks.real_cluster import descendants, wait_for
 from benchmarks.scenes import F32, crop, read_scene, versions
-from catalog.root import Root
-from catalog.sensors import srf
-from models.degrade import gaussian_kernel
-from models.fusion import Setup
-from pipeline.trial import SNR_DB, degraded_pair
+from hypermend.catalog.sensors import srf
+from hypermend.catalog.storage.root import Root
+from hypermend.models.fuse.protocol import Setup
+from hypermend.models.signal.degrade import gaussian_kernel
+from hypermend.pipeline.evaluate.degraded_pairs import SNR_DB, degraded_pair
 
 LEARNT = ("balloons", "feathers", "flowers", "jelly_beans")
 HELD = "paints"
@@ -58,13 +58,13 @@ WITHOUT = {"denoise": "svd", "sharpen": "bicubic", "fuse": "bicubic"}
 """What the model is held against."""
 
 
-def hypermend(*words: str) -> str:
+def command(*words: str) -> str:
     """Standard output of a command.
 
     Raises:
         RuntimeError: it failed.
     """
-    done = subprocess.run([sys.executable, "-m", "pipeline.cli", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "hypermend", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"hypermend {' '.join(words)}: {done.stderr}")
     return done.stdout
@@ -90,14 +90,14 @@ def make_archive(data: Path, folder: Path) -> Path:
     write_bands(files / "camera" / "pair_ms", pair.x)
     for collection, sensor in (("cave", "cave"), ("coarse", "cave"), ("camera", "nikon-d700")):
         where = ("--sensor", sensor, "--archive", str(archive), "--collection", collection)
-        hypermend("catalog", str(files / collection), *where)
-    hypermend("ingest", "--archive", str(archive))
+        command("catalog", str(files / collection), *where)
+    command("ingest", "--archive", str(archive))
     return archive
 
 
 def killed_once(command: Sequence[str], root: Root) -> int:
     """Run a training and kill every process of it after its first checkpoint; the step it had kept."""
-    driver = subprocess.Popen([sys.executable, "-m", "pipeline.cli", *command], stdout=subprocess.DEVNULL)
+    driver = subprocess.Popen([sys.executable, "-m", "hypermend", *command], stdout=subprocess.DEVNULL)
     before = kept(root)
 
     def moved() -> bool:
@@ -128,18 +128,18 @@ def measure(archive: Path, task: str) -> dict[str, Any]:
     )  # fmt: skip
     begin = time.monotonic()
     stood = killed_once(train, root)
-    trained = json.loads(hypermend(*train))
-    again = json.loads(hypermend(*train))
+    trained = json.loads(command(*train))
+    again = json.loads(command(*train))
     seconds = time.monotonic() - begin
     lines = [json.loads(line) for line in root.get(f"training/{trained['training']}/metrics.jsonl").splitlines()]
     score = ("evaluate", "--archive", str(archive), "--model", name, "--task", task, "--scene", f"{HELD}_ms")
-    found = json.loads(hypermend(*score, "--collection", "cave", *SCORED[task], "--json"))
+    found = json.loads(command(*score, "--collection", "cave", *SCORED[task], "--json"))
     means = {(m["level"], m["method"]): m for m in found["means"]}
     gains = [m["psnr"] - means[level, WITHOUT[task]]["psnr"] for (level, method), m in means.items() if method == name]
     restored = json.loads(
-        hypermend("restore", "--archive", str(archive), "--task", task, "--model", name, *USED[task], "--json")
+        command("restore", "--archive", str(archive), "--task", task, "--model", name, *USED[task], "--json")
     )
-    items = [i for i in catalog.open(str(archive)).search(stage="restored") if i.scene.collection.endswith(task)]
+    items = [i for i in hypermend.open(str(archive)).search(stage="restored") if i.scene.collection.endswith(task)]
     return {
         "name": f"train-evaluate-restore-{task}",
         "workers": 2,

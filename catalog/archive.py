@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catalog import index, publish
-from catalog.errors import NotFound, Refused
-from catalog.root import Root
-from catalog.scene import Scene
+from hypermend.catalog.errors import NotFound, Refused
+from hypermend.catalog.keys import cube_key, source_collection
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac import index
+from hypermend.catalog.stac.browse import rebuild_catalogs
+from hypermend.catalog.storage.root import Root
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,9 +38,9 @@ class Item:
             Refused: the scene is raw; ingest it first.
             NotFound: the cube is gone.
         """
-        from catalog.cube_layout import open_cube  # with xarray and Zarr, which a search has no use for
+        from hypermend.catalog.cube.layout import open_cube  # with xarray and Zarr, which a search has no use for
 
-        return open_cube(self.root, publish.cube_key(self.scene), chunks={})
+        return open_cube(self.root, cube_key(self.scene), chunks={})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class Archive:
         ids: Sequence[str] | None = None,
     ) -> index.Found:
         """Scenes that have a source cube, as the items of these. Collections are those of the scenes."""
-        named = [publish.source_collection(name) for name in collections]
+        named = [source_collection(name) for name in collections]
         return index.search(
             self.root, stage="source", sensor=sensor, collections=named, bbox=bbox, datetime=datetime, ids=ids
         )
@@ -90,7 +92,7 @@ class Archive:
     def reindex(self) -> int:
         """Make index and browsable catalogs anew from the items; how many there are."""
         count = index.rebuild(self.root)
-        publish.rebuild_catalogs(self.root)
+        rebuild_catalogs(self.root)
         return count
 
 

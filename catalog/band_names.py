@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from catalog.sensors import Sensor
+from hypermend.catalog.sensors import Sensor
 
 
 def match_band(name: str, table: Sensor) -> str | None:

@@ -18,7 +18,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.errors import BadSensor
+from hypermend.catalog.errors import BadSensor
 
 _SRF = "_srf"
 

@@ -6,10 +6,10 @@ python examples/restore_from_python.py
 
 from pathlib import Path
 
-import catalog
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.restore import restore
+import hypermend
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.restore.driver import restore
 
 if __name__ == "__main__":
     archive, files = "python-archive", Path("demo-archive/deliveries/enmap")
@@ -23,5 +23,5 @@ if __name__ == "__main__":
     for event in run:  # or run.wait()
         print("restore:", event.kind, event.scene, f"{event.done}/{event.total}")
 
-    for item in catalog.open(archive).search(stage="restored"):
+    for item in hypermend.open(archive).search(stage="restored"):
         print(item.scene.id, item.scene.assets["cube"].href)

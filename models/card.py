@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 JSON = dict[str, Any]
-
 SPECTRUM = {"bands", "low_nm", "high_nm"}
 """Keys of a card's `spectrum`."""
 

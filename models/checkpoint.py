@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from models.card import ModelCard
+from hypermend.models.card import ModelCard
 
 if TYPE_CHECKING:
     import torch
 
-    from models.fusion import FusionModel
-    from models.restorer import Model
+    from hypermend.models.fuse.protocol import FusionModel
+    from hypermend.models.restorer import Model
 
     State = Mapping[str, torch.Tensor]
 
@@ -33,31 +33,31 @@ class BadCheckpoint(ValueError):
 
 
 def _identity(card: ModelCard, state: State) -> Model:
-    from models.restorer import IdentityModel
+    from hypermend.models.restorer import IdentityModel
 
     return IdentityModel(card)
 
 
 def _ssrnet(card: ModelCard, state: State) -> Model:
-    from models.sharpener import SsrnetModel
+    from hypermend.models.sharpen.model import SsrnetModel
 
     return SsrnetModel(card, state)
 
 
 def _stas(card: ModelCard, state: State) -> Model:
-    from models.denoiser import StasModel
+    from hypermend.models.denoise.model import StasModel
 
     return StasModel(card, state)
 
 
 def _least_squares(card: ModelCard, state: State) -> FusionModel:
-    from models.least_squares import LeastSquaresModel
+    from hypermend.models.fuse.least_squares import LeastSquaresModel
 
     return LeastSquaresModel(card, state)
 
 
 def _ual(card: ModelCard, state: State) -> FusionModel:
-    from models.fuser import UalModel
+    from hypermend.models.fuse.model import UalModel
 
     return UalModel(card, state)
 
@@ -68,10 +68,8 @@ ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {
     "stas": _stas,
 }
 """Name in a card -> what builds the model from card and weights. A new network is one more row."""
-
 FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {"least-squares": _least_squares, "ual": _ual}
 """The same for models that fuse two images."""
-
 _TASKS = {"stas": "denoise", "ssrnet": "sharpen"}
 """What a model of one image is for, by its architecture; the identity is for nothing."""
 

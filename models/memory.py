@@ -6,7 +6,7 @@ process was seen to reach on tiles of 400 and 816 pixels (`tests/test_pipeline_m
 
 from __future__ import annotations
 
-from models.card import ModelCard
+from hypermend.models.card import ModelCard
 
 _CELL = 58
 """STAS, of its width: at Conv2 the cell's input and sum (8 each), both joined twice (32), and five nodes (2 each)."""

@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.card import ModelCard
+from hypermend.models.card import ModelCard
 
 Facts = dict[str, Any]
 """JSON types only; arrays through `pack`."""
-
 Window = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 """(bands, h, w) physical values of the good bands, (h, w) valid. A bounded sample of the scene, in a fixed order."""
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from catalog.hrefs import shown
+from hypermend.catalog.storage.hrefs import shown
 
 SignScheme = Literal["none", "planetary-computer", "earthdata", "s3-requester-pays"]
 

@@ -17,29 +17,27 @@ from typing import Any
 
 import numpy as np
 
-import catalog
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.discover import Skipped, discover, from_folder
-from catalog.errors import BadAsset
-from catalog.index import search
-from catalog.marks import Marks
-from catalog.publish import put_item, source_item
-from catalog.readers import READER_VERSION, Source, open_scene
-from catalog.root import Root, safe_name
-from catalog.scene import Scene
-from catalog.sign import signer
-from catalog.spec import VALID, CubeSpec
-from pipeline.config import IngestJob
-from pipeline.execute import on_ray
-from pipeline.job import Engine, Run, workers_of
-from pipeline.ledger import Receipt, Refusal
-from pipeline.plan import digest
-from pipeline.run_report import new_run_id, peak_bytes, unit_id
-from pipeline.tiles import Index, TileGrid
-from pipeline.unit import Finished, Opened, Unit
-
-# ---------------------------------------------------------------------------------------------------------- tasks
+import hypermend
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.spec import VALID, CubeSpec
+from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.discover import Skipped, discover, from_folder
+from hypermend.catalog.stac.index import search
+from hypermend.catalog.stac.publish import put_item, source_item
+from hypermend.catalog.storage.root import Root, digest, safe_name
+from hypermend.catalog.storage.signing import signer
+from hypermend.pipeline.config import IngestJob
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.engine.worker_memory import peak_bytes
+from hypermend.pipeline.runs.report import new_run_id, unit_id
+from hypermend.pipeline.runs.run import Engine, Run, workers_of
+from hypermend.pipeline.runs.run_log import Receipt, Refusal
+from hypermend.pipeline.runs.unit import Finished, Opened, Unit
+from hypermend.pipeline.tiling.tiles import Index, TileGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +189,6 @@ class IngestWorker:
         return self._cubes[key]
 
 
-# --------------------------------------------------------------------------------------------------------- driver
-
-
 class IngestUnit:
     """One scene's walk from files to a published source cube."""
 
@@ -266,7 +261,7 @@ def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
     """What the job's filters find, in the archive itself or in the STAC source it names."""
     if job.stac is None:
         found = search(
-            catalog.open(job.archive).root,
+            hypermend.open(job.archive).root,
             stage="raw",
             sensor=job.sensor,
             collections=job.collections,

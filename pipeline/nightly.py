@@ -19,21 +19,22 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from catalog.discover import Skipped
-from catalog.errors import ArchiveError, NotFound
-from catalog.lease import Leases
-from catalog.publish import unsigned
-from catalog.readers import READER_VERSION
-from catalog.root import Root
-from catalog.scene import Scene
-from pipeline.choose import possible
-from pipeline.config import NightlyJob
-from pipeline.execute import on_ray
-from pipeline.ingest import ingest, scenes
-from pipeline.job import Engine, Run
-from pipeline.plan import RESULT_VERSION, Refused, digest
-from pipeline.restore import restore
-from pipeline.run_report import SceneResult, new_run_id, unit_id
+from hypermend.catalog.errors import ArchiveError, NotFound
+from hypermend.catalog.readers.scene_reader import READER_VERSION
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.discover import Skipped
+from hypermend.catalog.stac.publish import unsigned
+from hypermend.catalog.storage.leases import Leases
+from hypermend.catalog.storage.root import Root, digest
+from hypermend.pipeline.config import NightlyJob
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.errors import Refused
+from hypermend.pipeline.ingest import ingest, scenes
+from hypermend.pipeline.registry.selection import possible
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.plan import RESULT_VERSION
+from hypermend.pipeline.runs.report import SceneResult, new_run_id, unit_id
+from hypermend.pipeline.runs.run import Engine, Run
 
 Why = Literal["new", "replaced", "failed"]
 STUCK_HOURS = 48.0

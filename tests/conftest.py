@@ -221,7 +221,7 @@ def demo_archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) ->
     """A small demo, run once: its archive, what `run` returned, and what it printed. Read it, or copy it."""
     from rich.console import Console
 
-    from pipeline.demo import run
+    from hypermend.pipeline.demo.driver import run
     from tests.synthetic import SMALL_DEMO
 
     archive = tmp_path_factory.mktemp("demo") / "demo-archive"

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from catalog.root import Root
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.restore import restore
-from pipeline.run_report import RunReport
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.runs.report import RunReport
 from tests.synthetic import enmap_folder
 
 TILES = 24
@@ -45,7 +45,7 @@ def restored_bytes(archive: str) -> dict[str, str]:
 
 def command(archive: str, *options: str) -> list[str]:
     return [
-        sys.executable, "-c", "from pipeline.cli import main; main()", "restore", "--archive", archive,
+        sys.executable, "-c", "from hypermend.pipeline.cli.main import main; main()", "restore", "--archive", archive,
         "--model", MODEL, "--tile-px", "16", "--workers", "2", "--json", *options,
     ]  # fmt: skip
 

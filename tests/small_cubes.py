@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from catalog.cube import Cube
-from catalog.cube_layout import SPEC_ATTR, create
-from catalog.root import Root
-from catalog.scene import Asset, Scene
-from catalog.spec import CLOUD, NODATA, VALID, CubeSpec
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import SPEC_ATTR, create
+from hypermend.catalog.cube.spec import CLOUD, NODATA, VALID, CubeSpec
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.storage.root import Root
 
 FILL = -32768
 

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from models import checkpoint
-from models.card import ModelCard
-from models.degrade import UPSAMPLE_TAPS, upsample
-from models.fusion import Adapted, BadPair, Budget, Pair, Setup, State
-from models.restorer import Facts, pack, unpack
-from pipeline.config import RestoreJob
-from pipeline.execute import on_ray
-from pipeline.outcome import Make, Policy, Workers
-from pipeline.restore import restore
+from hypermend.models import checkpoint
+from hypermend.models.card import ModelCard
+from hypermend.models.fuse.protocol import Adapted, BadPair, Budget, Pair, Setup, State
+from hypermend.models.restorer import Facts, pack, unpack
+from hypermend.models.signal.degrade import UPSAMPLE_TAPS, upsample
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.outcome import Make, Policy, Workers
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.restore.driver import restore
 
 CARD = ModelCard(name="stub", architecture="stub-fusion", halo=UPSAMPLE_TAPS)
 
@@ -114,7 +114,7 @@ def engine(make: Make[Any, Any], tasks: Iterator[Any], *, policy: Policy, worker
 
 def main() -> None:
     """A driver of its own: the job as JSON in, the report as JSON out."""
-    from pipeline.cluster import start_ray
+    from hypermend.pipeline.engine.cluster import start_ray
 
     checkpoint.FUSIONS["stub-fusion"] = StubFusion
     start_ray(address=None)

@@ -12,9 +12,9 @@ import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
 
-from catalog.sensors import sensor
-from pipeline.demo_files import Place, write_enmap_tiles, write_hyperion_files
-from pipeline.demo_scenes import DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
+from hypermend.catalog.sensors import sensor
+from hypermend.pipeline.demo.deliveries import Place, write_enmap_tiles, write_hyperion_files
+from hypermend.pipeline.demo.scenes import DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 
 BERLIN = Place(crs="EPSG:32633", west=366000.0, north=5810000.0)
 SMALL_DEMO = DemoSize(enmap_px=(64, 96), hyperion_px=(48, 80), pair_px=(32, 48), delivery_px=32, tile_px=48)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cluster
-from catalog.root import Root
+from hypermend.catalog.storage.root import Root
 
 
 @pytest.mark.fault

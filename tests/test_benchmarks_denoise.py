@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import denoise, denoise_real
-from models import checkpoint
-from models.denoiser import StasModel
+from hypermend.models import checkpoint
+from hypermend.models.denoise.model import StasModel
 
 
 @pytest.fixture(scope="module")

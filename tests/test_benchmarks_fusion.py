@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import fusion, fusion_real
-from models import degrade
-from pipeline import kernels
+from hypermend.models.signal import degrade
+from hypermend.pipeline.evaluate import kernels
 from tests.test_models_blur import bent
 from tests.test_models_least_squares import spectra
 

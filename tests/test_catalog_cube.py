@@ -24,11 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.xr import xr_coords  # noqa: F401 (ds.odc)
 
-from catalog.cube import Cube
-from catalog.cube_layout import create, open_cube, read_spec
-from catalog.errors import ArchiveError, BadCube, NotFound
-from catalog.root import Root
-from catalog.spec import NODATA, VALID, CubeSpec
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create, open_cube, read_spec
+from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
+from hypermend.catalog.errors import ArchiveError, BadCube, NotFound
+from hypermend.catalog.storage.root import Root
 from tests.small_cubes import FILL, assert_cube, make_cube, make_pixels, make_spec, write_tiles
 
 PATH = "restored/scene/plan.zarr"
@@ -369,8 +369,8 @@ def test_a_kill_between_fold_and_cleaning_up_loses_nothing(tmp_path: Path) -> No
 
 KILLED = """
 import sys, numpy as np
-from catalog.cube import Cube
-from catalog.root import Root
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.storage.root import Root
 from tests.small_cubes import make_pixels, write_tiles
 cube = Cube(Root(sys.argv[1]), sys.argv[2])
 stored, flags = make_pixels(cube.spec)

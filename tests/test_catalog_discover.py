@@ -14,11 +14,11 @@ import pytest
 import rasterio
 from affine import Affine
 
-from catalog import readers_fetch
-from catalog.discover import Select, Skipped, discover, from_folder
-from catalog.errors import BadAsset, BadSensor, NotFound, Unreachable
-from catalog.scene import Scene
-from catalog.stac_item import from_item, to_item
+from hypermend.catalog.errors import BadAsset, BadSensor, NotFound, Unreachable
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.discover import Select, Skipped, discover, from_folder
+from hypermend.catalog.stac.item import from_item, to_item
+from hypermend.catalog.storage import fetch
 
 Api = Callable[[Sequence[Mapping[str, Any]]], str]
 
@@ -108,7 +108,7 @@ def test_an_item_without_geometry_goes_through_an_api(stac_api: Api) -> None:
 def test_enmap_through_a_real_api_to_pixels(
     shared_data: Path, stac_api: Api, http_server: Callable[[Path], str]
 ) -> None:
-    from catalog.readers import open_scene
+    from hypermend.catalog.readers.scene_reader import open_scene
 
     folder = shared_data / "enmap_potsdam"
     (local,) = from_folder(folder, sensor="enmap", collection="enmap")
@@ -178,7 +178,7 @@ class Dying(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(readers_fetch, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(fetch, "FIRST_WAIT_S", 0.01)
     Dying.calls = 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Dying)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -192,7 +192,7 @@ def test_f14_a_search_that_dies_says_where_after_its_retries(dying: str) -> None
     found: list[str] = []
     with pytest.raises(Unreachable, match=r"died at page 3 after 10 items.*503"):
         found.extend(one.id for one in discover(dying))
-    assert len(found) == 10 and Dying.calls == readers_fetch.TRIES
+    assert len(found) == 10 and Dying.calls == fetch.TRIES
 
 
 def test_no_api_there() -> None:

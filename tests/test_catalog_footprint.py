@@ -6,7 +6,7 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from catalog.footprint import footprint
+from hypermend.catalog.grids import footprint
 
 LOCAL = 'LOCAL_CS["a desk",UNIT["metre",1]]'
 # A zone that no UTM has: found in headers with a flipped bit.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from catalog.discover import discover
-from catalog.errors import BadAsset
-from catalog.hrefs import ALLOWED_HOSTS, refuse_host
-from catalog.readers_fetch import Reach
+from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.stac.discover import discover
+from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.hrefs import ALLOWED_HOSTS, refuse_host
 
 METADATA = (
     "http://169.254.169.254/latest/meta-data/iam/",

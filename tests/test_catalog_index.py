@@ -15,12 +15,13 @@ import pystac
 import pytest
 import xarray as xr
 
-import catalog
-from catalog import index
-from catalog.errors import ArchiveError, BadSensor, Refused
-from catalog.publish import item_key, put_item, source_item
-from catalog.root import Root
-from catalog.stac_item import from_item
+import hypermend
+from hypermend.catalog.errors import ArchiveError, BadSensor, Refused
+from hypermend.catalog.keys import item_key
+from hypermend.catalog.stac import index
+from hypermend.catalog.stac.item import from_item
+from hypermend.catalog.stac.publish import put_item, source_item
+from hypermend.catalog.storage.root import Root
 from tests.small_cubes import make_scene, make_spec
 
 BOX = [9.0, 45.0, 9.5, 45.5]
@@ -94,7 +95,7 @@ def of_another_make(root: Root) -> None:
 
 
 def compacted(root: Root) -> None:
-    assert catalog.Archive(root=root).reindex() == 4
+    assert hypermend.Archive(root=root).reindex() == 4
     assert all("compact" in e.key for e in root.list("index"))
 
 
@@ -105,9 +106,9 @@ def partly_lost(root: Root) -> None:
 @pytest.mark.parametrize("happens", [gone, damaged, of_another_make, compacted, partly_lost])
 def test_the_answer_does_not_depend_on_the_index(root: Root, happens: Callable[[Root], None]) -> None:
     fill_archive(root)
-    before = json.dumps(catalog.feature_collection(index.search(root)))
+    before = json.dumps(hypermend.feature_collection(index.search(root)))
     happens(root)
-    assert json.dumps(catalog.feature_collection(index.search(root))) == before
+    assert json.dumps(hypermend.feature_collection(index.search(root))) == before
     assert ids(root, bbox=BOX) == ["enmap-source/S1"]
     assert put_item(root, make_scene("S3", day=26), run="first") > 0  # and publishing goes on
     assert "enmap/S3" in ids(root)
@@ -163,7 +164,7 @@ def test_an_item_that_cannot_be_read_is_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert len(ids(root)) == 4
     assert all(f"{name}.json" in caplog.text for name in ("torn", "list", "no-id", "alien"))
-    assert catalog.open(tmp_path).reindex() == 4
+    assert hypermend.open(tmp_path).reindex() == 4
 
 
 def test_parts_of_a_run_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +184,7 @@ def test_what_query_prints_is_a_valid_item_collection_that_opens(tmp_path: Path)
     root = Root(tmp_path)
     fill_archive(root)
     make_cube(root, "source/S1/i.zarr", make_spec())
-    printed = json.loads(json.dumps(catalog.feature_collection(index.search(root))))
+    printed = json.loads(json.dumps(hypermend.feature_collection(index.search(root))))
     items = list(pystac.ItemCollection.from_dict(printed))
     assert len(items) == 4
     ds = xr.open_zarr(next(i for i in items if "cube" in i.assets).assets["cube"].href)
@@ -197,7 +198,7 @@ def test_the_served_archive_answers_a_stac_api_client(
 
     root = Root(tmp_path)
     fill_archive(root)
-    url = stac_api(catalog.feature_collection(index.search(root))["features"])
+    url = stac_api(hypermend.feature_collection(index.search(root))["features"])
     found = pystac_client.Client.open(url).search(collections=["enmap-source"], bbox=BOX).item_collection()
     assert [i.id for i in found] == ["S1"]
 
@@ -219,29 +220,30 @@ def dataset(wavelength: list[float], fwhm: list[float], good: list[bool] | None 
 
 def test_nearest_takes_good_bands_in_the_order_asked_for() -> None:
     ds = dataset([400, 500, 510, 600], [10, 10, 10, 10], [True, True, False, True])
-    assert catalog.nearest(ds, [590, 509, 400]).band.values.tolist() == [4, 2, 1]
+    assert hypermend.nearest(ds, [590, 509, 400]).band.values.tolist() == [4, 2, 1]
     ds["good"][:] = False
-    assert catalog.nearest(ds, [509]).band.values.tolist() == [3]
+    assert hypermend.nearest(ds, [509]).band.values.tolist() == [3]
 
 
 def test_where_detectors_overlap_the_narrower_band_is_taken() -> None:
     ds = dataset([900, 905.0, 905.5, 910], [10, 12, 8, 10])
-    assert catalog.nearest(ds, [905]).band.values.tolist() == [3]
-    assert catalog.nearest(ds, [907.6]).band.values.tolist() == [3]
-    assert catalog.nearest(dataset([900.0, 900.0], [np.nan, np.nan]), [901]).band.values.tolist() == [1]
+    assert hypermend.nearest(ds, [905]).band.values.tolist() == [3]
+    assert hypermend.nearest(ds, [907.6]).band.values.tolist() == [3]
+    assert hypermend.nearest(dataset([900.0, 900.0], [np.nan, np.nan]), [901]).band.values.tolist() == [1]
 
 
 def test_a_wavelength_outside_the_cube_is_refused() -> None:
     ds = dataset([400.0, 500.0], [10, 10])
-    assert catalog.nearest(ds, [395, 505]).band.values.tolist() == [1, 2]
+    assert hypermend.nearest(ds, [395, 505]).band.values.tolist() == [1, 2]
     with pytest.raises(Refused, match=r"1400 nm is outside this cube: its bands reach from 400\.0 to 500\.0"):
-        catalog.nearest(ds, [450, 1400])
+        hypermend.nearest(ds, [450, 1400])
 
 
 def test_arrow_leaves_no_threads_behind(tmp_path: Path) -> None:
     """Its pools have been seen to abort the interpreter at exit: an innocent verb then ends with -6."""
     code = (
-        "import os, sys; import pyarrow; from catalog import index; from catalog.root import Root\n"
+        "import os, sys; import pyarrow; from hypermend.catalog.stac import index\n"
+        "from hypermend.catalog.storage.root import Root\n"
         "count = lambda: len(os.listdir('/proc/self/task'))\n"
         "root = Root(sys.argv[1])\n"
         "root.put('index/c/a.parquet', index._parquet([dict.fromkeys(index._SCHEMA.names)]))\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from catalog.lease import Leases
-from catalog.root import Root
+from hypermend.catalog.storage.leases import Leases
+from hypermend.catalog.storage.root import Root
 
 KEY = "leases/restore-denoise/S1.json"
 
@@ -81,8 +81,8 @@ def test_a_living_driver_renews_its_lease(tmp_path: Path) -> None:
 def test_f06_the_lease_of_a_killed_process_is_free_at_once(root: Root) -> None:
     code = f"""
 import os, signal
-from catalog.lease import Leases
-from catalog.root import Root
+from hypermend.catalog.storage.leases import Leases
+from hypermend.catalog.storage.root import Root
 assert Leases(Root({root.url!r}), what="doomed").take({KEY!r}) is None
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -12,15 +12,15 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.errors import BadSensor, Refused
-from catalog.guide import SQUARE_PX, GuideOnGrid
-from catalog.pairing import GuideScenes, offset_on, refined, scale_between, stem
-from catalog.root import Root
-from catalog.scene import Scene
-from catalog.sensors import seen, sensor
-from catalog.spec import CLOUD, VALID, CubeSpec
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.spec import CLOUD, VALID, CubeSpec
+from hypermend.catalog.errors import BadSensor, Refused
+from hypermend.catalog.pairs.guide import SQUARE_PX, GuideOnGrid
+from hypermend.catalog.pairs.pairing import GuideScenes, offset_on, refined, scale_between, stem
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.sensors import seen, sensor
+from hypermend.catalog.storage.root import Root
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
 UTM32 = "EPSG:32632"

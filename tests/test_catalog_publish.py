@@ -11,11 +11,13 @@ import pytest
 import xarray as xr
 from pystac.validation import validate_dict
 
-import catalog
-from catalog.errors import NotFound, Refused
-from catalog.publish import cube_key, item_key, put_item, rebuild_catalogs, restored_item, source_item
-from catalog.root import Root
-from catalog.scene import Asset, Scene
+import hypermend
+from hypermend.catalog.errors import NotFound, Refused
+from hypermend.catalog.keys import cube_key, item_key
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.stac.browse import rebuild_catalogs
+from hypermend.catalog.stac.publish import put_item, restored_item, source_item
+from hypermend.catalog.storage.root import Root
 from tests.small_cubes import assert_cube, make_cube, make_scene, make_spec
 
 KEYS = {"source": "source/S1/i1.zarr", "restored": "restored/S1/p1.zarr"}
@@ -31,7 +33,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
 def publish_all(root: Root, scene: Scene) -> dict[str, Scene]:
     """The scene raw, as source cube and restored; what `search` says of each."""
     put_item(root, scene, run="catalog")
-    archive = catalog.Archive(root=root)
+    archive = hypermend.Archive(root=root)
     spec = make_spec()
     put_item(root, source_item(scene, spec, key=KEYS["source"], ingest_id="i1", valid_fraction=0.98), run="ingest")
     source = archive.search(stage="source", ids=[scene.id])[0].scene
@@ -58,7 +60,7 @@ def test_a_scene_walks_through_its_three_stages(root: Root) -> None:
     assert last.grid == make_spec().grid
     with pytest.raises(Refused, match="ingest it first"):
         cube_key(found["raw"])
-    item = catalog.Archive(root=root).search(stage="restored")[0]
+    item = hypermend.Archive(root=root).search(stage="restored")[0]
     ds = item.dataset()
     assert_cube(ds)
     assert ds.reflectance.chunks is not None  # lazy
@@ -79,14 +81,14 @@ def test_twice_writes_nothing(root: Root) -> None:
 def test_a_new_package_version_alone_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Root(tmp_path)
     found = publish_all(root, make_scene())
-    monkeypatch.setattr("catalog.publish.metadata.version", lambda name: "99.0")
+    monkeypatch.setattr("hypermend.catalog.stac.publish.metadata.version", lambda name: "99.0")
     assert put_item(root, restored(found["source"]), run="again") == 0
 
 
 def test_a_new_plan_replaces_the_item_in_one_put(root: Root) -> None:
     found = publish_all(root, make_scene())
     assert put_item(root, restored(found["source"], "p2"), run="later") > 0
-    items = catalog.Archive(root=root).search(stage="restored")
+    items = hypermend.Archive(root=root).search(stage="restored")
     assert [cube_key(i.scene) for i in items] == ["restored/S1/p2.zarr"]
 
 
@@ -153,7 +155,7 @@ def test_hrefs_inside_are_relative_and_move_with_the_archive(tmp_path: Path) -> 
     assert stored["assets"]["image"]["href"] == "../../../deliveries/a.tif"
     assert stored["assets"]["more"]["href"] == str(tmp_path / "here-too" / "b.tif")
     (tmp_path / "here").rename(tmp_path / "there")
-    moved = catalog.open(tmp_path / "there")
+    moved = hypermend.open(tmp_path / "there")
     assert moved.search(stage="raw")[0].scene.assets["image"].href == str(tmp_path / "there/deliveries/a.tif")
     assert moved.search(stage="source")[0].scene.assets["cube"].href == str(tmp_path / "there" / KEYS["source"])
 
@@ -192,8 +194,8 @@ def test_broken_catalogs_hide_no_item_and_are_mended(tmp_path: Path) -> None:
     clean = {key: json.loads(root.get(key)) for key in catalogs}
     for key in catalogs:
         root.put(key, b"{")
-    assert len(catalog.open(tmp_path).search()) == 6
-    assert catalog.open(tmp_path).reindex() == 6
+    assert len(hypermend.open(tmp_path).search()) == 6
+    assert hypermend.open(tmp_path).reindex() == 6
     mended = {key: json.loads(root.get(key)) for key in catalogs}
     for key, document in clean.items():
         assert sorted(map(str, document.pop("links"))) == sorted(map(str, mended[key].pop("links")))
@@ -212,9 +214,9 @@ def test_a_lost_link_comes_back_with_the_next_put(tmp_path: Path) -> None:
 
 def test_an_empty_archive_has_no_catalog(tmp_path: Path) -> None:
     rebuild_catalogs(Root(tmp_path))
-    assert catalog.open(tmp_path).reindex() == 0 and not list(Root(tmp_path).list(""))
+    assert hypermend.open(tmp_path).reindex() == 0 and not list(Root(tmp_path).list(""))
     with pytest.raises(NotFound, match="no archive at"):
-        catalog.open(tmp_path / "nowhere")
+        hypermend.open(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 

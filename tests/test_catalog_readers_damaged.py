@@ -13,9 +13,9 @@ import pytest
 import rasterio
 import scipy.io
 
-from catalog.discover_folder import Skipped, from_folder
-from catalog.errors import ArchiveError
-from catalog.readers import open_scene
+from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.readers.folder import Skipped, from_folder
+from hypermend.catalog.readers.scene_reader import open_scene
 from tests.test_catalog_readers_envi import write as write_envi
 from tests.test_catalog_readers_hdf import emit, prisma
 from tests.test_catalog_readers_png import stack

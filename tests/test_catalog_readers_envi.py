@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalog.discover import Skipped, from_folder
-from catalog.errors import BadAsset, NotFound
-from catalog.readers import open_scene
-from catalog.readers_envi import parse_header
-from catalog.scene import Scene
-from catalog.spec import NODATA
+from hypermend.catalog.cube.spec import NODATA
+from hypermend.catalog.errors import BadAsset, NotFound
+from hypermend.catalog.readers.envi import parse_header
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.discover import Skipped, from_folder
 
 BANDS = [2, 0, 1]  # wavelengths 500, 600, 450: not sorted
 

@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from catalog.errors import BadAsset, NotFound
-from catalog.readers import open_scene
-from catalog.scene import Asset, Scene
-from catalog.sensors import sensor
-from catalog.spec import NODATA, VALID
+from hypermend.catalog.cube.spec import NODATA, VALID
+from hypermend.catalog.errors import BadAsset, NotFound
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import sensor
 
 SIZE = (6, 5)
 

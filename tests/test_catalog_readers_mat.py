@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import scipy.io
 
-from catalog.discover import from_folder
-from catalog.errors import BadAsset, Refused
-from catalog.readers import open_scene
-from catalog.scene import Asset, Scene
-from catalog.sensors import sensor
+from hypermend.catalog.errors import BadAsset, Refused
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import sensor
+from hypermend.catalog.stac.discover import from_folder
 
 RNG = np.random.default_rng(0)
 

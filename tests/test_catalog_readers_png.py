@@ -9,11 +9,11 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from catalog.discover import Skipped, from_folder
-from catalog.errors import BadAsset, Refused
-from catalog.readers import open_scene
-from catalog.scene import Scene
-from catalog.stac_item import from_item, to_item
+from hypermend.catalog.errors import BadAsset, Refused
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.discover import Skipped, from_folder
+from hypermend.catalog.stac.item import from_item, to_item
 
 
 def stack(folder: Path, size: tuple[int, int] = (6, 8)) -> tuple[Path, np.ndarray]:

@@ -22,14 +22,14 @@ import pytest
 import rasterio
 from affine import Affine
 
-from catalog import readers_fetch
-from catalog.discover import discover, from_folder
-from catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
-from catalog.readers import open_scene
-from catalog.readers_fetch import Reach
-from catalog.scene import Scene
-from catalog.sign import Signed
-from catalog.stac_item import from_item, to_item
+from hypermend.catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.discover import discover, from_folder
+from hypermend.catalog.stac.item import from_item, to_item
+from hypermend.catalog.storage import fetch
+from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.signing import Signed
 
 SERVER = r"""
 import json, re, sys, time
@@ -154,8 +154,8 @@ def faulty(tmp_path: Path) -> Iterator[Callable[[Path], Faulty]]:
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waits are what they are; tests need not sit them out."""
-    monkeypatch.setattr(readers_fetch, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setitem(readers_fetch.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.02")
+    monkeypatch.setattr(fetch, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setitem(fetch.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.02")
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def by_gdal(server: Faulty) -> list[dict[str, Any]]:
 def test_gdal_itself_follows_redirects_wherever_they_lead(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
     """The reason why they are followed before GDAL is asked. Fails on the day on which it need not be any more."""
     door, house = faulty(cog.parent), faulty(cog.parent)
-    options = {**readers_fetch.GDAL_OPTIONS, "GDAL_HTTP_FOLLOWLOCATION": "NO", "GDAL_HTTP_MAXREDIRS": "0"}
+    options = {**fetch.GDAL_OPTIONS, "GDAL_HTTP_FOLLOWLOCATION": "NO", "GDAL_HTTP_MAXREDIRS": "0"}
     with rasterio.Env(**options), rasterio.open(f"/vsicurl/{door.url}/moved/a.tif?{house.url}/plain/a.tif") as file:
         assert file.count == 9
     assert by_gdal(door) and by_gdal(house)
@@ -539,4 +539,4 @@ def test_f10_waiting_is_bounded(cog: Path, faulty: Callable[[Path], Faulty]) -> 
     began = time.monotonic()
     with pytest.raises(Unreachable):
         Reach().stat(f"{server.url}/fail503x999/a.tif")
-    assert len(server.requests()) == readers_fetch.TRIES and time.monotonic() - began < 20
+    assert len(server.requests()) == fetch.TRIES and time.monotonic() - began < 20

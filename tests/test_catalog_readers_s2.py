@@ -11,13 +11,13 @@ import pytest
 import rasterio
 from affine import Affine
 
-from catalog import readers_s2
-from catalog.discover import from_folder
-from catalog.errors import BadAsset, Refused
-from catalog.readers import open_scene
-from catalog.scene import Asset, Scene
-from catalog.sensors import sensor
-from catalog.spec import CLOUD, NODATA, SATURATED, SHADOW, SNOW, VALID
+from hypermend.catalog.cube.spec import CLOUD, NODATA, SATURATED, SHADOW, SNOW, VALID
+from hypermend.catalog.errors import BadAsset, Refused
+from hypermend.catalog.readers import sentinel2
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import sensor
+from hypermend.catalog.stac.discover import from_folder
 
 ESA = "S2A_MSIL2A_20221106T155441_N{}_R054_T17SPR_20221106T204155"
 V4, V3 = {"s2:processing_baseline": "05.09"}, {"s2:processing_baseline": "03.01"}
@@ -77,15 +77,15 @@ def test_the_offset_is_applied_exactly_once(
     told = None if item_offset is None else (1e-4, item_offset)
     if expected == "refused":
         with pytest.raises(Refused, match="hypermend:s2_offset"):
-            readers_s2.scaling(scene(id, properties), "uint16", told, asset)
+            sentinel2.scaling(scene(id, properties), "uint16", told, asset)
         return
-    scale, offset, why = readers_s2.scaling(scene(id, properties), "uint16", told, asset)
+    scale, offset, why = sentinel2.scaling(scene(id, properties), "uint16", told, asset)
     assert (scale, offset) == (1e-4, expected) and why
 
 
 def test_floats_are_reflectance_already() -> None:
     asset = Asset(key="B02", href="/x.tif")
-    assert readers_s2.scaling(scene(ESA.format("0509")), "float32", None, asset)[:2] == (1.0, 0.0)
+    assert sentinel2.scaling(scene(ESA.format("0509")), "float32", None, asset)[:2] == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_floats_are_reflectance_already() -> None:
 )
 def test_classes_become_reasons(value: int, flag: int) -> None:
     flags = np.full((1, 1), VALID, np.uint8)
-    assert readers_s2.flagged(flags, np.full((1, 1), value, np.uint8))[0, 0] == flag
+    assert sentinel2.flagged(flags, np.full((1, 1), value, np.uint8))[0, 0] == flag
 
 
 def product(folder: Path, size_px: int = 12) -> tuple[Scene, dict[str, np.ndarray]]:
@@ -192,7 +192,7 @@ def test_of_several_resolutions_the_asked_one_is_taken() -> None:
 
     offered = [band("blue", 10), band("blue_20m", 20), band("blue_60m", 60), band("blue-jp2", 10)]
     for gsd, key in [(None, "blue"), (10, "blue"), (20, "blue_20m"), (60, "blue_60m"), (30, "blue_20m")]:
-        assert [a.key for a in readers_s2.pick(offered, None, gsd, "x")] == [key]
+        assert [a.key for a in sentinel2.pick(offered, None, gsd, "x")] == [key]
 
 
 def test_bolzano_sample(shared_data: Path) -> None:

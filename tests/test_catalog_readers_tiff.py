@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from catalog.discover import Skipped, from_folder
-from catalog.errors import BadAsset, NotFound
-from catalog.readers import Source, open_scene
-from catalog.scene import Asset, Scene
-from catalog.sensors import sensor
-from catalog.spec import NODATA, VALID
+from hypermend.catalog.cube.spec import NODATA, VALID
+from hypermend.catalog.errors import BadAsset, NotFound
+from hypermend.catalog.readers.scene_reader import Source, open_scene
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import sensor
+from hypermend.catalog.stac.discover import Skipped, from_folder
 
 ORIGIN = (366000.0, 5810000.0)
 
@@ -402,7 +402,7 @@ def test_landsat_delivery(shared_data: Path) -> None:
 
 
 def test_the_static_stac_example(shared_data: Path) -> None:
-    from catalog.discover import discover
+    from hypermend.catalog.stac.discover import discover
 
     found = list(discover(shared_data / "stac" / "recursive-stac-example", sensor="sentinel2a"))
     assert len(found) == 3 and not any(isinstance(f, Skipped) for f in found)

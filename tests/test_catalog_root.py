@@ -17,9 +17,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from catalog.cube import Cube
-from catalog.errors import ArchiveError, NotFound, Refused, Unreachable
-from catalog.root import Root, redact, safe_name
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.errors import ArchiveError, NotFound, Refused, Unreachable
+from hypermend.catalog.storage.root import Root, redact, safe_name
 from tests.small_cubes import make_cube, make_spec
 
 
@@ -117,7 +117,7 @@ def test_a_bucket_that_is_not_there_or_not_reached(moto_s3: str, monkeypatch: py
         Root("s3://no-such-bucket-of-ours").put("a", b"")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
-    monkeypatch.setattr("catalog.root._RETRY", {"max_retries": 1})
+    monkeypatch.setattr("hypermend.catalog.storage.root._RETRY", {"max_retries": 1})
     with pytest.raises(Unreachable) as error:
         Root("s3://bucket/x").get("a")
     assert error.value.transient
@@ -180,7 +180,7 @@ def flaky(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Flaky]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     quick = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20), "base": 2}
-    monkeypatch.setattr("catalog.root._RETRY", {"max_retries": 3, "backoff": quick})
+    monkeypatch.setattr("hypermend.catalog.storage.root._RETRY", {"max_retries": 3, "backoff": quick})
     yield Flaky
     server.shutdown()
     server.server_close()
@@ -245,7 +245,7 @@ def test_f20_a_password_in_the_stores_address_is_never_printed(monkeypatch: pyte
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "SECRET")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:SECRET@127.0.0.1:9")
-    monkeypatch.setattr("catalog.root._RETRY", {"max_retries": 0})
+    monkeypatch.setattr("hypermend.catalog.storage.root._RETRY", {"max_retries": 0})
     root = Root("s3://bucket/archive")
     for act in (lambda: root.get("a"), lambda: root.put("a", b""), lambda: list(root.list("a"))):
         with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9/bucket") as error:

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from catalog.errors import BadItem
-from catalog.hrefs import resolve_href, shown
-from catalog.scene import Asset, Scene
-from catalog.stac_item import facts_of, from_item, items_in, to_item
+from hypermend.catalog.errors import BadItem
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.stac.item import facts_of, from_item, items_in, to_item
+from hypermend.catalog.storage.hrefs import resolve_href, shown
 
 GRID = GeoBox((20, 30), Affine(30, 0, 366000, 0, -30, 5810000), "EPSG:32633")
 POLYGON = {"type": "Polygon", "coordinates": [[[13, 52], [14, 52], [14, 53], [13, 53], [13, 52]]]}

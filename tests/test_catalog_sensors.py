@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from catalog import sensors
-from catalog.errors import BadSensor
+from hypermend.catalog import sensors
+from hypermend.catalog.errors import BadSensor
 
 NAMES = [
     "ali",

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from catalog.errors import Refused, Unreachable
-from catalog.readers_fetch import Reach
-from catalog.sign import Earthdata, PlanetaryComputer, RequesterPays, Unsigned, signer
+from hypermend.catalog.errors import Refused, Unreachable
+from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.signing import Earthdata, PlanetaryComputer, RequesterPays, Unsigned, signer
 
 BLOB = "https://acc.blob.core.windows.net/container/x/a.tif"
 

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from kubernetes_validate import ValidationError, validate
 
-from pipeline import metrics
-from pipeline.config import IngestJob, NightlyJob, load_job, parse
+from hypermend.pipeline.config import IngestJob, NightlyJob, load_job, parse
+from hypermend.pipeline.engine import prometheus
 from tests.test_docs import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -256,5 +256,5 @@ def test_the_dashboard_draws_metrics_that_exist() -> None:
         for target in panel["targets"]
         for name in re.findall(r"ray_(hypermend_\w+)", target["expr"])
     }
-    source = Path(metrics.__file__).read_text()
+    source = Path(prometheus.__file__).read_text()
     assert drawn == set(re.findall(r'"(hypermend_\w+)"', source))

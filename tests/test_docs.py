@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
+from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [

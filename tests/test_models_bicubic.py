@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.bicubic import REACH, enlarge, reduce, resize
+from hypermend.models.signal.bicubic import REACH, enlarge, reduce, resize
 
 
 def image(*shape: int) -> torch.Tensor:

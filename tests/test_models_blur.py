@@ -9,9 +9,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models import blur, degrade
-from models.blur import Blur
-from models.fusion import BadPair, Pair, Setup
+from hypermend.models.fuse import blur
+from hypermend.models.fuse.blur import Blur
+from hypermend.models.fuse.protocol import BadPair, Pair, Setup
+from hypermend.models.signal import degrade
 
 P = np.array([[0.6, 0.4, 0, 0, 0, 0], [0, 0.2, 0.5, 0.3, 0, 0], [0, 0, 0, 0.1, 0.5, 0.4]], np.float32)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import careful
-from models.careful import CELL, HALO, Careful, Fit, detail
-from models.metrics import psnr, sam
-from models.subspace import Subspace, moments, subspace
+from hypermend.models.denoise import low_noise
+from hypermend.models.denoise.low_noise import CELL, HALO, Careful, Fit, detail
+from hypermend.models.signal.metrics import psnr, sam
+from hypermend.models.signal.subspace import Subspace, moments, subspace
 
 STD = 0.004
 
@@ -121,7 +121,7 @@ def test_reach() -> None:
     moved[:, 80, 80] += 0.2
     before, after = (restorer(torch.from_numpy(c)[None])[0] for c in (cube, moved))
     changed = ((before - after).abs().amax(dim=0) > 0).nonzero()
-    assert int((changed - 80).abs().max()) <= careful.HALO
+    assert int((changed - 80).abs().max()) <= low_noise.HALO
 
 
 def test_wrong_number_of_bands_is_named() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import checkpoint
-from models.card import BadCard, ModelCard
-from models.restorer import Chain, Identity, pack, unpack
+from hypermend.models import checkpoint
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.restorer import Chain, Identity, pack, unpack
 
 CARD = ModelCard(
     name="a", architecture="identity", accepts_range_nm=(400.0, 700.0), quantity=("reflectance",), trained_on=("x", "y")

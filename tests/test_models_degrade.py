@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import degrade
+from hypermend.models.signal import degrade
 
 
 def test_gaussian_follows_the_protocols_generator() -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from models import checkpoint
-from models.card import BadCard, ModelCard
-from models.denoiser import CONTEXT, Gate, StasModel, network
-from models.metrics import psnr, sam
-from models.restorer import Facts, Window
-from models.stas import COUNTED, Genotype
-from models.subspace import FACTORS, Subspace, moments, subspace
+from hypermend.models import checkpoint
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.denoise.model import CONTEXT, Gate, StasModel, network
+from hypermend.models.denoise.stas import COUNTED, Genotype
+from hypermend.models.restorer import Facts, Window
+from hypermend.models.signal.metrics import psnr, sam
+from hypermend.models.signal.subspace import FACTORS, Subspace, moments, subspace
 
 GENOTYPE = Genotype(("conv3",) * 10)
 SUBSPACE: dict[str, Any] = {

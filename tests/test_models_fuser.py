@@ -10,15 +10,16 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models import adapter, checkpoint
-from models.card import BadCard, ModelCard
-from models.degrade import blur_down, gaussian, gaussian_kernel, snr_std
-from models.fuser import UalModel
-from models.fusion import Adapted, BadPair, Budget, Pair, Setup
-from models.fusion_samples import FusionSampleSettings, batches, kernel, loss, mistaken, realise, response
-from models.local_map import GUIDE_HALO, HALO
-from models.restorer import Facts
-from models.spread import NEAR, Spread
+from hypermend.models import checkpoint
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.fuse import adaptation
+from hypermend.models.fuse.correction_net import NEAR, Spread
+from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
+from hypermend.models.fuse.model import UalModel
+from hypermend.models.fuse.protocol import Adapted, BadPair, Budget, Pair, Setup
+from hypermend.models.fuse.samples import FusionSampleSettings, batches, kernel, loss, mistaken, realise, response
+from hypermend.models.restorer import Facts
+from hypermend.models.signal.degrade import blur_down, gaussian, gaussian_kernel, snr_std
 
 SCALE, BANDS = 4, 12
 CONFIG = {"channels": 5, "width": 4, "depth": 1, "stages": 1}
@@ -73,7 +74,7 @@ def test_a_new_network_is_the_training_free_start(ready: tuple[UalModel, Pair, S
     model, pair, _, facts = ready
     start = model.start.bind(facts)(torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None])[0]
     assert torch.equal(fuse(model_of(silent=True), facts, pair), start)
-    torch.testing.assert_close(fuse(model, facts, pair, adapter.silent()), start)
+    torch.testing.assert_close(fuse(model, facts, pair, adaptation.silent()), start)
     assert not torch.allclose(fuse(model, facts, pair), start)
 
 
@@ -127,7 +128,7 @@ def test_adaptation_is_deterministic_and_keeps_figures(ready: tuple[UalModel, Pa
         k: v for k, v in two.figures.items() if k != "seconds"
     }
     assert one.figures["held_out_last"] <= one.figures["held_out_first"]
-    assert one.figures["steps"] == 20 or one.figures["steps"] % adapter.EVERY == 0
+    assert one.figures["steps"] == 20 or one.figures["steps"] % adaptation.EVERY == 0
     if one.state:
         assert fuse(model, facts, pair, one.state).isfinite().all()
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models import checkpoint, degrade, local_map, metrics
-from models.card import BadCard, ModelCard
-from models.fusion import BadPair, Budget, Pair, Setup
-from models.least_squares import LeastSquaresModel, regression
-from models.pair_moments import pair_moments
+from hypermend.models import checkpoint
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.fuse import local_regression
+from hypermend.models.fuse.least_squares import LeastSquaresModel, regression
+from hypermend.models.fuse.moments import pair_moments
+from hypermend.models.fuse.protocol import BadPair, Budget, Pair, Setup
+from hypermend.models.signal import degrade, metrics
 from tests.test_models_blur import bent, scene
 
 CARD = ModelCard(name="floor", architecture="least-squares", config={"local": False}, halo=40)
@@ -57,7 +59,7 @@ def patches() -> tuple[np.ndarray, Pair, Setup]:
 
 
 def test_the_card_says_how_far_it_reaches(shipped: LeastSquaresModel) -> None:
-    assert (shipped.card.halo, shipped.card.guide_halo) == (local_map.HALO, local_map.GUIDE_HALO)
+    assert (shipped.card.halo, shipped.card.guide_halo) == (local_regression.HALO, local_regression.GUIDE_HALO)
     assert not shipped.adapts
     with pytest.raises(BadCard, match="config"):
         LeastSquaresModel(replace(CARD, config={}), {})

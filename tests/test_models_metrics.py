@@ -14,7 +14,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from models import metrics
+from hypermend.models.signal import metrics
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from models import pilot as module
-from models.pilot import DCT, HALO
+from hypermend.models.signal import dct_shrinkage as module
+from hypermend.models.signal.dct_shrinkage import DCT, HALO
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.samples_bands import band_batches
+from hypermend.models.denoise.samples import band_batches
 
 
 def test_noise_is_added_anew_to_patches_of_the_cubes() -> None:

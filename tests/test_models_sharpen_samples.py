@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.bicubic import enlarge, reduce
-from models.fit import FitSettings, fit
-from models.sharpen_samples import BORDER, PatchSettings, batches, loss, pairs
-from models.ssrnet import SSRNet
+from hypermend.models.fit import FitSettings, fit
+from hypermend.models.sharpen.samples import BORDER, PatchSettings, batches, loss, pairs
+from hypermend.models.sharpen.ssrnet import SSRNet
+from hypermend.models.signal.bicubic import enlarge, reduce
 
 
 def scene(bands: int = 3, h: int = 64, w: int = 72, seed: int = 0) -> np.ndarray:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from models import checkpoint
-from models.bicubic import enlarge, reduce
-from models.card import BadCard, ModelCard
-from models.metrics import psnr, sam
-from models.restorer import Window
-from models.sharpener import SsrnetModel, by_bands, network
+from hypermend.models import checkpoint
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.restorer import Window
+from hypermend.models.sharpen.model import SsrnetModel, by_bands, network
+from hypermend.models.signal.bicubic import enlarge, reduce
+from hypermend.models.signal.metrics import psnr, sam
 
 CONFIG: dict[str, Any] = {"scale": 2, "filters": 4, "modules": 1, "separable": True, "residual": False}
 CARD = ModelCard(name="random", architecture="ssrnet", config=CONFIG, scale=2, halo=9)

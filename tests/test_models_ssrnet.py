@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.bicubic import enlarge
-from models.ssrnet import SSRNet, fold, plain
+from hypermend.models.sharpen.ssrnet import SSRNet, fold, plain
+from hypermend.models.signal.bicubic import enlarge
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from models.stas import CELLS, COUNTED, EDGES, OPS, Edge, Genotype, Stas, fold
+from hypermend.models.denoise.stas import CELLS, COUNTED, EDGES, OPS, Edge, Genotype, Stas, fold
 
 
 def settled(net: Stas) -> Stas:

@@ -8,25 +8,23 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.fit import Batch
-from models.mixed_edge import FORMS, Form, MixedEdge, merge
-from models.stas import EDGES, OPS, Genotype, Stas
-from models.stas_search import (
+from hypermend.models.denoise.stas import EDGES, OPS, Genotype, Stas
+from hypermend.models.denoise.stas_search import (
     SPATIAL,
     SPECTRAL,
     SS1,
     SearchDiverged,
     SearchProgress,
     SearchSettings,
-    SuperNet,
     alpha_rate,
     best_by_edge,
     log_mse,
-    path,
     random_genotype,
     score,
     search,
 )
+from hypermend.models.denoise.supernet import FORMS, Form, MixedEdge, SuperNet, merge, path
+from hypermend.models.fit import Batch
 
 CHANNELS = 2
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.degrade import blur_down
-from models.ual import Adaptation, Degradation, Fusion
+from hypermend.models.fuse.ual import Adaptation, Degradation, Fusion
+from hypermend.models.signal.degrade import blur_down
 
 
 def parameters(net: nn.Module) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.blocks import BlockGrid
-from pipeline.tiles import Window
+from hypermend.pipeline.tiling.blocks import BlockGrid
+from hypermend.pipeline.tiling.tiles import Window
 
 
 @pytest.mark.parametrize(

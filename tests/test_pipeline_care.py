@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import catalog
-from catalog.lease import Leases
-from catalog.marks import Marks
-from catalog.publish import cube_key
-from catalog.root import Root
-from pipeline.cli import app
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.failures import failures, jobs_of
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.prune import prune
-from pipeline.restore import restore
-from pipeline.restore_tasks import Prepare
+import hypermend
+from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.keys import cube_key
+from hypermend.catalog.storage.leases import Leases
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.maintenance.failures import failures, jobs_of
+from hypermend.pipeline.maintenance.prune import prune
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.messages import Prepare
 from tests.synthetic import cave_folder
 
 
-def hypermend(*words: object) -> Result:
+def command(*words: object) -> Result:
     return CliRunner().invoke(app, [str(w) for w in words], catch_exceptions=False)
 
 
@@ -94,20 +94,20 @@ def test_failures_are_read_with_no_cluster_and_retried_by_reason(archive: str, r
     errors: dict[str, Exception] = {"one_ms": ValueError("an odd tile"), "two_ms": MemoryError("too much")}
     report = restore(job_of(archive), engine=failing(errors)).wait()
     assert report.exit_code == 1
-    said = json.loads(hypermend("failures", "--archive", archive, "--json").stdout)["failures"]
+    said = json.loads(command("failures", "--archive", archive, "--json").stdout)["failures"]
     assert {(f["scene"], f["kind"], f["error"]) for f in said} == {
         ("one_ms", "error", "ValueError"),
         ("two_ms", "memory", "MemoryError"),
     }
     assert {(f["run"], f["step"], tuple(map(tuple, f["tiles"]))) for f in said} == {(report.run, "tile", ((0, 0),))}
-    shown = hypermend("failures", "--archive", archive, "--reason", "memory").stdout
+    shown = command("failures", "--archive", archive, "--reason", "memory").stdout
     assert "cave/two_ms tile 0-0, tile: too much" in shown
     assert "one_ms" not in shown
     (job,) = jobs_of(archive, failures(archive, reason="memory"))
     assert job == job_of(archive, scenes=("two_ms",))
-    dry = hypermend("retry", "--archive", archive, "--reason", "memory", "--dry-run")
+    dry = command("retry", "--archive", archive, "--reason", "memory", "--dry-run")
     assert (dry.exit_code, len(failures(archive))) == (0, 2)
-    again = hypermend("retry", "--archive", archive, "--reason", "memory", "--workers", 1, "--json")
+    again = command("retry", "--archive", archive, "--reason", "memory", "--workers", 1, "--json")
     assert again.exit_code == 0, again.output
     (run,) = json.loads(again.stdout)["runs"]
     assert (run["tiles_written"], [s["scene"] for s in run["scenes"]]) == (1, ["two_ms"])
@@ -121,7 +121,7 @@ def test_a_retry_that_finds_nothing_left_to_do_ends_the_failure(archive: str, ra
     time.sleep(1.1)  # the times of items and failures are whole seconds
     report = restore(job_of(archive), engine=failing_to_prepare("one_ms")).wait()
     assert (report.exit_code, [f.scene for f in failures(archive)]) == (1, ["one_ms"])
-    again = hypermend("retry", "--archive", archive, "--reason", "error", "--workers", 1)
+    again = command("retry", "--archive", archive, "--reason", "error", "--workers", 1)
     assert again.exit_code == 0 and "current cave/one_ms" in again.output
     assert failures(archive) == []
     assert [f.scene for f in failures(archive, all_of_them=True)] == ["one_ms"]
@@ -149,9 +149,9 @@ def test_a_scene_that_could_not_be_read_is_ingested_again(archive: str, tmp_path
 
 def test_superseded_cubes_are_pruned_and_nothing_else(archive: str) -> None:
     restore(job_of(archive), engine=serial).wait()
-    old = {cube_key(i.scene) for i in catalog.open(archive).search(stage="restored")}
+    old = {cube_key(i.scene) for i in hypermend.open(archive).search(stage="restored")}
     restore(job_of(archive, tile_px=64), engine=serial).wait()
-    new = {cube_key(i.scene) for i in catalog.open(archive).search(stage="restored")}
+    new = {cube_key(i.scene) for i in hypermend.open(archive).search(stage="restored")}
     # A third plan was begun and not finished: it is not superseded.
     events = iter(restore(job_of(archive, tile_px=16, scenes=("one_ms",)), engine=serial))
     next(events), next(events)
@@ -165,7 +165,7 @@ def test_superseded_cubes_are_pruned_and_nothing_else(archive: str) -> None:
     assert driver.take("leases/restore-denoise/one_ms.json") is None
     assert {one.scene for one in prune(archive, older_than_hours=0, dry_run=True).removed} == {"two_ms"}
     driver.close()
-    answer = json.loads(hypermend("prune", "--archive", archive, "--older-than", 0, "--json").stdout)
+    answer = json.loads(command("prune", "--archive", archive, "--older-than", 0, "--json").stdout)
     assert {one["cube"] for one in answer["removed"]} == old
     left = {e.key for e in Root(archive).list("")}
     stems = tuple(cube.removesuffix("zarr") for cube in old)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline import cluster
-from pipeline.cli import app
-from pipeline.outcome import NoWorkers
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.engine import cluster
+from hypermend.pipeline.engine.outcome import NoWorkers
 from tests.synthetic import cave_folder, enmap_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +132,7 @@ def test_a_cluster_that_cannot_is_told_in_a_line(archive: Path, monkeypatch: pyt
 
 def test_what_ray_says_at_exit_does_not_follow_the_json(tmp_path: Path) -> None:
     code = (
-        "import atexit; from pipeline.cli import main\n"
+        "import atexit; from hypermend.pipeline.cli.main import main\n"
         "atexit.register(lambda: print('(raylet) a worker died [repeated 4x]'))\n"
         "main()"
     )

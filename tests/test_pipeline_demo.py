@@ -14,8 +14,8 @@ import rasterio
 from PIL import Image
 from rich.console import Console
 
-from catalog.sensors import sensor
-from pipeline.demo_scenes import MATERIALS, DemoSize, abundances, spectra, sunlight
+from hypermend.catalog.sensors import sensor
+from hypermend.pipeline.demo.scenes import MATERIALS, DemoSize, abundances, spectra, sunlight
 from tests.synthetic import SMALL_DEMO, enmap_folder, hyperion_folder, small_scene
 
 WHOLE_RANGE_NM = np.arange(400, 2500, 5).tolist()
@@ -112,7 +112,7 @@ def test_the_walk_ends_nearer_to_the_truth_or_where_it_began(demo_archive: tuple
 @pytest.mark.slow
 def test_a_second_run_writes_nothing_and_ends_the_same(demo_archive: tuple[Path, dict[str, Any], str]) -> None:
     archive, first, _ = demo_archive
-    from pipeline.demo import run
+    from hypermend.pipeline.demo.driver import run
 
     before = {path: path.stat().st_mtime_ns for path in archive.rglob("*") if path.is_file()}
     again = run(archive, Console(file=io.StringIO(), width=80), demo_size=SMALL_DEMO)

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from ray.exceptions import ActorDiedError
 
-from pipeline import cluster, execute
-from pipeline.cluster import ask_of
-from pipeline.execute import on_ray, serial
-from pipeline.outcome import WAIT, Done, Failed, FailureKind, NoWorkers, Policy, Wait, Workers
+from hypermend.pipeline.engine import cluster, ray_actors
+from hypermend.pipeline.engine.cluster import ask_of
+from hypermend.pipeline.engine.outcome import WAIT, Done, Failed, FailureKind, NoWorkers, Policy, Wait, Workers
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.engine.serial import serial
 
 
 class Unreachable(Exception):
@@ -149,14 +150,14 @@ def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
 def test_a_cluster_that_others_keep_busy_is_told_with_what_is_free(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execute._Crew, "start_limit_s", 3.0)
-    hold = execute.ray.remote(_Hold).options(num_cpus=2).remote()
+    monkeypatch.setattr(ray_actors._Crew, "start_limit_s", 3.0)
+    hold = ray_actors.ray.remote(_Hold).options(num_cpus=2).remote()
     try:
-        execute.ray.get(hold.ready.remote())
+        ray_actors.ray.get(hold.ready.remote())
         with pytest.raises(NoWorkers, match=r"no worker became ready within 3 s: the cluster has \{.* free; ask for"):
             list(on_ray(make_square, [1], workers=Workers(count=1)))
     finally:
-        execute.ray.kill(hold)
+        ray_actors.ray.kill(hold)
 
 
 class _Hold:
@@ -192,17 +193,17 @@ def test_f04_a_machine_that_leaves_costs_no_try_and_a_process_that_dies_does(
     error: str, alive: bool, tries_left: bool, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """benchmarks.real_cluster kills a real one."""
-    crew = execute._Crew(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
-    monkeypatch.setattr(execute, "living", lambda: {"here": {}} if alive else {"elsewhere": {}})
+    crew = ray_actors._Crew(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
+    monkeypatch.setattr(ray_actors, "living", lambda: {"here": {}} if alive else {"elsewhere": {}})
     died = ActorDiedError(None)
     died._preempted = error == "warned"
-    attempt = execute._Attempt(7, attempts=1)
-    outcomes = list(crew._died(execute._Seat(None, attempt, "here"), died))
+    attempt = ray_actors._Attempt(7, attempts=1)
+    outcomes = list(crew._died(ray_actors._Seat(None, attempt, "here"), died))
     assert (outcomes == []) == tries_left
     if tries_left:
         assert (list(crew._queue), attempt.attempts, attempt.deaths) == ([attempt], 0, 0)
         # One that vanishes again and again is its fault after all; one that warns never is.
-        again = list(crew._died(execute._Seat(None, attempt, "here"), died))
+        again = list(crew._died(ray_actors._Seat(None, attempt, "here"), died))
         assert (again == []) == (error == "warned")
 
 
@@ -232,8 +233,8 @@ SEEN = """
 import os, sys, time
 from pathlib import Path
 import ray
-from pipeline.execute import on_ray
-from pipeline.outcome import Done, Workers
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.engine.outcome import Done, Workers
 ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 folder = sys.argv[1]
 def make():
@@ -267,8 +268,8 @@ from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import ray
 from ray.cluster_utils import Cluster
-from pipeline.execute import on_ray
-from pipeline.outcome import Done, NoWorkers, Workers
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.engine.outcome import Done, NoWorkers, Workers
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)  # "auto" of other tests must not find it
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-import catalog
-from catalog.cube import Cube
-from catalog.errors import BadCube, NotFound
-from catalog.root import Root
-from pipeline.config import RestoreJob
-from pipeline.execute import serial
-from pipeline.restore import restore
-from pipeline.verify import verify
+import hypermend
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.errors import BadCube, NotFound
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.maintenance.verify import verify
+from hypermend.pipeline.restore.driver import restore
 from tests.faults import MODEL, TILES, command, end, marks, restore_here, restored_bytes, start, wait_for, workers_of
 
 
@@ -63,7 +63,7 @@ def test_f03_a_killed_driver_resumes_with_the_same_command(anywhere: str, clean:
         end(process)
     done = marks(archive)
     assert 3 <= done < TILES
-    assert catalog.open(archive).search(stage="restored") == []
+    assert hypermend.open(archive).search(stage="restored") == []
     again = subprocess.run(command(archive), capture_output=True, check=False)
     assert again.returncode == 0, again.stderr.decode()
     assert json.loads(again.stdout)["tiles_written"] <= TILES - done
@@ -121,7 +121,7 @@ def test_f11_damaged_metadata_are_found_and_written_anew(
     archive: str, clean: dict[str, str], name: str, how: bytes | None
 ) -> None:
     restore_here(archive)
-    (item,) = catalog.open(archive).search(stage="restored")
+    (item,) = hypermend.open(archive).search(stage="restored")
     key = str(item.scene.properties["hypermend:cube"])
     victim = Path(archive) / key / name
     victim.unlink() if how is None else victim.write_bytes(how)
@@ -149,9 +149,9 @@ def test_f15_an_unchanged_rerun_writes_nothing(archive: str, clean: dict[str, st
 @pytest.mark.fault
 def test_f15_a_changed_setting_never_resumes_into_the_old_cube(archive: str) -> None:
     restore_here(archive)
-    first = catalog.open(archive).search(stage="restored")[0].scene
+    first = hypermend.open(archive).search(stage="restored")[0].scene
     other = restore(RestoreJob(archive=archive, model=MODEL, tile_px=32), engine=serial).wait()
     assert other.tiles_written == 6
-    (current,) = [item.scene for item in catalog.open(archive).search(stage="restored")]
+    (current,) = [item.scene for item in hypermend.open(archive).search(stage="restored")]
     assert current.properties["hypermend:plan"] != first.properties["hypermend:plan"]
     assert Path(first.assets["cube"].href).exists()  # superseded cubes stay until they are pruned

@@ -20,20 +20,20 @@ import numpy as np
 import obstore
 import pytest
 
-import catalog
-from catalog import lease as lease_module
-from catalog import publish
-from catalog.cube_stores import Writes
-from catalog.publish import cube_key
-from catalog.root import Root
-from pipeline import plan as plan_module
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.failures import failures
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.restore import restore
-from pipeline.run_report import RunReport
-from pipeline.verify import verify
+import hypermend
+from hypermend.catalog.cube.stores import Writes
+from hypermend.catalog.keys import cube_key
+from hypermend.catalog.stac import publish
+from hypermend.catalog.storage import leases as lease_module
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.maintenance.failures import failures
+from hypermend.pipeline.maintenance.verify import verify
+from hypermend.pipeline.restore import plan as plan_module
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.runs.report import RunReport
 from tests.faults import end, marks, restored_bytes, start, wait_for
 from tests.synthetic import enmap_folder
 
@@ -100,7 +100,7 @@ def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
         archive = str(shutil.copytree(ingested, tmp_path / f"{after}"))
         with writes_that_fail(monkeypatch, after, Killed), pytest.raises(Killed):
             restored(archive)
-        found = catalog.open(archive).search(stage="restored")
+        found = hypermend.open(archive).search(stage="restored")
         if found:  # published is whole
             assert verify(archive).torn == ()
         left = min(left, SIX_TILES - marks(archive))
@@ -109,7 +109,7 @@ def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
         assert report.tiles_written <= left, after
         left = report.tiles_written
         assert restored_bytes(archive) == clean, after
-        assert len(catalog.open(archive).search(stage="restored")) == 1
+        assert len(hypermend.open(archive).search(stage="restored")) == 1
         shutil.rmtree(archive)
 
 
@@ -124,13 +124,13 @@ def test_f12_a_full_disk_is_a_clean_stop(ingested: Path, tmp_path: Path, monkeyp
         with writes_that_fail(monkeypatch, after, lambda full=full: full) as count:  # type: ignore[misc]
             try:
                 report = restored(archive, tile_px=16)
-            except catalog.errors.ArchiveError as error:
+            except hypermend.errors.ArchiveError as error:
                 assert "No space left" in str(error)
             else:
                 assert report.exit_code == 1
                 assert "No space left" in report.notes.get("stopped", "") + report.scenes[0].reason
         assert count[0] <= after + 8  # it did not try every further tile of the 24
-        assert catalog.open(archive).search(stage="restored") == [] or restored_bytes(archive) == clean
+        assert hypermend.open(archive).search(stage="restored") == [] or restored_bytes(archive) == clean
         monkeypatch.setattr(lease_module, "_gone", lambda claim: True)
         assert restored(archive, tile_px=16).exit_code == 0
         assert restored_bytes(archive) == clean
@@ -171,14 +171,14 @@ def test_f06_a_driver_whose_lease_was_taken_over_publishes_nothing(
 
 def test_f09_a_reader_sees_the_old_cube_whole_or_the_new_one_whole(archive: str) -> None:
     restored(archive)
-    truth = catalog.open(archive).search(stage="source")[0].dataset()["reflectance"].values
+    truth = hypermend.open(archive).search(stage="source")[0].dataset()["reflectance"].values
     seen: set[str] = set()
     wrong: list[str] = []
     ended = threading.Event()
 
     def look() -> None:
         while not ended.is_set():
-            (item,) = catalog.open(archive).search(stage="restored")
+            (item,) = hypermend.open(archive).search(stage="restored")
             cube = item.dataset()
             if cube.attrs["hypermend:plan"] != item.scene.properties["hypermend:plan"]:
                 wrong.append("another cube than the item says")
@@ -220,7 +220,7 @@ def test_f15_a_new_version_of_the_package_alone_redoes_nothing(archive: str, mon
 
 
 def _current(archive: str) -> str:
-    (item,) = catalog.open(archive).search(stage="restored")
+    (item,) = hypermend.open(archive).search(stage="restored")
     return cube_key(item.scene)
 
 
@@ -247,7 +247,7 @@ def test_f04_a_driver_that_is_told_to_stop_finishes_its_tiles_and_goes_on_later(
 
 def without_ray(verb: str, archive: str) -> Any:
     """What a verb prints in a process in which `import ray` is an error."""
-    code = "import sys; sys.modules['ray'] = None; from pipeline.cli import main; main()"
+    code = "import sys; sys.modules['ray'] = None; from hypermend.pipeline.cli.main import main; main()"
     options = ["--stage", "restored"] if verb == "query" else []
     command = [sys.executable, "-c", code, verb, "--archive", archive, "--json", *options]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)

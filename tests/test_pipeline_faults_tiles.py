@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import catalog
-from catalog.cube import Cube
-from catalog.cube_stores import Writes
-from catalog.root import Root
-from pipeline.chain_worker import Chain
-from pipeline.config import RestoreJob
-from pipeline.execute import on_ray
-from pipeline.failures import failures
-from pipeline.outcome import Policy, Workers
-from pipeline.restore import restore
+import hypermend
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.stores import Writes
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.outcome import Policy, Workers
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.maintenance.failures import failures
+from hypermend.pipeline.restore.chain import Chain
+from hypermend.pipeline.restore.driver import restore
 from tests.faults import MODEL, TILES, restore_here, restored_bytes
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -151,7 +151,7 @@ def test_f02_poison_tiles_are_put_aside_alone_each_with_its_reason(
     (scene,) = report.scenes
     assert (scene.status, scene.tiles_failed, scene.tiles_written) == ("failed", len(POISON), TILES - len(POISON))
     assert report.exit_code == 1
-    assert catalog.open(archive).search(stage="restored") == []
+    assert hypermend.open(archive).search(stage="restored") == []
     said = {failure.tiles[0]: failure for failure in failures(archive)}  # read without a cluster
     assert {index: said[index].kind for index in said} == {index: REASONS[how] for index, how in POISON.items()}
     assert "NaN or infinity in" in said[(1, 4)].message

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-import catalog
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.publish import put_item, source_item
-from catalog.root import Root
-from catalog.spec import CLOUD, NEAR_FILL, NODATA, SATURATED, VALID, CubeSpec
-from models import checkpoint
-from pipeline.config import RestoreJob
-from pipeline.execute import serial
-from pipeline.forecast import planned
-from pipeline.pixels import Flags, Stored
-from pipeline.plan import Plan
-from pipeline.restore import restore
-from pipeline.restore_worker import RestoreWorker
-from pipeline.run_report import RunReport
-from pipeline.verify import verify
+import hypermend
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.spec import CLOUD, NEAR_FILL, NODATA, SATURATED, VALID, CubeSpec
+from hypermend.catalog.stac.publish import put_item, source_item
+from hypermend.catalog.storage.root import Root
+from hypermend.models import checkpoint
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.maintenance.verify import verify
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.dry_run import planned
+from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.restore.worker import RestoreWorker
+from hypermend.pipeline.runs.report import RunReport
+from hypermend.pipeline.tiling.pixels import Flags, Stored
 from tests.small_cubes import make_scene, make_spec, write_tiles
 from tests.stub_fusion import CARD, StubFusion
 
@@ -116,7 +116,7 @@ def fuse(archive: Path, **changes: Any) -> RunReport:
 def fused(archive: Path, **changes: Any) -> tuple[Stored, Flags, Plan, RunReport]:
     report = fuse(archive, **changes)
     assert report.exit_code == 0, report.scenes
-    (item,) = catalog.open(str(archive)).search(stage="restored")
+    (item,) = hypermend.open(str(archive)).search(stage="restored")
     root = Root(archive)
     cube = Cube(root, item.scene.properties["hypermend:cube"])
     plan = Plan.from_dict(root.get_json(cube.path.removesuffix(".zarr") + ".plan.json"))
@@ -136,7 +136,7 @@ def test_a_pair_becomes_an_item_on_the_refined_grid(tmp_path: Path) -> None:
     assert stored.shape == (13, S * HEIGHT, S * WIDTH)
     assert (flags == VALID).all()
     assert np.isfinite(stored).all()
-    (item,) = catalog.open(str(archive)).search(stage="restored", collection="hs-fuse")
+    (item,) = hypermend.open(str(archive)).search(stage="restored", collection="hs-fuse")
     scene = item.scene
     assert scene.properties["hypermend:task"] == "fuse"
     assert scene.properties["hypermend:overlap"] == 1
@@ -344,7 +344,7 @@ def test_a_killed_run_goes_on_and_leaves_the_same_bytes(
     for _ in killed_after(monkeypatch, method, count):
         with pytest.raises(Killed):
             fuse(archive)
-    assert catalog.open(str(archive)).search(stage="restored") == []
+    assert hypermend.open(str(archive)).search(stage="restored") == []
     before = {p: p.stat().st_mtime_ns for p in (archive / "restored").rglob("*") if ".adapt" in str(p) and p.is_file()}
     marks = [p for p in before if ".adapt.done" in str(p)]
     assert len(marks) == (2 if method == "_adapt" else 6)
@@ -426,7 +426,7 @@ def test_bands_beyond_the_guide_and_left_out_bands_are_said(tmp_path: Path) -> N
     said = " / ".join(scene.warnings)
     assert "guide bands B, G are left out" in said
     assert re.search(r"\d bands below 600 nm or above 690 nm lie outside the range of the guide", said)
-    (item,) = catalog.open(str(tmp_path / "a")).search(stage="restored")
+    (item,) = hypermend.open(str(tmp_path / "a")).search(stage="restored")
     assert item.scene.properties["hypermend:notes"] == [*scene.warnings, "model stub: asked for"]
 
 

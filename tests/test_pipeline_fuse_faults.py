@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import catalog
-from catalog.root import Root
-from models import checkpoint
-from pipeline.restore import restore
+import hypermend
+from hypermend.catalog.storage.root import Root
+from hypermend.models import checkpoint
+from hypermend.pipeline.restore.driver import restore
 from tests.faults import end, restored_bytes, wait_for
 from tests.stub_fusion import StubFusion, engine
 from tests.test_pipeline_fuse import fused, job_of, make_archive, put_model
@@ -114,7 +114,7 @@ def test_f03_a_driver_killed_in_the_block_phase_goes_on_with_the_same_command(
         end(process)
     done = {e.key: e.version for e in Root(anywhere).list("restored") if e.key.endswith(".safetensors")}
     assert 2 <= blocks_done(anywhere) < BLOCKS
-    assert catalog.open(anywhere).search(stage="restored") == []
+    assert hypermend.open(anywhere).search(stage="restored") == []
     again = subprocess.run(command(anywhere), capture_output=True, check=False)
     assert again.returncode == 0, again.stderr.decode()
     assert report_of(again.stdout)["scenes"][0]["status"] == "published"

@@ -19,20 +19,20 @@ import scipy.io
 import torch
 import xarray as xr
 
-import catalog
-from catalog.cube import Cube
-from catalog.publish import cube_key
-from catalog.sensors import srf
-from catalog.spec import NEAR_FILL, SATURATED, VALID
-from models.blur import Blur
-from models.degrade import blur_down, gaussian, gaussian_kernel, snr_std, upsample
-from models.metrics import psnr, sam
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.plan import Plan, plan_key
-from pipeline.restore import restore
-from pipeline.run_report import RunReport
+import hypermend
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.spec import NEAR_FILL, SATURATED, VALID
+from hypermend.catalog.keys import cube_key
+from hypermend.catalog.sensors import srf
+from hypermend.models.fuse.blur import Blur
+from hypermend.models.signal.degrade import blur_down, gaussian, gaussian_kernel, snr_std, upsample
+from hypermend.models.signal.metrics import psnr, sam
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.plan import Plan, plan_key
+from hypermend.pipeline.runs.report import RunReport
 from tests.test_pipeline_fuse import fused
 
 F32 = npt.NDArray[np.float32]
@@ -51,7 +51,14 @@ def fuse(archive: Path, **settings: Any) -> tuple[RunReport, xr.Dataset]:
     """Fuse what the archive holds, and open the result with nothing of ours."""
     report = restore(RestoreJob(archive=str(archive), task="fuse", **settings), engine=serial).wait()
     assert report.exit_code == 0, report.scenes
-    query = [sys.executable, "-c", "from pipeline.cli import main; main()", "query", "--archive", str(archive)]
+    query = [
+        sys.executable,
+        "-c",
+        "from hypermend.pipeline.cli.main import main; main()",
+        "query",
+        "--archive",
+        str(archive),
+    ]
     found = subprocess.run([*query, "--stage", "restored", "--json"], capture_output=True, check=True)
     (item,) = json.loads(found.stdout)["features"]
     return report, xr.open_zarr(item["assets"]["cube"]["href"])
@@ -86,11 +93,11 @@ def test_paris_as_it_is(shared_data: Path, tmp_path: Path) -> None:
     (scene,) = report.scenes
     assert scene.figures["scale"] == 1
     assert scene.figures["guide"] == "ali/paris_data_hs_ms-ali"
-    measured = catalog.open(str(archive)).search(stage="source", collection="hyperion-source")[0].dataset()
+    measured = hypermend.open(str(archive)).search(stage="source", collection="hyperion-source")[0].dataset()
     a, b = cube["reflectance"].values, measured["reflectance"].values
     assert a.shape == b.shape == (128, 72, 72)
     assert np.isfinite(a).all()
-    (item,) = catalog.open(str(archive)).search(stage="restored")
+    (item,) = hypermend.open(str(archive)).search(stage="restored")
     plan = Plan.from_dict(item.root.get_json(plan_key(cube_key(item.scene))))
     assert plan.scene_facts is not None
     kernel = torch.from_numpy(Blur.from_facts(plan.scene_facts["model"]["blur"]).kernel).float()
@@ -154,7 +161,7 @@ def test_a_cave_scene_and_a_camera(shared_data: Path, tmp_path: Path) -> None:
     assert block["steps"] > 0
     assert block["adapted"] or block["fell_back_to"] in ("fusion", "start")
     answer = cube["reflectance"].values
-    source = catalog.open(str(archive)).search(stage="source", collection="cave-source")[0].dataset()
+    source = hypermend.open(str(archive)).search(stage="source", collection="cave-source")[0].dataset()
     before = smooth(source["reflectance"].values.astype(np.float32), 8, 0.0)
     assert psnr(truth, answer) > psnr(truth, before) + 6
     assert sam(truth, answer).degrees < sam(truth, before).degrees
@@ -187,8 +194,8 @@ def test_a_hole_in_the_camera_image_falls_back(shared_data: Path, tmp_path: Path
     camera_pair(shared_data, tmp_path / "files", "flowers", edge=128, scale=4)
     files, archive = tmp_path / "files", tmp_path / "archive"
     delivered(archive, (files / "coarse", "cave", "cave"), (files / "sharp", "nikon-d700", "camera"))
-    root = catalog.open(str(archive)).root
-    (item,) = catalog.open(str(archive)).search(stage="source", collection="camera-source")
+    root = hypermend.open(str(archive)).root
+    (item,) = hypermend.open(str(archive)).search(stage="source", collection="camera-source")
     guide = Cube(root, item.scene.properties["hypermend:cube"])
     stored, flags = guide.read(slice(0, 128), slice(0, 128))
     flags[40:60, 70:90] = SATURATED

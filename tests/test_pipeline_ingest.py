@@ -10,15 +10,15 @@ import pytest
 import rasterio
 from affine import Affine
 
-import catalog
-from catalog.errors import BadAsset, Unreachable
-from catalog.root import Root
-from catalog.spec import NODATA, VALID
-from pipeline import ingest as module
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.ingest import IngestUnit, IngestWorker, catalog_folder, ingest, scenes
-from pipeline.restore import restore
+import hypermend
+from hypermend.catalog.cube.spec import NODATA, VALID
+from hypermend.catalog.errors import BadAsset, Unreachable
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline import ingest as module
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import IngestUnit, IngestWorker, catalog_folder, ingest, scenes
+from hypermend.pipeline.restore.driver import restore
 
 
 def write_tif(path: Path, value: float, *, x: float = 0, y: float = 0, nodata: float | None = None) -> None:
@@ -39,7 +39,7 @@ def ingested(folder: Path) -> Any:
     assert len(made.scenes) == 1, made
     report = ingest(IngestJob(archive=archive), engine=serial).wait()
     assert report.exit_code == 0, report.scenes
-    (item,) = catalog.open(archive).search(stage="source")
+    (item,) = hypermend.open(archive).search(stage="source")
     return item.dataset()
 
 
@@ -122,7 +122,7 @@ def test_one_scene_id_in_two_collections_is_ingested_and_restored_twice(tmp_path
     assert sorted((str(s.collection), s.scene, s.status) for s in report.scenes) == both
     report = restore(RestoreJob(archive=archive, model="identity"), engine=serial).wait()
     assert sorted((str(s.collection), s.scene, s.status) for s in report.scenes) == both
-    restored = catalog.open(archive).search(stage="restored")
+    restored = hypermend.open(archive).search(stage="restored")
     assert [item.scene.collection for item in restored] == ["one-denoise", "two-denoise"]
     assert [float(item.dataset()["reflectance"].max()) for item in restored] == pytest.approx([0.01, 0.01])
     assert restore(RestoreJob(archive=archive, model="identity"), engine=serial).wait().bytes_written == 0

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from catalog.root import Root
-from pipeline.config import Job
-from pipeline.execute import serial
-from pipeline.job import Run
-from pipeline.ledger import Receipt, Refusal
-from pipeline.outcome import WAIT
-from pipeline.unit import Finished, Opened
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import Job
+from hypermend.pipeline.engine.outcome import WAIT
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.runs.run import Run
+from hypermend.pipeline.runs.run_log import Receipt, Refusal
+from hypermend.pipeline.runs.unit import Finished, Opened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,22 +8,22 @@ from dataclasses import replace
 
 import pytest
 
-from models.card import ModelCard
-from models.checkpoint import builtin
-from models.memory import activation_bytes
-from pipeline import memory
-from pipeline.choose import DEFAULT_MODEL
-from pipeline.config import RestoreJob
-from pipeline.plan import Refused
-from pipeline.restore import granted_bytes
+from hypermend.models.card import ModelCard
+from hypermend.models.checkpoint import builtin
+from hypermend.models.memory import activation_bytes
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine import worker_memory
+from hypermend.pipeline.errors import Refused
+from hypermend.pipeline.registry.selection import DEFAULT_MODEL
+from hypermend.pipeline.restore.work_list import granted_bytes
 from tests.test_pipeline_plan import make_spec, plan_of
 
 CARD = ModelCard.read(builtin(DEFAULT_MODEL["denoise"]) / "card.json")
 PEAK = """
 import resource, sys
 import numpy as np, torch
-from models.checkpoint import builtin, load
-from pipeline.memory import keep_freed_memory
+from hypermend.models.checkpoint import builtin, load
+from hypermend.pipeline.engine.worker_memory import keep_freed_memory
 bands, edge = int(sys.argv[1]), int(sys.argv[2])
 keep_freed_memory()
 torch.set_num_threads(1)
@@ -62,14 +62,14 @@ def test_a_tile_above_what_is_granted_is_refused_with_both_numbers() -> None:
 
 
 def test_a_worker_is_granted_its_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "machine_bytes", lambda: 12 * 2**30)
+    monkeypatch.setattr(worker_memory, "machine_bytes", lambda: 12 * 2**30)
     assert granted_bytes(RestoreJob(archive="a", workers=3)) == 4 * 2**30
     assert granted_bytes(RestoreJob(archive="a", workers=3, memory_gib=0.5)) == 2**29
     assert granted_bytes(RestoreJob(archive="a", ray_address="ray://elsewhere:10001")) is None
 
 
 def test_a_share_is_no_more_than_the_machine() -> None:
-    assert 0 < memory.share_bytes(None) <= memory.share_bytes(1) == memory.machine_bytes()
+    assert 0 < worker_memory.share_bytes(None) <= worker_memory.share_bytes(1) == worker_memory.machine_bytes()
 
 
 def test_the_id_of_a_plan_does_not_depend_on_memory() -> None:

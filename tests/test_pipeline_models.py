@@ -12,21 +12,21 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-import catalog
-from catalog.root import Root
-from catalog.spec import VALID
-from models import metrics
-from models.bicubic import enlarge, reduce
-from models.card import ModelCard
-from models.degrade import gaussian
-from pipeline.cli import app
-from pipeline.config import RestoreJob
-from pipeline.execute import serial
-from pipeline.forecast import planned
-from pipeline.kernels import built_in
-from pipeline.restore import restore
-from pipeline.score import restored, scores
-from pipeline.shelf import defaults, load_model, model_card
+import hypermend
+from hypermend.catalog.cube.spec import VALID
+from hypermend.catalog.storage.root import Root
+from hypermend.models.card import ModelCard
+from hypermend.models.signal import metrics
+from hypermend.models.signal.bicubic import enlarge, reduce
+from hypermend.models.signal.degrade import gaussian
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.evaluate.kernels import built_in
+from hypermend.pipeline.evaluate.scores import restored, scores
+from hypermend.pipeline.registry.models import defaults, load_model, model_card
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.dry_run import planned
 from tests.test_pipeline_fuse import cube_spec, put_source
 from tests.test_pipeline_restore import put_model, stas_card
 from tests.test_pipeline_sharpen import sharpener
@@ -35,7 +35,7 @@ EDGE = 48
 NEAR = {"bands": 13, "low_nm": 400.0, "high_nm": 700.0}
 
 
-def hypermend(*words: object) -> Result:
+def command(*words: object) -> Result:
     return CliRunner().invoke(app, [str(w) for w in words], catch_exceptions=False)
 
 
@@ -76,7 +76,7 @@ def test_asked_for_before_promoted_before_near_before_built_in(archive: Path) ->
     ((model, why),) = chosen(archive)
     assert model == "closest"
     assert "nearest spectrum (13 bands, 390-700 nm; distance 0.0" in why
-    assert hypermend("models", "promote", "far", "--sensor", "cave", "--archive", archive).exit_code == 0
+    assert command("models", "promote", "far", "--sensor", "cave", "--archive", archive).exit_code == 0
     assert chosen(archive) == [("far", "promoted for cave")]
     assert chosen(archive, model="identity") == [("identity", "asked for")]
 
@@ -88,9 +88,9 @@ def test_why_is_said_everywhere_and_is_no_part_of_the_id(archive: Path) -> None:
     (told,) = report.scenes[0].figures["models"]
     assert told["model"] == "near"
     assert "nearest spectrum" in told["why"]
-    (item,) = catalog.open(str(archive)).search(stage="restored")
+    (item,) = hypermend.open(str(archive)).search(stage="restored")
     assert any(told["why"] in note for note in item.scene.properties["hypermend:notes"])
-    assert told["why"] in " ".join(hypermend("plan", "--archive", archive).stdout.split())
+    assert told["why"] in " ".join(command("plan", "--archive", archive).stdout.split())
     again = restore(job.model_copy(update={"model": "near"}), engine=serial).wait()
     assert (again.scenes[0].status, again.bytes_written) == ("current", 0)
 
@@ -98,7 +98,7 @@ def test_why_is_said_everywhere_and_is_no_part_of_the_id(archive: Path) -> None:
 def test_a_scale_has_its_own_default(archive: Path) -> None:
     for scale in (2, 3):
         put_model(Root(archive), *sharpener(f"mine-x{scale}", scale))
-        assert hypermend("models", "promote", f"mine-x{scale}", "--sensor", "cave", "--archive", archive).exit_code == 0
+        assert command("models", "promote", f"mine-x{scale}", "--sensor", "cave", "--archive", archive).exit_code == 0
     assert chosen(archive, task="sharpen") == [("mine-x2", "promoted for cave")]
     assert chosen(archive, task="sharpen", scale=3) == [("mine-x3", "promoted for cave")]
     assert defaults(Root(archive)) == {"cave": {"sharpen-x2": "mine-x2", "sharpen-x3": "mine-x3"}}
@@ -107,30 +107,30 @@ def test_a_scale_has_its_own_default(archive: Path) -> None:
 def test_promote_and_undo(archive: Path) -> None:
     put_denoiser(archive, "mine")
     words = ("models", "promote", "mine", "--sensor", "cave", "--task", "denoise", "--archive", archive)
-    assert json.loads(hypermend(*words, "--json").stdout)["before"] is None
-    listed = json.loads(hypermend("models", "--archive", archive, "--json").stdout)["models"]
+    assert json.loads(command(*words, "--json").stdout)["before"] is None
+    listed = json.loads(command("models", "--archive", archive, "--json").stdout)["models"]
     assert {m["name"]: m["default_for"] for m in listed}["mine"] == ["cave"]
-    assert hypermend(*words, "--undo").exit_code == 0
+    assert command(*words, "--undo").exit_code == 0
     assert not (archive / "models" / "defaults.json").exists()
-    refused = hypermend(*words, "--undo")
+    refused = command(*words, "--undo")
     assert (refused.exit_code, len(refused.stderr.strip().splitlines())) == (2, 1)
-    assert "is for denoise, not for sharpen" in hypermend(*words, "--task", "sharpen").stderr
+    assert "is for denoise, not for sharpen" in command(*words, "--task", "sharpen").stderr
 
 
 def test_list_show_and_compare(archive: Path) -> None:
     put_denoiser(archive, "mine", trained_on=("one_ms",))
     (archive / "models" / "broken").mkdir()
     (archive / "models" / "broken" / "card.json").write_text('{"name": "broken"}')
-    result = hypermend("models", "--archive", archive)
+    result = command("models", "--archive", archive)
     assert result.exit_code == 1
     assert "mine" in result.stdout and "stas-subspace" in result.stdout
     assert "'architecture' must be" in result.stderr
-    assert json.loads(hypermend("models", "show", "mine", "--archive", archive, "--json").stdout)["trained_on"] == [
+    assert json.loads(command("models", "show", "mine", "--archive", archive, "--json").stdout)["trained_on"] == [
         "one_ms"
     ]
-    differs = json.loads(hypermend("models", "compare", "mine", "stas-subspace", "--archive", archive, "--json").stdout)
+    differs = json.loads(command("models", "compare", "mine", "stas-subspace", "--archive", archive, "--json").stdout)
     assert differs["differs"]["config.domain"] == ["bands", "subspace"]
-    assert "no built-in model 'mine'" in hypermend("models", "show", "mine").stderr
+    assert "no built-in model 'mine'" in command("models", "show", "mine").stderr
 
 
 def test_a_copied_folder_has_its_own_name(archive: Path) -> None:
@@ -142,13 +142,13 @@ def test_a_copied_folder_has_its_own_name(archive: Path) -> None:
 
 def test_evaluate_scores_as_the_benchmarks_do(archive: Path) -> None:
     put_model(Root(archive), *sharpener("up"))
-    result = hypermend("evaluate", "--archive", archive, "--model", "up", "--task", "sharpen", "--json")
+    result = command("evaluate", "--archive", archive, "--model", "up", "--task", "sharpen", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [(r["scene"], r["method"]) for r in found["rows"]] == [
         ("one_ms", "bicubic"), ("one_ms", "up"), ("two_ms", "bicubic"), ("two_ms", "up"),
     ]  # fmt: skip
-    item = catalog.open(str(archive)).search(stage="source")[0]
+    item = hypermend.open(str(archive)).search(stage="source")[0]
     truth = (item.dataset()["reflectance"].values / 65535).astype(np.float32)
     coarse = reduce(torch.from_numpy(truth), 2)
     plain = scores(truth, enlarge(coarse, 2).numpy(), ratio=2)
@@ -162,22 +162,22 @@ def test_evaluate_scores_as_the_benchmarks_do(archive: Path) -> None:
 def test_evaluate_leaves_out_what_was_trained_on(archive: Path) -> None:
     put_denoiser(archive, "mine", trained_on=("one",))
     words = ("evaluate", "--archive", archive, "--model", "mine", "--sigma", 30, "--json")
-    found = json.loads(hypermend(*words).stdout)
+    found = json.loads(command(*words).stdout)
     assert found["left_out"] == ["one_ms"]
     assert {r["scene"] for r in found["rows"]} == {"two_ms"}
     assert [r["method"] for r in found["rows"]] == ["noisy", "svd", "mine"]
-    refused = hypermend(*words, "--scene", "one_ms")
+    refused = command(*words, "--scene", "one_ms")
     assert refused.exit_code == 2
     assert "was trained on one_ms" in refused.stderr
-    marked = json.loads(hypermend(*words, "--trained-on-too").stdout)
+    marked = json.loads(command(*words, "--trained-on-too").stdout)
     assert {r["scene"]: r["trained_on"] for r in marked["rows"]} == {"one_ms": True, "two_ms": False}
-    table = hypermend(*words[:-1], "--trained-on-too", "--markdown").stdout
+    table = command(*words[:-1], "--trained-on-too", "--markdown").stdout
     assert "| sigma 30 | one_ms * | noisy |" in table
     assert "2 scenes" not in table
 
 
 def test_evaluate_of_another_task_is_refused(archive: Path) -> None:
-    result = hypermend("evaluate", "--archive", archive, "--model", "stas-subspace", "--task", "sharpen")
+    result = command("evaluate", "--archive", archive, "--model", "stas-subspace", "--task", "sharpen")
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
 
@@ -185,8 +185,8 @@ def test_evaluate_of_another_task_is_refused(archive: Path) -> None:
 def test_a_denoiser_is_scored_on_the_scene_divided_by_its_largest_value(archive: Path) -> None:
     put_denoiser(archive, "mine")
     words = ("evaluate", "--archive", archive, "--model", "mine", "--sigma", 30, "--scene", "one_ms", "--json")
-    noisy = json.loads(hypermend(*words).stdout)["rows"][0]
-    stored = catalog.open(str(archive)).search(stage="source", ids=("one_ms",))[0].dataset()["reflectance"].values
+    noisy = json.loads(command(*words).stdout)["rows"][0]
+    stored = hypermend.open(str(archive)).search(stage="source", ids=("one_ms",))[0].dataset()["reflectance"].values
     truth = (stored / stored.max()).astype(np.float32)
     spoilt = gaussian(truth, 30 / 255, np.random.default_rng([0, 30]))
     assert noisy["psnr"] == pytest.approx(metrics.psnr(truth, spoilt.clip(0, 1)), abs=1e-3)
@@ -194,7 +194,7 @@ def test_a_denoiser_is_scored_on_the_scene_divided_by_its_largest_value(archive:
 
 def test_evaluate_of_a_fusion_makes_its_own_pairs(archive: Path) -> None:
     words = ("evaluate", "--archive", archive, "--model", "least-squares", "--task", "fuse", "--scale", 4, "--json")
-    found = json.loads(hypermend(*words, "--scene", "one_ms").stdout)
+    found = json.loads(command(*words, "--scene", "one_ms").stdout)
     psnr = {(r["level"], r["method"]): r["psnr"] for r in found["rows"]}
     levels = [f"x4 {kernel}" for kernel in built_in()]
     assert list(psnr) == [(level, method) for level in levels for method in ("bicubic", "least-squares")]
@@ -202,7 +202,7 @@ def test_evaluate_of_a_fusion_makes_its_own_pairs(archive: Path) -> None:
     gain = [psnr[level, "least-squares"] - psnr[level, "bicubic"] for level in levels]
     assert np.mean(gain) > 3, gain
     assert not found["failed"]
-    refused = hypermend(*words, "--guide-sensor", "nobody")
+    refused = command(*words, "--guide-sensor", "nobody")
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1
 

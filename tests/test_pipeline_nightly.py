@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import catalog
-from catalog import lease as lease_module
-from catalog.lease import Leases
-from catalog.root import Root
-from pipeline import nightly as nights
-from pipeline.cli import app
-from pipeline.config import NightlyJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.nightly import Night, nightly, read_table
-from pipeline.restore import restore
+import hypermend
+from hypermend.catalog.storage import leases as lease_module
+from hypermend.catalog.storage.leases import Leases
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline import nightly as nights
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import NightlyJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.nightly import Night, nightly, read_table
+from hypermend.pipeline.restore.driver import restore
 from tests.synthetic import cave_folder
 
 pytestmark = pytest.mark.fault
@@ -54,7 +54,7 @@ class House:
         return nightly(self.job.model_copy(update=changes), engine=serial)
 
     def restored(self) -> set[str]:
-        return {item.scene.id for item in catalog.open(self.archive).search(stage="restored")}
+        return {item.scene.id for item in hypermend.open(self.archive).search(stage="restored")}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_f18_what_a_night_covers_is_frozen_before_it_works(house: House) -> None
 
 def test_f18_a_replaced_scene_is_done_again_and_its_old_cube_stays(house: House) -> None:
     house.night()
-    (old,) = catalog.open(house.archive).search(stage="restored", ids=["one_ms"])
+    (old,) = hypermend.open(house.archive).search(stage="restored", ids=["one_ms"])
     house.scene("one", seed=9)
     feed = next((house.feed / "items").rglob("one_ms.json"))
     item = json.loads(feed.read_text())
@@ -98,7 +98,7 @@ def test_f18_a_replaced_scene_is_done_again_and_its_old_cube_stays(house: House)
     feed.write_text(json.dumps(item))
     night = house.night()
     assert night.due["replaced"] >= 1
-    (new,) = catalog.open(house.archive).search(stage="restored", ids=["one_ms"])
+    (new,) = hypermend.open(house.archive).search(stage="restored", ids=["one_ms"])
     assert new.scene.properties["hypermend:plan"] != old.scene.properties["hypermend:plan"]
     assert Path(old.scene.assets["cube"].href).exists()
 
@@ -159,7 +159,7 @@ def test_f14_a_search_that_dies_says_so_and_what_it_found_is_done(
 
     def dying(job: Any) -> Iterator[Any]:
         yield next(iter(real(job)))
-        raise catalog.errors.Unreachable("search died at page 2")
+        raise hypermend.errors.Unreachable("search died at page 2")
 
     monkeypatch.setattr(nights, "scenes", dying)
     night = house.night()

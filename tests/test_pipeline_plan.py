@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from catalog.spec import CubeSpec
-from models.card import ModelCard
-from pipeline.config import BadJob, IngestJob, RestoreJob, load_job, parse
-from pipeline.plan import Plan, Refused, make_plan, pending
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.models.card import ModelCard
+from hypermend.pipeline.config import BadJob, IngestJob, RestoreJob, load_job, parse
+from hypermend.pipeline.errors import Refused
+from hypermend.pipeline.restore.plan import Plan, make_plan, pending
 
 
 def make_spec(bands: int = 40, size: int = 1000, dtype: str = "int16", **changes: Any) -> CubeSpec:

@@ -16,13 +16,13 @@ import rioxarray  # noqa: F401  (ds.rio)
 import scipy.io
 import xarray as xr
 
-import catalog
-from catalog.spec import NODATA, VALID
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.restore import restore
-from pipeline.run_report import RunReport
+import hypermend
+from hypermend.catalog.cube.spec import NODATA, VALID
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.runs.report import RunReport
 
 HttpServer = Callable[[Path], str]
 StacApi = Callable[[Sequence[Mapping[str, Any]]], str]
@@ -39,7 +39,7 @@ class Delivery:
 
     def cubes(self, stage: str = "source") -> dict[str, xr.Dataset]:
         """Every cube of the stage by scene id, opened with nothing of ours and without decoding."""
-        items = catalog.feature_collection([i.scene for i in catalog.open(self.archive).search(stage=stage)])
+        items = hypermend.feature_collection([i.scene for i in hypermend.open(self.archive).search(stage=stage)])
         return {
             item["id"]: xr.open_zarr(item["assets"]["cube"]["href"], mask_and_scale=False) for item in items["features"]
         }
@@ -55,7 +55,7 @@ def deliver(shared_data: Path, tmp_path: Path, http_server: HttpServer, stac_api
         assert made.scenes
         assert not made.skipped
         files = http_server(folder)
-        items = catalog.feature_collection([i.scene for i in catalog.open(str(tmp_path / "made")).search()])
+        items = hypermend.feature_collection([i.scene for i in hypermend.open(str(tmp_path / "made")).search()])
         features = [f for f in items["features"] if only is None or only in f["id"]]
         for feature in features:
             for asset in feature["assets"].values():
@@ -164,7 +164,7 @@ def test_the_static_stac_example(shared_data: Path, tmp_path: Path) -> None:
     job = IngestJob(archive=str(tmp_path / "a"), stac=str(where), sensor="sentinel2a")
     report = ingest(job, engine=serial).wait()
     assert report.count("published") == 3, report.scenes
-    (item, *_) = catalog.open(job.archive).search(stage="source", datetime="2023-06-04/2023-06-05")
+    (item, *_) = hypermend.open(job.archive).search(stage="source", datetime="2023-06-04/2023-06-05")
     with rasterio.open(where.parent / "sub-folder" / "openEO_2023-06-04Z.tif") as file:
         red = file.read(1)
     cube = xr.open_zarr(item.scene.assets["cube"].href, mask_and_scale=False)
@@ -196,7 +196,7 @@ def test_real_scenes_are_restored_published_and_found(
     else:
         assert (a[good] != b[good])[:, usable].mean() > 0.9
         assert_cells_keep_their_means(a[good], b[good], usable)
-    (item,) = catalog.open(delivery.archive).search(stage="restored", sensor=sensor)
+    (item,) = hypermend.open(delivery.archive).search(stage="restored", sensor=sensor)
     assert item.scene.collection == f"{sensor}-denoise"
 
 

@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.root import Root
-from catalog.spec import NEAR_FILL, NODATA, VALID, CubeSpec
-from models.card import ModelCard
-from models.checkpoint import save
-from models.stas import Genotype, Stas
-from pipeline.choose import DEFAULT_MODEL
-from pipeline.config import RestoreJob
-from pipeline.ledger import Refusal
-from pipeline.pixels import Flags, Stored
-from pipeline.plan import RESULT_VERSION, Plan, Refused, make_plan
-from pipeline.restore import Todo, todo
-from pipeline.restore_worker import Prepare, RestoreTile, RestoreWorker
-from pipeline.shelf import promote
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID, CubeSpec
+from hypermend.catalog.storage.root import Root
+from hypermend.models.card import ModelCard
+from hypermend.models.checkpoint import save
+from hypermend.models.denoise.stas import Genotype, Stas
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.errors import Refused
+from hypermend.pipeline.registry.models import promote
+from hypermend.pipeline.registry.selection import DEFAULT_MODEL
+from hypermend.pipeline.restore.plan import RESULT_VERSION, Plan, make_plan
+from hypermend.pipeline.restore.work_list import Todo, todo
+from hypermend.pipeline.restore.worker import Prepare, RestoreTile, RestoreWorker
+from hypermend.pipeline.runs.run_log import Refusal
+from hypermend.pipeline.tiling.pixels import Flags, Stored
 from tests.small_cubes import make_scene
 from tests.test_pipeline_plan import make_spec
 

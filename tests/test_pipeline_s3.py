@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-import catalog
-from catalog.root import Root
-from pipeline.config import IngestJob, RestoreJob
-from pipeline.execute import serial
-from pipeline.ingest import catalog_folder, ingest
-from pipeline.restore import restore
-from pipeline.verify import verify
+import hypermend
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.maintenance.verify import verify
+from hypermend.pipeline.restore.driver import restore
 from tests.synthetic import enmap_folder
 
 
@@ -48,15 +48,15 @@ def test_the_walk_on_s3_gives_the_bytes_of_the_walk_on_disk(
     events = iter(restore(restore_job(places["s3"]), engine=serial))
     assert [e.kind for e in islice(events, 3)][-1] == "tile"
     events.close()
-    assert catalog.open(places["s3"]).search(stage="restored") == []
+    assert hypermend.open(places["s3"]).search(stage="restored") == []
     report = restore(restore_job(places["s3"])).wait()
     assert report.exit_code == 0, report.scenes
     assert report.tiles_written == 6 - 2
     assert cubes(places["s3"]) == cubes(places["disk"])
     assert restore(restore_job(places["s3"]), engine=serial).wait().bytes_written == 0
 
-    (item,) = catalog.feature_collection(
-        [i.scene for i in catalog.open(places["s3"]).search(stage="restored", sensor="enmap")]
+    (item,) = hypermend.feature_collection(
+        [i.scene for i in hypermend.open(places["s3"]).search(stage="restored", sensor="enmap")]
     )["features"]
     href = item["assets"]["cube"]["href"]
     assert href.startswith(f"s3://{s3_bucket}/deep/archive/restored/")

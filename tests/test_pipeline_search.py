@@ -20,22 +20,31 @@ import torch
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner, Result
 
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.errors import BadSensor, Refused
-from catalog.publish import put_item, source_item
-from catalog.root import Root
-from catalog.spec import CLOUD, VALID
-from models.stas import Genotype
-from models.stas_search import random_genotype
-from pipeline.areas import Area
-from pipeline.cell_picture import draw_cell
-from pipeline.cli import app
-from pipeline.config import SearchJob
-from pipeline.genotypes import NEAR, BadGenotype, Found, Spectrum, known, nearest, put, read
-from pipeline.search import goes_on, run_plans, rungs, sampled_settings, search_archive
-from pipeline.search_plan import BUDGETS, Budget, SearchPlan, make_plan
-from pipeline.search_trial import TrialRecord, first_record, put_record, read_areas, read_record, record_key, run_trial
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.spec import CLOUD, VALID
+from hypermend.catalog.errors import BadSensor, Refused
+from hypermend.catalog.stac.publish import put_item, source_item
+from hypermend.catalog.storage.root import Root
+from hypermend.models.denoise.stas import Genotype
+from hypermend.models.denoise.stas_search import random_genotype
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import SearchJob
+from hypermend.pipeline.registry.genotypes import BadGenotype, Found, known, nearest, put, read
+from hypermend.pipeline.registry.spectrum import NEAR, Spectrum
+from hypermend.pipeline.search.cell_picture import draw_cell
+from hypermend.pipeline.search.driver import goes_on, run_plans, rungs, sampled_settings, search_archive
+from hypermend.pipeline.search.plan import BUDGETS, Budget, SearchPlan, make_plan
+from hypermend.pipeline.search.trial import (
+    TrialRecord,
+    first_record,
+    put_record,
+    read_areas,
+    read_record,
+    record_key,
+    run_trial,
+)
+from hypermend.pipeline.train.areas import Area
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
 TINY = Budget(trials=2, seeds=2, epochs=4, steps=2, width=1, channels=6, patch_px=16, patches=2, areas=8)
@@ -101,7 +110,7 @@ def test_what_cannot_be_searched_says_what_is_missing(root: Root, monkeypatch: p
     assert all(a.x0 > 0 for a in plan_for(clouded).train)
     wide = replace(TINY, patch_px=90)
     assert plan_for(clouded, budget=wide).budget.patch_px == 24  # 56 pixels fit twice, the first column is clouded
-    monkeypatch.setattr("pipeline.search_plan.LEAST_AREAS", 10)
+    monkeypatch.setattr("hypermend.pipeline.search.plan.LEAST_AREAS", 10)
     with pytest.raises(Refused, match=r"10 areas of 48 x 48 usable pixels are needed, 4 are in 1 source cube"):
         plan_for(clouded, budget=wide)
     monkeypatch.undo()
@@ -328,10 +337,10 @@ def test_f16_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: Root, ray_s
 DRIVER = """
 import sys
 from dataclasses import replace
-from pipeline.cli import app
-from pipeline.config import SearchJob
-from pipeline.search import search_archive
-from pipeline.search_plan import BUDGETS, Budget
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import SearchJob
+from hypermend.pipeline.search.driver import search_archive
+from hypermend.pipeline.search.plan import BUDGETS, Budget
 BUDGETS["smoke"] = Budget(**eval(sys.argv[2]))
 search_archive(SearchJob(archive=sys.argv[1], sensors=("cave",), budget="smoke"), print)
 """

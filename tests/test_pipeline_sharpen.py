@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-import catalog
-from catalog.cube import Cube
-from catalog.pairing import refined_lonlat
-from catalog.root import Root
-from catalog.spec import NEAR_FILL, NODATA, VALID
-from models.card import ModelCard
-from models.sharpener import SsrnetModel, network
-from pipeline.chain import Step, margins
-from pipeline.config import BadJob, RestoreJob, parse
-from pipeline.execute import on_ray, serial
-from pipeline.forecast import planned
-from pipeline.pixels import Flags, Stored, repeated
-from pipeline.plan import Plan
-from pipeline.restore import restore
-from pipeline.run_report import RunReport
+import hypermend
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID
+from hypermend.catalog.pairs.pairing import refined_lonlat
+from hypermend.catalog.storage.root import Root
+from hypermend.models.card import ModelCard
+from hypermend.models.sharpen.model import SsrnetModel, network
+from hypermend.pipeline.config import BadJob, RestoreJob, parse
+from hypermend.pipeline.engine.ray_actors import on_ray
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.dry_run import planned
+from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.restore.steps import Step, margins
+from hypermend.pipeline.runs.report import RunReport
+from hypermend.pipeline.tiling.pixels import Flags, Stored, repeated
 from tests.test_pipeline_fuse import Killed, cube_spec, killed_after, put_source, snapshot
 from tests.test_pipeline_restore import put_model, stas_card
 
@@ -70,7 +71,7 @@ def restored(archive: Path, **changes: Any) -> tuple[Stored, Flags, Plan]:
     report = run(archive, **changes)
     assert report.exit_code == 0, report.scenes
     task = "-".join(str(changes.get("task", "sharpen")).split(","))
-    (item,) = catalog.open(str(archive)).search(stage="restored", collection=f"hs-{task}")
+    (item,) = hypermend.open(str(archive)).search(stage="restored", collection=f"hs-{task}")
     root = Root(archive)
     cube = Cube(root, item.scene.properties["hypermend:cube"])
     plan = Plan.from_dict(root.get_json(cube.path.removesuffix(".zarr") + ".plan.json"))
@@ -90,7 +91,7 @@ def test_a_scene_becomes_finer_and_its_mask_with_it(tmp_path: Path) -> None:
     assert np.isfinite(stored).all()
     assert (stored[:, repeated(known, 2)] > -3000).all()
     assert not np.array_equal(stored, repeated(source, 2))
-    (item,) = catalog.open(str(archive)).search(collection="hs-sharpen")
+    (item,) = hypermend.open(str(archive)).search(collection="hs-sharpen")
     ds = item.dataset()
     assert dict(ds.sizes) == {"band": BANDS, "y": 2 * HEIGHT, "x": 2 * WIDTH}
     assert ds.x.values[:2].tolist() == [500007.5, 500022.5]
@@ -119,7 +120,7 @@ def test_a_chain_is_one_after_the_other_in_one_cube(tmp_path: Path) -> None:
     chained, _, plan = restored(archive, **CHAIN)
     assert [step.task for step in plan.steps] == ["denoise", "sharpen"]
     assert (plan.model, plan.task, plan.scale) == ("windows,up", "denoise-sharpen", 2)
-    (item,) = catalog.open(str(archive)).search(stage="restored")
+    (item,) = hypermend.open(str(archive)).search(stage="restored")
     assert item.scene.properties["hypermend:model"] == "windows,up"
     facts = plan.scene_facts
     assert facts is not None

@@ -9,10 +9,10 @@ import pytest
 from ray.job_submission import JobDetails, JobStatus, JobType
 from typer.testing import CliRunner
 
-from pipeline import submit as submit_module
-from pipeline.cli import app
-from pipeline.config import BadJob
-from pipeline.submit import Cluster, package, working_dir
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import BadJob
+from hypermend.pipeline.engine import submit as submit_module
+from hypermend.pipeline.engine.submit import Cluster, package, working_dir
 
 
 def job_file(folder: Path, text: str) -> Path:
@@ -59,9 +59,9 @@ def test_what_cannot_be_submitted_is_refused_before_anything_travels(tmp_path: P
 
 def test_code_travels_and_nothing_else(tmp_path: Path) -> None:
     with working_dir(package(job_file(tmp_path, 'archive = "/a"\n'))) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["catalog", "job.toml", "models", "pipeline"]
-        assert (folder / "pipeline" / "cli.py").is_file()
-        assert list((folder / "models" / "weights").rglob("card.json"))
+        assert sorted(path.name for path in folder.iterdir()) == ["hypermend", "job.toml"]
+        assert (folder / "hypermend" / "pipeline" / "cli" / "main.py").is_file()
+        assert list((folder / "hypermend" / "models" / "weights").rglob("card.json"))
         assert not list(folder.rglob("__pycache__"))
     assert not folder.exists()
 

@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tiles import (
-    Tile,
-    TileGrid,
-    band_runs,
-    default_tile_px,
-    padded_window,
-    reflected,
-    sample_windows,
-    spectral_windows,
-)
+from hypermend.pipeline.tiling.spectral_windows import band_runs, spectral_windows
+from hypermend.pipeline.tiling.tiles import Tile, TileGrid, default_tile_px, padded_window, reflected, sample_windows
 
 sizes = st.integers(1, 90)
 

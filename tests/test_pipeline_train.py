@@ -21,25 +21,26 @@ import torch
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner, Result
 
-from catalog.cube import Cube
-from catalog.cube_layout import create
-from catalog.errors import ArchiveError, Refused
-from catalog.publish import put_item, source_item
-from catalog.root import Root
-from catalog.spec import CLOUD, VALID
-from models.stas_search import random_genotype
-from models.streams import Stream
-from pipeline.cli import app
-from pipeline.config import BadJob, TrainJob, parse
-from pipeline.genotypes import Found, Spectrum, put
-from pipeline.restore_worker import load_model, load_pair_model
-from pipeline.train import train
-from pipeline.train_board import Board
-from pipeline.train_job import plan_training
-from pipeline.train_plan import TrainPlan
-from pipeline.train_publish import publish, published
-from pipeline.train_record import Ledger, Line, TrainingStopped
-from pipeline.train_worker import Crew, work
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.spec import CLOUD, VALID
+from hypermend.catalog.errors import ArchiveError, Refused
+from hypermend.catalog.stac.publish import put_item, source_item
+from hypermend.catalog.storage.root import Root
+from hypermend.models.denoise.stas_search import random_genotype
+from hypermend.models.sampling import Stream
+from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import BadJob, TrainJob, parse
+from hypermend.pipeline.registry.genotypes import Found, put
+from hypermend.pipeline.registry.spectrum import Spectrum
+from hypermend.pipeline.restore.worker import load_model, load_pair_model
+from hypermend.pipeline.train.checkpoints import Ledger, Line, TrainingStopped
+from hypermend.pipeline.train.driver import train
+from hypermend.pipeline.train.make_plan import plan_training
+from hypermend.pipeline.train.plan import TrainPlan
+from hypermend.pipeline.train.publish import publish, published
+from hypermend.pipeline.train.tensorboard import Board
+from hypermend.pipeline.train.worker import Crew, work
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
 EDGE = 112
@@ -300,7 +301,15 @@ def test_f17_worker_and_driver_are_killed_and_the_same_command_finishes(scenes: 
     ]  # fmt: skip
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen(
-        [sys.executable, "-c", "from pipeline.cli import main; main()", "train", *words, "--address", address],
+        [
+            sys.executable,
+            "-c",
+            "from hypermend.pipeline.cli.main import main; main()",
+            "train",
+            *words,
+            "--address",
+            address,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

@@ -1,0 +1,1 @@
+"""Cubes in Zarr: spec (what a cube is), layout, stores, cube (one writer for each shard), marks, cf."""

@@ -1,0 +1,203 @@
+"""The attributes of a cube: CF 1.11, and the Zarr conventions `proj:` and `spatial:`. Pure values, no Zarr.
+
+Sources: https://cfconventions.org (1.11), https://github.com/zarr-conventions/geo-proj (v1),
+https://github.com/zarr-conventions/spatial (v1).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+from typing import Any
+
+import numpy as np
+from odc.geo.crs import CRS
+
+from hypermend.catalog.cube.spec import FLAGS, CubeSpec
+
+_PROJ = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/geo-proj/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/geo-proj/blob/v1/README.md",
+    "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+    "name": "proj:",
+    "description": "Coordinate reference system information for geospatial data",
+}
+_SPATIAL = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v1/README.md",
+    "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+    "name": "spatial:",
+    "description": "Spatial coordinate information",
+}
+_LONG_NAME = {
+    "reflectance": "surface reflectance",
+    "radiance": "radiance at the sensor",
+    "counts": "numbers as the instrument recorded them",
+}
+Coordinate = tuple[tuple[str, ...], np.ndarray[Any, Any], dict[str, Any]]
+
+
+def dataset_attrs(spec: CubeSpec) -> dict[str, Any]:
+    """Attributes of the group: provenance from the spec, then the conventions, which win."""
+    attrs: dict[str, Any] = {
+        **spec.attrs,
+        "Conventions": "CF-1.11",
+        "sensor": spec.sensor,
+        "stage": spec.stage,
+        "quantity": spec.quantity,
+        "zarr_conventions": [_SPATIAL],
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": list(spec.shape[1:]),
+        "spatial:transform": list(_transform(spec)),
+        "spatial:bbox": _bbox(spec),
+    }
+    if spec.crs is not None:
+        attrs["zarr_conventions"] = [_PROJ, _SPATIAL]
+        attrs |= proj_fields(spec.crs)
+    return attrs
+
+
+def proj_fields(crs: str) -> dict[str, str]:
+    """`proj:code` for a CRS that is written as one, else `proj:wkt2`."""
+    if re.fullmatch(r"[A-Za-z]+:[0-9]+", crs):
+        return {"proj:code": crs.upper()}
+    return {"proj:wkt2": CRS(crs).proj.to_wkt("WKT2_2019")}
+
+
+def reflectance_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
+    attrs: dict[str, Any] = {
+        "long_name": _LONG_NAME[spec.quantity],
+        "quantity": spec.quantity,
+        "units": spec.units,
+        "coordinates": _names(("wavelength", "fwhm", "good", "detector", "gsd"), lonlat),
+        "grid_mapping": "spatial_ref",
+    }
+    if spec.scale_factor != 1.0:
+        attrs["scale_factor"] = spec.scale_factor
+    if spec.add_offset != 0.0:
+        attrs["add_offset"] = spec.add_offset
+    if spec.fill is not None:
+        attrs["_FillValue"] = encode_fill(spec.fill, spec.dtype)
+    return attrs
+
+
+def valid_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
+    return {
+        "long_name": "what is known of the pixel; usable exactly when bit 1 (valid) is set, 0 was never written",
+        "flag_masks": list(FLAGS.values()),
+        "flag_meanings": " ".join(FLAGS),
+        "coordinates": _names((), lonlat),
+        "grid_mapping": "spatial_ref",
+    }
+
+
+def encode_fill(fill: float | int, dtype: str) -> int | str:
+    """`_FillValue` as xarray keeps it in Zarr 3: an integer, or base64 of the little-endian double."""
+    if np.dtype(dtype).kind in "iu":
+        return int(fill)
+    return base64.standard_b64encode(struct.pack("<d", float(fill))).decode()
+
+
+def coordinates(
+    spec: CubeSpec, lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None
+) -> dict[str, Coordinate]:
+    """{name: (dimensions, values, attributes)} of every coordinate."""
+    detectors = sorted(set(spec.detector))
+    number = {name: i for i, name in enumerate(detectors)}
+    along_band: dict[str, tuple[np.ndarray[Any, Any], dict[str, Any]]] = {
+        "band": (
+            np.array(spec.band, "int32"),
+            {"long_name": "number of the band in the original product, from 1", "band_name": list(spec.band_name)},
+        ),
+        "wavelength": (
+            np.array(spec.wavelength_nm, "float64"),
+            {"standard_name": "radiation_wavelength", "long_name": "centre wavelength", "units": "nm"},
+        ),
+        "fwhm": (
+            np.array(spec.fwhm_nm, "float64"),
+            {"long_name": "full width at half maximum of the spectral response", "units": "nm"},
+        ),
+        "good": (np.array(spec.good, "bool"), {"long_name": "band can be used"}),
+        "detector": (
+            np.array([number[d] for d in spec.detector], "int8"),
+            {
+                "long_name": "detector that recorded the band",
+                "flag_values": list(range(len(detectors))),
+                "flag_meanings": " ".join(re.sub(r"\s+", "_", d) or "unnamed" for d in detectors),
+            },
+        ),
+        "gsd": (
+            np.array(spec.gsd_m, "float64"),
+            {"long_name": "ground sampling distance of the instrument in the band", "units": "m"},
+        ),
+    }
+    out: dict[str, Coordinate] = {name: (("band",), values, attrs) for name, (values, attrs) in along_band.items()}
+    out |= _pixel_centres(spec)
+    out["spatial_ref"] = ((), np.array(0, "int32"), spatial_ref_attrs(spec))
+    if lonlat is not None:
+        for name, values, words in zip(
+            ("lon", "lat"), lonlat, (("longitude", "degrees_east"), ("latitude", "degrees_north")), strict=True
+        ):
+            attrs = {"standard_name": words[0], "units": words[1]}
+            out[name] = (("y", "x"), np.asarray(values, "float64"), attrs)
+    return out
+
+
+def spatial_ref_attrs(spec: CubeSpec) -> dict[str, Any]:
+    """CF grid mapping with the WKT that GDAL, rioxarray and odc-geo read; only a transform without a CRS."""
+    attrs: dict[str, Any] = {}
+    if spec.crs is not None:
+        crs = CRS(spec.crs).proj
+        attrs |= {k: v if isinstance(v, str | int | float) else list(v) for k, v in crs.to_cf().items()}
+        attrs["spatial_ref"] = attrs["crs_wkt"]
+    if spec.transform is not None:
+        a, b, c, d, e, f = spec.transform
+        attrs["GeoTransform"] = " ".join(repr(v) for v in (c, a, b, f, d, e))
+    return attrs
+
+
+def _pixel_centres(spec: CubeSpec) -> dict[str, Coordinate]:
+    """y and x. Without a grid, or on a rotated one, they count pixels from the corner: 0.5, 1.5 ..."""
+    a, b, c, d, e, f = _transform(spec)
+    rows, cols = np.arange(spec.height) + 0.5, np.arange(spec.width) + 0.5
+    attrs = {
+        "y": {"long_name": "row, pixel centre", "units": "1"},
+        "x": {"long_name": "column, pixel centre", "units": "1"},
+    }
+    if spec.transform is not None and b == d == 0:
+        rows, cols = f + e * rows, c + a * cols
+        if spec.crs is not None:
+            attrs = _axis_attrs(spec.crs)
+    return {"y": (("y",), rows, attrs["y"]), "x": (("x",), cols, attrs["x"])}
+
+
+def _axis_attrs(crs: str) -> dict[str, dict[str, str]]:
+    known = CRS(crs)
+    if known.geographic:
+        return {
+            "y": {"axis": "Y", "standard_name": "latitude", "units": "degrees_north"},
+            "x": {"axis": "X", "standard_name": "longitude", "units": "degrees_east"},
+        }
+    units = known.proj.axis_info[0].unit_name if known.proj.axis_info else "metre"
+    return {
+        "y": {"axis": "Y", "standard_name": "projection_y_coordinate", "units": units},
+        "x": {"axis": "X", "standard_name": "projection_x_coordinate", "units": units},
+    }
+
+
+def _transform(spec: CubeSpec) -> tuple[float, float, float, float, float, float]:
+    return spec.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def _bbox(spec: CubeSpec) -> list[float]:
+    """xmin, ymin, xmax, ymax of the outer pixel edges."""
+    a, b, c, d, e, f = _transform(spec)
+    corners = [(col, row) for col in (0, spec.width) for row in (0, spec.height)]
+    xs = [a * col + b * row + c for col, row in corners]
+    ys = [d * col + e * row + f for col, row in corners]
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
+def _names(names: tuple[str, ...], lonlat: bool) -> str:
+    return " ".join((*names, *(("lon", "lat") if lonlat else ()), "spatial_ref"))

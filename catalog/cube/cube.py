@@ -1,0 +1,181 @@
+"""A cube's pixels: windows read, whole tiles written, and the marks of those that are done.
+
+Two rules keep a lost object from being read as "no data":
+- flag 0 does not exist in a written tile, so flag 0 means "this tile is not there";
+- a shard is left out only when the tile is nodata throughout, so a missing one with data under it is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import zarr
+
+from hypermend.catalog.cube.layout import opening, read_spec
+from hypermend.catalog.cube.marks import Marks, Shard, TileIndex
+from hypermend.catalog.cube.spec import NODATA
+from hypermend.catalog.cube.stores import Reads, Writes, zarr_store
+from hypermend.catalog.errors import BadCube
+from hypermend.catalog.storage.root import Root
+
+Flags = np.ndarray[Any, np.dtype[np.uint8]]
+Stored = np.ndarray[Any, np.dtype[Any]]
+_REPAIR = "`hypermend verify` lists such tiles, the same ingest or restore command writes them again"
+
+
+class Cube:
+    """An existing cube, for reading windows and writing tiles. Open it once per worker; it pickles as its address."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        """
+        Raises:
+            NotFound: no cube there.
+            BadCube: its metadata are damaged.
+        """
+        self.root = root
+        self.path = path
+        self.spec = read_spec(root, path)
+        self.marks = Marks(root, path)
+        self._reads = Reads(zarr_store(root, path, read_only=True))
+        self._writes = Writes(zarr_store(root, path, read_only=False))
+        with opening(root, path):
+            self._stored = zarr.open_array(self._reads, path="reflectance", mode="r", zarr_format=3)
+            self._flags = zarr.open_array(self._reads, path="valid", mode="r", zarr_format=3)
+            self._stored_out = self._out("reflectance")
+            self._flags_out = self._out("valid")
+
+    def __reduce__(self) -> tuple[type[Cube], tuple[Root, str]]:
+        return Cube, (self.root, self.path)
+
+    def __repr__(self) -> str:
+        return f"Cube({self.root.url!r}, {self.path!r})"
+
+    def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
+        """Stored numbers (band, h, w) and flags (h, w) of a window inside the scene.
+
+        Raises:
+            BadCube: the window leaves the scene, or a tile under it was never written, is lost or is torn.
+        """
+        y, x = self._window(y, x)
+        with self._damage(y, x):
+            flags = np.asarray(self._flags[y, x])
+        for (iy, ix), part in self._tiles(y, x, flags):
+            if not part.all():
+                raise BadCube(f"{self._name(iy, ix)}: tile ({iy}, {ix}) was never written or is lost; {_REPAIR}")
+        with self._damage(y, x):
+            stored = np.asarray(self._stored[:, y, x])
+        for (iy, ix), part in self._tiles(y, x, flags):
+            if self._shard_key(iy, ix) in self._reads.missing and not (part & NODATA).all():
+                raise BadCube(f"{self._name(iy, ix)} is lost, and tile ({iy}, {ix}) has data; {_REPAIR}")
+        return stored, flags
+
+    def write(self, y: slice, x: slice, stored: Stored, flags: Flags) -> tuple[Shard, ...]:
+        """Write whole tiles; the objects written, with size and crc32, for `mark`.
+
+        stored: (band, h, w) in the cube's dtype. flags: (h, w) uint8, none 0. A NODATA pixel lacks at least one band;
+        the numbers of its other bands are kept.
+        Nothing is read back: the old shard, if any, is replaced in one atomic put.
+
+        Raises:
+            BadCube: y and x do not cover whole shards (two writers would race and lose data without a word), or
+                shape, dtype or flags are not the cube's.
+        """
+        y, x = self._window(y, x)
+        self._prove_alignment(y, x)
+        self._check_pixels(y, x, stored, flags)
+        empty = bool((flags & NODATA).all()) and self._is_fill(stored)
+        with self.root.errors("write", self.path), self._writes.recording() as written:
+            # Without data there is no shard: Zarr then deletes what an earlier try may have left.
+            self._stored_out[not empty][:, y, x] = stored
+            self._flags_out[True][y, x] = flags
+        for shard in written:
+            self._reads.missing.discard(shard.key)
+        return tuple(sorted(written, key=lambda s: s.key))
+
+    def mark(self, iy: int, ix: int, shards: Sequence[Shard], extra: Mapping[str, Any] | None = None) -> bool:
+        """Say that tile (iy, ix) is done; see Marks.mark."""
+        self.spec.window(iy, ix)  # raises for a tile that does not exist
+        return self.marks.mark(iy, ix, shards, extra)
+
+    def _out(self, name: str) -> dict[bool, Any]:
+        """The array for writing, by whether chunks that hold only the fill are written too."""
+        array = zarr.open_array(self._writes, path=name, mode="r+", zarr_format=3)
+        return {empty: array.with_config({"write_empty_chunks": empty}) for empty in (False, True)}
+
+    def _window(self, y: slice, x: slice) -> tuple[slice, slice]:
+        for name, s, size in (("y", y, self.spec.height), ("x", x, self.spec.width)):
+            if s.step not in (None, 1) or not 0 <= (s.start or 0) < (size if s.stop is None else s.stop) <= size:
+                raise BadCube(f"{self.path}: window {name} {s.start}:{s.stop} is not inside 0:{size}")
+        return slice(y.start or 0, self.spec.height if y.stop is None else y.stop), slice(
+            x.start or 0, self.spec.width if x.stop is None else x.stop
+        )
+
+    def _prove_alignment(self, y: slice, x: slice) -> None:
+        sizes = (("y", y, self.spec.shard[1], self.spec.height), ("x", x, self.spec.shard[2], self.spec.width))
+        for name, s, shard, size in sizes:
+            if s.start % shard or (s.stop % shard and s.stop != size):
+                raise BadCube(
+                    f"{self.path}: write to {name} {s.start}:{s.stop}, but shards are {shard} pixels (scene {size}): "
+                    "another writer of the same shard would race with this one and lose data; write whole shards"
+                )
+
+    def _check_pixels(self, y: slice, x: slice, stored: Stored, flags: Flags) -> None:
+        shape = (self.spec.bands, y.stop - y.start, x.stop - x.start)
+        if stored.shape != shape or flags.shape != shape[1:]:
+            raise BadCube(f"{self.path}: got stored {stored.shape}, flags {flags.shape}; the window is {shape}")
+        if stored.dtype.name != self.spec.dtype or flags.dtype != np.uint8:
+            raise BadCube(
+                f"{self.path}: got stored {stored.dtype}, flags {flags.dtype}; "
+                f"the cube holds {self.spec.dtype} and uint8"
+            )
+        if not flags.all():
+            raise BadCube(f"{self.path}: {int((flags == 0).sum())} pixels have no flag; set VALID, NODATA or a reason")
+
+    def _is_fill(self, stored: Stored) -> bool:
+        if self.spec.fill is None:
+            return False
+        return bool(np.isnan(stored).all() if np.isnan(self.spec.fill) else (stored == self.spec.fill).all())
+
+    def _tiles(self, y: slice, x: slice, flags: Flags) -> Iterator[tuple[TileIndex, Flags]]:
+        """Tiles under the window, each with its part of the window's flags."""
+        _, ty, tx = self.spec.shard
+        for iy in range(y.start // ty, -(-y.stop // ty)):
+            for ix in range(x.start // tx, -(-x.stop // tx)):
+                rows = slice(max(iy * ty - y.start, 0), (iy + 1) * ty - y.start)
+                cols = slice(max(ix * tx - x.start, 0), (ix + 1) * tx - x.start)
+                yield (iy, ix), flags[rows, cols]
+
+    def _shard_key(self, iy: int, ix: int) -> str:
+        return f"reflectance/c/0/{iy}/{ix}"
+
+    def _name(self, iy: int, ix: int) -> str:
+        return self.root.href(f"{self.path}/{self._shard_key(iy, ix)}")
+
+    @contextmanager
+    def _damage(self, y: slice, x: slice) -> Iterator[None]:
+        """What Zarr raises on a damaged chunk, as BadCube with the shard's name."""
+        try:
+            with self.root.errors("read", self.path):
+                yield
+        except (ValueError, RuntimeError, TypeError) as e:
+            raise BadCube(f"{self._torn(y, x)}: {str(e).splitlines()[0]}; {_REPAIR}") from e
+
+    def _torn(self, y: slice, x: slice) -> str:
+        """Which objects under the window do not decode, tried one by one (only after a read failed)."""
+        _, ty, tx = self.spec.shard
+        names = []
+        for iy in range(y.start // ty, -(-y.stop // ty)):
+            for ix in range(x.start // tx, -(-x.stop // tx)):
+                rows, cols = self.spec.window(iy, ix)
+                for key, array, window in (
+                    (self._shard_key(iy, ix), self._stored, (slice(None), rows, cols)),
+                    (f"valid/c/{iy}/{ix}", self._flags, (rows, cols)),
+                ):
+                    try:
+                        array[window]
+                    except (ValueError, RuntimeError, TypeError):
+                        names.append(self.root.href(f"{self.path}/{key}"))
+        return f"torn: {', '.join(names)}" if names else f"{self.root.href(self.path)} could not be read"

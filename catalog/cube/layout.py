@@ -1,0 +1,164 @@
+"""The Zarr layout of a cube: create, read its spec, open.
+
+    <path>/zarr.json                 group: CF and Zarr geo attributes, the CubeSpec, consolidated metadata
+           reflectance/c/0/<iy>/<ix> one shard = all bands of one tile = one writer
+           valid/c/<iy>/<ix>         its flags
+           band, wavelength, fwhm, good, detector, gsd, y, x, spatial_ref [, lon, lat]
+
+The format is plain Zarr 3 with CF attributes: bare `xarray.open_zarr(path)` opens it, with nothing of ours.
+Every chunk ends with its crc32c, so a flipped or torn byte is an error and never a pixel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from hypermend.catalog.cube import cf
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.cube.stores import zarr_store
+from hypermend.catalog.errors import BadCube, NotFound
+from hypermend.catalog.storage.root import Root, to_json
+
+SPEC_ATTR = "hypermend:spec"
+ZSTD_LEVEL = 1
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+"""What Zarr and xarray raise at metadata that they cannot follow."""
+
+
+def create(
+    root: Root,
+    path: str,
+    spec: CubeSpec,
+    *,
+    lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None,
+) -> None:
+    """Lay out an empty cube at `path`. The same spec again writes nothing.
+
+    lonlat: (y, x) degrees each, of a scene in sensor geometry.
+
+    Raises:
+        BadCube: another cube lies there, or lonlat has another shape than the scene.
+    """
+    if lonlat is not None and any(a.shape != spec.shape[1:] for a in lonlat):
+        raise BadCube(f"lon {lonlat[0].shape}, lat {lonlat[1].shape}: the scene is {spec.shape[1:]} (y, x)")
+    try:
+        there = read_spec(root, path)
+    except NotFound:
+        objects = _empty_cube(spec, lonlat)
+        last = objects.pop("zarr.json")  # a cube exists once its group does
+        for key, data in objects.items():
+            root.put(f"{path}/{key}", data)
+        root.put(f"{path}/zarr.json", last)
+        return
+    if there != spec:
+        differing = [k for k, v in spec.to_dict().items() if there.to_dict()[k] != v]
+        raise BadCube(
+            f"{root.href(path)} is another cube: {', '.join(differing)} differ; cubes are immutable, use a new path"
+        )
+
+
+def read_spec(root: Root, path: str) -> CubeSpec:
+    """The spec that the cube at `path` was created with.
+
+    Raises:
+        NotFound: no cube there.
+        BadCube: a Zarr group that is none of our cubes.
+    """
+    try:
+        attributes = root.get_json(f"{path}/zarr.json")["attributes"]
+        return CubeSpec.from_json(attributes[SPEC_ATTR])
+    except (KeyError, TypeError, ValueError) as e:
+        raise BadCube(f"{root.href(path)} is no Hypermend cube: attribute {SPEC_ATTR} is missing or damaged") from e
+
+
+def open_cube(root: Root, path: str, *, chunks: dict[str, int] | None = None) -> xr.Dataset:
+    """The cube as a lazy Dataset in physical values, by plain `xarray.open_zarr`.
+
+    chunks: None reads on access without dask; {} makes dask arrays of the cube's chunks.
+
+    Raises:
+        NotFound: no cube there.
+        BadCube: its metadata are damaged.
+    """
+    if not root.exists(f"{path}/zarr.json"):
+        raise NotFound(f"{root.href(path)} is not there")
+    where: Any = root.href(path) if root.is_local else zarr_store(root, path, read_only=True)
+    with opening(root, path):
+        ds: xr.Dataset = xr.open_zarr(where, chunks=chunks, consolidated=True)
+    return ds
+
+
+@contextmanager
+def opening(root: Root, path: str) -> Iterator[None]:
+    """What the store, and what Zarr at metadata that it cannot follow, raise, as errors of ours."""
+    try:
+        with root.errors("open", path):
+            yield
+    except _DAMAGE as e:
+        said = str(e).partition("\n")[0]
+        raise BadCube(
+            f"the metadata of {root.href(path)} are damaged ({said}); `hypermend verify` names the repair"
+        ) from e
+
+
+def _empty_cube(spec: CubeSpec, lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None) -> dict[str, bytes]:
+    """Every object of a cube without pixels: {key: bytes}, made in memory so that `create` can put the group last."""
+    store = MemoryStore()
+    compressors = [ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()]
+    group = zarr.create_group(store=store, zarr_format=3)
+    fill = spec.fill if spec.fill is not None else (np.nan if np.dtype(spec.dtype).kind == "f" else 0)
+    group.create_array(
+        "reflectance",
+        shape=spec.shape,
+        dtype=spec.dtype,
+        chunks=spec.chunk,
+        shards=spec.shard,
+        compressors=compressors,
+        fill_value=fill,
+        dimension_names=("band", "y", "x"),
+        attributes=cf.reflectance_attrs(spec, lonlat is not None),
+    )
+    group.create_array(
+        "valid",
+        shape=spec.shape[1:],
+        dtype="uint8",
+        chunks=spec.shard[1:],
+        compressors=compressors,
+        fill_value=0,
+        dimension_names=("y", "x"),
+        attributes=cf.valid_attrs(spec, lonlat is not None),
+    )
+    for name, (dims, values, attributes) in cf.coordinates(spec, lonlat).items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=spec.shard[1:] if len(dims) == 2 else values.shape,
+            compressors=compressors if dims else None,
+            fill_value=np.nan if values.dtype.kind == "f" else 0,
+            dimension_names=dims,
+            attributes=attributes,
+            config={"write_empty_chunks": True},
+        )
+        array[...] = values
+    objects = {key: buffer.to_bytes() for key, buffer in store._store_dict.items()}
+    # Consolidated by hand: Zarr's own function warns on every call that this is not in the Zarr 3 core document.
+    members = {k.removesuffix("/zarr.json"): json.loads(v) for k, v in objects.items() if k.endswith("/zarr.json")}
+    head = json.loads(objects["zarr.json"])
+    head["attributes"] = {**cf.dataset_attrs(spec), SPEC_ATTR: spec.to_json()}
+    head["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": dict(sorted(members.items())),
+    }
+    objects["zarr.json"] = to_json(head)
+    return objects

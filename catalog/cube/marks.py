@@ -1,0 +1,205 @@
+"""Marks: which tiles of a cube are done. One small object beside the cube per tile, written once, after its shards.
+
+    restored/<scene>/<plan id>.zarr            the cube
+    restored/<scene>/<plan id>.zarr.done/0-3.json    mark of tile (0, 3) while the job runs
+    restored/<scene>/<plan id>.zarr.done.json        all marks in one object, once the cube is published
+
+That a chunk exists does not say that its tile is done, and a tile without data has no shard at all: only the mark
+says so. It carries size and crc32 of every object of the tile, so that `verify` can prove each byte later.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypermend.catalog.errors import BadCube, NotFound
+from hypermend.catalog.storage.root import NotJson, Root
+
+_NAME = re.compile(r"/(\d+)-(\d+)\.json$")
+_AT_ONCE = 16  # small reads: waiting, not work
+TileIndex = tuple[int, int]
+_NO_MARK = (ValueError, KeyError, TypeError, AttributeError)
+"""What a document raises that is no mark."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One object of a cube as it was written."""
+
+    key: str
+    """relative to the cube: reflectance/c/0/1/2, valid/c/1/2"""
+    size: int
+    """bytes"""
+    crc32: str
+    """eight hexadecimal digits"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Tile `index` (iy, ix) is done: these objects, and no others, hold it."""
+
+    index: TileIndex
+    shards: tuple[Shard, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """figures of the tile, JSON values"""
+
+    def to_dict(self) -> dict[str, Any]:
+        shards = [{"key": s.key, "size": s.size, "crc32": s.crc32} for s in self.shards]
+        return {"index": list(self.index), "shards": shards, "extra": dict(self.extra)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Mark:
+        iy, ix = data["index"]
+        shards = tuple(Shard(key=s["key"], size=int(s["size"]), crc32=s["crc32"]) for s in data["shards"])
+        return cls(index=(int(iy), int(ix)), shards=shards, extra=data.get("extra", {}))
+
+
+class Marks:
+    """The marks of the cube at `path`."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        self.root = root
+        self.path = path
+        self.folder = f"{path}.done"
+        self.folded = f"{path}.done.json"
+
+    def mark(self, iy: int, ix: int, shards: Sequence[Shard], extra: Mapping[str, Any] | None = None) -> bool:
+        """Say that the tile is done; True when something was written.
+
+        A tile done twice with the same bytes keeps its first mark. Other bytes (a repair) replace it.
+        """
+        mark = Mark(index=(iy, ix), shards=tuple(shards), extra=dict(extra or {}))
+        data = json.dumps(mark.to_dict(), sort_keys=True, allow_nan=False).encode()
+        key = self._key(mark.index)
+        if self.root.put_new(key, data):
+            return True
+        old = self._read(key)
+        if old is not None and old.shards == mark.shards:
+            return False
+        self.root.put(key, data)
+        return True
+
+    def tiles(self) -> tuple[frozenset[TileIndex], bool]:
+        """The tiles that are done, and whether all their marks are folded: what a resumed job has to know.
+
+        Told by the names of the marks, of which none is read: a listing has a thousand of them. An empty object, such
+        as a power cut leaves, is no mark; one that is damaged in another way is found by `fold`.
+        """
+        found = {i for e in self.root.list(self.folder) if e.size and (i := _index_of(e.key)) is not None}
+        return frozenset(found | self._folded().keys()), not found
+
+    def done(self) -> dict[TileIndex, Mark]:
+        """The mark of every tile that is done, sorted. One that cannot be read counts as none."""
+        return self._merged()[0]
+
+    def get(self, index: TileIndex) -> Mark | None:
+        """The mark of one tile, or None."""
+        return self._read(self._key(index)) or self._folded().get(index)
+
+    def fold(self) -> dict[TileIndex, Mark]:
+        """Put all marks into one object and remove the folder; the marks.
+
+        For one caller, when no tile is being written. Killed in between, it leaves both, which `done` merges.
+
+        Raises:
+            BadCube: marks are damaged. They are removed, and nothing is folded: their tiles are to be done again.
+        """
+        done, torn = self._merged()
+        if torn:
+            for index in torn:
+                self.unmark(index)
+            raise BadCube(
+                f"{self.root.href(self.folder)}: {len(torn)} marks were damaged, such as that of tile {torn[0]}; "
+                "they are removed, and the same command does their tiles again"
+            )
+        self._put_folded(done.values())
+        self.root.delete_prefix(self.folder)
+        return done
+
+    def unmark(self, index: TileIndex) -> None:
+        """The tile is not done. For one caller, when no tile is being written."""
+        folded = self._folded()
+        if folded.pop(index, None) is not None:
+            self._put_folded(folded.values())
+        self.root.delete(self._key(index))
+
+    def drop_folded(self) -> None:
+        """Remove the object of all marks, which is damaged: the tiles that it told of are not done."""
+        self.root.delete(self.folded)
+
+    def verify(self, workers: int = 4) -> list[TileIndex]:
+        """Tiles whose mark is damaged, or with an object that is missing or has not the marked size or crc32.
+
+        Reads every byte.
+        """
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            done, torn = self._merged()
+            whole = pool.map(self._is_whole, done.values())
+            return sorted([*torn, *(index for index, good in zip(done, whole, strict=True) if not good)])
+
+    def _key(self, index: TileIndex) -> str:
+        return f"{self.folder}/{index[0]}-{index[1]}.json"
+
+    def _merged(self) -> tuple[dict[TileIndex, Mark], list[TileIndex]]:
+        """Every mark, sorted, and the tiles whose marks cannot be read."""
+        marks = self._folded()
+        named = [i for e in self.root.list(self.folder) if (i := _index_of(e.key)) is not None]
+        torn = []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for index, mark in zip(named, pool.map(lambda i: self._read(self._key(i)), named), strict=True):
+                if mark is None:
+                    torn.append(index)
+                    marks.pop(index, None)
+                else:
+                    marks[index] = mark  # newer than the folded one: a repair
+        return dict(sorted(marks.items())), sorted(torn)
+
+    def _is_whole(self, mark: Mark) -> bool:
+        for shard in mark.shards:
+            try:
+                data = self.root.get(f"{self.path}/{shard.key}")
+            except NotFound:
+                return False
+            if len(data) != shard.size or crc32_hex(data) != shard.crc32:
+                return False
+        return True
+
+    def _read(self, key: str) -> Mark | None:
+        try:
+            return Mark.from_dict(json.loads(self.root.get(key)))
+        except (NotFound, *_NO_MARK):
+            return None
+
+    def _folded(self) -> dict[TileIndex, Mark]:
+        try:
+            return {mark.index: mark for mark in map(Mark.from_dict, self.root.get_json(self.folded)["marks"])}
+        except NotFound:
+            return {}
+        except (NotJson, *_NO_MARK) as e:
+            raise BadCube(
+                f"{self.root.href(self.folded)} is damaged; `hypermend verify` removes it, and the same command does "
+                "the cube's tiles again"
+            ) from e
+
+    def _put_folded(self, marks: Iterable[Mark]) -> bool:
+        return self.root.put_json(self.folded, {"marks": [m.to_dict() for m in sorted(marks, key=lambda m: m.index)]})
+
+
+def _index_of(key: str) -> TileIndex | None:
+    found = _NAME.search(key)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def crc32_hex(data: Any) -> str:
+    """crc32 (zlib's) of anything with a contiguous buffer, as eight hexadecimal digits.
+
+    Not crc32c: every chunk in a shard already ends with its own crc32c, and a CRC that runs over data and their CRC
+    ends in a constant. The crc32c of all shards of one size would be the same number, whatever they hold.
+    """
+    return f"{zlib.crc32(data):08x}"

@@ -1,0 +1,65 @@
+"""The Zarr stores under a cube, which notice what Zarr itself would not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore, ObjectStore, WrapperStore
+
+from hypermend.catalog.cube.marks import Shard, crc32_hex
+from hypermend.catalog.storage.root import Root
+
+
+def zarr_store(root: Root, path: str, *, read_only: bool) -> Store:
+    """The Zarr store whose root is the cube."""
+    local = root.local_path(path)
+    if local is not None:
+        return LocalStore(local, read_only=read_only)
+    return ObjectStore(root.at(path), read_only=read_only)
+
+
+class Reads(WrapperStore[Store]):
+    """Remembers which objects were asked for and are not there: Zarr itself would take them for fill."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.missing: set[str] = set()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await self._store.get(key, prototype, byte_range)
+        if found is None or len(found) == 0:  # a shard that was cut to nothing reads as absent, too
+            self.missing.add(key)
+        else:
+            self.missing.discard(key)  # another process has written it since
+        return found
+
+
+class Writes(WrapperStore[Store]):
+    """Measures what is written, and never reads a chunk.
+
+    Zarr reads the old shard when a write leaves out the part of the last shard that lies outside the scene. We
+    write all that lies inside, so what was there before, torn perhaps, is of no interest.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._written: list[Shard] = []
+        self._lock = Lock()
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Shard]]:
+        with self._lock:  # the writes of two threads must not mix
+            self._written = []
+            yield self._written
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        return None if "/c/" in key else await self._store.get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await self._store.set(key, value)
+        data = value.as_numpy_array()
+        self._written.append(Shard(key=key, size=data.nbytes, crc32=crc32_hex(data)))

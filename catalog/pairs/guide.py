@@ -1,0 +1,147 @@
+"""A guide's pixels on the grid of the cube that is made with it: as they are where they lie on it, else reprojected.
+
+Reprojection goes by squares of a lattice that is fixed on the target grid, each through odc-geo by itself. So the
+pixels of a place are the same whatever window they are asked for in, and tiled equals whole.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from odc.geo.warp import rio_reproject
+
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.spec import VALID, CubeSpec
+from hypermend.catalog.grids import at
+from hypermend.catalog.pairs.pairing import offset_on, outline_in
+
+SQUARE_PX = 256
+"""Edge of a square of the reprojection, in target pixels."""
+MARGIN_PX = 4
+"""Guide pixels around a square that the interpolation (cubic convolution) may look at."""
+HOLE_WEIGHT = 1e-5
+"""Share of an interpolated number that may come from a hole."""
+Stored = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+
+class GuideOnGrid:
+    """Windows of a guide in target pixels."""
+
+    keep_squares = 16
+
+    def __init__(self, cube: Cube, bands: Sequence[int], target: CubeSpec) -> None:
+        """
+        Args:
+            bands: 0-based, of the guide's cube.
+            target: the cube whose pixels count; `pairing.scale_between` has accepted the two.
+        """
+        self.spec = cube.spec
+        self._cube = cube
+        self._bands = list(bands)
+        self._shape = target.shape[1:]
+        self._offset: tuple[int, int] | None = (0, 0)
+        self._squares: OrderedDict[tuple[int, int], tuple[Stored, Mask]] = OrderedDict()
+        if target.grid is not None and cube.spec.grid is not None:
+            self._grid, self._own = target.grid, cube.spec.grid
+            self._offset = offset_on(self._grid, self._own)
+
+    @property
+    def reprojected(self) -> bool:
+        """Whether the guide lies off the target grid."""
+        return self._offset is None
+
+    def read(self, y: slice, x: slice) -> tuple[Stored, Mask]:
+        """Numbers as the guide's cube stores them (band, h, w) and where they can be trusted (h, w).
+
+        Trusted is what the guide's cube calls usable: no cloud, no shadow, not saturated, inside the guide. Reprojected
+        numbers are float32.
+        """
+        return self._moved(y, x) if self._offset is not None else self._from_squares(y, x)
+
+    def _moved(self, y: slice, x: slice) -> tuple[Stored, Mask]:
+        assert self._offset is not None
+        top, left = self._offset
+        rows, columns = (slice(s.start - o, s.stop - o) for s, o in ((y, top), (x, left)))
+        stored, trusted = _window(self._cube, self._bands, rows, columns)
+        return stored, trusted
+
+    def _from_squares(self, y: slice, x: slice) -> tuple[Stored, Mask]:
+        stored = np.empty((len(self._bands), y.stop - y.start, x.stop - x.start), np.float32)
+        trusted = np.empty(stored.shape[1:], np.bool_)
+        for iy in range(y.start // SQUARE_PX, -(-y.stop // SQUARE_PX)):
+            for ix in range(x.start // SQUARE_PX, -(-x.stop // SQUARE_PX)):
+                rows, from_rows = _shared(y, iy)
+                columns, from_columns = _shared(x, ix)
+                square, known = self._square(iy, ix)
+                stored[:, rows, columns] = square[:, from_rows, from_columns]
+                trusted[rows, columns] = known[from_rows, from_columns]
+        return stored, trusted
+
+    def _square(self, iy: int, ix: int) -> tuple[Stored, Mask]:
+        if (iy, ix) not in self._squares:
+            self._squares[iy, ix] = self._reproject(iy, ix)
+            while len(self._squares) > self.keep_squares:
+                self._squares.popitem(last=False)
+        self._squares.move_to_end((iy, ix))
+        return self._squares[iy, ix]
+
+    def _reproject(self, iy: int, ix: int) -> tuple[Stored, Mask]:
+        height, width = self._shape
+        y0, x0 = iy * SQUARE_PX, ix * SQUARE_PX
+        there = self._grid[y0 : min(y0 + SQUARE_PX, height), x0 : min(x0 + SQUARE_PX, width)]
+        # The last band is 1 where the guide can be trusted: what stays 1 has met no hole on its way.
+        out = np.zeros((len(self._bands) + 1, *there.shape), np.float32)
+        rows, columns = _under(there, self._own)
+        if rows.start < rows.stop and columns.start < columns.stop:
+            stored, trusted = _window(self._cube, self._bands, rows, columns)
+            values = np.concatenate([np.where(trusted, stored, 0), trusted[None]]).astype(np.float32)
+            here = self._own[rows, columns]
+            for band, moved in zip(values, out, strict=True):
+                # XSCALE and YSCALE: interpolate, whatever GDAL makes of the sizes of this window
+                rio_reproject(band, moved, here, there, "cubic", src_nodata=None, dst_nodata=None, XSCALE=1, YSCALE=1)
+        return out[:-1], np.abs(out[-1] - 1) < HOLE_WEIGHT
+
+
+def _window(cube: Cube, bands: Sequence[int], y: slice, x: slice) -> tuple[Stored, Mask]:
+    """A window of the guide in its own pixels, which may leave it: not trusted there, and zero."""
+    height, width = cube.spec.height, cube.spec.width
+    stored = np.zeros((len(bands), y.stop - y.start, x.stop - x.start), cube.spec.dtype)
+    trusted = np.zeros(stored.shape[1:], np.bool_)
+    rows, columns = (slice(max(s.start, 0), min(s.stop, size)) for s, size in ((y, height), (x, width)))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        numbers, flags = cube.read(rows, columns)
+        into = (
+            slice(rows.start - y.start, rows.stop - y.start),
+            slice(columns.start - x.start, columns.stop - x.start),
+        )
+        stored[(..., *into)] = numbers[list(bands)]
+        trusted[into] = flags & VALID != 0
+    return stored, trusted
+
+
+def _shared(wanted: slice, square: int) -> tuple[slice, slice]:
+    """What a window and a square share along one axis: in the window's pixels, in the square's."""
+    start, stop = max(wanted.start, square * SQUARE_PX), min(wanted.stop, (square + 1) * SQUARE_PX)
+    return slice(start - wanted.start, stop - wanted.start), slice(
+        start - square * SQUARE_PX, stop - square * SQUARE_PX
+    )
+
+
+def _under(there: GeoBox, own: GeoBox) -> tuple[slice, slice]:
+    """Rows and columns of the guide's grid under `there`, with a margin, inside the guide."""
+    box = outline_in(there, own).boundingbox
+    corners = [
+        at(~own.affine, *corner)
+        for corner in ((box.left, box.top), (box.right, box.bottom), (box.left, box.bottom), (box.right, box.top))
+    ]
+    xs, ys = zip(*corners, strict=True)
+    height, width = own.shape
+    rows = slice(max(0, int(np.floor(min(ys))) - MARGIN_PX), min(height, int(np.ceil(max(ys))) + MARGIN_PX))
+    columns = slice(max(0, int(np.floor(min(xs))) - MARGIN_PX), min(width, int(np.ceil(max(xs))) + MARGIN_PX))
+    return rows, columns

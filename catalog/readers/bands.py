@@ -1,0 +1,282 @@
+"""What the bands of a file are, and the CubeSpec and flags that follow from it. Shared by all readers; no files.
+
+A file tells of its bands by wavelengths, by names, by numbers or only by how many there are; the sensor table fills
+in the rest. Bands come out sorted by wavelength (stable), each with its 1-based number in the original product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypermend.catalog.band_names import match_band, plain_name
+from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
+from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.sensors import Sensor
+
+RANGE_SLACK_NM = 50.0
+UNITS = {"reflectance": "1", "counts": "1", "radiance": "W m-2 sr-1 um-1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """One band of a file."""
+
+    number: int
+    """1-based, in the original product"""
+    name: str
+    wavelength_nm: float
+    fwhm_nm: float
+    detector: str
+    good: bool
+    gsd_m: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """What the stored numbers of a file are."""
+
+    dtype: str
+    fill: float | int | None = None
+    scale_factor: float = 1.0
+    add_offset: float = 0.0
+    quantity: str
+    units: str | None = None
+    crs: str | None = None
+    transform: tuple[float, float, float, float, float, float] | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def by_number(table: Sensor, numbers: Sequence[int], what: str) -> list[Band]:
+    """Bands given by their 1-based number in the sensor table."""
+    if wrong := [n for n in numbers if not 1 <= n <= table.bands]:
+        raise BadAsset(f"{what}: band numbers {wrong[:8]} do not exist; {table.name} has 1-{table.bands}")
+    return [
+        Band(
+            number=int(n),
+            name=table.band_name[n - 1],
+            wavelength_nm=table.wavelength_nm[n - 1],
+            fwhm_nm=table.fwhm_nm[n - 1],
+            detector=table.detector[n - 1],
+            good=table.usable[n - 1],
+            gsd_m=table.gsd_m[n - 1],
+        )
+        for n in numbers
+    ]
+
+
+def by_name(table: Sensor, names: Sequence[str], what: str) -> list[Band]:
+    """Bands given by name; B4, b04 and B04 are one."""
+    found = [match_band(n, table) for n in names]
+    if unknown := [n for n, f in zip(names, found, strict=True) if f is None]:
+        raise BadAsset(
+            f"{what}: {table.name} has no band {', '.join(map(repr, unknown[:8]))}; "
+            f"it has {', '.join(table.band_name[:15])}{' ...' if table.bands > 15 else ''}"
+        )
+    return by_number(table, [table.band_name.index(f) + 1 for f in found if f is not None], what)
+
+
+def by_count(table: Sensor, count: int, what: str) -> list[Band]:
+    """Bands given only by how many there are: all of the table, or its usable ones."""
+    usable = [i + 1 for i, u in enumerate(table.usable) if u]
+    if count == table.bands:
+        return by_number(table, range(1, count + 1), what)
+    if count == len(usable):
+        return by_number(table, usable, what)
+    raise BadAsset(
+        f"{what}: {count} bands, sensor {table.name} has {table.bands} ({len(usable)} usable); "
+        "name the right sensor, or give the file's wavelengths or band numbers"
+    )
+
+
+def by_wavelength(
+    table: Sensor,
+    wavelength_nm: Sequence[float],
+    what: str,
+    *,
+    fwhm_nm: Sequence[float] | None = None,
+    good: Sequence[bool] | None = None,
+    names: Sequence[str] | None = None,
+    detector: Sequence[str] | None = None,
+) -> list[Band]:
+    """Bands whose centres the file tells, in file order.
+
+    The detector comes from the sensor table: by position when the file has the table's bands, else by ascending
+    runs of the file's order when there are as many as detectors, else that of the nearest band.
+    """
+    count = len(wavelength_nm)
+    low, high = min(table.wavelength_nm), max(table.wavelength_nm)
+    if wrong := [w for w in wavelength_nm if not low - RANGE_SLACK_NM <= w <= high + RANGE_SLACK_NM]:
+        raise BadAsset(
+            f"{what}: {len(wrong)} of {count} wavelengths (first {wrong[0]:g} nm) lie outside sensor {table.name} "
+            f"({low:.0f}-{high:.0f} nm); wrong sensor, or wavelengths not in nanometres"
+        )
+    nearest = [int(np.argmin(np.abs(np.asarray(table.wavelength_nm) - w))) for w in wavelength_nm]
+    if detector is None:
+        detector = _detectors(table, wavelength_nm, nearest)
+    return [
+        Band(
+            number=i + 1,
+            name=names[i] if names is not None else str(i + 1),
+            wavelength_nm=float(w),
+            fwhm_nm=float(fwhm_nm[i]) if fwhm_nm is not None else table.fwhm_nm[nearest[i]],
+            detector=detector[i],
+            good=bool(good[i]) if good is not None else _usable(table, w, detector[i]),
+            gsd_m=table.gsd_m[nearest[i]],
+        )
+        for i, w in enumerate(wavelength_nm)
+    ]
+
+
+def _detectors(table: Sensor, wavelength_nm: Sequence[float], nearest: Sequence[int]) -> list[str]:
+    kinds = list(dict.fromkeys(table.detector))
+    if len(kinds) == 1:
+        return kinds * len(wavelength_nm)
+    centres = np.asarray(wavelength_nm)
+    if len(centres) == table.bands and np.all(np.abs(centres - np.asarray(table.wavelength_nm)) < RANGE_SLACK_NM):
+        return list(table.detector)
+    runs = np.concatenate([[0], np.cumsum(np.diff(centres) < 0)])
+    if runs[-1] + 1 == len(kinds):
+        return [kinds[int(r)] for r in runs]
+    return [table.detector[n] for n in nearest]
+
+
+def _usable(table: Sensor, nm: float, detector: str) -> bool:
+    """Usable flag of the nearest band on the same detector."""
+    same = [i for i, d in enumerate(table.detector) if d == detector]
+    return table.usable[min(same, key=lambda i: abs(table.wavelength_nm[i] - nm))]
+
+
+def choose(bands: Sequence[Band], wanted: Sequence[str] | None, what: str) -> list[int]:
+    """Positions of the wanted bands (by name), all when None.
+
+    Raises:
+        BadAsset: an unknown name.
+    """
+    if wanted is None:
+        return list(range(len(bands)))
+    plain = {plain_name(b.name): i for i, b in enumerate(bands)}
+    picked = [plain.get(plain_name(w)) for w in wanted]
+    if unknown := [w for w, p in zip(wanted, picked, strict=True) if p is None]:
+        raise BadAsset(f"{what}: no band {', '.join(unknown)}; there are {', '.join(b.name for b in bands)}")
+    return sorted({p for p in picked if p is not None})
+
+
+def make_spec(
+    bands: Sequence[Band], size: tuple[int, int], pixels: Pixels, *, sensor: str
+) -> tuple[CubeSpec, list[int]]:
+    """The source cube of these bands, and for each cube band its position in `bands`.
+
+    Args:
+        size: (y, x)
+    """
+    order = sorted(range(len(bands)), key=lambda i: bands[i].wavelength_nm)  # sorted is stable
+    chosen = [bands[i] for i in order]
+    shape = (len(chosen), *size)
+    chunk, shard = CubeSpec.layout(shape, pixels.dtype)
+    spec = CubeSpec(
+        shape=shape,
+        dtype=pixels.dtype,
+        scale_factor=pixels.scale_factor,
+        add_offset=pixels.add_offset,
+        fill=pixels.fill,
+        band=tuple(b.number for b in chosen),
+        band_name=tuple(b.name for b in chosen),
+        wavelength_nm=tuple(b.wavelength_nm for b in chosen),
+        fwhm_nm=tuple(b.fwhm_nm for b in chosen),
+        detector=tuple(b.detector for b in chosen),
+        good=tuple(b.good for b in chosen),
+        gsd_m=tuple(b.gsd_m for b in chosen),
+        crs=pixels.crs,
+        transform=pixels.transform,
+        quantity=pixels.quantity,
+        units=pixels.units or UNITS[pixels.quantity],
+        sensor=sensor,
+        stage="source",
+        chunk=chunk,
+        shard=shard,
+        attrs=pixels.attrs,
+    )
+    return spec, order
+
+
+def default_fill(dtype: str, nodata: float | None) -> float | int | None:
+    """The stored number for "no data": the file's own, else NaN for floats, else none."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return math.nan if nodata is None else float(nodata)
+    if nodata is None or math.isnan(nodata):
+        return None
+    info = np.iinfo(kind)
+    # GDAL lets a uint16 file carry nodata -9999: no stored number can be it, so there is none
+    return int(nodata) if info.min <= nodata <= info.max else None
+
+
+def spare_number(dtype: str) -> float | int:
+    """A fill for holes in a mosaic whose files declare none."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return math.nan
+    info = np.iinfo(kind)
+    return int(info.max) if kind.kind == "u" else int(info.min)
+
+
+def flags_of(stored: NDArray[Any], spec: CubeSpec) -> NDArray[np.uint8]:
+    """VALID where every good band has data, else NODATA; a pixel with no good band at all becomes fill throughout.
+
+    A pixel with only some bands missing keeps its stored numbers but is not VALID: no network may see its fill.
+    """
+    good = [i for i, g in enumerate(spec.good) if g] or list(range(spec.bands))
+    some = np.zeros(stored.shape[1:], dtype=bool)
+    every = np.ones(stored.shape[1:], dtype=bool)
+    for band in good:  # one band at a time: no second copy of the window
+        missing = _missing(stored[band], spec.fill)
+        some |= missing
+        every &= missing
+    if spec.fill is not None and every.any():
+        stored[:, every] = spec.fill
+    return np.where(some, NODATA, VALID).astype(np.uint8)
+
+
+def _missing(band: NDArray[Any], fill: float | int | None) -> NDArray[np.bool_]:
+    """Where a band (y, x) has no data: its fill, and for floats anything that is no finite number."""
+    missing = np.zeros(band.shape, dtype=bool) if fill is None else np.asarray(band == fill)
+    return missing | ~np.isfinite(band) if band.dtype.kind == "f" else missing
+
+
+class ArraySource:
+    """A scene that is read whole: the file is loaded once, at the first read."""
+
+    windowed = False
+    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    def __init__(
+        self,
+        spec: CubeSpec,
+        identity: str,
+        load: Callable[[], NDArray[Any]],
+        order: Sequence[int],
+        *,
+        loaded: NDArray[Any] | None = None,
+    ) -> None:
+        """`load` gives (band, y, x) in file order; `order` says which of them the cube takes; `loaded` if it was."""
+        self.spec = spec
+        self.identity = identity
+        self._load = load
+        self._order = list(order)
+        self._array = loaded
+
+    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """(bands, h, w) stored numbers and (h, w) flags."""
+        if self._array is None:
+            self._array = self._load()
+        stored = np.stack([self._array[i, y, x] for i in self._order]).astype(self.spec.dtype, copy=False)
+        return stored, flags_of(stored, self.spec)
+
+    def close(self) -> None:
+        self._array = None

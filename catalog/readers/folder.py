@@ -1,0 +1,333 @@
+"""Scenes of a folder that has no STAC: what belongs together, when it was taken, where it lies.
+
+The tiles of one acquisition (same time tag, reference system, pixel and bands, on one grid) are one scene; so are the
+numbered PNGs of a folder, and the GeoTIFFs of a one-file-per-band delivery with its MTL file. Every other file that
+a reader knows is a scene of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from hypermend.catalog.errors import ArchiveError, BadAsset, Refused
+from hypermend.catalog.grids import at, footprint
+from hypermend.catalog.readers.enmap_metadata import read_metadata
+from hypermend.catalog.readers.hdf import start_time
+from hypermend.catalog.readers.header import Header, read_header
+from hypermend.catalog.readers.landsat_mtl import parse_mtl
+from hypermend.catalog.readers.mat import layout_of, shares_file
+from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import sensor as sensor_table
+from hypermend.catalog.storage.fetch import Reach
+
+MTIME = {"hypermend:datetime_from": "mtime"}
+_PER_BAND = re.compile(r"^(?P<stem>.+)_B(?P<band>\d{1,3}[A-Z]?)(?P<level>_L1[A-Z]+)?\.tiff?$", re.I)
+_MTL = re.compile(r"^(?P<stem>.+)_MTL(?P<level>_L1[A-Z]+)?\.txt$", re.I)
+_PNG = re.compile(r"^.*?(\d+)\.png$", re.I)
+_WHOLE = {
+    ".mat": "application/x-matlab-data",
+    ".h5": "application/x-hdf5",
+    ".he5": "application/x-hdf5",
+    ".nc": "application/x-netcdf",
+}
+_TIFF_MEDIA = "image/tiff; application=geotiff"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Something that did not become a scene, and why; the rest goes on."""
+
+    id: str
+    reason: str
+
+
+def from_folder(path: str | Path, *, sensor: str, collection: str) -> Iterator[Scene | Skipped]:
+    """Scenes of all files under `path`, in the order of their names.
+
+    Raises:
+        BadAsset: there is no such folder.
+        BadSensor: there is no such sensor.
+    """
+    table = sensor_table(sensor)
+    root = Path(path).resolve()
+    if not root.is_dir():
+        raise BadAsset(f"{path}: no such folder")
+    maker = _Maker(sensor=table.name, collection=collection)
+    for folder, names in _folders(root):
+        yield from maker.scenes(folder, names)
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder with its files, sorted; hidden ones left out; links to folders not followed."""
+    for folder, inside, names in os.walk(root):
+        inside[:] = sorted(d for d in inside if not d.startswith("."))
+        yield Path(folder), sorted(n for n in names if not n.startswith("."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maker:
+    sensor: str
+    collection: str
+    seen: dict[str, str] = field(default_factory=dict)
+    """Scene id -> its first file."""
+
+    def scenes(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
+        """The scenes of the files of one folder."""
+        rest = list(names)
+        pngs = [n for n in rest if _PNG.match(n)]
+        if len(pngs) > 1:
+            rest = [n for n in rest if n not in pngs]
+            yield from self._guarded(folder.name, lambda: [self._png_stack(folder, pngs)])
+        for stem, files in _deliveries(rest).items():
+            rest = [n for n in rest if n not in files]
+            yield from self._guarded(stem, lambda s=stem, f=files: [self._delivery(folder, s, f)])
+        tiffs = [n for n in rest if re.search(r"\.(tiff?|jp2)$", n, re.I)]
+        if spectral := [n for n in tiffs if "SPECTRAL_IMAGE" in n]:  # EnMAP delivery: its quality layers are no scenes
+            tiffs = spectral
+        yield from self._tiffs(folder, tiffs)
+        for name in rest:
+            suffix = Path(name).suffix.lower()
+            if suffix in _WHOLE:
+                yield from self._guarded(name, lambda n=name, s=suffix: [self._single(folder / n, _WHOLE[s])])
+            elif suffix == ".hdr":
+                yield from self._guarded(name, lambda n=name: [self._envi(folder, n, names)])
+
+    def _guarded(self, id: str, make: Any) -> Iterator[Scene | Skipped]:
+        try:
+            for scene in [_proved(scene) for scene in make()]:
+                yield self._once(scene)
+        except ArchiveError as e:
+            yield Skipped(id=id, reason=str(e))
+        except (ValueError, TypeError, KeyError) as e:  # a header with something else than a number in it
+            yield Skipped(id=id, reason=f"its header cannot be read: {type(e).__name__}: {e}")
+
+    def _once(self, scene: Scene) -> Scene | Skipped:
+        """The scene, unless another of the same name was found before: one would replace the other."""
+        where = next(iter(scene.assets.values())).href
+        first = self.seen.setdefault(scene.id, where)
+        if first == where:
+            return scene
+        return Skipped(id=scene.id, reason=f"{where} and {first} have the same name; catalogue them as two collections")
+
+    def _tiffs(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
+        groups: dict[Any, list[tuple[str, Header]]] = {}
+        for name in names:
+            asset = Asset(key=Path(name).stem, href=str(folder / name), roles=("data",), media_type=_TIFF_MEDIA)
+            try:
+                header = read_header(asset, Reach())
+            except (ArchiveError, ValueError, TypeError, KeyError) as e:
+                yield Skipped(id=Path(name).stem, reason=f"its header cannot be read: {e}")
+                continue
+            groups.setdefault(_acquisition(header) or name, []).append((name, header))
+        for group in groups.values():
+            yield from self._guarded(group[0][0], lambda g=group: [self._mosaic(folder, g)])
+
+    def _mosaic(self, folder: Path, group: Sequence[tuple[str, Header]]) -> Scene:
+        headers = [h for _, h in group]
+        stems = [Path(n).stem for n, _ in group]
+        when, told = _time(headers[0], folder / group[0][0])
+        id = stems[0]
+        if len(stems) > 1:
+            prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", _common_start(stems), flags=re.I) or folder.name
+            id = f"{prefix}-{when:%Y%m%dT%H%M%S}"
+        assets = {s: _with_header(h) for s, h in zip(stems, headers, strict=True)}
+        for xml in folder.glob("*METADATA.XML"):
+            if len(stems) == 1 and stems[0].split("SPECTRAL_IMAGE")[0].rstrip("-_") in xml.stem:
+                asset = Asset(key="metadata", href=str(xml), roles=("metadata",), media_type="application/xml")
+                assets["metadata"] = asset
+                if not told and (start := _parse(read_metadata(asset, Reach()).start or "")) is not None:
+                    when, told = start, True
+        return self._scene(id, when, assets, grid=_union(headers), properties={} if told else MTIME)
+
+    def _delivery(self, folder: Path, stem: str, files: Sequence[str]) -> Scene:
+        assets: dict[str, Asset] = {}
+        fields: dict[str, str] = {}
+        for name in files:
+            href = str(folder / name)
+            if match := _PER_BAND.match(name):
+                key = f"B{match['band']}"
+                asset = Asset(key=key, href=href, roles=("data",), media_type=_TIFF_MEDIA, bands=(key,))
+                assets[key] = asset
+            else:
+                assets["mtl"] = Asset(key="mtl", href=href, roles=("metadata",), media_type="text/plain")
+                fields = parse_mtl(Path(href).read_text(encoding="latin-1"))
+        first = next((a for k, a in assets.items() if k != "mtl"), None)
+        if first is None:
+            raise BadAsset(f"{folder / stem}_MTL.txt: none of its band files is here")
+        day = fields.get("DATE_ACQUIRED") or fields.get("ACQUISITION_DATE")
+        clock = fields.get("SCENE_CENTER_TIME", "00:00:00").rstrip("Z")[:15]
+        when = _parse(f"{day}T{clock}") if day else None
+        grid = _union([read_header(first, Reach())])
+        return self._scene(
+            stem,
+            when or _mtime(Path(first.href)),
+            assets,
+            grid=grid,
+            properties={} if when else MTIME,
+        )
+
+    def _png_stack(self, folder: Path, names: Sequence[str]) -> Scene:
+        assets = {
+            Path(n).stem: Asset(key=Path(n).stem, href=str(folder / n), roles=("data",), media_type="image/png")
+            for n in names
+        }
+        return self._scene(folder.name, _mtime(folder / names[0]), assets, properties=MTIME)
+
+    def _single(self, path: Path, media_type: str) -> Scene:
+        asset = Asset(key="data", href=str(path), roles=("data",), media_type=media_type)
+        if path.suffix.lower() == ".mat":
+            layout = layout_of(asset, sensor_table(self.sensor), Reach())
+            # one file can hold the cubes of two instruments: each scene has an id of its own
+            id = f"{path.stem}-{self.sensor}" if shares_file(layout) else path.stem
+            facts = {"hypermend:mat_key": layout.cube}
+            return self._scene(id, _mtime(path), {"data": asset}, properties={**MTIME, **facts})
+        when = _parse(start_time(asset, Reach()) or "")
+        return self._scene(path.stem, when or _mtime(path), {"data": asset}, properties={} if when else MTIME)
+
+    def _envi(self, folder: Path, name: str, names: Sequence[str]) -> Scene:
+        stem = Path(name).stem
+        bodies = [n for n in names if n != name and (n == stem or Path(n).stem == stem) and not n.endswith(".xml")]
+        if not bodies:
+            raise BadAsset(f"{folder / name}: its data file is not beside it")
+        assets = {
+            "data": Asset(key="data", href=str(folder / bodies[0]), roles=("data",), media_type="application/x-envi"),
+            "header": Asset(key="header", href=str(folder / name), roles=("metadata",), media_type="text/plain"),
+        }
+        return self._scene(Path(stem).stem, _mtime(folder / name), assets, properties=MTIME)
+
+    def _scene(
+        self,
+        id: str,
+        when: datetime,
+        assets: dict[str, Asset],
+        *,
+        grid: GeoBox | None = None,
+        properties: dict[str, Any],
+    ) -> Scene:
+        return Scene(
+            id=re.sub(r"[^A-Za-z0-9._-]+", "_", id),
+            collection=self.collection,
+            datetime=when,
+            sensor=self.sensor,
+            grid=grid,
+            assets=assets,
+            properties=dict(properties),
+            **_place(grid),
+        )
+
+
+def _common_start(names: Sequence[str]) -> str:
+    """The letters that all names begin with."""
+    first, last = min(names), max(names)
+    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(same, min(len(first), len(last)))]
+
+
+def _proved(scene: Scene) -> Scene:
+    """The scene, its headers read and understood; the footprint that only the reader knows is filled in.
+
+    What is refused (an unknown Sentinel-2 offset) is for the user to settle in the item: it stays a scene.
+    """
+    try:
+        source = open_scene(scene)
+    except Refused:
+        return scene
+    try:
+        if scene.grid is None and source.spec.grid is not None:
+            return replace(scene, grid=source.spec.grid, **_place(source.spec.grid))
+        if source.lonlat is not None:
+            return replace(scene, **_swath(*source.lonlat))
+        return scene
+    finally:
+        source.close()
+
+
+def _place(grid: GeoBox | None) -> dict[str, Any]:
+    """Outline and box in degrees, none for a lab image."""
+    geometry, bbox = (None, None) if grid is None else footprint(grid)
+    return {"geometry": geometry, "bbox": bbox}
+
+
+def _swath(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> dict[str, Any]:
+    """The box around a swath's pixels."""
+    known = (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
+    if not known.any():
+        return {}
+    w, e = float(lon[known].min()), float(lon[known].max())
+    s, n = float(lat[known].min()), float(lat[known].max())
+    ring = [[w, s], [e, s], [e, n], [w, n], [w, s]]
+    return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": (w, s, e, n)}
+
+
+def _deliveries(names: Sequence[str]) -> dict[str, list[str]]:
+    """stem -> files of a one-GeoTIFF-per-band delivery: at least two bands, or one with an MTL file."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if match := _PER_BAND.match(name) or _MTL.match(name):
+            found.setdefault(match["stem"], []).append(name)
+    return {stem: files for stem, files in found.items() if len(files) > 1 or _MTL.match(files[0])}
+
+
+def _acquisition(header: Header) -> tuple[Any, ...] | None:
+    """What the tiles of one acquisition share; None when the file does not say when it was taken."""
+    when = header.tags.get("start_time")
+    if when is None or header.crs is None:
+        return None
+    t = header.transform
+    phase = (round(t.c / t.a % 1, 3) % 1, round(t.f / t.e % 1, 3) % 1)
+    return when, header.crs, t.a, t.b, t.d, t.e, phase, header.wavelength_nm, header.dtypes
+
+
+def _union(headers: Sequence[Header]) -> GeoBox | None:
+    """The grid that all files lie on."""
+    first = headers[0]
+    if first.crs is None:
+        return None
+    a, e = first.transform.a, first.transform.e
+    if len(headers) == 1:
+        return GeoBox(first.size, first.transform, first.crs)
+    edges = [at(h.transform, *corner) for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
+    xs, ys = [p[0] for p in edges], [p[1] for p in edges]
+    left, top = (min(xs) if a > 0 else max(xs)), (min(ys) if e > 0 else max(ys))
+    shape = round((max(ys) - min(ys)) / abs(e)), round((max(xs) - min(xs)) / abs(a))
+    return GeoBox(shape, Affine(a, 0.0, left, 0.0, e, top), first.crs)
+
+
+def _with_header(header: Header) -> Asset:
+    asset = header.asset
+    grid = GeoBox(header.size, header.transform, header.crs) if header.crs is not None else None
+    return Asset(
+        key=asset.key, href=asset.href, roles=asset.roles, media_type=asset.media_type, nodata=header.nodata, grid=grid
+    )
+
+
+def _time(header: Header, path: Path) -> tuple[datetime, bool]:
+    """When it was taken, and whether the file itself says so."""
+    for tag in ("start_time", "DATETIME", "ACQUISITION_DATETIME"):
+        if (text := header.tags.get(tag)) and (when := _parse(text)) is not None:
+            return when, True
+    return _mtime(path), False
+
+
+def _parse(text: str) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+def _mtime(path: Path) -> datetime:
+    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)

@@ -1,0 +1,134 @@
+"""The door to pixels: a Scene's files -> a Source that reads windows of its source cube.
+
+One file for each format: GeoTIFF and JPEG 2000 (`readers_tiff`, also one file per band and mosaics), ENVI
+(`readers_envi`), HDF5 and NetCDF (`readers_hdf`), MATLAB (`readers_mat`), PNG stacks (`readers_png`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypermend.catalog import sensors
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import ArchiveError, BadAsset, BadCube
+from hypermend.catalog.readers.envi import open_envi
+from hypermend.catalog.readers.hdf import open_hdf
+from hypermend.catalog.readers.mat import open_mat
+from hypermend.catalog.readers.png import open_png
+from hypermend.catalog.readers.tiff import open_tiff
+from hypermend.catalog.scene import Asset, Scene, is_data
+from hypermend.catalog.storage.fetch import GIB, Reach
+from hypermend.catalog.storage.hrefs import shown
+from hypermend.catalog.storage.signing import Signer
+
+READER_VERSION = 1
+"""Bumped by hand when the same files become another cube; part of the ingest id."""
+MAX_CUBE_BYTES = 2**44
+"""A declared shape beyond this is a mistake or an attack, not a scene."""
+_FORMATS = (
+    ("tiff", r"\.(tiff?|jp2)$", r"image/(tiff|jp2|vnd\.stac\.geotiff)"),
+    ("envi", r"\.(hdr|bsq|bil|bip|img|dat)$", r"application/(x-)?envi"),
+    ("hdf", r"\.(h5|he5|hdf5|nc|nc4)$", r"application/(x-)?(hdf5?|netcdf)"),
+    ("mat", r"\.mat$", r"application/(x-)?matlab-data"),
+    ("png", r"\.png$", r"image/png"),
+)
+_OPEN: dict[str, Callable[..., Source]] = {
+    "tiff": open_tiff,
+    "envi": open_envi,
+    "hdf": open_hdf,
+    "mat": open_mat,
+    "png": open_png,
+}
+
+
+class Source(Protocol):
+    """The pixels of one scene, as the source cube will hold them."""
+
+    spec: CubeSpec
+    """the cube this scene becomes"""
+    windowed: bool
+    """True: a read costs about its window. False: the whole file is loaded at the first read"""
+    identity: str
+    """changes when any file read does"""
+    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    """(y, x) degrees, for scenes kept in sensor geometry"""
+
+    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """(bands, h, w) stored numbers in spec.dtype and (h, w) flags."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_scene(
+    scene: Scene,
+    *,
+    bands: Sequence[str] | None = None,
+    gsd_m: float | None = None,
+    sign: Signer | None = None,
+    max_bytes: int = 4 * GIB,
+) -> Source:
+    """Open the files of a scene; headers are read, pixels are not.
+
+    Args:
+        bands: names of the bands to take; all of the sensor's when None.
+        gsd_m: pixel size of the cube, where the product offers several (Sentinel-2).
+        sign: signer of remote hrefs.
+        max_bytes: limit for formats that are read whole.
+
+    Raises:
+        BadAsset: the files are not what the item says, or cannot become one cube.
+        NotFound, Refused, Unreachable: from the way to them.
+    """
+    if bands is not None and not bands:
+        raise BadAsset(f"scene {scene.id}: empty selection of bands; name some of sensor {scene.sensor}")
+    files = [a for a in scene.assets.values() if is_data(a.roles, a.media_type, a.key) and a.key != "visual"]
+    kinds: dict[str, list[Asset]] = {}
+    for asset in files:
+        if (kind := file_format(asset)) is not None:
+            kinds.setdefault(kind, []).append(asset)
+    if not kinds:
+        listed = ", ".join(f"{a.key} ({shown(a.href)})" for a in list(scene.assets.values())[:6])
+        raise BadAsset(f"scene {scene.id}: no asset in a format that can be read; it has {listed}")
+    if len(kinds) > 1:
+        raise BadAsset(f"scene {scene.id}: assets of {len(kinds)} formats ({', '.join(sorted(kinds))}); one is read")
+    (kind, assets), *_ = kinds.items()
+    if gsd_m is not None and kind != "tiff":
+        raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m was asked for, but {kind} files have one grid")
+    reach = Reach(sign, max_bytes=max_bytes)
+    table = sensors.sensor(scene.sensor)
+    options = {"gsd_m": gsd_m} if kind == "tiff" else {}
+    try:
+        source = _OPEN[kind](scene, assets, table, reach, bands=bands, **options)
+        check_size(source.spec, scene.id)
+    except BadCube as e:
+        raise BadAsset(f"scene {scene.id}: {e}") from e
+    except ArchiveError as e:
+        e.add_note(f"while opening scene {scene.id}")
+        raise
+    return source
+
+
+def check_size(spec: CubeSpec, id: str) -> None:
+    """Huge declared shapes are refused before anything is allocated."""
+    declared = int(np.prod(spec.shape, dtype=object)) * np.dtype(spec.dtype).itemsize
+    if declared > MAX_CUBE_BYTES:
+        raise BadAsset(f"scene {id}: its header declares {spec.shape} = {declared} bytes, limit {MAX_CUBE_BYTES}")
+
+
+def file_format(asset: Asset) -> str | None:
+    """The reader for an asset, by its name, else by its media type."""
+    path = urlsplit(asset.href).path if "://" in asset.href else asset.href
+    for kind, name, _ in _FORMATS:
+        if re.search(name, path, re.I):
+            return kind
+    for kind, _, media in _FORMATS:
+        if asset.media_type and re.search(media, asset.media_type, re.I):
+            return kind
+    return None

@@ -1,0 +1,314 @@
+"""GeoTIFF, COG and JPEG 2000: one file, one file per band, or the tiles of one acquisition as a mosaic.
+
+Every band of the cube is a list of files on one target grid. A file is placed by a whole number of target pixels;
+coarser files are repeated (nearest), finer ones averaged, both by a whole ratio and both said in `attrs`. A window
+opens only the files that it touches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from hypermend.catalog.band_names import match_band
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.readers import sentinel2
+from hypermend.catalog.readers.bands import (
+    Band,
+    Pixels,
+    by_count,
+    by_name,
+    by_wavelength,
+    choose,
+    default_fill,
+    flags_of,
+    make_spec,
+    spare_number,
+)
+from hypermend.catalog.readers.enmap_metadata import EnmapMetadata, find_metadata, read_metadata
+from hypermend.catalog.readers.header import Header, check_against_item, read_header
+from hypermend.catalog.readers.landsat_mtl import Calibration, calibration, find_mtl
+from hypermend.catalog.readers.mosaic import (
+    Found,
+    Layer,
+    Placed,
+    averaged,
+    has_holes,
+    layers_of,
+    place,
+    resampling,
+    target_grid,
+)
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import Sensor
+from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.hrefs import is_remote, shown
+
+THERMAL = "TIR"
+
+
+def open_tiff(
+    scene: Scene,
+    assets: Sequence[Asset],
+    table: Sensor,
+    reach: Reach,
+    *,
+    bands: Sequence[str] | None = None,
+    gsd_m: float | None = None,
+) -> TiffSource:
+    """A scene of raster files; see `readers.open_scene`."""
+    what = f"scene {scene.id}"
+    is_sentinel2 = table.name.startswith("sentinel2")
+    if is_sentinel2:
+        assets = sentinel2.pick(assets, bands, gsd_m, what)
+    elif bands is not None:
+        assets = _of_bands(assets, bands, table)
+    told_by = [a for a in (find_mtl(scene.assets), find_metadata(scene.assets)) if a is not None]
+    identity = reach.identity([*assets, *told_by])
+    headers = _headers(assets, reach)
+    if (xml := find_metadata(scene.assets)) is not None:
+        headers = _with_metadata(headers, read_metadata(xml, reach), what)
+    for header in headers:
+        check_against_item(header, scene)
+    found, class_bands, left_out = _sorted_out(_groups(headers), table, what)
+    if not found:
+        raise BadAsset(f"{what}: no band of sensor {table.name} in {', '.join(shown(a.href) for a in assets[:4])}")
+    picked = choose([b for b, _, _ in found], bands, what)
+    found = [found[i] for i in picked]
+    target, size, crs = target_grid(found, gsd_m, what)
+    pixels = _pixels(scene, table, found, reach, target, crs, left_out)
+    cube_bands = [b for b, _, _ in found]
+    spec, order = make_spec(cube_bands, size, pixels, sensor=table.name)
+    layers = layers_of([found[i] for i in order], target, size, what)
+    notes = {b.name: n for b, n in zip(cube_bands, resampling(found, target), strict=True) if n}
+    if notes:
+        spec = replace(spec, attrs={**spec.attrs, "hypermend:resampling": notes})
+    if spec.fill is None and has_holes(layers, size):
+        spec = replace(spec, fill=spare_number(spec.dtype))
+    classes = [
+        Layer(files=tuple(place(h, target, size, what) for h in g), file_bands=(p,), cube_bands=(0,))
+        for g, p in class_bands
+    ]
+    # a shard's window twice over: interleaved bands must not be unpacked once for each band
+    window_bytes = math.prod(spec.shard) * np.dtype(spec.dtype).itemsize
+    reach.gdal_cache_bytes = max(reach.gdal_cache_bytes, 2 * window_bytes)
+    return TiffSource(spec, identity, layers, classes, reach)
+
+
+class TiffSource:
+    """Windows of raster files on one grid."""
+
+    windowed = True
+    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    def __init__(
+        self, spec: CubeSpec, identity: str, layers: Sequence[Layer], classes: Sequence[Layer], reach: Reach
+    ) -> None:
+        self.spec = spec
+        self.identity = identity
+        self._layers = tuple(layers)
+        self._classes = tuple(classes)
+        self._reach = reach
+        self._opened: dict[str, Any] = {}
+
+    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """(bands, h, w) stored numbers, (h, w) flags; only files under the window are opened."""
+        y0, y1, _ = y.indices(self.spec.height)
+        x0, x1, _ = x.indices(self.spec.width)
+        box = (y0, y1, x0, x1)
+        empty = 0 if self.spec.fill is None else self.spec.fill
+        stored = np.full((self.spec.bands, y1 - y0, x1 - x0), empty, dtype=self.spec.dtype)
+        for layer in self._layers:
+            self._fill(stored, layer, box)
+        flags = flags_of(stored, self.spec)
+        for layer in self._classes:
+            classes = np.zeros((1, y1 - y0, x1 - x0), dtype=np.uint8)
+            self._fill(classes, layer, box)
+            flags = sentinel2.flagged(flags, classes[0])
+        return stored, flags
+
+    def _fill(self, out: NDArray[Any], layer: Layer, box: tuple[int, int, int, int]) -> None:
+        y0, y1, x0, x1 = box
+        for file in layer.files:
+            top, bottom = max(y0, file.top), min(y1, file.top + file.height)
+            left, right = max(x0, file.left), min(x1, file.left + file.width)
+            if top >= bottom or left >= right:
+                continue
+            part = self._read_file(file, layer.file_bands, top, bottom, left, right)
+            window = (slice(top - y0, bottom - y0), slice(left - x0, right - x0))
+            if (nodata := file.header.nodata) is not None and len(layer.files) > 1:
+                # where files overlap, one without data here leaves what another has
+                holes = np.isnan(part) if np.isnan(nodata) else part == nodata
+                part = np.where(holes, out[(list(layer.cube_bands), *window)], part)
+            out[(list(layer.cube_bands), *window)] = part
+
+    def _read_file(
+        self, file: Placed, bands: tuple[int, ...], top: int, bottom: int, left: int, right: int
+    ) -> NDArray[Any]:
+        """Rows top:bottom, columns left:right of the target grid, from one file."""
+        up, down = file.up, file.down
+        row0, row1 = (top - file.top) * down // up, -(-(bottom - file.top) * down // up)
+        col0, col1 = (left - file.left) * down // up, -(-(right - file.left) * down // up)
+        window = Window(col0, row0, col1 - col0, row1 - row0)
+        pixels: NDArray[Any] = self._reach.raster(
+            file.header.asset.href, lambda d: d.read(list(bands), window=window), opened=self._opened
+        )
+        if down > 1:
+            return averaged(pixels, down, file.header.nodata)
+        if up > 1:
+            pixels = pixels.repeat(up, axis=1).repeat(up, axis=2)
+            dy, dx = top - file.top - row0 * up, left - file.left - col0 * up
+            pixels = pixels[:, dy : dy + bottom - top, dx : dx + right - left]
+        return pixels
+
+    def close(self) -> None:
+        for dataset in self._opened.values():
+            dataset.close()
+        self._opened.clear()
+
+
+def _sorted_out(
+    groups: Sequence[list[Header]], table: Sensor, what: str
+) -> tuple[list[Found], list[tuple[list[Header], int]], list[str]]:
+    """Bands of the cube, bands of classes (files, 1-based number in them), and the names of what is left out."""
+    found: list[Found] = []
+    classes: list[tuple[list[Header], int]] = []
+    left_out: list[str] = []
+    for group in groups:
+        for position, band in enumerate(_bands_of(group[0], table, what), start=1):
+            if isinstance(band, Band):
+                if band.detector == THERMAL:
+                    left_out.append(band.name)
+                else:
+                    found.append((band, group, position))
+            elif sentinel2.is_classes(band):
+                classes.append((group, position))
+            else:
+                left_out.append(band)
+    return found, classes, left_out
+
+
+def _of_bands(assets: Sequence[Asset], bands: Sequence[str], table: Sensor) -> Sequence[Asset]:
+    """Of a one-file-per-band delivery the files that are wanted; all when a wanted band has none."""
+    wanted = {match_band(b, table) for b in bands}
+    picked = [a for a in assets if len(a.bands) == 1 and a.bands[0] in wanted]
+    return picked if {a.bands[0] for a in picked} == wanted else assets
+
+
+def _headers(assets: Sequence[Asset], reach: Reach) -> list[Header]:
+    """Headers of all files; remote ones several at a time, each is a round trip or two."""
+    if not any(is_remote(a.href) for a in assets):
+        return [read_header(a, reach) for a in assets]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda a: read_header(a, reach), assets))
+
+
+def _with_metadata(headers: Sequence[Header], told: EnmapMetadata, what: str) -> list[Header]:
+    """The delivery's own metadata file in place of the tags that its image lacks."""
+    if wrong := [h for h in headers if h.count != len(told.wavelength_nm)]:
+        where = shown(wrong[0].asset.href)
+        raise BadAsset(f"{what}: {where} has {wrong[0].count} bands, its XML {len(told.wavelength_nm)}")
+    return [
+        replace(h, wavelength_nm=told.wavelength_nm, fwhm_nm=told.fwhm_nm, scale=told.scale, offset=told.offset)
+        for h in headers
+    ]
+
+
+def _groups(headers: Sequence[Header]) -> list[list[Header]]:
+    """Files with the same bands belong together as a mosaic."""
+    groups: dict[Any, list[Header]] = {}
+    for h in headers:
+        key = (h.asset.bands or h.names, h.wavelength_nm, h.count)
+        groups.setdefault(key if any(key[:2]) or h.count > 1 else (h.asset.key,), []).append(h)
+    return list(groups.values())
+
+
+def _bands_of(header: Header, table: Sensor, what: str) -> list[Band | str]:
+    """A Band for each band of the file, or its bare name when the sensor table does not know it."""
+    where = f"{what}, {shown(header.asset.href)}"
+    if header.wavelength_nm is not None:
+        found = by_wavelength(
+            table,
+            header.wavelength_nm,
+            where,
+            fwhm_nm=header.fwhm_nm,
+            good=header.good,
+            names=header.asset.bands or None,
+        )
+        return list(found)
+    names = header.asset.bands or header.names
+    if names is None and header.count == 1:
+        names = (header.asset.key,)
+    if names is not None and any(match_band(n, table) or sentinel2.is_classes(n) for n in names):
+        return [by_name(table, [n], where)[0] if match_band(n, table) else n for n in names]
+    if header.count == 1 and names is not None:
+        return list(names)
+    return list(by_count(table, header.count, where))
+
+
+def _pixels(
+    scene: Scene,
+    table: Sensor,
+    found: list[Found],
+    reach: Reach,
+    target: Affine,
+    crs: str | None,
+    left_out: Sequence[str],
+) -> Pixels:
+    """What the stored numbers are; all files of a cube must agree."""
+    what = f"scene {scene.id}"
+    dtypes = {group[0].dtypes[i - 1] for _, group, i in found}
+    if len(dtypes) > 1:
+        raise BadAsset(f"{what}: bands of types {', '.join(sorted(dtypes))}; one cube has one")
+    dtype = dtypes.pop()
+    headers = [h for _, group, _ in found for h in group]
+    nodata = {h.nodata if h.nodata is not None else h.asset.nodata for h in headers}
+    if len({str(n) for n in nodata}) > 1:
+        raise BadAsset(f"{what}: files with nodata {', '.join(map(str, nodata))}; one cube has one")
+    told = _told_scale(headers, what)
+    facts: dict[str, Any] = {"hypermend:left_out": list(left_out)} if left_out else {}
+    quantity = str(scene.properties.get("hypermend:quantity", table.quantity))
+    scale, offset = told if told is not None else (1.0, 0.0)
+    mtl: Calibration | None = calibration(scene, [b for b, _, _ in found], reach)
+    if mtl is not None:
+        quantity, scale, offset = mtl.quantity, mtl.scale_factor, mtl.add_offset
+        facts |= mtl.attrs
+    elif table.name.startswith("sentinel2"):
+        scale, offset, note = sentinel2.scaling(scene, dtype, told, headers[0].asset)
+        facts["hypermend:s2_offset"] = note
+    elif quantity == "radiance" and told is None and np.dtype(dtype).kind in "iu":
+        quantity = "counts"  # nothing says how counts become radiance
+    a, b, c, d, e, f = target[:6]
+    return Pixels(
+        dtype=dtype,
+        fill=default_fill(dtype, nodata.pop()),
+        scale_factor=scale,
+        add_offset=offset,
+        quantity=quantity,
+        crs=crs,
+        transform=(a, b, c, d, e, f) if crs is not None else None,
+        attrs=facts,
+    )
+
+
+def _told_scale(headers: Sequence[Header], what: str) -> tuple[float, float] | None:
+    """(scale, offset) of the files, else of the item, else None when nobody says."""
+    told = {(h.scale, h.offset) for h in headers}
+    if told == {(1.0, 0.0)}:
+        item = {(h.asset.scale, h.asset.offset) for h in headers}
+        if len(item) == 1:
+            scale, offset = item.pop()
+            return None if scale is None and offset is None else (scale or 1.0, offset or 0.0)
+        told = {(s or 1.0, o or 0.0) for s, o in item}
+    if len(told) > 1:
+        raise BadAsset(f"{what}: files differ in (scale, offset): {sorted(told)[:4]}")
+    return told.pop()

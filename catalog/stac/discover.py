@@ -1,0 +1,214 @@
+"""Finding scenes: a STAC API, a static STAC catalog, or a folder of files -> Iterator[Scene | Skipped].
+
+What cannot become a scene is yielded as `Skipped` with its id and reason, and the rest goes on. Filters are applied
+here even when the server was asked to: servers may ignore them (`rustac serve` ignores `query`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pystac_client
+from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
+
+from hypermend.catalog.errors import ArchiveError, BadAsset, BadItem, NotFound, Unreachable
+from hypermend.catalog.readers.folder import Skipped, from_folder
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.filters import Select
+from hypermend.catalog.stac.item import from_item, items_in
+from hypermend.catalog.storage.fetch import TIMEOUT_S, Reach, allowed, http_error, patiently
+from hypermend.catalog.storage.hrefs import is_remote, resolve_href, shown
+
+__all__ = ["Found", "Select", "Skipped", "discover", "from_folder"]
+Found = Scene | Skipped
+DOCUMENT_BYTES = 256 << 20
+MAX_DEPTH = 32
+PAGE_ITEMS = 100
+
+
+def discover(
+    where: str | Path,
+    *,
+    sensor: str | None = None,
+    collections: Sequence[str] | None = None,
+    bbox: Sequence[float] | None = None,
+    datetime: str | None = None,
+    query: Sequence[str] = (),
+    limit: int | None = None,
+) -> Iterator[Found]:
+    """Scenes of a STAC API or of a static catalog; the document at `where` tells which it is.
+
+    Args:
+        sensor: the instrument, for items that do not name it.
+        query: comparisons such as 'eo:cloud_cover<20'; all must hold.
+        limit: at most so many scenes.
+
+    Raises:
+        BadAsset: no STAC there, or a filter that cannot be read.
+        NotFound, Refused, Unreachable: from the way to it.
+    """
+    select = Select.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
+    href = _href(where)
+    document = _document(href)
+    if isinstance(document, Mapping) and _is_api(document):
+        return _api(href, select, sensor=sensor, limit=limit)
+    return _limited(_static(document, href, select, sensor=sensor), limit)
+
+
+def _limited(found: Iterator[Found], limit: int | None) -> Iterator[Found]:
+    """The same item twice is said once; at most `limit` scenes."""
+    seen: set[tuple[str, str]] = set()
+    for one in found:
+        if isinstance(one, Skipped):
+            yield one
+            continue
+        if limit is not None and len(seen) >= limit:
+            return
+        key = one.collection, one.id
+        if key in seen:
+            yield Skipped(
+                id=one.id, reason=f"a second item of this id in collection {one.collection}; the first is used"
+            )
+            continue
+        seen.add(key)
+        yield one
+        if limit is not None and len(seen) >= limit:
+            return
+
+
+def _scenes(
+    items: Iterator[Mapping[str, Any]], select: Select, *, href: str, within: str | None, sensor: str | None
+) -> Iterator[Found]:
+    for item in items:
+        try:
+            if select.accepts(item):
+                yield from_item(item, href=href, sensor=sensor, within=within)
+        except BadItem as e:
+            yield Skipped(id=e.id, reason=e.reason)
+
+
+class _PatientIO(StacApiIO):
+    """pystac-client's transport, with our retries and only over http."""
+
+    def request(
+        self,
+        href: str,
+        method: str | None = None,
+        headers: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> str:
+        if not href.startswith(("http://", "https://")):
+            raise BadAsset(f"the STAC API links to {shown(href)}; only http and https are followed")
+
+        allowed(href)
+
+        def once() -> str:
+            try:
+                return super(_PatientIO, self).request(href, method, headers, parameters)
+            except APIError as e:
+                if e.status_code is None:
+                    raise Unreachable(f"{shown(href)}: no answer ({type(e).__name__})") from None
+                raise http_error(href, e.status_code) from None
+
+        return patiently(once)
+
+
+def _api(url: str, select: Select, *, sensor: str | None, limit: int | None) -> Iterator[Found]:
+    client = pystac_client.Client.open(url, stac_io=_PatientIO(timeout=TIMEOUT_S, max_retries=None))
+    asked: dict[str, Any] = {"limit": min(limit or PAGE_ITEMS, PAGE_ITEMS)}
+    if select.collections:
+        asked["collections"] = list(select.collections)
+    if select.bbox is not None:
+        asked["bbox"] = list(select.bbox)
+    if select.datetime is not None:
+        asked["datetime"] = select.datetime
+    if select.comparisons and client.conforms_to("QUERY"):
+        asked["query"] = select.as_query()
+    return _limited(_scenes(_pages(client, asked, url), select, href=url, within=None, sensor=sensor), limit)
+
+
+def _pages(client: pystac_client.Client, asked: Mapping[str, Any], url: str) -> Iterator[Mapping[str, Any]]:
+    """Items of all pages; a search that dies says at which page."""
+    page, items = 0, 0
+    try:
+        for body in client.search(**asked).pages_as_dicts():
+            page += 1
+            for item in body.get("features", []):
+                items += 1
+                yield item
+    except Unreachable as e:
+        raise Unreachable(f"search at {shown(url)} died at page {page + 1} after {items} items: {e}") from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise BadAsset(f"search at {shown(url)}: page {page + 1} is no item collection: {e}") from e
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walk:
+    """A walk through a static catalog: what it looks for, and what it has seen."""
+
+    select: Select
+    sensor: str | None
+    within: str | None
+    seen: set[str] = field(default_factory=set)
+
+    def of(self, document: Any, href: str, depth: int = 0) -> Iterator[Found]:
+        yield from _scenes(items_in(document), self.select, href=href, within=self.within, sensor=self.sensor)
+        if not isinstance(document, Mapping) or document.get("type") == "Feature":
+            return
+        for link in document.get("links") or []:
+            if isinstance(link, Mapping) and link.get("rel") in ("child", "item"):
+                yield from self._follow(str(link.get("href", "")), href, depth + 1)
+
+    def _follow(self, link: str, base: str, depth: int) -> Iterator[Found]:
+        try:
+            href = resolve_href(link, base, within=self.within)
+            if href in self.seen:
+                return  # a loop, or two links to one thing
+            self.seen.add(href)
+            if depth > MAX_DEPTH:
+                raise BadAsset(f"{shown(href)}: the catalog is nested deeper than {MAX_DEPTH}")
+            document = _document(href)
+        except (ArchiveError, ValueError) as e:
+            yield Skipped(id=shown(link), reason=str(e))
+            return
+        yield from self.of(document, href, depth)
+
+
+def _static(document: Any, href: str, select: Select, *, sensor: str | None) -> Iterator[Found]:
+    within = None if is_remote(href) else str(Path(href).parent)
+    yield from _Walk(select=select, sensor=sensor, within=within, seen={href}).of(document, href)
+
+
+def _is_api(document: Mapping[str, Any]) -> bool:
+    return "conformsTo" in document or any(
+        isinstance(link, Mapping) and link.get("rel") == "search" for link in document.get("links") or []
+    )
+
+
+def _href(where: str | Path) -> str:
+    """An absolute URL or path; a folder stands for the catalog in it."""
+    text = str(where)
+    if is_remote(text):
+        return text
+    path = Path(text.removeprefix("file://")).resolve()
+    if not path.is_dir():
+        return str(path)
+    for name in ("catalog.json", "collection.json"):
+        if (path / name).is_file():
+            return str(path / name)
+    raise NotFound(f"{path}: neither catalog.json nor collection.json in it; make items with `hypermend catalog`")
+
+
+def _document(href: str) -> Any:
+    body = Reach(max_bytes=DOCUMENT_BYTES).fetch(href)
+    text = body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise BadAsset(f"{shown(href)}: is no JSON document: {e}") from e

@@ -1,0 +1,183 @@
+"""Which items are wanted: collection, bounding box, time and comparisons of properties. Pure values."""
+
+from __future__ import annotations
+
+import calendar
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.stac.item import facts_of
+
+Box = tuple[float, float, float, float]
+Interval = tuple[datetime | None, datetime | None]
+_COMPARISON = re.compile(r"^\s*([A-Za-z_][\w:.-]*)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*$")
+_OPERATORS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "<": ("lt", operator.lt),
+    "<=": ("lte", operator.le),
+    ">": ("gt", operator.gt),
+    ">=": ("gte", operator.ge),
+    "=": ("eq", operator.eq),
+    "!=": ("neq", operator.ne),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select:
+    """Filters of a search; what is empty or None accepts all."""
+
+    collections: tuple[str, ...] = ()
+    bbox: Box | None = None
+    """west, south, east, north in degrees; west > east crosses the date line"""
+    datetime: str | None = None
+    """RFC 3339 time or interval, '..' for an open end; a day, month or year stands for all of it"""
+    comparisons: tuple[tuple[str, str, Any], ...] = ()
+    """(property, operator, value)"""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        collections: Sequence[str] | None = None,
+        bbox: Sequence[float] | None = None,
+        datetime: str | None = None,
+        query: Sequence[str] = (),
+    ) -> Select:
+        """From what a user writes.
+
+        Raises:
+            BadAsset: a filter that cannot be read.
+        """
+        box: Box | None = None
+        if bbox is not None:
+            if len(bbox) != 4 or bbox[1] > bbox[3]:
+                raise BadAsset(f"bbox {list(bbox)}: four numbers west south east north, south not above north")
+            box = float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
+        made = cls(
+            collections=tuple(collections or ()),
+            bbox=box,
+            datetime=_widened(datetime),
+            comparisons=tuple(_comparison(q) for q in query),
+        )
+        made.interval()  # a wrong time is said now, not at the first item
+        return made
+
+    def accepts(self, item: Mapping[str, Any]) -> bool:
+        """Whether an item passes. One without geometry is in no box."""
+        collection, box, span, properties = facts_of(item)
+        if self.collections and collection not in self.collections:
+            return False
+        if self.bbox is not None and (box is None or not _meet(self.bbox, box)):
+            return False
+        wanted = self.interval()
+        if wanted is not None and not _overlap(wanted, span):
+            return False
+        return all(_holds(properties, *c) for c in self.comparisons)
+
+    def as_query(self) -> dict[str, dict[str, Any]]:
+        """The comparisons in the form of the STAC API query extension."""
+        out: dict[str, dict[str, Any]] = {}
+        for key, sign, value in self.comparisons:
+            out.setdefault(key, {})[_OPERATORS[sign][0]] = value
+        return out
+
+    def interval(self) -> Interval | None:
+        if self.datetime is None:
+            return None
+        start, _, end = self.datetime.partition("/")
+        first = _time(start)
+        last = _time(end) if "/" in self.datetime else first
+        if first is not None and last is not None and first > last:
+            raise BadAsset(f"datetime {self.datetime!r} ends before it begins")
+        return first, last
+
+
+def _comparison(text: str) -> tuple[str, str, Any]:
+    match = _COMPARISON.match(text)
+    if match is None:
+        raise BadAsset(f"query {text!r} cannot be read; write it as 'eo:cloud_cover<20' with < <= > >= = or !=")
+    key, sign, value = match.groups()
+    try:
+        return key, sign, float(value)
+    except ValueError:
+        return key, sign, value.strip("'\"")
+
+
+def _holds(properties: Mapping[str, Any], key: str, sign: str, value: Any) -> bool:
+    """A property that is missing or of another kind does not pass."""
+    have = properties.get(key)
+    if have is None:
+        return False
+    if isinstance(value, float):
+        if isinstance(have, str):
+            try:
+                have = float(have)
+            except ValueError:
+                return sign == "!="
+    elif not isinstance(have, str):
+        have = str(have).lower() if isinstance(have, bool) else str(have)
+    return bool(_OPERATORS[sign][1](have, value))
+
+
+def _meet(a: Box, b: Box) -> bool:
+    if a[1] > b[3] or b[1] > a[3]:
+        return False
+    return any(
+        west <= other_east and other_west <= east for west, east in _spans(a) for other_west, other_east in _spans(b)
+    )
+
+
+def _spans(box: Box) -> list[tuple[float, float]]:
+    """Longitudes of a box; two pieces when it crosses the date line."""
+    west, east = box[0], box[2]
+    return [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+
+
+def _overlap(wanted: Interval, span: Interval) -> bool:
+    (a, b), (c, d) = wanted, span
+    return (b is None or c is None or c <= b) and (a is None or d is None or a <= d)
+
+
+def _time(text: str) -> datetime | None:
+    if text in ("", ".."):
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as e:
+        raise BadAsset(f"datetime {text!r} is not RFC 3339, such as 2022-07-24T10:45:26Z") from e
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+def _widened(text: str | None) -> str | None:
+    """A year, month or day as the interval it stands for; anything else as it is, in RFC 3339."""
+    if text is None:
+        return None
+    start, slash, end = text.partition("/")
+    first, last = _edges(start), _edges(end if slash else start)
+    if not slash and first[0] == last[1]:
+        return first[0]
+    return f"{first[0]}/{last[1]}"
+
+
+def _edges(text: str) -> tuple[str, str]:
+    """First and last moment of a year, month or day."""
+    if match := re.fullmatch(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", text):
+        year, month, day = int(match[1]), int(match[2] or 0), int(match[3] or 0)
+        try:
+            begin = datetime(year, month or 1, day or 1, tzinfo=UTC)
+            final = datetime(
+                year, month or 12, day or calendar.monthrange(year, month or 12)[1], tzinfo=UTC
+            ) + timedelta(days=1, microseconds=-1)
+        except ValueError as e:
+            raise BadAsset(f"datetime {text!r}: no such day") from e
+        return _rfc3339(begin), _rfc3339(final)
+    when = _time(text)
+    return (text or "..",) * 2 if when is None else (_rfc3339(when),) * 2
+
+
+def _rfc3339(when: datetime) -> str:
+    return when.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,340 @@
+"""The query side: an index that makes search quick, and a search that is right without it.
+
+    index/<collection>/<run>-<nnnn>.parquet     rows of at most 128 items, appended to by one run
+    index/<collection>/compact-<nnnn>.parquet   what `rebuild` makes of them
+
+The items are the truth; the index is a cache of them. A row counts only while it names the item's current version
+(ETag, or inode, time and size). So `search` lists the items, takes what the index knows of exactly those versions,
+reads the others, and answers the same with the index fresh, stale, damaged or gone.
+
+Rows hold the item's JSON beside the columns that are searched: a plain table, because GeoParquet has no place for the
+null geometry of a lab image (docs/decisions/0004-cubes-and-index.md).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hypermend.catalog import sensors
+from hypermend.catalog.errors import BadItem, NotFound, Refused
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.fields import moment
+from hypermend.catalog.stac.filters import Select
+from hypermend.catalog.stac.item import from_item
+from hypermend.catalog.storage.root import Entry, NotJson, Root, safe_name
+
+log = logging.getLogger(__name__)
+STAGES = ("raw", "source", "restored")
+PART_ROWS = 128
+COMPACT_ROWS = 10_000
+_AT_ONCE = 16
+_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("version", pa.string()),
+        ("id", pa.string()),
+        ("collection", pa.string()),
+        ("stage", pa.string()),
+        ("sensor", pa.string()),
+        ("start", pa.string()),
+        ("end", pa.string()),
+        ("bbox", pa.list_(pa.float64())),
+        ("updated", pa.string()),
+        ("item", pa.string()),
+    ]
+)
+_ANY = Select.of()
+_LAST = datetime.max.replace(tzinfo=UTC)
+_SEARCHED = [name for name in _SCHEMA.names if name != "item"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One item as search sees it."""
+
+    key: str
+    version: str
+    id: str
+    collection: str
+    stage: str
+    sensor: str | None
+    start: str | None
+    end: str | None
+    bbox: list[float] | None
+    """None without a geometry: such an item is in no box"""
+    updated: str
+    item: str | None = field(repr=False)
+    """JSON; None while it is still in the part"""
+    part: str | None = None
+    """key of the index part it was read from, and"""
+    position: int = 0
+    """its row there"""
+
+
+def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
+    """
+    Raises:
+        BadItem: no id or no properties.
+    """
+    properties = item.get("properties")
+    if not isinstance(properties, Mapping) or not item.get("id"):
+        raise BadItem(str(item.get("id") or key), "no STAC item (it needs id and properties)")
+    bbox = item.get("bbox")
+    return Row(
+        key=key,
+        version=version,
+        id=str(item["id"]),
+        collection=str(item.get("collection")),
+        stage=str(properties.get("hypermend:stage", "raw")),
+        sensor=properties.get("hypermend:sensor"),
+        start=properties.get("start_datetime") or properties.get("datetime"),
+        end=properties.get("end_datetime") or properties.get("datetime"),
+        bbox=[float(v) for v in bbox] if bbox is not None and item.get("geometry") is not None else None,
+        updated=str(properties.get("updated", "")),
+        item=json.dumps(item, separators=(",", ":"), sort_keys=True),
+    )
+
+
+def add(root: Root, row: Row, *, run: str) -> int:
+    """Append `row` to the last part of this run, or to a new one when that is full; bytes written."""
+    folder = f"index/{row.key.split('/')[1]}"
+    mine = sorted(e.key for e in root.list(folder) if e.key.startswith(f"{folder}/{run}-"))
+    number = 0
+    rows: list[dict[str, Any]] = []
+    if mine:
+        number = int(mine[-1].removesuffix(".parquet").rsplit("-", 1)[1])
+        table = _read_part(root, mine[-1], _SCHEMA.names)
+        rows = [] if table is None else table.to_pylist()
+        if len(rows) >= PART_ROWS:
+            number, rows = number + 1, []
+    data = _parquet([*rows, _as_dict(row)])
+    root.put(f"{folder}/{run}-{number:04d}.parquet", data)
+    return len(data)
+
+
+class Found:
+    """The items that a search found, by time and id. Iterating reads them, some hundreds at a time.
+
+    One that turns out to be no scene, or to fail a comparison of properties, is left out: `len` may be too large.
+    """
+
+    at_once = 500
+
+    def __init__(self, root: Root, rows: Sequence[Row], properties: Select = _ANY) -> None:
+        self.rows = rows
+        self._root = root
+        self._properties = properties
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Scene]:
+        for start in range(0, len(self.rows), self.at_once):
+            batch = self.rows[start : start + self.at_once]
+            items = {key: json.loads(text) for key, text in _with_items(self._root, batch)}
+            for row in batch:
+                item = items.get(row.key)
+                if item is None or not self._properties.accepts(item):
+                    continue
+                if (scene := _scene(self._root, row, item)) is not None:
+                    yield scene
+
+    def where(self, wanted: Callable[[Row], bool]) -> Found:
+        """Those whose row is wanted."""
+        return Found(self._root, [row for row in self.rows if wanted(row)], self._properties)
+
+
+def search(
+    root: Root,
+    *,
+    stage: str | None = None,
+    sensor: str | None = None,
+    collections: Sequence[str] = (),
+    bbox: Sequence[float] | None = None,
+    datetime: str | None = None,
+    query: Sequence[str] = (),
+    ids: Sequence[str] | None = None,
+) -> Found:
+    """The current items that pass every filter: found by the index alone, read when they are iterated.
+
+    Args:
+        collections: one of these.
+        bbox: west, south, east, north in degrees, touched by the item's bounding box. Items without geometry are in
+            no box.
+        datetime: RFC 3339 time or interval, ".." for an open end.
+        query: comparisons of item properties, such as "eo:cloud_cover<20".
+
+    Raises:
+        Refused: no such stage.
+        BadSensor: no such sensor.
+        BadAsset: a filter that cannot be read.
+        Unreachable: the archive cannot be read.
+    """
+    if stage is not None and stage not in STAGES:
+        raise Refused(f"stage {stage!r}; an item is one of {', '.join(STAGES)}")
+    if sensor is not None:
+        sensor = sensors.sensor(sensor).name
+    select = Select.of(collections=collections, bbox=bbox, datetime=datetime)
+    properties = Select.of(query=query)
+    named = None if ids is None else frozenset(ids)
+    wanted = [
+        row
+        for row in _newest(_rows(root, collections))
+        if (stage is None or row.stage == stage)
+        and (sensor is None or row.sensor == sensor)
+        and (named is None or row.id in named)
+        and _accepts(select, row)
+    ]
+    return Found(root, sorted(wanted, key=_when), properties)
+
+
+def rebuild(root: Root) -> int:
+    """Make the index anew in few large parts; the number of items. Run it when no driver is publishing."""
+    rows = _rows(root, ())
+    by_folder: dict[str, list[Row]] = {}
+    for row in rows:
+        by_folder.setdefault(row.key.split("/")[1], []).append(row)
+    old = {e.key for e in root.list("index")}
+    for folder, members in by_folder.items():
+        texts = dict(_with_items(root, members))
+        ordered = sorted(members, key=lambda r: r.key)
+        for number, start in enumerate(range(0, len(ordered), COMPACT_ROWS)):
+            part = [{**_as_dict(r), "item": texts[r.key]} for r in ordered[start : start + COMPACT_ROWS]]
+            key = f"index/{folder}/compact-{number:04d}.parquet"
+            root.put(key, _parquet(part))
+            old.discard(key)
+    for key in old:
+        root.delete(key)
+    return len(rows)
+
+
+def _rows(root: Root, collections: Sequence[str]) -> list[Row]:
+    """One row per item that is there now, from the index where it knows this version and else from the item."""
+    folders = [f"/{safe_name(c)}" for c in collections] or [""]
+    entries: dict[str, Entry] = {}
+    for folder in folders:
+        for entry in root.list(f"items{folder}"):
+            if entry.key.endswith(".json") and not entry.key.endswith("/catalog.json"):
+                entries[entry.key] = entry
+    rows: dict[str, Row] = {}
+    for folder in folders:
+        for row in _index_rows(root, f"index{folder}"):
+            if row.key in entries and entries[row.key].version == row.version:
+                rows[row.key] = row
+    unknown = [entry for key, entry in entries.items() if key not in rows]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for row_or_none in pool.map(lambda entry: _read_item(root, entry), unknown):
+            if row_or_none is not None:
+                rows[row_or_none.key] = row_or_none
+    return list(rows.values())
+
+
+def _index_rows(root: Root, folder: str) -> Iterator[Row]:
+    parts = [e.key for e in root.list(folder) if e.key.endswith(".parquet")]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for part, table in zip(parts, pool.map(lambda p: _read_part(root, p, _SEARCHED), parts), strict=True):
+            for position, values in enumerate([] if table is None else table.to_pylist()):
+                yield Row(**values, item=None, part=part, position=position)
+
+
+def _read_part(root: Root, key: str, columns: list[str]) -> pa.Table | None:
+    """None when the part is gone, damaged or has other columns: search does without it."""
+    try:
+        # In this thread alone: Arrow's own pools can abort the interpreter when it ends just after a search. A file
+        # object of Python's would be read in one of them.
+        part = pq.ParquetFile(pa.BufferReader(root.get(key)), pre_buffer=False)
+        table = part.read(columns=columns, use_threads=False)
+    except (NotFound, pa.ArrowException, OSError, ValueError) as e:
+        log.warning("index part %s cannot be used (%s); `hypermend index` makes it anew", root.href(key), e)
+        return None
+    return table if table.column_names == columns else None
+
+
+def _read_item(root: Root, entry: Entry) -> Row | None:
+    """The row of an item that the index does not know; None, with a warning, when it is no item."""
+    try:
+        return row_of(entry.key, entry.version, root.get_json(entry.key))
+    except NotFound:
+        return None  # removed since the listing
+    except (NotJson, BadItem, TypeError, ValueError, AttributeError) as e:
+        log.warning("item %s cannot be read and is left out: %s", root.href(entry.key), e)
+        return None
+
+
+def _newest(rows: Iterable[Row]) -> list[Row]:
+    """One row per scene and collection: the one updated last (its day may have changed)."""
+    best: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        known = best.get((row.collection, row.id))
+        if known is None or (row.updated, row.key) > (known.updated, known.key):
+            best[row.collection, row.id] = row
+    return list(best.values())
+
+
+def _accepts(select: Select, row: Row) -> bool:
+    item: dict[str, Any] = {
+        "id": row.id,
+        "collection": row.collection,
+        "bbox": row.bbox,
+        "geometry": None if row.bbox is None else {"coordinates": []},
+        "properties": {"start_datetime": row.start, "end_datetime": row.end},
+    }
+    return select.accepts(item)
+
+
+def _when(row: Row) -> tuple[datetime, str, str]:
+    return moment(row.start) if row.start else _LAST, row.id, row.collection
+
+
+def _with_items(root: Root, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """(key, JSON) of the items that are still there, each part of the index read once."""
+    by_part: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.item is not None:
+            yield row.key, row.item
+        else:
+            by_part.setdefault(str(row.part), []).append(row)
+    for part, members in by_part.items():
+        table = _read_part(root, part, ["key", "item"])
+        inside = [row.position for row in members if table is not None and row.position < table.num_rows]
+        items = {} if table is None else {pair["key"]: pair["item"] for pair in table.take(inside).to_pylist()}
+        for row in members:
+            # The part may have been replaced since its columns were read; the item itself is there, or was removed.
+            text = items.get(row.key) or _item_itself(root, row.key)
+            if text is not None:
+                yield row.key, text
+
+
+def _item_itself(root: Root, key: str) -> str | None:
+    try:
+        return root.get(key).decode()
+    except NotFound:
+        return None
+
+
+def _scene(root: Root, row: Row, item: Mapping[str, Any]) -> Scene | None:
+    try:
+        return from_item(item, href=root.href(row.key), own=True)
+    except BadItem as e:
+        log.warning("%s is left out: %s", root.href(row.key), e)
+        return None
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _SCHEMA.names}
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), out, compression="zstd")
+    return out.getvalue()

@@ -1,0 +1,237 @@
+"""STAC items as Scenes and back. Past `catalog.stac_*` nobody reads or writes STAC fields.
+
+STAC 1.0.0-beta to 1.1 is read, 1.1 is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pystac
+
+from hypermend.catalog import sensors
+from hypermend.catalog.errors import BadItem, BadSensor
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.stac.assets import asset_fields, read_asset
+from hypermend.catalog.stac.fields import (
+    BadField,
+    Bbox,
+    bbox_of,
+    grid_fields,
+    mapping,
+    moment,
+    sequence,
+    take_grid,
+    text,
+)
+from hypermend.catalog.storage.hrefs import is_remote
+
+STAC_VERSION = "1.1.0"
+_EXTENSIONS = {
+    "proj:": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "raster:": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+    "file:": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+}
+# platform, constellation and instruments in one lower-case line -> sensor
+_PLATFORMS = (
+    (r"sentinel-?2a", "sentinel2a"),
+    (r"sentinel-?2b", "sentinel2b"),
+    (r"enmap", "enmap"),
+    (r"prisma", "prisma"),
+    (r"\bemit\b", "emit"),
+    (r"desis", "desis"),
+    (r"(eo-?1|earth observing-?1).*hyperion|hyperion", "hyperion"),
+    (r"(eo-?1|earth observing-?1).*\bali\b", "ali"),
+    (r"landsat-?_?5.*\btm\b|landsat-?_?5$", "landsat5-tm"),
+)
+
+
+def from_item(
+    item: Mapping[str, Any] | pystac.Item,
+    *,
+    href: str | None = None,
+    sensor: str | None = None,
+    within: str | None = None,
+    own: bool = False,
+) -> Scene:
+    """A STAC item as a Scene.
+
+    Args:
+        href: where the item lies; relative asset hrefs are resolved against it.
+        sensor: the instrument, for items that do not name it.
+        within: folder or URL prefix that relative hrefs must not leave.
+        own: an item of our own archive: it may name files of this machine also when the archive is on S3.
+
+    Raises:
+        BadItem: with the item's id and the reason.
+    """
+    if isinstance(item, pystac.Item):
+        href = href or item.get_self_href()
+        item = item.to_dict(include_self_link=False, transform_hrefs=False)
+    id = str(item.get("id") or "?")
+    if item.get("type") != "Feature" or not isinstance(item.get("properties"), Mapping) or id == "?":
+        raise BadItem(id, f"no STAC item (type {item.get('type')!r}, it needs id and properties)")
+    if not str(item.get("stac_version", "")).startswith("1."):
+        raise BadItem(id, f"STAC version {item.get('stac_version')!r}; 1.0 and 1.1 can be read")
+    try:
+        return _scene(id, item, base=href or _self_link(item), sensor=sensor, within=within, own=own)
+    except (BadField, BadSensor) as e:
+        raise BadItem(id, str(e)) from e
+
+
+def _scene(
+    id: str, item: Mapping[str, Any], *, base: str | None, sensor: str | None, within: str | None, own: bool
+) -> Scene:
+    properties: dict[str, Any] = _copied(item["properties"])
+    when = _datetime(properties)
+    name = text("hypermend:sensor", properties.pop("hypermend:sensor", None)) or _infer_sensor(id, properties) or sensor
+    if name is None:
+        raise BadField(f"its platform {properties.get('platform')!r} is no known sensor; give --sensor")
+    table = sensors.sensor(name)
+    stage = str(properties.pop("hypermend:stage", "raw"))
+    grid, crs = take_grid(properties)
+    item_bands = sequence("bands", properties.get("eo:bands") or properties.get("bands"))
+    assets: dict[str, Asset] = {}
+    for key, raw in mapping("assets", item.get("assets")).items():
+        try:
+            fields = mapping("it", raw)
+            asset = read_asset(
+                key, fields, base=base, within=within, own=own, crs=crs, table=table, item_bands=item_bands
+            )
+        except BadField as e:
+            raise BadField(f"asset {key!r}: {e}") from e
+        if asset is not None:
+            assets[key] = asset
+    if not assets:
+        raise BadField("it has no asset that can be read")
+    return Scene(
+        id=id,
+        collection=str(item.get("collection") or "unknown"),
+        datetime=when,
+        sensor=table.name,
+        grid=grid,
+        bbox=bbox_of(item),
+        geometry=item.get("geometry"),
+        assets=assets,
+        stage=stage,
+        properties=properties,
+    )
+
+
+def to_item(scene: Scene) -> dict[str, Any]:
+    """A Scene as a STAC 1.1 item; hrefs as they are, no links."""
+    properties: dict[str, Any] = {
+        **scene.properties,
+        "datetime": _rfc3339(scene.datetime),
+        "hypermend:sensor": scene.sensor,
+        "hypermend:stage": scene.stage,
+        **grid_fields(scene.grid),
+    }
+    assets = {key: asset_fields(asset) for key, asset in scene.assets.items()}
+    used = {k for part in (properties, *assets.values()) for k in part}
+    item: dict[str, Any] = {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [url for prefix, url in _EXTENSIONS.items() if any(k.startswith(prefix) for k in used)],
+        "id": scene.id,
+        "geometry": scene.geometry,
+        "properties": properties,
+        "links": [],
+        "assets": assets,
+        "collection": scene.collection,
+    }
+    if scene.bbox is not None and scene.geometry is not None:
+        item["bbox"] = list(scene.bbox)
+    return item
+
+
+def items_in(document: Any) -> Iterator[Mapping[str, Any]]:
+    """The items of an item, an item collection, a payload with `features`, or a list of any of these."""
+    if isinstance(document, list):
+        for part in document:
+            yield from items_in(part)
+    elif isinstance(document, Mapping):
+        if isinstance(document.get("features"), list):
+            yield from items_in(document["features"])
+        elif document.get("type") == "Feature":
+            yield document
+
+
+def facts_of(
+    item: Mapping[str, Any],
+) -> tuple[str, Bbox | None, tuple[datetime | None, datetime | None], Mapping[str, Any]]:
+    """What a search looks at: collection, bbox, (first, last moment), properties. Lenient: parsing comes after.
+
+    Raises:
+        BadItem: with the item's id and the reason.
+    """
+    try:
+        properties = mapping("properties", item.get("properties"))
+        start = properties.get("start_datetime") or properties.get("datetime")
+        end = properties.get("end_datetime") or properties.get("datetime") or start
+        span = (moment(start) if start else None, moment(end) if end else None)
+        return str(item.get("collection") or "unknown"), bbox_of(item), span, properties
+    except ValueError as e:
+        raise BadItem(str(item.get("id") or "?"), f"bbox, geometry or time cannot be read: {e}") from e
+
+
+def _copied(value: Any) -> Any:
+    """The same JSON in objects of its own. What Python writes as NaN and JSON does not know is null."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
+def _self_link(item: Mapping[str, Any]) -> str | None:
+    links = [mapping("a link", link) for link in sequence("links", item.get("links"))]
+    found = (str(k.get("href")) for k in links if k.get("rel") == "self")
+    return next((h for h in found if is_remote(h) or h.startswith("/")), None)
+
+
+def _datetime(properties: dict[str, Any]) -> datetime:
+    said = properties.pop("datetime", None) or properties.get("start_datetime")
+    if said is None:
+        raise BadField("it has neither datetime nor start_datetime")
+    try:
+        return moment(said)
+    except ValueError as e:
+        raise BadField(f"datetime {said!r} is not RFC 3339") from e
+
+
+def _rfc3339(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _infer_sensor(id: str, properties: Mapping[str, Any]) -> str | None:
+    instruments = sequence("instruments", properties.get("instruments"))
+    words = [properties.get("platform"), properties.get("constellation"), *instruments]
+    line = " ".join(str(w).lower() for w in words if w)
+    for pattern, name in _PLATFORMS:
+        if re.search(pattern, line):
+            return name
+    if "sentinel-2" in line and (match := re.match(r"S2([AB])_", id)):
+        return f"sentinel2{match[1].lower()}"
+    return None
+
+
+_EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
+_PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+
+
+def document(scene: Scene) -> dict[str, Any]:
+    """The STAC item of a scene, hrefs as they are, with centre and width of the bands of its cube (eo extension)."""
+    item = to_item(scene)
+    properties = item["properties"]
+    if any(name.startswith("processing:") for name in properties):
+        item["stac_extensions"].append(_PROCESSING)
+    bands = item["assets"].get("cube", {}).get("bands", ())
+    centres, widths = (properties.get(f"hypermend:{name}_nm", ()) for name in ("wavelength", "fwhm"))
+    if bands and len(bands) == len(centres) == len(widths):
+        item["stac_extensions"].append(_EO)
+        for band, centre_nm, width_nm in zip(bands, centres, widths, strict=True):
+            band["eo:center_wavelength"] = round(centre_nm / 1000, 7)  # the extension wants micrometres
+            if width_nm:
+                band["eo:full_width_half_max"] = round(width_nm / 1000, 7)
+    return item

@@ -1,0 +1,219 @@
+"""Publishing: a cube becomes a STAC item, written last. The item is the commit; all else here is convenience.
+
+    catalog.json                               the root of a static STAC catalog
+    items/<collection>/catalog.json            a STAC collection, linking its dates
+    items/<collection>/<yyyy-mm-dd>/catalog.json   linking its items
+    items/<collection>/<yyyy-mm-dd>/<id>.json  the item: scene and collection have one at a time
+
+Rules:
+- `put_item` writes the item first. From then on `search` finds it, whatever happens to the rest.
+- The three catalogs are for people and STAC browsers; `search` never reads them. They change by read, add, write,
+  which is safe for one driver at a time in a collection. Two at once can lose a link, never an item; so can a kill
+  between the writes. `hypermend index` makes them anew from the items.
+- hrefs of what lies inside the archive are stored relative to the item, so an archive can be moved or copied.
+  Everything else stays absolute. Signatures and passwords are cut off before anything is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.grids import footprint
+from hypermend.catalog.keys import item_key, scene_collection, source_collection
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.stac import index
+from hypermend.catalog.stac.browse import GEOJSON, JSON, entry_link, link_item, read_catalog
+from hypermend.catalog.stac.item import document
+from hypermend.catalog.storage.hrefs import is_remote
+from hypermend.catalog.storage.root import Root, safe_name, to_json
+
+ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
+# Facts about the writing, not about the scene: they alone are no reason to write an item again.
+_PROVENANCE = ("updated", "processing:software")
+# Of a raw item's properties, those that describe its files and not the scene.
+_OF_THE_FILES = re.compile(r"^(bands|eo:bands|raster:bands|proj:.*|file:.*|created|updated|processing:.*)$")
+_SIGNATURE = re.compile(
+    r"^(x-(amz|goog)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|(access_|api_?)?(token|key)|s(ig|e|t|p|v|r|ip|pr)"
+    r"|sk(oid|tid|t|e|s|v))$",
+    re.I,
+)
+
+
+def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid_fraction: float) -> Scene:
+    """The item of a source cube.
+
+    Args:
+        scene: what was ingested.
+        key: where the cube lies in the archive.
+        valid_fraction: usable share of the pixels, 0 to 1.
+    """
+    facts = {
+        "hypermend:ingest": ingest_id,
+        "hypermend:derived_from": item_key(scene),
+        "processing:lineage": f"read by hypermend from the files of {scene.collection}/{scene.id}",
+    }
+    return _cube_scene(scene, spec, source_collection(scene.collection), key, valid_fraction, facts)
+
+
+def restored_item(
+    source: Scene,
+    spec: CubeSpec,
+    *,
+    key: str,
+    task: str,
+    plan_id: str,
+    model: str,
+    valid_fraction: float,
+    guide: Scene | None = None,
+) -> Scene:
+    """The item of a restored cube; `source` is the scene of the cube it was made from.
+
+    Args:
+        task: the chain of tasks, such as denoise; it names the collection.
+        guide: the scene of the other cube it was made from, where there were two.
+    """
+    facts = {
+        "hypermend:plan": plan_id,
+        "hypermend:task": task,
+        "hypermend:model": model,
+        "hypermend:derived_from": item_key(source),
+        "processing:lineage": f"{task} with model {model} by hypermend, plan {plan_id}",
+    }
+    if guide is not None:
+        facts["hypermend:guide"] = item_key(guide)
+    collection = f"{scene_collection(source.collection)}-{task}"
+    return _cube_scene(source, spec, collection, key, valid_fraction, facts)
+
+
+def put_item(root: Root, scene: Scene, *, run: str) -> int:
+    """Publish `scene`: write its item, then link and index it. Returns the bytes written, 0 when nothing is new.
+
+    A scene that is there already in this collection is replaced, in one put.
+
+    Args:
+        run: id of the run that publishes; it names the part of the index.
+    """
+    key = item_key(scene)
+    item = json.loads(to_json(_item(root, key, scene)))  # as it will be read back: lists, not tuples
+    old = read_catalog(root, key)
+    written = 0
+    if old is None or _without_provenance(old) != _without_provenance(item):
+        item["properties"]["updated"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        data = to_json(item)
+        version = root.put(key, data)  # the commit
+        written += len(data) + index.add(root, index.row_of(key, version, item), run=safe_name(run))
+    return written + link_item(root, scene)
+
+
+def feature_collection(scenes: Iterable[Scene]) -> dict[str, Any]:
+    """A STAC item collection; hrefs are absolute, as scenes found by `search` have them."""
+    return {"type": "FeatureCollection", "features": [document(scene) for scene in scenes]}
+
+
+def unsigned(scene: Scene) -> dict[str, Any]:
+    """The STAC item of a scene as it may be kept: without anything signed, absolute hrefs."""
+    item = document(scene)
+    for asset in item["assets"].values():
+        asset["href"] = _unsigned(asset["href"]) if is_remote(asset["href"]) else asset["href"]
+    return item
+
+
+def _cube_scene(
+    scene: Scene, spec: CubeSpec, collection: str, key: str, valid_fraction: float, facts: Mapping[str, Any]
+) -> Scene:
+    """`scene` as the scene of a cube: same id and time, one asset, grid and footprint of the cube."""
+    kept = {k: v for k, v in scene.properties.items() if not _OF_THE_FILES.match(k)}
+    geometry, bbox = (None, None) if spec.grid is None else footprint(spec.grid)
+    if geometry is None:
+        geometry, bbox = scene.geometry, scene.bbox
+    finite = [g for g in spec.gsd_m if g == g]
+    cube = Asset(
+        key="cube",
+        href=key,
+        roles=("data",),
+        media_type=ZARR_MEDIA_TYPE,
+        bands=spec.band_name,
+        nodata=None if spec.fill is None else float(spec.fill),
+        scale=spec.scale_factor if spec.scale_factor != 1.0 else None,
+        offset=spec.add_offset if spec.add_offset != 0.0 else None,
+        gsd_m=min(finite) if finite else None,
+    )
+    return replace(
+        scene,
+        collection=collection,
+        stage=spec.stage,
+        grid=spec.grid,
+        geometry=geometry,
+        bbox=bbox,
+        assets={"cube": cube},
+        properties={
+            **kept,
+            "hypermend:wavelength_nm": list(spec.wavelength_nm),
+            "hypermend:fwhm_nm": [width if width == width else None for width in spec.fwhm_nm],
+            "hypermend:cube": key,
+            "hypermend:quantity": spec.quantity,
+            "hypermend:valid_fraction": round(valid_fraction, 6),
+            "processing:software": {"hypermend": metadata.version("hypermend")},
+            **facts,
+        },
+    )
+
+
+def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:
+    """The document that is stored at `key`."""
+    folder = posixpath.dirname(key)
+    item = document(scene)
+    for asset in item["assets"].values():
+        asset["href"] = _stored_href(root, folder, asset["href"])
+    item["links"] = [
+        entry_link("root", _relative("catalog.json", folder), JSON),
+        entry_link("parent", "./catalog.json", JSON),
+        entry_link("collection", "../catalog.json", JSON),
+    ]
+    for name in ("hypermend:derived_from", "hypermend:guide"):
+        made_from = scene.properties.get(name)
+        if made_from is not None and root.exists(made_from):
+            item["links"].append(entry_link("derived_from", _relative(made_from, folder), GEOJSON))
+        elif made_from is not None:  # ingested straight from a STAC elsewhere: there is no raw item here
+            del item["properties"][name]
+    return item
+
+
+def _stored_href(root: Root, folder: str, href: str) -> str:
+    """An href as it is stored in an item of `folder`: relative inside the archive, unsigned outside."""
+    if is_remote(href):
+        prefix = root.url.rstrip("/") + "/"
+        return _relative(href[len(prefix) :], folder) if href.startswith(prefix) else _unsigned(href)
+    if not href.startswith("/"):  # a key of this archive
+        return _relative(href, folder)
+    if root.is_local and href.startswith(root.url.rstrip("/") + "/"):
+        return posixpath.relpath(href, root.href(folder))
+    return href
+
+
+def _relative(key: str, folder: str) -> str:
+    """One key as seen from the folder of another. Never a question of where this process stands: its working directory
+    may be gone (Ray removes that of a job which it takes for finished)."""
+    return posixpath.relpath(f"/{key}", f"/{folder}")
+
+
+def _unsigned(href: str) -> str:
+    """`href` without user, password and the query fields in which clouds put signatures and tokens."""
+    parts = urlsplit(href)
+    query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNATURE.match(k)]
+    kept = parts.query if len(query) == len(parse_qsl(parts.query, keep_blank_values=True)) else urlencode(query)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, kept, parts.fragment))
+
+
+def _without_provenance(item: Mapping[str, Any]) -> dict[str, Any]:
+    properties = {k: v for k, v in item["properties"].items() if k not in _PROVENANCE}
+    return {**item, "properties": properties}

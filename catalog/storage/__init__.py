@@ -1,0 +1,1 @@
+"""Bytes: root (an archive's objects), leases, hrefs, fetch and ranged_file (assets over HTTP), signing."""

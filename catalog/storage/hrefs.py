@@ -1,0 +1,133 @@
+"""Hrefs: made absolute, checked before anything follows them, and shown without what must stay secret."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urljoin, urlsplit
+
+SCHEMES = ("file", "http", "https", "s3")
+ALLOWED_HOSTS = "HYPERMEND_ALLOWED_HOSTS"
+"""Environment variable: hosts and buckets that may be asked, as *.dlr.de,my-bucket; unset for any."""
+_METADATA_HOSTS = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
+
+
+def refuse_host(href: str) -> None:
+    """Of what a catalog names, the addresses at which clouds keep a machine's credentials are never asked.
+
+    Raises:
+        ValueError: a link-local address, however it is written, or a host outside HYPERMEND_ALLOWED_HOSTS.
+    """
+    parts = urlsplit(href)
+    if parts.scheme not in ("http", "https", "s3"):
+        return
+    host = (parts.hostname or "").rstrip(".")
+    if host in _METADATA_HOSTS or (parts.scheme != "s3" and any(_link_local(a) for a in _addresses(host))):
+        raise ValueError(f"href {shown(href)} names a link-local address, where machines keep their credentials")
+    allowed = [name.strip().lower() for name in os.environ.get(ALLOWED_HOSTS, "").split(",") if name.strip()]
+    if allowed and not any(fnmatchcase(host, name) for name in allowed):
+        raise ValueError(f"href {shown(href)}: {host} is not among {ALLOWED_HOSTS} ({', '.join(allowed)})")
+
+
+@lru_cache(1024)
+def _addresses(host: str) -> list[str]:
+    """The addresses of a host; of one that is written as a number, in whatever base, that one."""
+    try:
+        return [socket.inet_ntoa(socket.inet_aton(host))]  # 169.254.1.1, 0xa9fea9fe, 2852039166
+    except OSError:
+        pass
+    try:
+        return [str(info[4][0]) for info in socket.getaddrinfo(host, None)] if host else []
+    except (OSError, UnicodeError):
+        return []  # whoever reads it will say that there is no such host
+
+
+def _link_local(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool((mapped or ip).is_link_local) or str(ip) == "fd00:ec2::254"
+
+
+def is_remote(href: str) -> bool:
+    return urlsplit(href).scheme in ("http", "https", "s3")
+
+
+def resolve_href(href: str, base: str | None = None, *, within: str | None = None, own: bool = False) -> str:
+    """An absolute URL or absolute path.
+
+    Args:
+        own: the document at `base` was written by us, so it may name files of this machine wherever it lies.
+
+    Raises:
+        ValueError: scheme not allowed, a path inside a zip, a relative href with nothing to resolve it against, one
+            that leaves `within`, or a local file named by a remote document.
+    """
+    scheme = urlsplit(href).scheme if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", href) else ""
+    if scheme and scheme not in SCHEMES:
+        raise ValueError(f"href {shown(href)} has scheme {scheme!r}; allowed are {', '.join(SCHEMES)}")
+    path = unquote(urlsplit(href).path if scheme else href.split("?")[0])
+    if path.startswith("/vsi") or "\\" in path or re.search(r"\.(zip|tar|tgz|gz)([/!]|$)", path, re.I):
+        raise ValueError(f"href {shown(href)} points into an archive file or a virtual file system; unpack it first")
+    remote_base = base is not None and is_remote(base) and not own
+    if scheme == "file" and remote_base:
+        raise ValueError(f"href {shown(href)}: a remote catalog may not name files of this machine")
+    if scheme == "file":
+        return str(PurePosixPath(path))
+    if scheme:
+        if ".." in PurePosixPath(path).parts:
+            raise ValueError(f"href {shown(href)} climbs with '..'")
+        return href
+    if path.startswith("/"):
+        if remote_base:
+            raise ValueError(f"href {href!r}: a remote catalog may not name absolute paths; it needs a full URL")
+        return path
+    if base is None:
+        raise ValueError(f"href {href!r} is relative and nothing says where the item lies")
+    out = _join(base, href)
+    if within is not None and not (out + "/").startswith(within.rstrip("/") + "/"):
+        raise ValueError(f"href {href!r} leaves {shown(within)}")
+    return out
+
+
+def shown(href: str) -> str:
+    """An href fit for a message: no query string (it may hold a signature) and no password."""
+    parts = urlsplit(href)
+    if parts.scheme not in ("http", "https", "s3"):
+        return href
+    host = parts.netloc.rsplit("@", 1)[-1]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _join(base: str, href: str) -> str:
+    """`href` relative to the document at `base`; '..' may not climb over the root."""
+    if is_remote(base):
+        parts = urlsplit(base)
+        if _climbs(str(PurePosixPath(parts.path).parent), unquote(href.split("?")[0])):
+            raise ValueError(f"href {href!r} climbs over the root of {parts.netloc}")
+        if parts.scheme == "s3":  # urljoin does not know s3
+            return "s3" + urljoin(f"http://{parts.netloc}{parts.path}", href).removeprefix("http")
+        return urljoin(f"{parts.scheme}://{parts.netloc}{parts.path}", href)
+    folder = PurePosixPath(base.removeprefix("file://")).parent
+    if _climbs(str(folder), href):
+        raise ValueError(f"href {href!r} climbs over the root of the file system")
+    out: list[str] = []
+    for part in (folder / href).parts:
+        if part == "..":
+            out.pop()
+        else:
+            out.append(part)
+    return str(PurePosixPath(*out))
+
+
+def _climbs(folder: str, href: str) -> bool:
+    depth = 0 if href.startswith("/") else len([p for p in PurePosixPath(folder).parts if p != "/"])
+    for part in PurePosixPath(href).parts:
+        depth += -1 if part == ".." else 0 if part == "/" else 1
+        if depth < 0:
+            return True
+    return False

@@ -1,0 +1,364 @@
+"""Root: the one place where an archive lies, a local folder or a prefix of an S3 bucket.
+
+Keys are relative, with "/" between parts: "items/enmap/2024-06-01/a.json". Everything an archive holds goes in
+and out through here, or (the chunks of cubes) through the Zarr store that `cube.py` puts on `Root.store`.
+
+Writes are atomic: an object is there whole or not at all, also when the writer is killed in the middle. On S3
+that is the nature of a put; on a local folder obstore writes `<name>#1` beside the file and renames it. What a
+killed writer leaves behind is never listed and never read.
+
+S3 takes its credentials and endpoint from the environment, where every other tool looks for them:
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL. They are never kept in
+a Root, so a Root can be printed, pickled and sent.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, S3Store
+
+from hypermend.catalog.errors import ArchiveError, Full, NotFound, Refused, Unreachable
+
+# obstore tries again by itself on 429, 5xx, time-outs and resets, with exponential waits and jitter.
+_RETRY = {
+    "max_retries": 6,
+    "retry_timeout": timedelta(seconds=90),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+LOCK = ".lock"
+# What a killed writer may leave in a local folder: obstore's "name#1", zarr's "name.<uuid>.partial".
+_LEFTOVER = re.compile(r"#\d+$|\.[0-9a-f]{32}\.partial$")
+
+
+class NotJson(ArchiveError):
+    """An object that should be JSON and is not: damaged, or not ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One object of a listing."""
+
+    key: str
+    size: int
+    """bytes"""
+    version: str
+    """changes when the object does: its ETag, or the time of its last change"""
+
+
+class Root:
+    """One archive: a local folder or s3://bucket/prefix.
+
+    Raises:
+        Refused: a scheme that is neither, credentials in the URL, a key that leaves the root.
+        NotFound, Unreachable: as their names say; only Unreachable is worth another try.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        text = os.fspath(url)
+        parts = urlsplit(text)
+        self.store: LocalStore | S3Store
+        if parts.scheme == "s3":
+            if "@" in parts.netloc or parts.query or not parts.netloc:
+                raise Refused(
+                    f"archive {redact(text)}: write s3://bucket/prefix; credentials come from the AWS_* environment"
+                )
+            self._folder: Path | None = None
+            self.url = f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+            self.store = _s3(parts.netloc, parts.path.strip("/"))
+        elif parts.scheme in ("", "file"):
+            self._folder = Path(unquote(parts.path) if parts.scheme else text).expanduser().absolute()
+            self.url = str(self._folder)
+            self.store = LocalStore(self._folder, mkdir=True)
+        else:
+            raise Refused(f"archive {redact(text)}: an archive is a local folder or s3://bucket/prefix")
+
+    def __repr__(self) -> str:
+        return f"Root({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.url == other.url if isinstance(other, Root) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __reduce__(self) -> tuple[type[Root], tuple[str]]:
+        return Root, (self.url,)
+
+    @property
+    def is_local(self) -> bool:
+        return self._folder is not None
+
+    def href(self, key: str) -> str:
+        """Absolute path or s3:// URL of `key`, as xarray, pystac and rasterio take it."""
+        key = check_key(key)
+        return f"{self.url.rstrip('/')}/{key}" if key else self.url
+
+    def local_path(self, key: str) -> Path | None:
+        """The file of `key`, or None when the archive is not a local folder."""
+        return None if self._folder is None else self._folder / check_key(key)
+
+    def at(self, key: str) -> LocalStore | S3Store:
+        """The obstore store whose own root is the folder `key`: what a Zarr store is put on."""
+        return Root(self.href(key)).store
+
+    def get(self, key: str) -> bytes:
+        with self.errors("read", key):
+            if (file := self.local_path(key)) is not None:
+                return file.read_bytes()  # a third of the time that obstore takes over a small file
+            return bytes(obstore.get(self.store, check_key(key)).bytes())
+
+    def get_versioned(self, key: str) -> tuple[bytes, str]:
+        """The object and its version, as `put_if` wants it."""
+        with self.errors("read", key):
+            found = obstore.get(self.store, check_key(key))
+            return bytes(found.bytes()), _entry(found.meta).version
+
+    def put(self, key: str, data: bytes) -> str:
+        """Write the object whole, or leave what was there; its version, as `stat` and `list` would tell it."""
+        with self.errors("write", key):
+            tag = obstore.put(self.store, check_key(key), data)["e_tag"]
+        return tag.strip('"') if tag else ""
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write the object unless it is already there; True when it was written. Of many writers one wins."""
+        with self.errors("write", key):
+            try:
+                obstore.put(self.store, check_key(key), data, mode="create")
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
+        """Write the object if it is still at `version` (None: if it is not there); its new version, or None if not.
+
+        A folder has no conditional put: there it is done under a lock that every driver of the archive takes.
+        """
+        if version is not None and self._folder is not None:
+            with _locked(self._folder / "leases" / LOCK):
+                entry = self.stat(key)
+                return self.put(key, data) if entry is not None and entry.version == version else None
+        with self.errors("write", key):
+            try:
+                mode: Any = "create" if version is None else {"e_tag": f'"{version}"'}
+                tag = obstore.put(self.store, check_key(key), data, mode=mode)["e_tag"]
+            except (PreconditionError, AlreadyExistsError, FileNotFoundError):
+                return None
+        return tag.strip('"') if tag else ""
+
+    def age_s(self, key: str, version: str) -> float | None:
+        """Seconds since `version` of the object was written, by the store's own clock; None if it is gone or another.
+
+        The store is asked what time it is by writing an object: no clock of ours is compared with it.
+        """
+        probe = f"leases/.clock-{secrets.token_hex(8)}"
+        self.put(probe, b"")
+        with self.errors("look at", key):
+            try:
+                now = obstore.head(self.store, probe)["last_modified"]
+                then = obstore.head(self.store, check_key(key))
+            except FileNotFoundError:
+                return None
+            finally:
+                obstore.delete(self.store, probe)
+        return (now - then["last_modified"]).total_seconds() if _entry(then).version == version else None
+
+    def put_if_changed(self, key: str, data: bytes) -> bool:
+        """Write the object unless it already holds exactly these bytes; True when it was written."""
+        try:
+            if self.get(key) == data:
+                return False
+        except NotFound:
+            pass
+        self.put(key, data)
+        return True
+
+    def get_json(self, key: str) -> Any:
+        """
+        Raises:
+            NotJson: the object is damaged or not ours.
+        """
+        data = self.get(key)
+        try:
+            return json.loads(data)
+        except ValueError as e:
+            raise NotJson(f"{self.href(key)} is no JSON ({e}); it was not written by Hypermend") from e
+
+    def put_json(self, key: str, value: Any) -> bool:
+        """Write `value` as JSON (keys sorted, no NaN) if that changes anything; True when it was written."""
+        return self.put_if_changed(key, to_json(value))
+
+    def exists(self, key: str) -> bool:
+        return self.stat(key) is not None
+
+    def stat(self, key: str) -> Entry | None:
+        """Size and version of one object, or None."""
+        try:
+            with self.errors("look at", key):
+                return _entry(obstore.head(self.store, check_key(key)))
+        except NotFound:
+            return None
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly under `prefix`, sorted."""
+        with self.errors("list", prefix):
+            found = obstore.list_with_delimiter(self.store, check_key(prefix) or None)
+        return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in found["common_prefixes"])
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Every object under the folder `prefix`, in no order."""
+        with self.errors("list", prefix):
+            for batch in obstore.list(self.store, check_key(prefix) or None, chunk_size=1000):
+                for meta in batch:
+                    if not (self.is_local and _LEFTOVER.search(meta["path"])):
+                        yield _entry(meta)
+
+    def delete(self, key: str) -> None:
+        """Delete one object; one that is not there is no error."""
+        try:
+            with self.errors("delete", key):
+                obstore.delete(self.store, check_key(key))
+        except NotFound:
+            pass
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete every object under the folder `prefix`; how many there were."""
+        if not check_key(prefix):
+            raise Refused(f"delete everything in {self.url}: name a folder")
+        keys = [entry.key for entry in self.list(prefix)]
+        for start in range(0, len(keys), 1000):
+            with self.errors("delete", prefix):
+                obstore.delete(self.store, keys[start : start + 1000])
+        if (folder := self.local_path(prefix)) is not None and folder.is_dir():
+            _clear(folder)
+        return len(keys)
+
+    @contextmanager
+    def errors(self, verb: str, key: str) -> Iterator[None]:
+        """A store's errors as ours: first line only, without anything signed.
+
+        On S3 what is neither missing nor forbidden is Unreachable (obstore has tried several times by then); on a
+        folder it is an ArchiveError, such as a full disk, and trying again would not help.
+        """
+        try:
+            yield
+        except FileNotFoundError as e:
+            raise NotFound(f"{self.href(key)} is not there") from e
+        except (PermissionDeniedError, UnauthenticatedError) as e:
+            raise Refused(
+                f"{verb} {self.href(key)}: not allowed ({_first_line(e)}); check the AWS_* environment"
+            ) from e
+        except AlreadyExistsError:
+            raise
+        except (BaseError, OSError) as e:
+            kind = ArchiveError if self.is_local else Unreachable
+            if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e):
+                kind = Full
+            raise kind(f"{verb} {self.href(key)}: {_first_line(e)}") from e
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Only one process at a time, of all machines that share the folder; a dead one holds nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def check_key(key: str) -> str:
+    """`key` without slashes at its ends.
+
+    Raises:
+        Refused: absolute, empty parts, "." or "..", backslashes or control characters.
+    """
+    bare = key.strip("/") if not key.startswith("/") else key
+    if not bare:
+        return ""
+    if bare.startswith("/") or any(part in ("", ".", "..") for part in bare.split("/")):
+        raise Refused(f"key {key!r} leaves the archive or has empty parts; keys are relative, like 'items/a/b.json'")
+    if "\\" in bare or any(ord(c) < 32 for c in bare):
+        raise Refused(f"key {key!r} has a backslash or a control character")
+    return bare
+
+
+def safe_name(text: str) -> str:
+    """`text` as one part of a key. What is not plain becomes "_", and a hash keeps such names apart."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".")[:150]
+    if plain == text and text and text != "catalog":  # catalog.json stands beside the items
+        return text
+    return f"{plain}-{zlib.crc32(text.encode()):08x}"
+
+
+def to_json(value: Any) -> bytes:
+    """The one way JSON is written in an archive: equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def redact(url: str) -> str:
+    """`url` without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _first_line(e: BaseException) -> str:
+    """The first line of obstore's message; the others show internals, and URLs may be signed."""
+    line = (str(e).strip() or type(e).__name__).splitlines()[0]
+    return re.sub(r"https?://[^\s\"')]+", lambda m: redact(m.group()), line)
+
+
+def _entry(meta: Any) -> Entry:
+    version = meta["e_tag"] or meta["last_modified"].isoformat()
+    return Entry(key=meta["path"], size=meta["size"], version=version.strip('"'))
+
+
+def _s3(bucket: str, prefix: str) -> S3Store:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    if not any(name in os.environ for name in ("AWS_REGION", "AWS_DEFAULT_REGION")):
+        config["region"] = "us-east-1"
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        client_options={"allow_http": bool(endpoint and endpoint.startswith("http://"))},
+        retry_config=_RETRY,  # type: ignore[arg-type]
+        **config,
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Remove folders without objects, and what a killed writer left in them; what was put there since stays."""
+    for inner in sorted(folder.rglob("*"), reverse=True):
+        if inner.is_file() and _LEFTOVER.search(inner.name):
+            inner.unlink(missing_ok=True)
+    for inner in (*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder):
+        with suppress(OSError):
+            inner.rmdir()
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of the canonical JSON of ``value``."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Denoising: stas (the network), supernet and stas_search (its search), low_noise, samples, model."""

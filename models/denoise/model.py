@@ -1,0 +1,251 @@
+"""The STAS denoiser: on the signal subspace of a scene, blind to the noise level, or on bands as the paper has it.
+
+Domain "subspace" (what ships). A scene's noise, whitening and axes are estimated once (`subspace.py`). Then, in each
+pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient, whatever the sensor and the noise, and
+
+    z_k' = pilot(z)_k - t_k c_k pilot: a sliding DCT (`pilot.py`); c = STAS(features) corrects it for k = 1..K,
+                                and t_k (`trust`) is near 1 where there is signal, 0 where there is noise alone
+    z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q = 1.08)
+    z'   = z' + long waves      of all stored coefficients, from means of 4x4 pixels (`pilot.long_waves`)
+    r'   = r - r q / power_r      what is left of the whitened pixel
+    y'   = W^-1 (U z' + r')
+
+Every correction is a multiple of the noise: it vanishes with the noise, and nothing of the signal is cut off. A scene
+whose noise is small gets the careful restorer instead (`careful.py`), a clean one is returned bit for bit (`Gate`).
+
+Domain "bands": y' = scale * STAS(y / scale) in windows of as many bands as the network was built for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.denoise import low_noise
+from hypermend.models.denoise.stas import Genotype, Stas, fold
+from hypermend.models.restorer import Facts, Identity, Restorer, Window
+from hypermend.models.signal import dct_shrinkage
+from hypermend.models.signal.subspace import Subspace, moments, subspace
+
+NEAR = 2
+"""Pixels that the local mean among the features reaches."""
+CONTEXT = dct_shrinkage.HALO
+"""Pixels that the network's input reaches beyond the pixel."""
+MOST = 4.0
+"""Largest correction of the pilot, in standard deviations of the noise."""
+
+
+def features(z: torch.Tensor, first: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """What the network sees of the coefficients.
+
+    Args:
+        z: (B, K, H, W) whitened coefficients.
+        first: (B, K, H, W) the pilot's estimate of them.
+        power: (B, K) second moment of each coefficient over the scene, noise (1) included.
+
+    Returns:
+        (B, 4K, H, W): what the pilot removed; the contrast of the pixel with its 5x5 mean, compressed far from zero;
+        the pilot and the noise, both relative to the coefficient's power.
+    """
+    scale = power.clamp_min(1e-6).rsqrt()[:, :, None, None]  # (B, K, 1, 1)
+    mean = functional.avg_pool2d(z, 2 * NEAR + 1, stride=1, padding=NEAR, count_include_pad=False)
+    contrast = 4 * torch.asinh((z - mean) / 4)
+    return torch.cat((z - first, contrast, first * scale, scale.expand_as(z)), dim=1)
+
+
+def trust(power: torch.Tensor) -> torch.Tensor:
+    """How much the network's correction of the pilot counts, (B, K) -> (B, K, 1, 1): sqrt(1 - 1 / power).
+
+    It fades where there is no signal, as in the preconditioning of Karras et al., NeurIPS 2022, eq. 7: without it
+    errors of 0.2 standard deviations in each empty coefficient cost 1 to 2 dB.
+    """
+    return (1 - power.clamp_min(1.0).reciprocal()).sqrt()[:, :, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """How much is done to a scene, by its noise as a share of its bright value."""
+
+    of_scene: float
+    """Noise of the median band above which the scene is restored in full."""
+    of_noisiest: float
+    """Noise of the second noisiest band (one alone may be broken) above which it is restored with care."""
+    of_band: float
+    """In full, bands below `of_scene` are restored if their noise is above this share of their root mean square."""
+
+    def full(self, s: Subspace) -> list[bool]:
+        """For each band, whether it is restored in full. A band that does not vary never is."""
+        live = s.noise_std > 0
+        if not live.any() or np.median(s.noise_std[live]) <= self.of_scene * s.input_scale:
+            return [False] * len(live)
+        noisy = (s.noise_std > self.of_scene * s.input_scale) | (s.noise_std > self.of_band * s.rms)
+        return [bool(b) for b in noisy & live]
+
+    def careful(self, s: Subspace) -> list[bool]:
+        """For each band, whether it is restored with care: all that vary, or none."""
+        live = s.noise_std > 0
+        noisy = live.sum() > 1 and np.sort(s.noise_std)[-2] > self.of_noisiest * s.input_scale
+        return [bool(b) for b in noisy & live]
+
+
+def network(config: Mapping[str, object]) -> Stas:
+    """The network of a card's `config`: keys domain, genotype, channels, width, activate (and gate)."""
+    known = {"domain", "genotype", "channels", "width", "activate", "gate"}
+    if set(config) - known or config.get("domain") not in ("subspace", "bands"):
+        raise BadCard(
+            f"stas config with keys {sorted(config)} and domain {config.get('domain')!r}: keys are {sorted(known)}, "
+            "domain is 'subspace' or 'bands'"
+        )
+    genotype, channels, width = config["genotype"], config["channels"], config["width"]
+    assert isinstance(genotype, Mapping) and isinstance(channels, int) and (width is None or isinstance(width, int))
+    return Stas(
+        Genotype.from_dict(genotype),
+        channels,
+        width=width,
+        extra=3 * channels if config["domain"] == "subspace" else 0,
+        activate=bool(config["activate"]),
+    )
+
+
+def _channels_last(net: Stas) -> Stas:
+    """Weights as the CPU convolutions like them, 1.5x faster."""
+    for p in net.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    return net
+
+
+class StasModel:
+    """Architecture `stas`."""
+
+    scale = 1
+
+    def __init__(self, card: ModelCard, state: Mapping[str, torch.Tensor]) -> None:
+        """Build, load and fold the network.
+
+        Raises:
+            BadCard: the config is not one, or weights, halo or window do not fit it.
+        """
+        self.card = card
+        net = network(card.config)
+        try:
+            net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        except RuntimeError as e:
+            raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
+        self.net = _channels_last(fold(net)).requires_grad_(False)
+        self.on_bands = card.config["domain"] == "bands"
+        self.halo = net.halo if self.on_bands else max(net.halo + CONTEXT, low_noise.HALO)
+        if card.halo != self.halo:
+            raise BadCard(f"model {card.name!r}: card says halo {card.halo}, its genotype reaches {self.halo}")
+        if card.window_bands != (net.channels if self.on_bands else None):
+            raise BadCard(f"model {card.name!r}: window_bands {card.window_bands} is not what the config takes")
+        self.gate = None if self.on_bands else Gate(**card.config["gate"])
+
+    def estimate(self, windows: Iterable[Window]) -> Facts:
+        """Input scale; for the subspace also noise, axes and which bands are noisy enough."""
+        m = moments(windows)
+        if m is None:
+            return {"kind": "untouched", "reason": "no valid pixel"}
+        if self.gate is None:
+            return {"kind": "bands", "input_scale": m.bright}
+        s = subspace(m)
+        if s is None:
+            return {"kind": "untouched", "reason": "too few bands or pixels to tell noise from texture"}
+        full = self.gate.full(s)
+        restored = full if any(full) else self.gate.careful(s)
+        # Median over bands, in parts of the bright value: what a person wants to know of a scene.
+        level = float(np.median(s.noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
+        summary: Facts = {"noise_level": level, "bands_restored": sum(restored), "bands": len(restored)}
+        if not any(restored):
+            reason = "the scene's noise is below what the model was shown to improve"
+            return {"kind": "untouched", "reason": reason, "input_scale": s.input_scale, **summary}
+        kind = "subspace" if any(full) else "careful"
+        return {"kind": kind, **summary, "restored": [int(r) for r in restored], **s.to_facts()}
+
+    def bind(self, facts: Facts) -> Restorer:
+        """The restorer of the scene; the identity where nothing is to be done."""
+        if facts["kind"] == "untouched":
+            return Identity(halo=self.halo)
+        if facts["kind"] == "bands":
+            return OnBands(self.net, float(facts["input_scale"]))
+        s = Subspace.from_facts(facts)
+        if facts["kind"] == "careful":
+            return low_noise.Careful(s, self.halo)
+        return OnSubspace(self.net, s, [bool(r) for r in facts["restored"]], self.halo)
+
+
+class OnBands:
+    """Domain "bands", bound to a scene."""
+
+    scale = 1
+
+    def __init__(self, net: Stas, input_scale: float) -> None:
+        self.net, self.halo = net, net.halo
+        self.input_scale = input_scale if input_scale > 0 else 1.0
+
+    @torch.inference_mode()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, window_bands, H, W) -> the same shape."""
+        x = (x / self.input_scale).contiguous(memory_format=torch.channels_last)
+        y: torch.Tensor = self.net.to(x.device)(x) * self.input_scale
+        return y.contiguous()
+
+
+class OnSubspace:
+    """Domain "subspace", bound to a scene."""
+
+    scale = 1
+
+    def __init__(self, net: Stas, s: Subspace, restored: list[bool], halo: int) -> None:
+        self.net, self.halo = net, halo
+        self.project = torch.from_numpy(s.project)  # (J, bands): z = project y
+        self.back = torch.from_numpy((s.basis * s.noise_std[:, None]).astype(np.float32))  # (bands, J)
+        self.power = torch.from_numpy(s.power.astype(np.float32))
+        shares, self.removed_rest = s.noise_share
+        self.removed = torch.from_numpy(shares)[:, None, None]  # (J, 1, 1)
+        self.live = torch.from_numpy(s.noise_std > 0)[:, None, None]
+        self.restored = torch.tensor(restored)[:, None, None]
+
+    @torch.inference_mode()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, bands, H, W) -> the same shape.
+
+        Raises:
+            ValueError: another number of bands than the scene had.
+        """
+        if x.shape[1] != self.project.shape[1]:
+            raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {self.project.shape[1]} bands")
+        self._move(x.device)
+        z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
+        first, noise = z * (1 - self.removed), z * self.removed
+        first[:, : self.net.channels], noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
+        noise -= dct_shrinkage.long_waves(z, first)
+        # y - y' = W^-1 (U noise + q (W y - U z)), q the share of the rest that goes
+        rest = torch.where(self.live, x, 0.0) * self.removed_rest
+        gone = rest + torch.einsum("bj,njhw->nbhw", self.back, noise - self.removed_rest * z)
+        return torch.where(self.restored, x - gone, x)
+
+    def _move(self, device: torch.device) -> None:
+        """Follow the pixels to their device; nothing to do but the first time."""
+        if self.project.device != device:
+            self.net.to(device)
+            for name in ("project", "back", "power", "removed", "live", "restored"):
+                setattr(self, name, getattr(self, name).to(device))
+
+    def _predict(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pilot's estimate of the first coefficients, and the noise in them, (B, K, H, W) each.
+
+        Scenes with fewer than K bands are filled up with zeros.
+        """
+        k, missing = z.shape[1], self.net.channels - z.shape[1]
+        power = torch.cat((self.power[:k], self.power.new_ones(missing)))[None]  # (1, K)
+        z = functional.pad(z, (0, 0, 0, 0, 0, missing))
+        first = dct_shrinkage.pilot(z, power[0])
+        x = features(z, first, power).contiguous(memory_format=torch.channels_last)
+        correction: torch.Tensor = self.net(x) - x[:, : self.net.channels]
+        return first[:, :k], (z - first + trust(power) * correction.clamp(-MOST, MOST))[:, :k]

@@ -1,0 +1,215 @@
+"""Training samples of the subspace denoiser: patches of whitened coefficients, with the noise that is in them.
+
+A scene is made noisy, its subspace is estimated from the noisy scene exactly as at restoration, and many patches are
+cut from its coefficients. So the network sees the estimate's errors too, and one estimate pays for many samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hypermend.models.denoise.model import features, trust
+from hypermend.models.fit import Batch
+from hypermend.models.signal.dct_shrinkage import pilot
+from hypermend.models.signal.degrade import gaussian, stripes
+from hypermend.models.signal.subspace import moments, subspace
+
+F32 = npt.NDArray[np.float32]
+MARGIN = 16
+"""Outer pixels of a realisation that no patch is cut from: the pilot there sees the edge repeated."""
+BORDER = 4
+"""Outer pixels of a patch that do not count: the network knows only half of what is around them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingScene:
+    """A clean cube to learn from."""
+
+    cube: F32
+    """(bands, h, w), about 0 to 1."""
+    least_noise: float
+    """Least noise to add: below it the cube's own noise would be learnt as if it were the scene."""
+    weight: float = 1.0
+    """How often it is drawn, relative to the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """How samples are drawn."""
+
+    channels: int
+    """K, coefficients that the network sees."""
+    patch_px: int = 64
+    patches: int = 8
+    """Of a batch."""
+    scene_px: int = 160
+    """Edge of the part of a scene that is made noisy at once."""
+    pool: int = 32
+    """Noisy scenes that patches are cut from."""
+    refresh_every: int = 12
+    """Batches after which a new one comes, and the oldest goes once there are `pool`."""
+    strongest_noise: float = 80 / 255
+
+
+@dataclass(frozen=True)
+class Realisation:
+    """Whitened coefficients of one noisy scene."""
+
+    noisy: torch.Tensor
+    """(K, H, W)."""
+    first: torch.Tensor
+    """(K, H, W), the pilot's estimate."""
+    noise: torch.Tensor
+    """(K, H, W), what was added, in the same coefficients."""
+    power: torch.Tensor
+    """(K,) as estimated."""
+
+
+def realise(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) -> Realisation | None:
+    """Draw part, resolution, bands and noise; estimate the subspace; project. None where there is no subspace."""
+    clean = scene.cube
+    b, h, w = clean.shape
+    if min(h, w) > 1.5 * s.scene_px and rng.random() < 0.3:  # twice coarser: sharper, its own noise is halved
+        clean = clean[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2).mean((2, 4))
+    top, left = (int(rng.integers(0, max(1, n - s.scene_px + 1))) for n in clean.shape[1:])
+    clean = clean[:, top : top + s.scene_px, left : left + s.scene_px]
+    if rng.random() < 0.4:  # other sensors: fewer bands, any subset
+        n = int(rng.integers(min(8, b), b + 1))
+        clean = clean[np.sort(rng.choice(b, n, replace=False))]
+    level = _level(scene.least_noise, s.strongest_noise, rng)
+    std = np.full(len(clean), level)
+    if rng.random() < 0.3:
+        std = std * np.exp(rng.normal(0, rng.uniform(0, 0.7), len(clean)))
+    noisy = gaussian(clean, std, rng)
+    if rng.random() < 0.08:
+        noisy = stripes(noisy, level, rng, bands=0.3, columns=0.1)
+    m = moments([(noisy, np.ones(noisy.shape[1:], dtype=bool))])
+    space = subspace(m) if m else None
+    if space is None or (space.noise_std <= 0).any():
+        return None
+    k = min(s.channels, space.basis.shape[1])
+    project = (space.basis[:, :k] / space.noise_std[:, None]).T.astype(np.float32)  # (k, bands)
+    z, noise = np.tensordot(project, noisy, 1), np.tensordot(project, noisy - clean, 1)  # (k, h, w)
+    missing = s.channels - k  # fewer bands than channels: filled up with zeros, as at restoration
+    fill = ((0, missing), (0, 0), (0, 0))
+    power = np.concatenate((space.power[:k], np.ones(missing))).astype(np.float32)
+    coefficients = torch.from_numpy(np.pad(z, fill))
+    first = pilot(coefficients[None], torch.from_numpy(power))[0]
+    return Realisation(coefficients, first, torch.from_numpy(np.pad(noise, fill)), torch.from_numpy(power))
+
+
+def _level(low: float, high: float, rng: np.random.Generator) -> float:
+    """Half strong noise (as the benchmarks have it), half of any size."""
+    if rng.random() < 0.5:
+        return float(rng.uniform(high / 4, high))
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def batches(scenes: Sequence[TrainingScene], s: SampleSettings, *, seed: int) -> Iterator[Batch]:
+    """Endless batches of features (B, 4K, P, P) and target (B, 2, K, P, P): see `loss`.
+
+    Raises:
+        ValueError: a scene smaller than a patch with its context.
+    """
+    size = s.patch_px + 2 * MARGIN
+    for i, scene in enumerate(scenes):
+        if min(scene.cube.shape[1:]) < size:
+            raise ValueError(f"scene {i} has {scene.cube.shape[1:]} pixels, a patch with its context needs {size}")
+    rng = np.random.default_rng(seed)
+    chance = np.array([scene.weight for scene in scenes])
+    chance /= chance.sum()
+    pool: list[Realisation] = []
+    step = 0
+    while True:
+        wanted = 8 if step == 0 else int(step % s.refresh_every == 0)
+        while wanted:
+            r = realise(scenes[int(rng.choice(len(scenes), p=chance))], s, rng)
+            if r is not None and min(r.noisy.shape[1:]) >= size:
+                pool.append(r)
+                wanted -= 1
+        pool = pool[-s.pool :]
+        step += 1
+        yield learnt([patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)])
+
+
+def learnt(patches: Sequence[Batch]) -> Batch:
+    """What the network sees of patches and what it has to say: (B, 4K, P, P) and (B, 2, K, P, P)."""
+    triple, power = (
+        torch.stack([c[0] for c in patches]),
+        torch.stack([c[1] for c in patches]),
+    )  # (B, 3, K, P, P), (B, K)
+    z, first, noise = triple.unbind(dim=1)
+    # The network says the noise, beginning from what the pilot removed; only its change of that is trusted.
+    t = trust(power).expand_as(z)
+    target = torch.stack((noise - (1 - t) * (z - first), t), dim=1)
+    return features(z, first, power).contiguous(memory_format=torch.channels_last), target
+
+
+def patch(r: Realisation, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A patch away from the border, turned, mirrored and with random signs: (3, K, P, P) and (K,).
+
+    The pilot commutes with all of these, so it is computed once for the whole realisation.
+    """
+    k, h, w = r.noisy.shape
+    y, x = (int(rng.integers(MARGIN, n - MARGIN - size + 1)) for n in (h, w))
+    window = (slice(None), slice(y, y + size), slice(x, x + size))
+    triple = torch.stack((r.noisy[window], r.first[window], r.noise[window]))
+    triple = torch.rot90(triple, int(rng.integers(4)), (2, 3))
+    if rng.random() < 0.5:
+        triple = triple.flip(3)
+    return triple * torch.from_numpy(rng.choice([-1.0, 1.0], (k, 1, 1)).astype(np.float32)), r.power
+
+
+def loss(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Error of each patch on a logarithmic scale, so that strong and weak noise count alike; mean over the batch.
+
+    Errors are in units of the noise; 0.01 keeps empty patches from leading. `y` is the network's output.
+    """
+    left, weight = target.unbind(dim=1)  # (B, K, P, P) each
+    inner = slice(BORDER, -BORDER)
+    e = (y * weight - left)[..., inner, inner].square().mean((1, 2, 3))
+    return (e + 1e-2).log().mean()
+
+
+SIGMAS = (30 / 255, 50 / 255, 70 / 255)
+
+
+def band_batches(
+    cubes: Sequence[F32], *, patch_px: int, patches: int, seed: int, sigmas: Sequence[float] = SIGMAS
+) -> Iterator[Batch]:
+    """Endless batches (noisy, clean), each (B, c, P, P); each sample with one of the sigmas, additive, unclipped.
+
+    Args:
+        cubes: (c, h, w) each, about 0 to 1, the same number of bands.
+        patch_px: P.
+        patches: B.
+        seed: of places, turns and noise.
+        sigmas: noise levels.
+
+    Raises:
+        ValueError: cubes with different bands, or smaller than a patch.
+    """
+    bands = {cube.shape[0] for cube in cubes}
+    if len(bands) != 1:
+        raise ValueError(f"cubes with {sorted(bands)} bands in one batch; take the same bands of each")
+    for i, cube in enumerate(cubes):
+        if min(cube.shape[1:]) < patch_px:
+            raise ValueError(f"cube {i} has {cube.shape[1:]} pixels, a patch needs {patch_px}")
+    rng = np.random.default_rng(seed)
+    while True:
+        clean = np.stack([band_patch(cubes[int(rng.integers(len(cubes)))], patch_px, rng) for _ in range(patches)])
+        std = rng.choice(np.asarray(sigmas, dtype=np.float32), (patches, 1, 1, 1))
+        noisy = clean + std * rng.standard_normal(clean.shape, dtype=np.float32)
+        yield torch.from_numpy(noisy), torch.from_numpy(clean)
+
+
+def band_patch(cube: F32, size: int, rng: np.random.Generator) -> F32:
+    """A place at random, turned and mirrored at random."""
+    y, x = (int(rng.integers(n - size + 1)) for n in cube.shape[1:])
+    band_patch = np.rot90(cube[:, y : y + size, x : x + size], int(rng.integers(4)), (1, 2))
+    return np.ascontiguousarray(band_patch[:, :, ::-1] if rng.random() < 0.5 else band_patch)

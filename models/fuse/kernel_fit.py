@@ -1,0 +1,254 @@
+"""The normal equations of a blur kernel and their non-negative, smooth solution: the linear algebra of `blur.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg, ndimage
+
+from hypermend.models.fuse.protocol import BadPair, Pair, Setup
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Pairs = Callable[[], Iterable[Pair]]
+MOST_NUMBERS = 30_000_000
+"""Guide pixels in all footprints together (120 MB); scenes with more LR pixels are thinned evenly."""
+FOLD_PX = 4
+"""LR pixels are held out in squares of this edge, like the fields of a chess board."""
+LEAST_EQUATIONS = 128
+"""Fewer cannot tell one kernel from another."""
+LEAST_UNEXPLAINED = 1e-3
+"""A guide band counts as if it left at least this: the first guess of the kernel leaves more than the last."""
+UNKNOWNS = 2.0
+"""Kernel pixels for each equation that smoothness may fill in; above that the kernel is made of wider tents."""
+TAUS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+ITERATIONS = 120
+RIDGE = 0.01
+
+
+@dataclass(frozen=True)
+class Support:
+    """Where the kernel may be: tents `spacing` HR pixels apart about `middle`, all within `reach` of it."""
+
+    middle: int
+    reach: int
+    spacing: int = 1
+
+    @property
+    def side(self) -> int:
+        """Tents along one axis, odd."""
+        return 2 * ((self.reach - self.spacing + 1) // self.spacing) + 1
+
+    def kernel(self, weights: F64) -> F64:
+        """(side^2,) -> (n, n) about HR pixel 0, n = 2 (|middle| + reach) + 1."""
+        half, q = abs(self.middle) + self.reach, self.spacing
+        grid = np.zeros((2 * half + 1, 2 * half + 1))
+        first = half + self.middle - q * (self.side // 2)
+        at = slice(first, first + q * (self.side - 1) + 1, q)
+        grid[at, at] = weights.reshape(self.side, self.side)
+        return _tents(_tents(grid, 0, q), 1, q)
+
+    def outer(self, kernel: F64) -> float:
+        """Share of a kernel (about HR pixel 0) in the support's outer two pixels and beyond."""
+        half = kernel.shape[0] // 2
+        at = np.abs(np.arange(-half, half + 1) - self.middle)
+        return float(kernel[np.maximum(at[:, None], at[None, :]) >= self.reach - 1].sum())
+
+    def features(self, patches: F32) -> F64:
+        """(N, n, n) footprints about `middle` -> (N, side^2): what each tent sees."""
+        first = patches.shape[1] // 2 - self.spacing * (self.side // 2)
+        at = slice(first, first + self.spacing * (self.side - 1) + 1, self.spacing)
+        seen = _tents(_tents(patches, 1, self.spacing)[:, at], 2, self.spacing)[:, :, at]
+        return seen.reshape(len(patches), -1).astype(np.float64)
+
+
+def _tents(values: npt.NDArray[Any], axis: int, spacing: int) -> npt.NDArray[Any]:
+    if spacing == 1:
+        return values
+    tent = (1 - np.abs(np.arange(1 - spacing, spacing)) / spacing) / spacing
+    return np.asarray(ndimage.convolve1d(values, tent, axis=axis, mode="constant"))
+
+
+@dataclass(frozen=True)
+class Gains:
+    gain: F64
+    offset: F64
+    unexplained: F64
+    crossed: F64
+    """(m, m) share of P Y's band (row) that band (column) of the blurred guide leaves unexplained."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All the LR pixels that the kernel is estimated from, each with its footprint in the guide."""
+
+    patches: F32
+    """(m, N, n, n) about the support's middle."""
+    view: F64
+    """(m, N) P Y."""
+    fold: npt.NDArray[np.int64]
+    """(N,) 0 or 1."""
+    middle: int
+    pixels: int
+    """N before thinning."""
+    needed: int
+
+    @classmethod
+    def of(cls, pairs: Pairs, setup: Setup, middle: int, reach_px: int) -> Rows:
+        m, n, first = setup.response.shape[0], 2 * reach_px + 1, middle - reach_px
+        found = [_usable(pair, setup.scale, middle, reach_px) for pair in pairs()]
+        total, needed = sum(len(i) for i, _ in found), -(-LEAST_EQUATIONS // m)
+        if total < needed:
+            raise BadPair(
+                f"{total} LR pixels have a valid footprint of {n} x {n} guide pixels; the blur kernel needs {needed} "
+                f"({LEAST_EQUATIONS} equations from {m} guide bands): take a larger scene, or one with fewer gaps"
+            )
+        step = max(1, math.ceil(total * m * n * n / MOST_NUMBERS))
+        patches, view, fold = [], [], []
+        for pair, (i, j) in zip(pairs(), found, strict=True):
+            if len(i) == 0:
+                continue
+            i, j = i[::step], j[::step]
+            around = np.lib.stride_tricks.sliding_window_view(pair.x, (n, n), axis=(1, 2))  # (m, H-n+1, W-n+1, n, n)
+            patches.append(around[:, setup.scale * i + first, setup.scale * j + first])
+            view.append(setup.response.astype(np.float64) @ pair.y[:, i, j])
+            fold.append((i // FOLD_PX + j // FOLD_PX) % 2)
+        return cls(np.concatenate(patches, 1), np.concatenate(view, 1), np.concatenate(fold), middle, total, needed)
+
+    def support(self, reach_px: int) -> Support:
+        """Tents as narrow as the number of equations allows."""
+        spacing = math.ceil((2 * reach_px + 1) / math.sqrt(UNKNOWNS * self.equations))
+        return Support(self.middle, reach_px, spacing)
+
+    @property
+    def equations(self) -> int:
+        """LR pixels times guide bands."""
+        return int(self.view.size)
+
+    def gains(self, kernel: F64) -> Gains:
+        """Regression of each band of P Y on the guide blurred by a kernel (about HR pixel 0)."""
+        n = self.patches.shape[2]
+        wide = np.pad(kernel, n)
+        first = wide.shape[0] // 2 + self.middle - n // 2
+        k = wide[first : first + n, first : first + n]
+        seen = np.einsum("mnuv,uv->mn", self.patches, k.astype(np.float32)).astype(np.float64)
+        covariance = np.cov(np.concatenate((self.view, seen)), bias=True)
+        m, tiny = len(seen), np.finfo(np.float64).tiny
+        own, cross, other = np.diag(covariance)[:m], covariance[:m, m:], np.diag(covariance)[m:]
+        gain = np.diag(cross) / np.maximum(other, tiny)
+        crossed = 1 - np.square(cross) / np.maximum(own[:, None] * other[None, :], tiny)
+        offset = self.view.mean(axis=1) - gain * seen.mean(axis=1)
+        return Gains(gain, offset, np.clip(np.diag(crossed), 0.0, 1.0), crossed)
+
+
+def _usable(pair: Pair, scale: int, middle: int, reach_px: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the valid LR pixels whose footprint lies in the window and is valid."""
+    if pair.scale != scale:
+        raise BadPair(f"a window of scale {pair.scale} in a pair of scale {scale}")
+    gap = ndimage.maximum_filter(~pair.x_valid, size=2 * reach_px + 1, mode="constant", cval=True)
+    h, w = pair.y_valid.shape
+    at_i, at_j = scale * np.arange(h) + middle, scale * np.arange(w) + middle
+    inside_i, inside_j = at_i < gap.shape[0], at_j < gap.shape[1]
+    usable = np.zeros((h, w), dtype=bool)
+    usable[np.ix_(inside_i, inside_j)] = ~gap[np.ix_(at_i[inside_i], at_j[inside_j])]
+    i, j = np.nonzero(usable & pair.y_valid)
+    return i, j
+
+
+@dataclass(frozen=True)
+class Fit:
+    support: Support
+    weights: F64
+    tau: float
+    held_out: float
+    data: F64
+    """H without the smoothness."""
+    smooth: F64
+
+    def kernel(self) -> F64:
+        """(n, n), sum 1."""
+        k = self.support.kernel(self.weights)
+        return np.asarray(k / k.sum())
+
+    def certainty(self) -> tuple[float, float]:
+        """Condition of the equations as solved, and how many kernel pixels the data determine."""
+        system = self.data + self.smooth
+        value = linalg.eigvalsh(system)
+        determined = float(np.trace(linalg.solve(system, self.data, assume_a="pos")))
+        return float(value[-1] / max(value[0], np.finfo(np.float64).tiny)), determined
+
+
+@dataclass(frozen=True)
+class Equations:
+    """Weighted sums over LR pixels: H k = b; `power` is the sum of squares of the right-hand sides."""
+
+    h: F64
+    b: F64
+    power: float
+
+    def __add__(self, other: Equations) -> Equations:
+        return Equations(self.h + other.h, self.b + other.b, self.power + other.power)
+
+    def loss(self, weights: F64) -> float:
+        return float(self.power - 2 * self.b @ weights + weights @ self.h @ weights)
+
+
+def fit(rows: Rows, gains: Gains, support: Support, taus: Sequence[float]) -> Fit:
+    """The kernel on one support, with the smoothness that predicts held-out LR pixels best."""
+    halves = _equations(rows, gains, support)
+    whole = halves[0] + halves[1]
+    smooth = _smoothness(support.side)
+    weak = _solve(whole.h + 1e-5 * np.trace(whole.h) / len(whole.b) * smooth, whole.b)
+    noise = max(whole.loss(weak), 1e-12 * whole.power) / rows.equations
+    prior = {t: noise / (t * support.spacing**2) ** 2 * smooth for t in taus}
+    scores = {
+        t: sum(test.loss(_solve(train.h + prior[t] / 2, train.b)) for train, test in (halves, halves[::-1]))
+        for t in taus
+    }
+    tau = min(scores, key=lambda t: scores[t])
+    weights = _solve(whole.h + prior[tau], whole.b)
+    return Fit(support, weights, tau, scores[tau] / whole.power, whole.h, prior[tau])
+
+
+def _equations(rows: Rows, gains: Gains, support: Support) -> tuple[Equations, Equations]:
+    """Normal equations of either fold. Guide bands count by the variance they explain over what they leave."""
+    parts: list[Equations] = []
+    for fold in (0, 1):
+        h, b, power = np.zeros((support.side**2,) * 2), np.zeros(support.side**2), 0.0
+        for a in range(len(rows.view)):
+            seen = support.features(rows.patches[a])
+            seen -= seen.mean(axis=0)
+            target = (rows.view[a] - rows.view[a].mean()) / gains.gain[a]
+            variance = max(float(target.var()), np.finfo(np.float64).tiny)
+            weight = 1 / (variance * max(gains.unexplained[a], LEAST_UNEXPLAINED))
+            seen, target = seen[rows.fold == fold], target[rows.fold == fold]
+            h += weight * (seen.T @ seen)
+            b += weight * (target @ seen)
+            power += weight * float(target @ target)
+        parts.append(Equations(h, b, power))
+    return parts[0], parts[1]
+
+
+def _smoothness(side: int) -> F64:
+    """Matrix of |grad k|^2 + RIDGE |k|^2, k zero outside."""
+    step = 2 * np.eye(side) - np.eye(side, k=1) - np.eye(side, k=-1)
+    one = np.eye(side)
+    return np.asarray(np.kron(step, one) + np.kron(one, step) + RIDGE * np.eye(side * side))
+
+
+def _solve(h: F64, b: F64) -> F64:
+    """argmin k^T h k - 2 b^T k over k >= 0, by ADMM (Boyd et al., 2011, section 5.2) with over-relaxation 1.7."""
+    rho = 1e-3 * np.trace(h) / len(b)
+    inverse = linalg.inv(h + rho * np.eye(len(b)), overwrite_a=True, check_finite=False)
+    k = np.maximum(inverse @ b, 0.0)
+    dual = np.zeros_like(k)
+    for _ in range(ITERATIONS):
+        free = 1.7 * (inverse @ (b + rho * (k - dual))) - 0.7 * k
+        k = np.maximum(free + dual, 0.0)
+        dual += free - k
+    return k

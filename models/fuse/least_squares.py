@@ -1,0 +1,160 @@
+"""Fusion without training: the spectra of Y as a least-squares map of the guide, in closed form.
+
+Two maps, chosen by the card's `local`:
+
+    false   the floor: z = A x + a + upsample(y - A H x - a), with (A, a) the plain least squares
+            of Y on the blurred and decimated guide H x, and `upsample` aligned by the kernel's centroid
+    true    the start of the networks: a map that changes from place to place, in the signal subspace of Y
+            (`local_map.py`)
+
+Both know the pair through `blur.py` (kernel, noise, gains: the facts' "blur") and have a finite halo, so tiled equals
+whole. Pad a pair by replicating its edges (NumPy's "edge"), Y and X alike: that is what the degradation does, so the
+residual at the border stays what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.fuse import blur, local_regression
+from hypermend.models.fuse.blur import Blur
+from hypermend.models.fuse.moments import pair_moments
+from hypermend.models.fuse.protocol import Adapted, Budget, Pair, Setup, State
+from hypermend.models.restorer import Facts, pack, unpack
+from hypermend.models.signal.degrade import blur_down, centroid, upsample
+
+F64 = npt.NDArray[np.float64]
+OUTSIDE = 0.02
+"""A band whose largest weight in the response is below this share of that row's largest lies outside the guide."""
+RIDGE = 1e-9
+"""Keeps guide bands that say the same from dividing by zero; far below any noise."""
+
+
+class LeastSquaresModel:
+    """The training-free fusion: no weights, never adapts."""
+
+    adapts = False
+
+    def __init__(self, card: ModelCard, state: Mapping[str, torch.Tensor]) -> None:
+        """Check the card.
+
+        Raises:
+            BadCard: unknown setting, or weights that it has no use for.
+        """
+        if state or set(card.config) != {"local"} or not isinstance(card.config["local"], bool):
+            raise BadCard(f"model {card.name!r}: least squares take config {{'local': true or false}} and no weights")
+        self.card = card
+        self.local: bool = card.config["local"]
+
+    def halo(self, scale: int) -> int:
+        """LR pixels."""
+        return self.card.halo_at(scale)
+
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+        """Kernel, noise, gains and the maps.
+
+        Facts: "scale", "blur" (`Blur`), "floor" ("weights" (b, m + 1) of the bands of (X, 1)), "start" (`LocalMap`,
+        where the card asks for it), "explained" (b,), the share of each band's variance that the guide explains on LR
+        pixels, and "outside", the bands that the guide does not see: their detail is a guess from the others', its
+        certainty is their "explained".
+
+        Raises:
+            BadPair: as `blur.estimate`.
+        """
+        known = blur.estimate(pairs, setup)
+        second = pair_moments(pairs, known.kernel, setup.scale)
+        weights, explained = regression(second, len(setup.response))
+        top = setup.response.max(axis=1, keepdims=True)
+        facts: Facts = {
+            "scale": setup.scale,
+            "blur": known.to_facts(),
+            "floor": {"weights": pack(weights)},
+            "explained": [round(float(e), 4) for e in explained],
+            "outside": np.flatnonzero((setup.response < OUTSIDE * top).all(axis=0)).tolist(),
+        }
+        if self.local:
+            from scipy import signal  # a second that no other model's workers need spend
+
+            match = blur.match(pairs, setup)
+            if match.size > 1:
+                second = pair_moments(pairs, signal.convolve2d(match, known.kernel), setup.scale)
+            facts["start"] = local_regression.estimate(pairs, known, setup.scale, second, match).to_facts()
+        return facts
+
+    def bind(self, facts: Facts, state: State | None = None) -> LeastSquaresRestorer:
+        """The restorer of a scene; there is nothing a block could have learned."""
+        return LeastSquaresRestorer(facts, halo=self.halo(int(facts["scale"])), local=self.local)
+
+    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+        """Nothing to adapt."""
+        return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": "the model does not adapt"})
+
+
+def regression(second: F64, m: int) -> tuple[F64, F64]:
+    """Plain least squares of Y on (H X, 1).
+
+    Args:
+        second: (m + 1 + b, m + 1 + b) of `pair_moments`.
+        m: guide bands.
+
+    Returns:
+        (b, m + 1) weights, and (b,) share of the variance of Y that they explain.
+    """
+    f, cross, power = second[: m + 1, : m + 1], second[: m + 1, m + 1 :], np.diag(second)[m + 1 :]
+    ridge = RIDGE * np.diag(np.diag(f))
+    weights = np.linalg.solve(f + ridge, cross).T
+    left = power - 2 * (weights * cross.T).sum(axis=1) + ((weights @ f) * weights).sum(axis=1)
+    variance = np.maximum(power - cross[m] ** 2, np.finfo(np.float64).tiny)
+    return np.asarray(weights, np.float64), np.clip(1 - left / variance, 0.0, 1.0)
+
+
+class Floor:
+    """z = A x + a + upsample(y - A H x - a) for one kernel H and one map (A, a)."""
+
+    def __init__(self, scale: int, kernel: F64, weights: F64) -> None:
+        """Kernel (n, n) of sum 1; weights (b, m + 1) of (X, 1)."""
+        self.scale, self.centroid_px = scale, centroid(kernel)
+        self.kernel = torch.from_numpy(kernel.astype(np.float32))
+        self.weights = torch.from_numpy(weights.astype(np.float32))
+
+    @torch.no_grad()
+    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
+        kernel, weights = self.kernel.to(y.device), self.weights.to(y.device)
+
+        def mapped(x: torch.Tensor) -> torch.Tensor:
+            return torch.einsum("bm,nmhw->nbhw", weights[:, :-1], x) + weights[:, -1, None, None]
+
+        return mapped(x) + self.without_guide(y - mapped(blur_down(x, kernel, self.scale)))
+
+    @torch.no_grad()
+    def without_guide(self, y: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
+        return upsample(y, self.scale, self.centroid_px)
+
+
+class LeastSquaresRestorer:
+    """(y, x) -> z by the floor or by the local map, bound to a scene."""
+
+    def __init__(self, facts: Facts, *, halo: int, local: bool) -> None:
+        self.halo, self.scale = halo, int(facts["scale"])
+        kernel, weights = Blur.from_facts(facts["blur"]).kernel, unpack(facts["floor"]["weights"])
+        self.floor = Floor(self.scale, kernel, weights.astype(np.float64))
+        self.starter = local_regression.Starter(local_regression.LocalMap.from_facts(facts["start"])) if local else None
+
+    @torch.no_grad()
+    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
+        if self.starter is None:
+            return self.floor(y, x)
+        start = self.starter(y, x)
+        return self.starter.bands(start.coefficients, start, y)
+
+    def without_guide(self, y: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
+        return self.floor.without_guide(y)

@@ -1,0 +1,104 @@
+"""The fusion that ships: a training-free start, a small network on top of it, and what a block learns about both.
+
+estimate    `least_squares.py`: kernel, noise, gains, axes, the global map
+bind        `local_map.py` starts, `spread.py` corrects each coefficient
+adapt       `adapter.py`: seven numbers for each block
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+
+import torch
+
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.fuse import adaptation
+from hypermend.models.fuse.correction_net import NEAR, Spread, corrected, evidence, guide_view, unit
+from hypermend.models.fuse.least_squares import LeastSquaresModel
+from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO, LocalMap, Starter
+from hypermend.models.fuse.protocol import Adapted, Budget, Pair, Setup, State
+from hypermend.models.restorer import Facts
+
+
+class UalModel:
+    """Architecture `ual`."""
+
+    adapts = True
+
+    def __init__(self, card: ModelCard, state: State) -> None:
+        """Build and load the network.
+
+        Raises:
+            BadCard: the config is not one, or weights or halo do not fit it.
+        """
+        known = {"channels", "width", "depth", "stages"}
+        if set(card.config) != known:
+            raise BadCard(f"model {card.name!r}: config with keys {sorted(card.config)}; ual takes {sorted(known)}")
+        self.card = card
+        self.channels = int(card.config["channels"])
+        self.net = Spread(**{k: int(card.config[k]) for k in known - {"channels"}})
+        try:
+            self.net.load_state_dict({k: v.float() for k, v in state.items()})
+        except RuntimeError as e:
+            raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
+        self.net.eval().requires_grad_(False)
+        halos = (HALO, GUIDE_HALO + NEAR + self.net.halo)
+        if (card.halo, card.guide_halo) != halos:
+            raise BadCard(f"model {card.name!r}: card says halo {card.halo} and {card.guide_halo}, it reaches {halos}")
+        self.start = LeastSquaresModel(
+            ModelCard(name=card.name, architecture="least-squares", config={"local": True}), {}
+        )
+
+    def halo(self, scale: int) -> int:
+        """LR pixels."""
+        return self.card.halo_at(scale)
+
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+        """The facts of the training-free start (`LeastSquaresModel.estimate`), which raises BadPair, and "network".
+
+        That is whether the network is used on this scene, and why not (`adapter.trial`).
+        """
+        facts = self.start.estimate(pairs, setup)
+        return {**facts, "network": adaptation.trial(self.net, self.channels, facts, pairs())}
+
+    def bind(self, facts: Facts, state: State | None = None) -> UalRestorer:
+        """The restorer of the scene, with what a block has learned, if it has."""
+        return UalRestorer(self, facts, state or {})
+
+    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+        """See `adapter.py`."""
+        return adaptation.adapt(self.net, self.channels, facts, pair, core, budget)
+
+
+class UalRestorer:
+    """(y, x) -> z, bound to a scene and perhaps a block."""
+
+    def __init__(self, model: UalModel, facts: Facts, state: State) -> None:
+        self.scale = int(facts["scale"])
+        self.halo, self.channels = model.halo(self.scale), model.channels
+        self.starter = Starter(LocalMap.from_facts(facts["start"]))
+        self.net = model.net
+        if not state and not facts["network"]["used"]:
+            state = adaptation.silent()
+        self.learned = (state["gain"].float(), state["share"].float()) if state else (None, None)
+
+    @torch.no_grad()
+    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
+        s = self.starter(y, x)
+        if next(self.net.parameters()).device != y.device:
+            self.net = copy.deepcopy(self.net).to(y.device)  # the model's own stays where it is, for `adapt`
+        gain, share = (t if t is None else t.to(y.device) for t in self.learned)
+        u = unit(self.starter, s)
+        e, v = evidence(self.starter, s, u), guide_view(s)
+        coefficients = s.coefficients.clone()
+        for k in range(min(self.channels, e.shape[1])):  # one after the other: memory
+            answer = self.net.answer(torch.cat((e[:, k], v), dim=1))
+            coefficients[:, k] += u[:, k] * corrected(answer, e[:, k], gain, share)[:, 0]
+        return self.starter.bands(coefficients, s, y)
+
+    @torch.no_grad()
+    def without_guide(self, y: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
+        return self.starter.up(y)

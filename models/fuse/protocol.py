@@ -1,0 +1,186 @@
+"""What a fusion model must offer: a rich image of few pixels and a sharp one of few bands, in one sharp and rich image.
+
+    FusionModel.estimate(windows of the pair) -> Facts         once per scene, deterministic, stored in the plan
+    FusionModel.adapt(Facts, block)           -> Adapted       once per block of the lattice, where the model adapts
+    FusionModel.bind(Facts, adapted state)    -> FusionRestorer
+    FusionRestorer(y, x)                      -> z             a function of the pixels within `halo` only
+
+Y (b, h, w) is the rich image, X (m, s*h, s*w) the guide, Z (b, s*h, s*w) the answer; LR pixels are Y's, HR pixels X's.
+Where LR pixel (i, j) lies on the HR grid, and what a kernel's centre means, is said once, in `degrade.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hypermend.models.card import ModelCard
+from hypermend.models.restorer import Facts
+
+F32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+State = Mapping[str, torch.Tensor]
+
+
+class BadPair(ValueError):
+    """A pair of images that cannot be fused: says what is wrong with it, by how much, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One window of a scene pair. Physical values without NaN; what is not valid has been filled and is not trusted."""
+
+    y: F32
+    """(b, h, w) the good bands of the rich image."""
+    y_valid: Mask
+    """(h, w). Saturated pixels are not valid."""
+    x: F32
+    """(m, s*h, s*w) the guide on the refined grid."""
+    x_valid: Mask
+    """(s*h, s*w)."""
+
+    def __post_init__(self) -> None:
+        """Check that the shapes belong together.
+
+        Raises:
+            BadPair: they do not, or values are not finite.
+        """
+        (_, h, w), (_, height, width) = self.y.shape, self.x.shape
+        if h == 0 or w == 0 or height % h or width % w or height // h != width // w:
+            raise BadPair(
+                f"guide of {height} x {width} pixels on an image of {h} x {w}: "
+                "the guide must be finer by one whole number along both axes"
+            )
+        if self.y_valid.shape != (h, w) or self.x_valid.shape != (height, width):
+            raise BadPair(
+                f"masks of {self.y_valid.shape} and {self.x_valid.shape} on images of {(h, w)} and {(height, width)}"
+            )
+        for name, values in (("image", self.y), ("guide", self.x)):
+            if not np.isfinite(values).all():
+                raise BadPair(f"the {name} holds NaN or infinite values: fill them and mark them invalid")
+
+    @property
+    def scale(self) -> int:
+        """HR pixels along the edge of an LR pixel."""
+        return int(self.x.shape[1] // self.y.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the pair is, known before any pixel is read."""
+
+    scale: int
+    """HR pixels along the edge of an LR pixel."""
+    response: F32
+    """(m, b) P, the guide's bands as sums of the rich image's bands; rows sum to 1."""
+    expected_centroid_px: float
+    """Where the blur kernel's centroid lies if the pair is aligned, in HR pixels from HR pixel (s*i, s*j), along both
+    axes: (s - 1) / 2 where LR pixels cover HR pixels (every georeferenced pair), 0 in a laboratory."""
+    kernel: npt.NDArray[np.floating] | None = None
+    """(n, n), sum 1, where the blur is known (an image that was degraded on purpose). None: estimated from the pair."""
+
+    def __post_init__(self) -> None:
+        """Check scale and response.
+
+        Raises:
+            BadPair: scale below 1, or a response that is no matrix or whose rows do not sum to 1.
+        """
+        if self.scale < 1:
+            raise BadPair(f"scale {self.scale}: the guide must be as fine as the image or finer, so at least 1")
+        if self.response.ndim != 2:
+            raise BadPair(f"a response of shape {self.response.shape}; it must be (guide bands, image bands)")
+        sums = self.response.sum(axis=1)
+        if not np.allclose(sums, 1.0, atol=1e-3):
+            raise BadPair(f"rows of the response sum to {np.round(sums, 3).tolist()}; each must sum to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long one block may adapt; the end is whichever comes first."""
+
+    steps: int
+    """Optimiser steps. 0: no adaptation."""
+    seconds: float | None = None
+    """None: as long as the steps take. Seconds make the result depend on the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """What one block learned."""
+
+    state: dict[str, torch.Tensor]
+    """Few parameters, for `bind`; small enough to store. {}: the block stays with the unadapted model."""
+    figures: Facts
+    """JSON: adapted, steps, loss_first, loss_last, held_out_first, held_out_last, seconds, reason, fell_back_to."""
+
+
+class FusionRestorer(Protocol):
+    """A finite-halo map of a pair of windows, bound to one scene (and to one block, if adapted)."""
+
+    @property
+    def halo(self) -> int:
+        """LR pixels around an LR pixel that its s x s output pixels may depend on, in Y and (s times as many) in X."""
+        ...
+
+    @property
+    def scale(self) -> int:
+        """HR pixels along the edge of an LR pixel."""
+        ...
+
+    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w), (B, m, s*h, s*w), float32 physical values without NaN -> (B, b, s*h, s*w)."""
+        ...
+
+    def without_guide(self, y: torch.Tensor) -> torch.Tensor:
+        """(B, b, h, w) -> (B, b, s*h, s*w): the answer where the guide is not valid, the image made finer by itself."""
+        ...
+
+
+class FusionModel(Protocol):
+    """Weights (if any) and card, not yet bound to a scene."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the weights need to be used rightly. `card.halo_at(scale)` is the halo of what it binds."""
+        ...
+
+    @property
+    def adapts(self) -> bool:
+        """Whether `adapt` does anything."""
+        ...
+
+    def halo(self, scale: int) -> int:
+        """LR pixels, as for the restorers it binds: equals `card.halo_at(scale)`."""
+        ...
+
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+        """What must be known of the whole scene: kernel, noise, gains, axes. Deterministic: same windows, same facts.
+
+        Args:
+            pairs: gives the windows of the scene, in a fixed order; may be called more than once.
+            setup: what the pair is.
+
+        Raises:
+            BadPair: the pair cannot be fused.
+        """
+        ...
+
+    def bind(self, facts: Facts, state: State | None = None) -> FusionRestorer:
+        """The restorer of the scene, with what one block learned; None or {}: unadapted."""
+        ...
+
+    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+        """Adapt to one block. Deterministic for a budget without seconds.
+
+        Args:
+            facts: of the scene.
+            pair: the block with its margin.
+            core: LR rows and columns of `pair` that are the block itself.
+            budget: when to stop at the latest.
+        """
+        ...

@@ -1,0 +1,251 @@
+"""Training samples of the fusion network: pairs made from cubes, started as at restoration, and what the start misses.
+
+Every pair has its own part of a scene, resolution, bands, spectral gain, response, scale, kernel and noise; the kernel
+and the noise levels that the start is given are off by what estimates are off. None of the kernels of a benchmark is
+among them: they are drawn anew from random families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from hypermend.models.fit import Batch
+from hypermend.models.fuse.blur import Blur
+from hypermend.models.fuse.correction_net import EVIDENCE, STEPS, evidence, guide_view, unit
+from hypermend.models.fuse.local_regression import Starter, estimate
+from hypermend.models.fuse.moments import pair_moments
+from hypermend.models.fuse.protocol import Pair
+from hypermend.models.signal.degrade import blur_down, centroid, gaussian, snr_std
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionSampleSettings:
+    """How samples are drawn."""
+
+    channels: int
+    """Coefficients that the network corrects."""
+    scales: tuple[int, ...] = (8, 8, 8, 8, 4, 3)
+    snr_db: tuple[float, float] = (28.0, 44.0)
+    clean_guide: float = 0.5
+    """Share of pairs whose guide has no noise but the cube's own."""
+    scene_px: int = 224
+    """Edge of the part of a scene that a pair is made of."""
+    patch_px: int = 44
+    patches: int = 12
+    """Of a batch."""
+    pool: int = 120
+    """Pairs that patches are cut from."""
+    refresh_every: int = 25
+    """Batches after which a new pair comes, and the oldest goes once there are `pool`."""
+    kernel_error: tuple[float, float] = (0.02, 0.25)
+    """Relative error of the kernel that the start is given."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One started pair; half precision, for there are many."""
+
+    evidence: torch.Tensor
+    """(k, EVIDENCE, H, W)."""
+    view: torch.Tensor
+    """(VIEW, H, W)."""
+    unit: torch.Tensor
+    """(k, H, W)."""
+    missed: torch.Tensor
+    """(k, H, W): truth less start."""
+    weight: torch.Tensor
+    """(H, W): dark pixels count more, since angles are relative."""
+    error: float
+    """Mean of |missed|, and a little of the noise."""
+    chance: F64
+    """(k,) how often a coefficient is drawn."""
+
+
+def kernel(scale: int, rng: np.random.Generator) -> F64:
+    """A random blur (n, n) of sum 1, about as wide as an LR pixel: Gaussians of any axes, curves, wandering paths."""
+    n = int(rng.integers(max(5, scale + 1), max(8, int(2.7 * scale)))) | 1
+    if rng.random() < 0.35:
+        long, short = np.maximum(rng.uniform(0.25, 0.75, 2) * scale, 0.6)
+        return _gaussian(n, long, short, float(rng.uniform(0, np.pi)))
+    path = _curve(rng) if rng.random() < 0.5 else _wander(rng)
+    path -= path.mean(axis=0)
+    path *= n * rng.uniform(0.2, 0.42) / np.abs(path).max()
+    path += rng.uniform(-0.08 * scale, 0.08 * scale, 2)
+    k = np.zeros((n, n))
+    at = np.clip(np.rint(path + n // 2).astype(int), 0, n - 1)
+    np.add.at(k, (at[:, 0], at[:, 1]), rng.uniform(0.5, 1.5, len(at)))
+    k = ndimage.gaussian_filter(k, rng.uniform(0.5, 0.5 + scale / 8))
+    return np.asarray(k / k.sum())
+
+
+def _gaussian(n: int, long: float, short: float, angle: float) -> F64:
+    y, x = np.mgrid[:n, :n] - n // 2
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    k = np.exp(-0.5 * ((u / long) ** 2 + (v / short) ** 2))
+    return np.asarray(k / k.sum())
+
+
+def _curve(rng: np.random.Generator) -> F64:
+    """(400, 2) points of a random polynomial of degree 1 to 3."""
+    t = np.linspace(0, 1, 400)[:, None]
+    return np.asarray(sum(rng.normal(0, 1, (1, 2)) * t**i for i in range(1, int(rng.integers(2, 5)))))
+
+
+def _wander(rng: np.random.Generator) -> F64:
+    """(400, 2) points of a walk that turns at random, as a shaken camera's."""
+    turns = np.cumsum(rng.normal(0, rng.uniform(0.03, 0.3), 400)) + rng.uniform(0, 2 * np.pi)
+    return np.cumsum(np.stack((np.sin(turns), np.cos(turns)), axis=1), axis=0)
+
+
+def mistaken(k: F64, error: float, rng: np.random.Generator) -> F64:
+    """The kernel as an estimate would have it, off by a relative error."""
+    e = ndimage.gaussian_filter(rng.normal(0, 1, k.shape), 1.0) * np.sqrt(k + 1e-4 * k.max())
+    k = np.maximum(k + e * error * np.linalg.norm(k) / np.linalg.norm(e), 0.0)
+    return np.asarray(k / k.sum())
+
+
+def response(bands: int, rng: np.random.Generator) -> F32:
+    """(m, bands): 3 to 6 bell-shaped bands of random centre and width."""
+    m = int(rng.integers(3, 7))
+    centre, width = np.sort(rng.uniform(0.05, 0.95, m)) * bands, rng.uniform(0.04, 0.16, m) * bands
+    p = np.exp(-0.5 * ((np.arange(bands) - centre[:, None]) / width[:, None]) ** 2)
+    return np.asarray(p / p.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def realise(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.random.Generator) -> Sample:
+    """Make a pair of a part of a cube and start it.
+
+    Args:
+        cube: (b, H, W).
+        known: responses (m, b) of real sensors, drawn half of the time.
+        s: settings.
+        rng: source of all randomness.
+    """
+    scale = int(rng.choice(s.scales))
+    z = _part(cube, s.scene_px // scale * scale, rng)
+    p = known[int(rng.integers(len(known)))] if known and rng.random() < 0.5 else response(len(z), rng)
+    if rng.random() < 0.4:
+        some = np.sort(rng.choice(len(z), int(rng.integers(len(z) // 2, len(z) + 1)), replace=False))
+        if (p[:, some].sum(axis=1) > 0.2).all():
+            z, p = z[some], p[:, some] / p[:, some].sum(axis=1, keepdims=True)
+    if rng.random() < 0.4:  # another lamp
+        z = z * np.exp(ndimage.gaussian_filter(rng.normal(0, 1.5, len(z)), 3)).astype(np.float32)[:, None, None]
+    blur = kernel(scale, rng)
+    sharp = torch.from_numpy(np.ascontiguousarray(z))
+    y = blur_down(sharp[None], torch.from_numpy(blur.astype(np.float32)), scale)[0].numpy()
+    x = np.tensordot(p, z, 1).astype(np.float32)
+    snr = float(rng.uniform(*s.snr_db))
+    std_y, std_x = snr_std(y, snr), snr_std(x, snr + float(rng.uniform(-2, 2)))
+    if rng.random() < s.clean_guide:
+        std_x = std_x / 30
+    y, x = gaussian(y, std_y, rng), gaussian(x, std_x, rng)
+    pair = Pair(y=y, y_valid=np.ones(y.shape[1:], bool), x=x, x_valid=np.ones(x.shape[1:], bool))
+    guess = mistaken(blur, float(rng.uniform(*s.kernel_error)), rng)
+    start_from = estimate(
+        lambda: [pair],
+        _blur(guess, np.full(len(x), std_x * rng.uniform(0.9, 1.4))),
+        scale,
+        pair_moments(lambda: [pair], guess, scale),
+        np.ones((1, 1)),
+    )
+    starter = Starter(start_from)
+    start = starter(torch.from_numpy(y)[None], torch.from_numpy(x)[None])
+    k = min(s.channels, start.coefficients.shape[1])
+    u = unit(starter, start)
+    truth = torch.einsum("kb,bhw->khw", starter.t["project"], sharp)
+    missed = (truth - start.coefficients[0])[:k]
+    level = truth.square().sum(0).sqrt()
+    share = missed.abs().mean((1, 2)).numpy().astype(np.float64)
+    chance = np.sqrt(share) + 0.2
+    return Sample(
+        evidence(starter, start, u)[0, :k].half(),
+        guide_view(start)[0].half(),
+        u[0, :k].half(),
+        missed.half(),
+        (1 + 0.5 * (level.mean() / level.clamp_min(1e-6)).clamp_max(4.0)).half(),
+        float(share.mean()) + 0.3,
+        chance / chance.sum(),
+    )
+
+
+def _part(cube: F32, size: int, rng: np.random.Generator) -> F32:
+    """A square of the cube, turned and mirrored, now and then of twice coarser pixels."""
+    b, h, w = cube.shape
+    if min(h, w) >= 2 * size and rng.random() < 0.25:
+        cube = cube[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2).mean((2, 4))
+    top, left = (int(rng.integers(0, n - size + 1)) for n in cube.shape[1:])
+    z = np.rot90(cube[:, top : top + size, left : left + size], int(rng.integers(4)), (1, 2))
+    return np.ascontiguousarray(z[:, :, ::-1] if rng.random() < 0.5 else z)
+
+
+def _blur(k: F64, noise_x: F64) -> Blur:
+    """A kernel and the guide's noise as if they had been estimated; the start needs no more."""
+    nothing = np.zeros(0)
+    return Blur(
+        kernel=k,
+        centroid_px=centroid(k),
+        shift_px=(0.0, 0.0),
+        condition=1.0,
+        determined=0.0,
+        unknowns=0,
+        tau=0.0,
+        residual=0.0,
+        held_out=0.0,
+        pixels=0,
+        needed=0,
+        gain=nothing,
+        offset=nothing,
+        unexplained=nothing,
+        noise_y=nothing,
+        noise_x=noise_x,
+        input_scale=1.0,
+    )
+
+
+def batches(cubes: Sequence[F32], known: Sequence[F32], s: FusionSampleSettings, *, seed: int) -> Iterator[Batch]:
+    """Endless batches of evidence and view (B, EVIDENCE + VIEW, P, P) and target (B, 3, P, P): see `loss`."""
+    rng = np.random.default_rng(seed)
+    pool: list[Sample] = []
+    step = 0
+    while True:
+        wanted = min(s.pool, 12) if step == 0 else int(step % (s.refresh_every if len(pool) == s.pool else 4) == 0)
+        pool += [realise(cubes[int(rng.integers(len(cubes)))], known, s, rng) for _ in range(wanted)]
+        pool = pool[-s.pool :]
+        step += 1
+        cut = [patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)]
+        x, target = torch.stack([c[0] for c in cut]), torch.stack([c[1] for c in cut])
+        yield x.contiguous(memory_format=torch.channels_last), target
+
+
+def patch(r: Sample, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A patch of one coefficient, with random signs of it and of the guide's axes."""
+    k = int(rng.choice(len(r.chance), p=r.chance))
+    top, left = (int(rng.integers(0, n - size + 1)) for n in r.unit.shape[1:])
+    at = (slice(top, top + size), slice(left, left + size))
+    sign = float(rng.choice([-1.0, 1.0]))
+    odd = STEPS + 1
+    signs = torch.tensor([sign] * odd + [1.0] * (EVIDENCE - odd) + [*rng.choice([-1.0, 1.0], 3), 1.0])
+    x = torch.cat((r.evidence[(k, slice(None), *at)], r.view[(slice(None), *at)])).float()
+    target = (r.missed[(k, *at)].float() * sign / r.error, r.unit[(k, *at)].float() / r.error, r.weight[at].float())
+    return x * signs.float()[:, None, None], torch.stack(target)
+
+
+def loss(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Smooth L1 of what is still missed, in the pair's own mean error, so that every pair counts alike.
+
+    Weighted by brightness, which makes it an angle as much as a distance: for small errors the squared angle is the sum
+    over coefficients of the squares of error over length. `y` is the network's output, cropped by its border here.
+    """
+    inner = slice(7, -7)
+    missed, u, weight = (t[:, inner, inner] for t in target.unbind(1))
+    e = y[:, 0, inner, inner] * u - missed
+    return (weight * ((e.square() + 0.25).sqrt() - 0.5)).mean()

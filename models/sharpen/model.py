@@ -1,0 +1,143 @@
+"""The sharpener: SSRNet bound to a scene, for any sensor and any number of bands.
+
+    y' = scale * SSRNet((y - mean) / scale) + mean
+
+`mean` is the scene's mean of each band and `scale` a bright value of the scene. (The paper takes off the training
+set's means, which are those of one camera; training here takes off each scene's own, too.)
+
+The network sees zeros beyond the first and the last band, as in training, and zeros beyond the tile, which the halo
+hides. Cubes whose features would not fit go through in groups of bands, each with as many bands on either side as the
+network reaches: the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.memory import SHARPEN_BYTES, SHARPEN_MAPS
+from hypermend.models.restorer import Facts, Restorer, Window, pack, unpack
+from hypermend.models.sharpen.ssrnet import SSRNet, fold
+from hypermend.models.signal.bicubic import REACH, enlarge
+
+SETTINGS = {"scale", "filters", "modules", "separable", "residual"}
+"""Keys of a card's `config`."""
+
+
+def network(config: Mapping[str, object]) -> SSRNet:
+    """The network of a card's `config`.
+
+    Raises:
+        BadCard: keys that are unknown or missing, or values that no network has.
+    """
+    if set(config) != SETTINGS:
+        raise BadCard(f"ssrnet config with keys {sorted(config)}: keys are {sorted(SETTINGS)}")
+    scale, filters, modules = config["scale"], config["filters"], config["modules"]
+    try:
+        if not (isinstance(scale, int) and isinstance(filters, int) and isinstance(modules, int)):
+            raise ValueError(f"scale {scale!r}, filters {filters!r} and modules {modules!r} must be integers")
+        separable, residual = bool(config["separable"]), bool(config["residual"])
+        return SSRNet(scale, filters=filters, modules=modules, separable=separable, residual=residual)
+    except ValueError as e:
+        raise BadCard(f"ssrnet config: {e}") from e
+
+
+def measure(windows: Iterable[Window]) -> Facts:
+    """Mean of each band, and the bright value: the 99.9th percentile, the largest of the windows' own."""
+    bright, total, pixels = 0.0, np.zeros(0), 0
+    for values, valid in windows:
+        if valid.any():
+            known = values[:, valid].astype(np.float64)  # (bands, n)
+            bright = max(bright, float(np.quantile(known, 0.999)))
+            total, pixels = known.sum(axis=1) + (total if pixels else 0.0), pixels + known.shape[1]
+    if not pixels:
+        return {"kind": "bicubic", "reason": "no valid pixel"}
+    return {"kind": "network", "input_scale": bright, "mean": pack(total / pixels)}
+
+
+class SsrnetModel:
+    """Architecture `ssrnet`."""
+
+    def __init__(self, card: ModelCard, state: Mapping[str, torch.Tensor]) -> None:
+        """Build, load and fold the network.
+
+        Raises:
+            BadCard: the config is not one, or weights, scale or halo do not fit it.
+        """
+        self.card = card
+        net = network(card.config)
+        try:
+            net.load_state_dict({k: v.float() for k, v in state.items()})
+        except RuntimeError as e:
+            raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
+        for key, value in (("scale", net.scale), ("halo", net.halo)):
+            if getattr(card, key) != value:
+                raise BadCard(f"model {card.name!r}: card says {key} {getattr(card, key)}, its config has {value}")
+        self.net = fold(net).requires_grad_(False)
+        self.scale, self.halo = net.scale, net.halo
+
+    def estimate(self, windows: Iterable[Window]) -> Facts:
+        """See `measure`."""
+        return measure(windows)
+
+    def bind(self, facts: Facts) -> Restorer:
+        """The restorer of the scene; bicubic where nothing is known of it."""
+        if facts["kind"] == "bicubic":
+            return Bicubic(self.scale, halo=self.halo)
+        return OnScene(self.net, float(facts["input_scale"]), torch.from_numpy(unpack(facts["mean"])))
+
+
+class Bicubic:
+    """Enlarges and adds nothing."""
+
+    def __init__(self, scale: int, *, halo: int = REACH) -> None:
+        self.scale, self.halo = scale, halo
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, bands, H, W) -> (B, bands, scale*H, scale*W)."""
+        return enlarge(x, self.scale)
+
+
+class OnScene:
+    """The network, bound to a scene."""
+
+    def __init__(self, net: SSRNet, input_scale: float, mean: torch.Tensor) -> None:
+        self.net, self.scale, self.halo = net, net.scale, net.halo
+        self.input_scale = input_scale if input_scale > 0 else 1.0
+        self.mean = mean[:, None, None]  # (bands, 1, 1)
+
+    @torch.inference_mode()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, bands, H, W) -> (B, bands, scale*H, scale*W).
+
+        Raises:
+            ValueError: another number of bands than the scene had.
+        """
+        if x.shape[1] != len(self.mean):
+            raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {len(self.mean)} bands")
+        self.net.to(x.device)
+        mean = self.mean.to(x.device)
+        return by_bands(self.net, (x - mean) / self.input_scale) * self.input_scale + mean
+
+
+def by_bands(net: SSRNet, x: torch.Tensor, *, feature_bytes: int = SHARPEN_BYTES) -> torch.Tensor:
+    """`net(x)`, in groups of bands whose features stay below `feature_bytes` where that is possible.
+
+    A group of fewer bands than the network reaches would cost more than three times its share; no group is smaller.
+    """
+    b, bands, h, w = x.shape
+    of_band = SHARPEN_MAPS * net.filters * b * h * w * x.element_size()
+    if bands * of_band <= feature_bytes:
+        y: torch.Tensor = net(x)
+        return y
+    reach = net.reach_bands
+    group = max(reach, feature_bytes // of_band - 2 * reach)
+    out = []
+    for first in range(0, bands, group):
+        low, last = max(0, first - reach), min(bands, first + group)
+        y = net(x[:, low : min(bands, last + reach)])
+        out.append(y[:, first - low : last - low])
+    return torch.cat(out, dim=1)

@@ -1,0 +1,213 @@
+"""The signal subspace of a scene: noise of each band, whitening, eigenvectors. Estimated once, linear per pixel after.
+
+Model of a pixel: y = s + n, n independent between bands with standard deviation d_b, s near a space of few dimensions.
+
+1. Noise. Differences of 2x2 pixels, (a - b - c + d) / 2, leave white noise at its level and remove what is smooth (and
+   stripes). What texture they keep is shared by bands, noise is not: factor analysis of their covariance,
+   H = L L^T + D, gives d = sqrt(diag D). The plain residual of a regression of each band on all others, 1 / diag(H^-1)
+   (Bioucas-Dias & Nascimento, "Hyperspectral subspace identification", TGRS 2008), is its start.
+2. Whitening W = diag(1/d); second moment M = W E[y y^T] W = U diag(power) U^T; coefficients z = U^T W y have unit white
+   noise, so power_j - 1 is the signal in coefficient j. No mean is taken off: the first axis is near it.
+3. Back: y = W^-1 U z.
+
+All in float64 and in a fixed order: same windows, same facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hypermend.models.restorer import Facts, Window, pack, unpack
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+FACTORS = 12
+"""Most factors in the noise estimate. Measured on 15 CAVE scenes: fewer count texture of clean scenes as noise."""
+STORED = 24
+"""Coefficients with an axis and a Wiener weight of their own; the rest of the space shares one weight."""
+BLOCK, CALM = 8, 0.7
+"""Noise is measured in the calmer 0.7 of the 8x8 pixel blocks of each window."""
+EMPTY = 1.08
+"""Power that coefficients without signal are seen to have: 1, but estimated and sorted."""
+MIN_BANDS = 6
+"""Below this texture and noise cannot be told apart by bands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subspace:
+    """What is known of one scene; arrays are over bands b or stored axes j."""
+
+    input_scale: float
+    """A bright value of the scene, physical units: see `Moments.bright`."""
+    rms: F64
+    """(b,) root mean square of each band, physical units."""
+    noise_std: F64
+    """(b,) physical units."""
+    basis: F64
+    """(b, j) orthonormal, of whitened bands, strongest first; the sum of each column is >= 0."""
+    power: F64
+    """(j,) second moment of each coefficient, noise (1) included."""
+    rest_power: float
+    """Mean second moment of the coefficients that are not stored."""
+
+    @property
+    def project(self) -> F32:
+        """(j, b) from bands to coefficients; 0 for bands that do not vary."""
+        white = np.divide(1.0, self.noise_std, where=self.noise_std > 0, out=np.zeros_like(self.noise_std))
+        return np.asarray((self.basis * white[:, None]).T, dtype=np.float32)
+
+    @property
+    def noise_share(self) -> tuple[F32, float]:
+        """Wiener: the share of each stored coefficient (j,), and of what is not stored, that is noise."""
+        return (EMPTY / np.maximum(self.power, EMPTY)).astype(np.float32), EMPTY / max(EMPTY, self.rest_power)
+
+    def to_facts(self) -> Facts:
+        """JSON types."""
+        return {
+            "input_scale": self.input_scale,
+            "rms": pack(self.rms),
+            "noise_std": pack(self.noise_std),
+            "basis": pack(self.basis),
+            "power": pack(self.power),
+            "rest_power": self.rest_power,
+        }
+
+    @classmethod
+    def from_facts(cls, facts: Facts) -> Subspace:
+        """Inverse of `to_facts`, to float32 precision."""
+        return cls(
+            input_scale=float(facts["input_scale"]),
+            rms=unpack(facts["rms"]).astype(np.float64),
+            noise_std=unpack(facts["noise_std"]).astype(np.float64),
+            basis=unpack(facts["basis"]).astype(np.float64),
+            power=unpack(facts["power"]).astype(np.float64),
+            rest_power=float(facts["rest_power"]),
+        )
+
+
+@dataclass
+class Moments:
+    """Sums over the windows of a scene; enough for `subspace` and independent of the scene's size."""
+
+    pixels: int
+    second: F64
+    """(b, b) sum of y y^T over valid pixels."""
+    differences: int
+    high: F64
+    """(b, b) the same of the 2x2 differences whose four pixels are valid."""
+    bright: float
+    """99.9th percentile of the valid values: the largest of the windows' own."""
+
+
+def moments(windows: Iterable[Window]) -> Moments | None:
+    """Sum up windows; None if no pixel is valid."""
+    out: Moments | None = None
+    bright: list[float] = []
+    for values, valid in windows:
+        y = values.astype(np.float64)  # (b, h, w)
+        b = y.shape[0]
+        if out is None:
+            out = Moments(0, np.zeros((b, b)), 0, np.zeros((b, b)), 0.0)
+        if not valid.any():
+            continue
+        flat = y[:, valid]  # (b, n)
+        out.pixels += flat.shape[1]
+        out.second += flat @ flat.T
+        bright.append(float(np.quantile(flat, 0.999)))
+        d = _calm_differences(y, valid)  # (b, m)
+        out.differences += d.shape[1]
+        out.high += d @ d.T
+    if out is None or out.pixels == 0:
+        return None
+    out.bright = max(bright)
+    return out
+
+
+def _calm_differences(y: F64, valid: npt.NDArray[np.bool_]) -> F64:
+    """(bands, m) diagonal differences of 2x2 pixels, from the less textured blocks of a window.
+
+    Blocks are ranked by their horizontal and vertical differences. White noise makes those independent of the diagonal
+    ones, so the choice does not bias the noise, while it leaves out edges that no other band shares.
+    """
+    b, h, w = y.shape[0], y.shape[1] // BLOCK * BLOCK, y.shape[2] // BLOCK * BLOCK
+    if h == 0 or w == 0:  # too small to choose from
+        h, w = y.shape[1] // 2 * 2, y.shape[2] // 2 * 2
+    q = y[:, :h, :w].reshape(b, h // 2, 2, w // 2, 2)
+    p00, p01, p10, p11 = q[:, :, 0, :, 0], q[:, :, 0, :, 1], q[:, :, 1, :, 0], q[:, :, 1, :, 1]  # (b, h/2, w/2)
+    ok = valid[:h, :w].reshape(h // 2, 2, w // 2, 2).all(axis=(1, 3))
+    diagonal = (p00 - p01 - p10 + p11) / 2
+    if h % BLOCK or w % BLOCK or not ok.any():
+        return diagonal[:, ok]
+    scale = np.sqrt(np.square(diagonal[:, ok]).mean(axis=1))[:, None, None] + np.finfo(np.float64).tiny
+    texture = (np.square((p00 - p01 + p10 - p11) / scale) + np.square((p00 + p01 - p10 - p11) / scale)).sum(axis=0)
+    n = BLOCK // 2
+    in_blocks = (h // BLOCK, n, w // BLOCK, n)
+    count = ok.reshape(in_blocks).sum(axis=(1, 3))
+    mean = np.where(ok, texture, 0.0).reshape(in_blocks).sum(axis=(1, 3)) / np.maximum(count, 1)  # (h/8, w/8)
+    calm = mean <= np.quantile(mean[count > 0], CALM)
+    return diagonal[:, ok & np.kron(calm, np.ones((n, n), dtype=bool))]
+
+
+def noise_std(high: F64, *, factors: int = FACTORS, iterations: int = 50) -> F64:
+    """Noise of each band from the covariance of the 2x2 differences, by factor analysis.
+
+    Args:
+        high: (b, b) covariance; every band must vary.
+        factors: most factors; at most a third of the bands, so that the noise stays identifiable.
+        iterations: of the maximum-likelihood update D = diag(H - L L^T).
+
+    Returns:
+        (b,) standard deviations.
+    """
+    b = high.shape[0]
+    factors = min(factors, b // 3)
+    ridge = 1e-9 * np.diag(np.diag(high))
+    start = 1 / np.diag(np.linalg.inv(high + ridge))
+    d = start.copy()
+    for _ in range(iterations):
+        s = np.sqrt(d)
+        value, vector = np.linalg.eigh(high / s[:, None] / s[None, :])
+        value, vector = value[-factors:], vector[:, -factors:]
+        load = s[:, None] * vector * np.sqrt(np.maximum(value - 1, 0))  # (b, factors)
+        d = np.maximum(np.diag(high) - np.square(load).sum(axis=1), 1e-3 * start)
+    return np.sqrt(d)
+
+
+def subspace(m: Moments) -> Subspace | None:
+    """Noise, axes and powers from the sums; None where noise and texture cannot be told apart.
+
+    That is: fewer than `MIN_BANDS` bands that vary, or fewer 2x2 differences than twice the bands.
+    Bands that do not vary get no noise and no part in any axis.
+    """
+    b = m.second.shape[0]
+    second = m.second / m.pixels
+    if m.differences < 2 * b:
+        return None
+    high = m.high / m.differences
+    varies = np.diag(high) > 1e-12 * np.maximum(np.diag(second), np.finfo(np.float64).tiny)
+    if varies.sum() < MIN_BANDS:
+        return None
+    some = np.flatnonzero(varies)
+    std = noise_std(high[np.ix_(some, some)])
+    # Rounding of stored numbers bounds what is worth dividing by.
+    std = np.maximum(std, 1e-6 * np.sqrt(np.diag(second)[some]))
+    value, vector = np.linalg.eigh(second[np.ix_(some, some)] / std[:, None] / std[None, :])
+    value, vector = value[::-1], vector[:, ::-1]
+    vector = vector * np.where(vector.sum(axis=0) < 0, -1.0, 1.0)
+    stored = min(STORED, len(some))
+    all_std, basis = np.zeros(b), np.zeros((b, stored))
+    all_std[some] = std
+    basis[some] = vector[:, :stored]
+    rest = value[stored:]
+    return Subspace(
+        input_scale=m.bright,
+        rms=np.sqrt(np.diag(second)),
+        noise_std=all_std,
+        basis=basis,
+        power=np.maximum(value[:stored], 0.0),
+        rest_power=float(rest.mean()) if rest.size else 0.0,
+    )

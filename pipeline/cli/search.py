@@ -1,0 +1,115 @@
+"""The verbs `search` and `genotypes`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import hypermend
+from hypermend.pipeline.cli.app import (
+    Address,
+    Collections,
+    Json,
+    Workers,
+    app,
+    emit,
+    kept_for_json,
+    refusals,
+    settings,
+)
+from hypermend.pipeline.config import SearchJob
+from hypermend.pipeline.formatting import duration
+
+if TYPE_CHECKING:
+    from hypermend.pipeline.search.driver import Answer
+
+
+@app.command()
+def search(
+    archive: Annotated[str, typer.Option(help="Root of the archive.")],
+    sensor: Annotated[list[str], typer.Option(help="Name of a sensor table. Repeatable: they share the cluster.")],
+    strategy: Annotated[str | None, typer.Option(help="darts (default) or spos")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of each sensor; default: the budget's.")] = None,
+    budget: Annotated[str | None, typer.Option(help="smoke (two minutes), small (default) or full")] = None,
+    domain: Annotated[str | None, typer.Option(help="subspace (default) or bands")] = None,
+    scene: Annotated[
+        list[str] | None, typer.Option(help="Id of a scene to learn from. Repeatable; default all.")
+    ] = None,
+    collection: Collections = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Search though a near genotype is known.")] = False,
+    workers: Workers = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Search a network architecture for each sensor; run it again to go on after a kill."""
+    from hypermend.pipeline.search.driver import search_archive
+
+    console = Console(stderr=as_json)
+    with refusals():
+        asked = settings(
+            None, SearchJob, archive=archive, sensors=sensor, strategy=strategy, trials=trials, budget=budget,
+            domain=domain, scenes=scene, collections=collection, anew=anew, workers=workers, ray_address=address,
+        )  # fmt: skip
+        with kept_for_json(as_json):
+            answers = search_archive(asked, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    answers_table(answers, console)
+    if as_json:
+        emit({"genotypes": [a.to_dict() for a in answers]})
+    raise typer.Exit(0 if all(a.found for a in answers) else 1)
+
+
+@app.command()
+def genotypes(
+    archive: Annotated[str, typer.Option(help="Root of the archive.")],
+    as_json: Json = False,
+) -> None:
+    """List the architectures that an archive has found, each with the spectrum it was found on."""
+    from hypermend.pipeline.registry.genotypes import Found, known
+
+    with refusals():
+        every = list(known(hypermend.open(archive).root))
+    usable = [g for g in every if isinstance(g, Found)]
+    if as_json:
+        emit({"genotypes": [g.to_dict() for g in usable]})
+    else:
+        for g in usable:
+            print(f"{g.id}  {g.spectrum}  {g.figures['strategy']}, {g.figures['budget']}")
+            print(f"    {' '.join(g.genotype.ops)}")
+            print(f"    {g.picture}")
+    for bad in (g for g in every if not isinstance(g, Found)):
+        print(bad, file=sys.stderr)
+    if not every:
+        print("no genotype yet; `hypermend search` finds them", file=sys.stderr)
+    raise typer.Exit(1 if len(usable) < len(every) else 0)
+
+
+def answers_table(answers: Sequence[Answer], console: Console) -> None:
+    """What a search found for each sensor; losses, logarithms of an error on validation areas: less is better."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("sensor")
+    table.add_column("genotype", no_wrap=True)
+    for name in ("loss", "untouched", "trials", "time"):
+        table.add_column(name, justify="right")
+    found = [(a, a.found) for a in answers if a.found is not None]
+    for a, genotype in found:
+        f = genotype.figures
+        table.add_row(
+            a.sensor,
+            genotype.id,
+            f"{f['validation_loss']:.3f}",
+            f"{f['baseline_loss']:.3f}",
+            ", ".join(f"{n} {state}" for state, n in f["trials"].items()),
+            duration(f["seconds"]),
+        )
+    if found:
+        console.print(table)
+    for a in answers:
+        console.print(f"{a.sensor}: {a.why}", highlight=False, soft_wrap=True)
+        if a.found is not None:
+            console.print(f"  {' '.join(a.found.genotype.ops)}", highlight=False, soft_wrap=True)
+            console.print(f"  picture {a.found.picture}", highlight=False, soft_wrap=True)

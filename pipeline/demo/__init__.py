@@ -1,0 +1,1 @@
+"""`hypermend demo`: small synthetic deliveries through the whole walk, scored and drawn."""

@@ -1,0 +1,1 @@
+"""Tasks on processes: outcome (the contract), serial (the reference), ray_actors, cluster, submit."""

@@ -1,0 +1,1 @@
+"""`hypermend evaluate`: protocols degrade a source cube, a model restores it, scores compare."""

@@ -1,0 +1,175 @@
+"""What failed, read from the ledgers of all runs with no cluster alive; and doing it again, by reason."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import hypermend
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
+from hypermend.pipeline.runs.report import RunReport
+
+log = logging.getLogger(__name__)
+_CURRENT = "current"
+_KINDS: dict[str, type[Job]] = {kind.__name__: kind for kind in (IngestJob, RestoreJob, NightlyJob)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One line of a ledger: a tile, a block, or a scene, that failed."""
+
+    run: str
+    time: str
+    collection: str | None
+    scene: str
+    step: str
+    """discover, prepare, adapt, tile or finish"""
+    message: str
+    kind: str = "refused"
+    """error, crash, deadline or memory; refused where the scene never became work; current where a retry found nothing
+    left to do, which is no failure and ends those before it"""
+    error: str = ""
+    """Class of what was raised."""
+    tiles: tuple[tuple[int, int], ...] = ()
+    attempts: int = 0
+    node: str = ""
+    open: bool = True
+    """Nothing has been published of the scene since, nor found current by a retry."""
+
+    @property
+    def verb(self) -> str:
+        return "ingest" if self.run.endswith("-ingest") else "restore"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        where = f"{self.collection}/{self.scene}" if self.collection else self.scene
+        tiles = f" tile {', '.join(f'{iy}-{ix}' for iy, ix in self.tiles[:4])}" if self.tiles else ""
+        more = f" and {len(self.tiles) - 4} more" if len(self.tiles) > 4 else ""
+        tried = f" after {self.attempts} tries" if self.attempts > 1 else ""
+        return f"{self.time}  {self.kind:8}  {where}{tiles}{more}, {self.step}{tried}: {self.message}"
+
+
+def failures(
+    archive: str,
+    *,
+    run: str | None = None,
+    scene: str | None = None,
+    reason: str | None = None,
+    all_of_them: bool = False,
+) -> list[Failure]:
+    """What failed, oldest first.
+
+    Args:
+        run: only of this run; its id or how that begins.
+        scene: only of this scene.
+        reason: only of this kind or class of error, or with this in the message.
+        all_of_them: also what has been published since.
+
+    Raises:
+        NotFound: no such archive.
+    """
+    place = hypermend.open(archive)
+    lines = list(_lines(place.root))
+    found = [
+        failure
+        for failure in lines
+        if failure.kind != _CURRENT
+        and failure.run.startswith(run or "")
+        and (scene is None or failure.scene == scene)
+        and (reason is None or reason in (failure.kind, failure.error) or reason.lower() in failure.message.lower())
+    ]
+    published = _published(place, sorted({failure.scene for failure in found}))
+    for line in lines:
+        if line.kind == _CURRENT:
+            published.setdefault((line.verb, line.scene), []).append(_moment(line))
+    told = [
+        Failure(**(asdict(failure) | {"open": not _since(published, failure)}))
+        for failure in sorted(found, key=lambda f: (f.time, f.run))
+    ]
+    return [failure for failure in told if all_of_them or failure.open]
+
+
+def settle(archive: str, report: RunReport) -> None:
+    """Say in the ledger of a retry which scenes it found current: they failed when they had been published before."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = [
+        {"run": report.run, "time": now, "collection": r.collection, "scene": r.scene, "step": "prepare",
+         "kind": _CURRENT, "message": "nothing was left to do"}
+        for r in report.scenes if r.status == "current"
+    ]  # fmt: skip
+    if lines:
+        Root(archive).put(f"runs/{report.run}/failures/current.jsonl", "\n".join(map(json.dumps, lines)).encode())
+
+
+def _lines(root: Root) -> Iterator[Failure]:
+    for folder in root.folders("runs"):
+        for entry in sorted(root.list(f"runs/{folder}/failures"), key=lambda e: e.key):
+            for text in root.get(entry.key).splitlines():
+                try:
+                    line = json.loads(text)
+                    line["tiles"] = tuple((int(iy), int(ix)) for iy, ix in line.get("tiles", ()))
+                    yield Failure(**line)
+                except (ValueError, TypeError, AttributeError) as error:
+                    log.warning("a line of %s cannot be read (%s)", root.href(entry.key), error)
+
+
+def _published(place: hypermend.Archive, scenes: list[str]) -> dict[tuple[str, str], list[datetime]]:
+    """(verb, scene) -> when something of it was published."""
+    found: dict[tuple[str, str], list[datetime]] = {}
+    for stage, verb in (("source", "ingest"), ("restored", "restore")) if scenes else ():
+        for item in place.search(stage=stage, ids=scenes):
+            when = datetime.fromisoformat(item.scene.properties["updated"])
+            found.setdefault((verb, item.scene.id), []).append(when)
+    return found
+
+
+def _since(published: dict[tuple[str, str], list[datetime]], failure: Failure) -> bool:
+    failed = _moment(failure)
+    return any(when >= failed for when in published.get((failure.verb, failure.scene), ()))
+
+
+def _moment(line: Failure) -> datetime:
+    return datetime.fromisoformat(line.time).astimezone(UTC)
+
+
+def jobs_of(archive: str, found: list[Failure]) -> list[Job]:
+    """The jobs whose scenes failed, narrowed to those scenes; each asked for once.
+
+    What is done is not done again: of a scene with one failed tile, that tile is.
+
+    Raises:
+        BadJob: a run that kept no job (it is of an earlier version), or one that cannot be read.
+    """
+    root = Root(archive)
+    scenes: dict[str, tuple[type[Job], dict[str, Any], set[str]]] = {}
+    for failure in found:
+        if failure.scene == "(search)":
+            continue
+        kind, asked = _asked(root, failure.run)
+        if failure.verb == "restore" and issubclass(kind, NightlyJob):
+            kind, asked = RestoreJob, {k: v for k, v in asked.items() if k in RestoreJob.model_fields}
+        elif issubclass(kind, NightlyJob):
+            kind, asked = IngestJob, {k: v for k, v in asked.items() if k in IngestJob.model_fields}
+        key = json.dumps([kind.__name__, {k: v for k, v in asked.items() if k != "scenes"}], sort_keys=True)
+        scenes.setdefault(key, (kind, asked, set()))[2].add(failure.scene)
+    jobs = []
+    for kind, asked, ids in scenes.values():
+        narrowed = {**asked, "archive": archive} | ({"scenes": tuple(sorted(ids))} if kind is RestoreJob else {})
+        jobs.append(parse(kind, narrowed, where="the run's job.json"))
+    return jobs
+
+
+def _asked(root: Root, run: str) -> tuple[type[Job], dict[str, Any]]:
+    key = f"runs/{run}/job.json"
+    if not root.exists(key):
+        raise BadJob(f"{root.href(key)} is not there: run the job of {run} again by hand")
+    asked = root.get_json(key)
+    kind = _KINDS.get(asked.pop("job", ""), RestoreJob)
+    return kind, asked

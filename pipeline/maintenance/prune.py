@@ -1,0 +1,153 @@
+"""Prune: remove cubes that newer ones have replaced, never one that the catalog still names.
+
+A cube may go when it is finished, no item names it, an item of the same stage and scene names another, that item has
+been there for a while (somebody may still be reading the old cube), no plan of a current restored cube reads it, and no
+driver holds the scene. A cube that was never finished is not superseded but unfinished, and is left for its job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import hypermend
+from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.errors import NotFound
+from hypermend.catalog.keys import cube_key
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.storage.leases import Leases
+from hypermend.catalog.storage.root import Root, safe_name
+from hypermend.pipeline.restore.plan import plan_key, read_plan
+
+_LEASES = {"source": ("ingest", "restore-denoise", "restore-fuse"), "restored": ("restore-denoise", "restore-fuse")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Superseded:
+    """A cube that may go."""
+
+    cube: str
+    scene: str
+    replaced_by: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneReport:
+    removed: tuple[Superseded, ...]
+    dry_run: bool
+
+    @property
+    def bytes(self) -> int:
+        return sum(one.bytes for one in self.removed)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"bytes": self.bytes}
+
+
+def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False) -> PruneReport:
+    """Remove superseded cubes, or say which would be.
+
+    Args:
+        older_than_hours: how long the newer cube must have been published.
+
+    Raises:
+        NotFound: no such archive.
+    """
+    place = hypermend.open(archive)
+    root = place.root
+    leases = Leases(root, what="prune")
+    before = datetime.now(UTC) - timedelta(hours=older_than_hours)
+    current = {stage: [item.scene for item in place.search(stage=stage)] for stage in ("source", "restored")}
+    named = {cube_key(scene) for scenes in current.values() for scene in scenes}
+    removed: list[Superseded] = []
+    read: set[str] | None = None  # source cubes that current plans read; looked up once, when it matters
+    for stage, scenes in current.items():
+        for folder, members in sorted(_by_folder(scenes).items()):
+            if any(_updated(scene) > before for scene in members):
+                continue
+            if any(leases.holder(f"leases/{kind}/{folder}.json") for kind in _LEASES[stage]):
+                continue
+            for cube in _finished(root, stage, folder):
+                if cube in named:
+                    continue
+                if stage == "source":
+                    read = _sources_read(root, current["restored"]) if read is None else read
+                    if cube in read:
+                        continue
+                keys = _objects(root, cube)
+                removed.append(
+                    Superseded(
+                        cube=cube,
+                        scene=members[0].id,
+                        replaced_by=cube_key(members[0]),
+                        objects=len(keys),
+                        bytes=sum(keys.values()),
+                    )
+                )
+                if not dry_run:
+                    _remove(root, cube)
+    return PruneReport(removed=tuple(removed), dry_run=dry_run)
+
+
+def _by_folder(scenes: list[Scene]) -> dict[str, list[Scene]]:
+    """Current scenes by the folder in which their cubes lie."""
+    found: dict[str, list[Scene]] = {}
+    for scene in scenes:
+        found.setdefault(safe_name(scene.id), []).append(scene)
+    return found
+
+
+def _updated(scene: Scene) -> datetime:
+    return datetime.fromisoformat(scene.properties["updated"])
+
+
+def _finished(root: Root, stage: str, folder: str) -> Iterator[str]:
+    """Cubes of a scene that are whole, or that an earlier prune had begun to remove."""
+    prefix = f"{stage}/{folder}"
+    for name in root.folders(prefix):
+        if not name.endswith(".zarr"):
+            continue
+        cube = f"{prefix}/{name}"
+        if root.exists(Marks(root, cube).folded) or root.exists(_begun(cube)):
+            yield cube
+
+
+def _sources_read(root: Root, restored: list[Scene]) -> set[str]:
+    """Source cubes that the plans of current restored cubes read."""
+    read: set[str] = set()
+    for scene in restored:
+        try:
+            plan = read_plan(root, plan_key(cube_key(scene)))
+        except NotFound:
+            continue
+        read.add(plan.source)
+        if plan.guide is not None:
+            read.add(plan.guide.source)
+    return read
+
+
+def _begun(cube: str) -> str:
+    """Says that the cube is being removed: it goes last, so that a killed prune is finished later."""
+    return f"{cube}.pruned"
+
+
+def _objects(root: Root, cube: str) -> dict[str, int]:
+    """Every object of a cube, with those beside it: key -> bytes."""
+    stem = cube.removesuffix(".zarr")
+    folder = cube.rpartition("/")[0]
+    return {e.key: e.size for e in root.list(folder) if e.key.startswith((f"{cube}/", f"{stem}."))}
+
+
+def _remove(root: Root, cube: str) -> None:
+    """Marks first: what is half gone must not count as done."""
+    root.put(_begun(cube), b"")
+    stem = cube.removesuffix(".zarr")
+    root.delete(Marks(root, cube).folded)
+    for prefix in (Marks(root, cube).folder, cube, f"{stem}.adapt", f"{stem}.adapt.done"):
+        root.delete_prefix(prefix)
+    for key in (f"{stem}.adapt.done.json", plan_key(cube), _begun(cube)):
+        root.delete(key)

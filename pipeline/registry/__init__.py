@@ -1,0 +1,1 @@
+"""Models and genotypes of an archive, and which of them a scene gets."""

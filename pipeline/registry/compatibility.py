@@ -1,0 +1,39 @@
+"""Whether a model takes a cube: known from its card and the cube's spec, before any pixel is read."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.models.card import ModelCard
+
+
+def good_nm(spec: CubeSpec) -> list[float]:
+    """Wavelengths of the bands that can be used."""
+    return [w for w, good in zip(spec.wavelength_nm, spec.good, strict=True) if good]
+
+
+def not_accepted(spec: CubeSpec, card: ModelCard) -> str | None:
+    """What of the cube the model does not accept, both numbers in it; None where it accepts it."""
+    nm = good_nm(spec)
+    if card.quantity is not None and spec.quantity not in card.quantity:
+        return f"holds {spec.quantity}, model {card.name} accepts {', '.join(card.quantity)}"
+    if card.accepts_range_nm is not None:
+        low, high = card.accepts_range_nm
+        if nm[0] < low or nm[-1] > high:
+            return f"spans {nm[0]:.0f}-{nm[-1]:.0f} nm, model {card.name} accepts {low:.0f}-{high:.0f} nm"
+    steps = sorted(b - a for a, b in pairwise(nm) if b > a)
+    if card.accepts_spacing_nm is not None and steps:
+        low, high = card.accepts_spacing_nm
+        spacing = steps[len(steps) // 2]
+        if not low <= spacing <= high:
+            return f"has a band every {spacing:.1f} nm, model {card.name} accepts {low:.1f}-{high:.1f} nm"
+    return None
+
+
+def remark(spec: CubeSpec, card: ModelCard) -> str | None:
+    """What is accepted, and worth saying all the same."""
+    count = len(good_nm(spec))
+    if card.window_bands is None or count >= card.window_bands:
+        return None
+    return f"{count} good bands are fewer than the {card.window_bands} of model {card.name}; reflected"

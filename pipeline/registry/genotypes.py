@@ -1,0 +1,116 @@
+"""Genotypes that an archive has found, each with the spectrum it was found on: `genotypes/<id>.json` and its picture.
+
+How near two sensors are is a matter of their spectra alone (He et al., ECCV 2022: an architecture goes over to another
+sensor by its bands, not by the noise): doublings of the band count between them, plus the share of the wavelengths that
+only one of them covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.storage.root import NotJson, Root
+from hypermend.pipeline.registry.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from hypermend.models.denoise.stas import Genotype
+
+FOLDER = "genotypes"
+FIGURES = ("strategy", "domain", "budget", "steps", "trials", "seconds", "validation_loss", "baseline_loss")
+"""What is always known of a search."""
+
+
+class BadGenotype(ArchiveError):
+    """A genotype's file that cannot be used: says which, why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A genotype with where it comes from."""
+
+    id: str
+    genotype: Genotype
+    sensor: str
+    spectrum: Spectrum
+    search: str
+    """Id of the search: its plan and trials are in `searches/<search>` of the archive."""
+    picture: str
+    """Key in the archive."""
+    figures: Mapping[str, Any]
+    """Of the search: `FIGURES`, and what else it says of itself."""
+
+    @property
+    def key(self) -> str:
+        return f"{FOLDER}/{self.id}.json"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types; `from_dict` is the inverse."""
+        return {
+            "id": self.id,
+            "genotype": self.genotype.to_dict(),
+            "sensor": self.sensor,
+            "spectrum": self.spectrum.to_dict(),
+            "search": self.search,
+            "picture": self.picture,
+            "figures": dict(self.figures),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str) -> Found:
+        """Parse JSON types.
+
+        Raises:
+            BadGenotype: keys missing, another version of the search space, or an unknown operation.
+        """
+        from hypermend.models.denoise.stas import Genotype
+
+        try:
+            return cls(
+                id=data["id"],
+                genotype=Genotype.from_dict(data["genotype"]),
+                sensor=data["sensor"],
+                spectrum=Spectrum(**data["spectrum"]),
+                search=data["search"],
+                picture=data["picture"],
+                figures={**{name: data["figures"][name] for name in FIGURES}, **data["figures"]},
+            )
+        except KeyError as e:
+            raise BadGenotype(f"{where}: key {e.args[0]!r} is missing; search again with --anew") from None
+        except (TypeError, ValueError) as e:
+            raise BadGenotype(f"{where}: {e}; search again with --anew") from None
+
+
+def put(root: Root, found: Found) -> None:
+    """Keep a genotype; its picture is there before it."""
+    root.put_json(found.key, found.to_dict())
+
+
+def read(root: Root, id: str) -> Found:
+    """One genotype of the archive.
+
+    Raises:
+        NotFound, BadGenotype: as they say.
+    """
+    key = f"{FOLDER}/{id}.json"
+    return Found.from_dict(root.get_json(key), where=root.href(key))
+
+
+def known(root: Root) -> Iterator[Found | BadGenotype]:
+    """All genotypes of the archive in order of id; a file that cannot be used comes as its error."""
+    for entry in sorted(root.list(FOLDER), key=lambda e: e.key):
+        if entry.key.endswith(".json"):
+            try:
+                yield read(root, entry.key.removeprefix(f"{FOLDER}/").removesuffix(".json"))
+            except BadGenotype as e:
+                yield e
+            except NotJson as e:
+                yield BadGenotype(str(e))
+
+
+def nearest(genotypes: Iterable[Found], spectrum: Spectrum) -> tuple[Found, float] | None:
+    """The genotype with the nearest spectrum, and its distance; of equals the first."""
+    ranked = [(found.spectrum.distance(spectrum), found.id, found) for found in genotypes]
+    return (best[2], best[0]) if (best := min(ranked, default=None)) else None

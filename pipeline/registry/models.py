@@ -1,0 +1,130 @@
+"""The models that there are: those of an archive, which go before those that ship, and the defaults promoted in it.
+
+models/<name>/{card.json, weights.safetensors}
+models/defaults.json                            {sensor: {"denoise": name, "sharpen-x2": name, ...}}
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hypermend.catalog.errors import NotFound
+from hypermend.catalog.storage.root import NotJson, Root
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion, task_of
+from hypermend.pipeline.errors import Refused
+
+if TYPE_CHECKING:
+    from hypermend.models.fuse.protocol import FusionModel
+    from hypermend.models.restorer import Model
+
+M = TypeVar("M", "Model", "FusionModel")
+FOLDER = "models"
+DEFAULTS = f"{FOLDER}/defaults.json"
+
+
+def load_model(root: Root, name: str) -> Model:
+    """The model ``name`` of the archive, or the built-in one."""
+    return _found(root, name, load)
+
+
+def load_pair_model(root: Root, name: str) -> FusionModel:
+    """The same for a model that fuses two images."""
+    return _found(root, name, load_fusion)
+
+
+def _found(root: Root, name: str, read: Callable[[Path], M]) -> M:
+    with tempfile.TemporaryDirectory() as folder:
+        for file in (CARD, WEIGHTS):
+            try:
+                (Path(folder) / file).write_bytes(root.get(f"{FOLDER}/{name}/{file}"))
+            except NotFound:
+                if file == CARD:
+                    return read(builtin(name))
+        return read(Path(folder))
+
+
+def model_card(root: Root | None, name: str) -> ModelCard:
+    """The card alone: what a plan needs of a model.
+
+    Raises:
+        BadCheckpoint: there is no such model.
+        BadCard: its card cannot be read.
+    """
+    if root is not None:
+        try:
+            return _card(root, name)
+        except NotFound:
+            pass
+    return ModelCard.read(builtin(name) / CARD)
+
+
+def _card(root: Root, name: str) -> ModelCard:
+    key = f"{FOLDER}/{name}/{CARD}"
+    try:
+        data = root.get_json(key)
+    except NotJson as error:
+        raise BadCard(str(error)) from error
+    if not isinstance(data, dict):
+        raise BadCard(f"{root.href(key)} holds a {type(data).__name__}, not a JSON object")
+    return replace(ModelCard.from_dict(data), name=name)  # a folder that was copied has the name it has now
+
+
+def archived(root: Root) -> Iterator[tuple[str, ModelCard | BadCard]]:
+    """Name and card of every model of the archive, by name; a card that cannot be read comes as its error."""
+    for name in root.folders(FOLDER):
+        try:
+            yield name, _card(root, name)
+        except BadCard as error:
+            yield name, error
+        except NotFound:
+            continue  # a checkpoint that is being written: the card comes last
+
+
+def shipped() -> Iterator[tuple[str, ModelCard]]:
+    """Name and card of every built-in model."""
+    for name in builtins():
+        yield name, ModelCard.read(builtin(name) / CARD)
+
+
+def slot(card: ModelCard) -> str | None:
+    """What a model can be the default of: denoise, fuse, sharpen-x2 ...; None for a model that is for nothing."""
+    task = task_of(card)
+    return f"{task}-x{card.scale}" if task == "sharpen" else task
+
+
+def defaults(root: Root) -> dict[str, dict[str, str]]:
+    """The promoted models: {sensor: {slot: name}}.
+
+    Raises:
+        Refused: the file is damaged.
+    """
+    try:
+        found: Any = root.get_json(DEFAULTS)
+    except NotFound:
+        return {}
+    except NotJson as error:
+        raise Refused(f"{error}; remove it and promote again") from error
+    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+        raise Refused(f"{root.href(DEFAULTS)} is no table of sensors; remove it and promote again")
+    return found
+
+
+def promote(root: Root, sensor: str, where: str, name: str | None) -> str | None:
+    """Make a model the default of a sensor; None takes the default away. Returns the one before."""
+    table = defaults(root)
+    of_sensor = table.setdefault(sensor, {})
+    before = of_sensor.pop(where, None)
+    if name is not None:
+        of_sensor[where] = name
+    if not of_sensor:
+        del table[sensor]
+    if table:
+        root.put_json(DEFAULTS, table)
+    else:
+        root.delete(DEFAULTS)
+    return before

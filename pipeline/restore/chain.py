@@ -1,0 +1,86 @@
+"""Models in a chain: each bound to its scene, over spectral windows where its network has a fixed width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from hypermend.models.restorer import Facts, Model, Restorer
+from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.restore.steps import Step, margins
+from hypermend.pipeline.tiling.pixels import (
+    Physical,
+)
+from hypermend.pipeline.tiling.spectral_windows import SpectralWindow
+
+
+def inner_window(margin: int) -> tuple[slice, slice]:
+    """Rows and columns without ``margin`` pixels on each side."""
+    inner = slice(margin, -margin or None)
+    return inner, inner
+
+
+class Chain:
+    """Bound models one after the other; what each needs around the core is cut off once it has seen it."""
+
+    def __init__(self, steps: Sequence[Step], restorers: Iterable[Restorer]) -> None:
+        every = margins(steps)
+        self.margin = every[0]
+        """Pixels that the core needs around it."""
+        self._parts = list(zip(steps, restorers, every, (*every[1:], 0), strict=True))
+
+    def __call__(self, values: Physical) -> Physical | None:
+        """(bands, margin + h + margin, ...) -> (bands, scale * h, ...), or None where nothing is changed."""
+        x = torch.from_numpy(values)[None].to("cuda" if torch.cuda.is_available() else "cpu")
+        changed = False
+        with torch.inference_mode():
+            for step, restorer, margin, needed in self._parts:
+                y = restorer(x)
+                changed |= y is not x
+                inner = inner_window(step.scale * margin - needed)
+                x = y[(..., *inner)]
+        return np.asarray(x[0].cpu().numpy(), dtype=np.float32) if changed else None
+
+
+def bind(plan: Plan, models: Sequence[Model], facts: Sequence[Sequence[Facts]]) -> list[Restorer]:
+    """The restorers of the first steps of a plan, for every good band of its scene.
+
+    Args:
+        models: of the steps, one each.
+        facts: of each of them, one for each spectral window.
+    """
+    return [bound(m, plan.windows(s), plan.spec.good, f) for m, s, f in zip(models, plan.steps, facts, strict=False)]
+
+
+def bound(
+    model: Model, windows: Sequence[SpectralWindow] | None, good: Sequence[bool], facts: Sequence[Facts]
+) -> Restorer:
+    """A restorer of every good band."""
+    if windows is None:
+        return model.bind(facts[0])
+    position = {int(band): i for i, band in enumerate(np.flatnonzero(good))}
+    local = [replace(w, take=tuple(position[b] for b in w.take)) for w in windows]
+    return SpectralWindows(local, [model.bind(f) for f in facts])
+
+
+class SpectralWindows:
+    """A network of fixed width run over overlapping windows of the bands, the results blended by their weights."""
+
+    def __init__(self, windows: list[SpectralWindow], restorers: list[Restorer]) -> None:
+        self._parts = list(zip(windows, restorers, strict=True))
+        self.halo = max(r.halo for r in restorers)
+        self.scale = restorers[0].scale
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, bands, H, W) -> (B, bands, scale*H, scale*W)."""
+        out = x.new_zeros(x.shape[0], x.shape[1], x.shape[2] * self.scale, x.shape[3] * self.scale)
+        for window, restorer in self._parts:
+            y = restorer(x[:, list(window.take)])
+            used = [i for i, weight in enumerate(window.weight) if weight]
+            weight = torch.tensor([window.weight[i] for i in used], dtype=x.dtype, device=x.device)
+            bands = torch.tensor([window.take[i] for i in used], device=x.device)
+            out.index_add_(1, bands, y[:, used] * weight[:, None, None])
+        return out

@@ -1,0 +1,151 @@
+"""What a restoration would do, before it does it: scenes, models, tiles, bytes, memory, time. No pixel is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import hypermend
+from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.keys import scene_collection
+from hypermend.catalog.storage.root import NotJson, Root
+from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.errors import Refused
+from hypermend.pipeline.formatting import duration, plural, size
+from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.restore.work_list import plan_of, sources, todo
+from hypermend.pipeline.runs.report import unit_id
+from hypermend.pipeline.runs.run_log import Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedScene:
+    """What a restoration would do to one scene; ``plan`` is None where it is refused, for ``reason``."""
+
+    collection: str
+    scene: str
+    plan: Plan | None = None
+    reason: str = ""
+    tiles_to_do: int = 0
+    read_bytes: int = 0
+    """Uncompressed, halos included; what is stored is smaller."""
+    seconds: float | None = None
+    """Of one worker, from the rate of the latest run with the same model; None before there was one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.plan is not None:
+            keys = ("id", "task", "source", "target", "model", "halo", "tile_px", "scale")
+            guide = self.plan.guide
+            values["plan"] = {
+                **{key: getattr(self.plan, key) for key in keys},
+                "models": [{"task": s.task, "model": s.model, "why": s.why} for s in self.plan.steps],
+                "guide": None if guide is None else asdict(guide),
+                "blocks": 0 if self.plan.blocks is None else len(self.plan.blocks),
+                "tiles": len(self.plan.grid),
+                "tile_memory_bytes": self.plan.tile_bytes,
+                "warnings": self.plan.warnings,
+            }
+        return values
+
+
+def planned(job: RestoreJob) -> Iterator[PlannedScene]:
+    """Plan every scene of the job without reading a pixel.
+
+    Raises:
+        Refused: as ``restore``. A scene that the model does not accept is a row with its reason.
+    """
+    root = hypermend.open(job.archive).root
+    rate = cache(lambda model: _seconds_per_sample(root, model))
+    for one in todo(job, root, sources(job)):
+        if isinstance(one, Refusal):
+            yield PlannedScene(collection=one.collection or "", scene=one.scene, reason=one.reason)
+            continue
+        try:
+            plan = plan_of(one, root)
+        except Refused as refusal:
+            scene = one.source
+            yield PlannedScene(collection=scene_collection(scene.collection), scene=scene.id, reason=str(refusal))
+            continue
+        to_do = len(plan.grid) - len(Marks(root, plan.target).tiles()[0])
+        share = to_do / len(plan.grid)
+        read_px = [px // plan.scale + 2 * plan.halo for px in plan.grid.read_px]
+        itemsize = np.dtype(plan.spec.dtype).itemsize
+        samples = plan.spec.bands * plan.spec.height * plan.spec.width
+        yield PlannedScene(
+            collection=plan.collection,
+            scene=plan.scene_id,
+            plan=plan,
+            tiles_to_do=to_do,
+            read_bytes=to_do * read_px[0] * read_px[1] * plan.spec.bands * itemsize,
+            seconds=None if (per_sample := rate(plan.model)) is None else per_sample * samples * share,
+        )
+
+
+def _seconds_per_sample(root: Root, model: str) -> float | None:
+    """Worker seconds for one band of one pixel in the latest run of ``model`` that wrote something."""
+    reports = sorted(entry.key for entry in root.list("runs") if entry.key.endswith("-restore/report.json"))
+    for key in reversed(reports):
+        try:
+            report = root.get_json(key)
+            if report["notes"].get("model") == model and report["samples"]:
+                return float(report["worker_s"]) / float(report["samples"])
+        except (NotJson, KeyError, TypeError, ValueError, AttributeError):
+            continue  # a report that is damaged tells nothing; another may
+    return None
+
+
+def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
+    """Scenes, tiles, bytes, memory and time of a restoration before it runs."""
+    several = len({row.collection for row in planned}) > 1
+    names = [unit_id(row.collection, row.scene) if several else row.scene for row in planned]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("scene", overflow="fold")
+    for name in ("pixels", "bands", "tiles to do", "read", "tile memory", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in zip(names, planned, strict=True):
+        if row.plan is None:
+            table.add_row(name, "", "", "[red]refused[/]")
+            continue
+        spec = row.plan.spec
+        table.add_row(
+            name,
+            f"{spec.width} x {spec.height}",
+            str(spec.bands),
+            f"{row.tiles_to_do} of {len(row.plan.grid)}",
+            size(row.read_bytes),
+            size(row.plan.tile_bytes),
+            "-" if row.tiles_to_do == 0 else duration(row.seconds) if row.seconds is not None else "?",
+        )
+    console.print(table)
+    todo = [row for row in planned if row.plan is not None and row.tiles_to_do]
+    known = [row.seconds for row in todo if row.seconds is not None]
+    time_left = f", about {duration(sum(known))} of one worker" if known else ""
+    tiles = plural(sum(row.tiles_to_do for row in todo), "tile")
+    console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{time_left}", highlight=False)
+    for line, count in Counter(_models(row) for row in planned if row.plan is not None).items():
+        console.print(f"{plural(count, 'scene')}: {line}", highlight=False, soft_wrap=True)
+    for name, row in zip(names, planned, strict=True):
+        if row.plan is not None and row.plan.guide is not None:
+            blocks = plural(len(row.plan.blocks), "block") if row.plan.blocks else "no block"
+            guide = f"{row.plan.guide.collection}/{row.plan.guide.scene_id}"
+            console.print(f"{name}: guide {guide}, scale {row.plan.scale}, {blocks} to adapt to", highlight=False)
+    for row in planned:
+        if row.plan is None:
+            console.print(f"[red]refused[/]: {row.reason}", highlight=False, soft_wrap=True)
+    warned = (f"{n}: {w}" for n, row in zip(names, planned, strict=True) if row.plan for w in row.plan.warnings)
+    for line in dict.fromkeys(warned):
+        console.print(f"[yellow]{line}[/]", highlight=False, soft_wrap=True)
+
+
+def _models(row: PlannedScene) -> str:
+    """The models of a planned scene, and why they."""
+    assert row.plan is not None
+    return ", then ".join(f"{s.task} with {s.model} ({s.why})" for s in row.plan.steps)

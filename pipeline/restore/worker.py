@@ -1,0 +1,177 @@
+"""What a worker does for a restoration: prepare a scene, adapt its blocks, restore its tiles, sum it up.
+
+    read --(chain_worker or fuse_worker)--> pixels of the core --> write one shard --> mark
+
+Whatever a tile's pixels depend on lies within its halo, in the plan or in the weights of the blocks around it, so every
+tile size, worker and order gives the same cube (DESIGN section 4).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import create, open_cube, read_spec
+from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.spec import VALID
+from hypermend.catalog.errors import NotFound
+from hypermend.catalog.pairs.pairing import refined_lonlat
+from hypermend.catalog.storage.root import Root, to_json
+from hypermend.models.card import ModelCard
+from hypermend.models.restorer import Model
+from hypermend.pipeline.engine.worker_memory import keep_freed_memory, peak_bytes
+from hypermend.pipeline.errors import Refused
+from hypermend.pipeline.registry.models import load_model, load_pair_model
+from hypermend.pipeline.restore.image_pair import FusedScene, block_figures, block_marks, pair_facts, summary
+from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
+from hypermend.pipeline.restore.plan import Plan, make_plan, read_plan
+from hypermend.pipeline.restore.single_image import ChainScene, scene_facts
+from hypermend.pipeline.runs.run_log import Receipt
+from hypermend.pipeline.runs.unit import Finished, Opened
+from hypermend.pipeline.tiling.tiles import Index
+
+
+class RestoreWorker:
+    """Handles the tasks of any number of scenes; keeps models for its life and the last few scenes open."""
+
+    keep_open = 4
+
+    def __init__(self, archive: str) -> None:
+        keep_freed_memory()
+        self._root = Root(archive)
+        self._scenes: OrderedDict[str, tuple[ChainScene | FusedScene, Cube]] = OrderedDict()
+        self._model = cache(lambda name: load_model(self._root, name))
+        self._fusion = cache(lambda name: load_pair_model(self._root, name))
+
+    def __call__(self, task: Prepare | AdaptBlock | RestoreTile | Finish) -> Any:
+        if isinstance(task, Prepare):
+            return self._prepare(task)
+        if isinstance(task, AdaptBlock):
+            return self._adapt(task)
+        if isinstance(task, RestoreTile):
+            return self._restore(task)
+        return self._finish(read_plan(self._root, task.plan))
+
+    def _prepare(self, task: Prepare) -> Opened:
+        plan = make_plan(
+            scene_id=task.scene,
+            collection=task.collection,
+            source=task.source,
+            ingest_id=task.ingest_id,
+            spec=read_spec(self._root, task.source),
+            models={name: self._card(name, model) for name, model in task.models.items()},
+            why=task.why,
+            tile_px=task.tile_px,
+            guide=None if task.guide is None else (task.guide, read_spec(self._root, task.guide.source)),
+            budget=task.budget,
+            granted_bytes=task.granted_bytes,
+        )
+        wrote = 0
+        try:
+            plan = read_plan(self._root, plan.key)
+        except NotFound:
+            data = to_json(plan.with_facts(self._facts(plan)).to_dict())
+            # Of two drivers that estimate at once, one wins, and both go on with its facts.
+            wrote = len(data) if self._root.put_new(plan.key, data) else 0
+            plan = read_plan(self._root, plan.key)
+        create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, plan))
+        done, folded = Marks(self._root, plan.target).tiles()
+        adapted = block_marks(self._root, plan).tiles()[0] if plan.blocks else frozenset[Index]()
+        settled = folded and len(done) == len(plan.grid) and (plan.blocks is None or len(adapted) == len(plan.blocks))
+        facts = plan.scene_facts
+        assert facts is not None
+        # A model that leaves a scene, or a window of its bands, as it is says why.
+        found = [f for step in facts["steps"] for f in step] if plan.guide is None else [facts["model"]]
+        reasons = dict.fromkeys(f"left as it is: {f['reason']}" for f in found if "reason" in f)
+        return Opened(
+            total=len(plan.grid),
+            done=done,
+            blocks=0 if plan.blocks is None else len(plan.blocks) - len(adapted),
+            settled=settled,
+            bytes_written=wrote,
+            context=OpenedScene(plan=replace(plan, scene_facts=None), adapted=adapted),
+            warnings=(*plan.warnings, *reasons),
+        )
+
+    def _facts(self, plan: Plan) -> dict[str, Any]:
+        if plan.guide is None:
+            return scene_facts(plan, Cube(self._root, plan.source), self._models(plan))
+        return pair_facts(plan, self._root, self._fusion(plan.model))
+
+    def _adapt(self, task: AdaptBlock) -> Receipt:
+        scene, _ = self._scene(task.plan)
+        assert isinstance(scene, FusedScene)
+        return scene.adapt(task.block)
+
+    def _restore(self, task: RestoreTile) -> Receipt:
+        """Restore and write one tile; the mark is written last."""
+        scene, target = self._scene(task.plan)
+        tile = scene.plan.grid[task.index]
+        out = scene.pixels(tile)
+        start = time.perf_counter()
+        stored = out.stored.astype(scene.plan.spec.dtype, copy=False)
+        shards = target.write(tile.core.y, tile.core.x, stored, out.flags)
+        usable = int(np.count_nonzero(out.flags & VALID))
+        target.mark(*tile.index, shards, {"valid_px": usable})
+        return Receipt(
+            tiles=(tile.index,),
+            read_s=out.read_s,
+            model_s=out.model_s,
+            write_s=time.perf_counter() - start,
+            valid_fraction=usable / out.flags.size,
+            samples=stored.size,
+            bytes_written=sum(shard.size for shard in shards),
+            peak_bytes=peak_bytes(),
+        )
+
+    def _finish(self, plan: Plan) -> Finished:
+        """Fold the marks."""
+        marks = Marks(self._root, plan.target).fold()
+        valid = sum(mark.extra["valid_px"] for mark in marks.values())
+        figures: dict[str, Any] = {"models": [{"task": s.task, "model": s.model, "why": s.why} for s in plan.steps]}
+        if plan.guide is not None:
+            figures |= summary(plan, block_figures(self._root, plan))
+        return Finished(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
+
+    def _scene(self, key: str) -> tuple[ChainScene | FusedScene, Cube]:
+        if key not in self._scenes:
+            plan = read_plan(self._root, key)
+            for step in plan.steps:
+                if self._card(step.task, step.model).weights_sha256 != step.weights_sha256:
+                    raise Refused(
+                        f"scene {plan.scene_id}: the weights of {step.model} changed under its plan; run it again"
+                    )
+            scene: ChainScene | FusedScene = (
+                ChainScene(plan, self._root, self._models(plan))
+                if plan.guide is None
+                else FusedScene(plan, self._root, self._fusion(plan.model))
+            )
+            self._scenes[key] = scene, Cube(self._root, plan.target)
+            while len(self._scenes) > self.keep_open:
+                self._scenes.popitem(last=False)
+        self._scenes.move_to_end(key)
+        return self._scenes[key]
+
+    def _models(self, plan: Plan) -> list[Model]:
+        return [self._model(step.model) for step in plan.steps]
+
+    def _card(self, task: str, name: str) -> ModelCard:
+        card = self._fusion(name).card if task == "fuse" else self._model(name).card
+        return replace(card, name=name)
+
+
+def _lonlat(root: Root, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """2-D longitude and latitude of a cube in sensor geometry, on the pixels of the target."""
+    if plan.spec.grid is not None:
+        return None
+    cube = open_cube(root, plan.source)
+    if "lon" not in cube.coords:
+        return None
+    return refined_lonlat(cube["lon"].values, cube["lat"].values, plan.scale)

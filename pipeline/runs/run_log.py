@@ -1,0 +1,125 @@
+"""The ledger of a run: what became of every tile, one line of JSON each, readable with no cluster alive."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.engine.outcome import Done, Failed
+from hypermend.pipeline.tiling.tiles import Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What became of one task's tiles."""
+
+    tiles: tuple[Index, ...]
+    read_s: float
+    model_s: float
+    write_s: float
+    valid_fraction: float
+    """Share of usable pixels, 0 to 1."""
+    samples: int
+    """Bands times pixels written."""
+    bytes_written: int
+    peak_bytes: int
+    """Largest resident size of the worker process so far."""
+    block: Index | None = None
+    """The adaptation block, where the task was one."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Of the block: steps, losses, whether it fell back; JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A scene that never becomes a unit: a bad item, an unreachable asset."""
+
+    scene: str
+    reason: str
+    collection: str | None = None
+    """None where it is not known."""
+
+
+class Subject(Protocol):
+    """Whose lines they are: the scene of a unit."""
+
+    @property
+    def collection(self) -> str | None: ...
+
+    @property
+    def scene(self) -> str: ...
+
+
+class Ledger:
+    """Receipts and failures of one run: ``runs/<run>/{receipts,failures}/<driver>/<n>.jsonl``.
+
+    Object stores cannot append, so lines are gathered into numbered parts. A run that does nothing writes nothing.
+    """
+
+    flush_lines = 500
+    flush_s = 30.0
+
+    def __init__(self, root: Root, run: str, *, job: Mapping[str, Any] | None = None) -> None:
+        """
+        Args:
+            job: what was asked for; kept as ``job.json`` beside the first line, for `hypermend retry` to ask again.
+        """
+        self._root = root
+        self.run = run
+        self._job = job
+        self._driver = f"{os.uname().nodename}-{os.getpid()}"
+        self._lines: dict[str, list[str]] = {"receipts": [], "failures": []}
+        self._parts = {"receipts": 0, "failures": 0}
+        self._flushed = time.monotonic()
+
+    def receipt(self, subject: Subject, receipt: Receipt, outcome: Done[Any, Any]) -> None:
+        line = {"attempts": outcome.attempts, "node": outcome.node, **asdict(receipt)}
+        self._add("receipts", subject, line)
+
+    def failure(self, subject: Subject, *, step: str, tiles: Any, outcome: Failed[Any]) -> None:
+        self._add(
+            "failures",
+            subject,
+            {
+                "step": step,
+                "tiles": tiles,
+                "kind": outcome.kind.value,
+                "error": outcome.error,
+                "message": outcome.message,
+                "attempts": outcome.attempts,
+                "node": outcome.node,
+            },
+        )
+
+    def skipped(self, refusal: Refusal) -> None:
+        self._add("failures", refusal, {"step": "discover", "message": refusal.reason})
+
+    def _add(self, kind: str, subject: Subject, line: dict[str, Any]) -> None:
+        line = {
+            "run": self.run,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "collection": subject.collection,
+            "scene": subject.scene,
+            **line,
+        }
+        self._lines[kind].append(json.dumps(line))
+        if len(self._lines[kind]) >= self.flush_lines or time.monotonic() - self._flushed > self.flush_s:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._job is not None and any(self._lines.values()):
+            self._root.put_json(f"runs/{self.run}/job.json", self._job)
+            self._job = None
+        for kind, lines in self._lines.items():
+            if lines:
+                key = f"runs/{self.run}/{kind}/{self._driver}/{self._parts[kind]:06d}.jsonl"
+                self._root.put(key, ("\n".join(lines) + "\n").encode())
+                self._parts[kind] += 1
+                lines.clear()
+        self._flushed = time.monotonic()

@@ -1,0 +1,1 @@
+"""`hypermend search`: plan, trial, driver on Ray Tune, cell_picture."""

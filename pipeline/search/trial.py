@@ -1,0 +1,242 @@
+"""One trial of a search: areas are read, a super-net is trained, a genotype comes out. No Ray.
+
+After each epoch the weights go to `searches/<id>/trials/<n>-<epoch>.safetensors` and then the record to `<n>.json`, so
+a trial that was killed anywhere goes on after its last whole epoch and ends as it would have ended, bit for bit where
+it goes on with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import read_spec
+from hypermend.catalog.errors import NotFound
+from hypermend.catalog.storage.root import Root
+from hypermend.models.denoise.samples import SampleSettings, TrainingScene, band_batches, batches
+from hypermend.models.denoise.samples import loss as subspace_loss
+from hypermend.models.denoise.stas_search import (
+    SearchDiverged,
+    SearchProgress,
+    SearchSettings,
+    Source,
+    alpha_rate,
+    best_by_edge,
+    log_mse,
+    random_genotype,
+    score,
+    search,
+)
+from hypermend.models.denoise.supernet import SuperNet
+from hypermend.models.fit import Batch
+from hypermend.pipeline.search.plan import SearchPlan
+from hypermend.pipeline.tiling.pixels import physical
+from hypermend.pipeline.train.areas import Area
+from hypermend.pipeline.train.dataset import scene_level
+
+HELD = 4
+"""Validation batches that every epoch of every trial is scored on."""
+STRONGEST = 80 / 255
+TrialState = Literal["running", "finished", "stopped", "diverged", "failed"]
+ENDED: frozenset[TrialState] = frozenset({"finished", "stopped", "diverged"})
+"""A trial that failed (its process died, its store was out of reach) is tried again; these are not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """What is known of a trial; the archive's copy decides what is still to do."""
+
+    number: int
+    seed: int
+    settings: Mapping[str, float]
+    """learning_rate and alpha_rate."""
+    state: TrialState = "running"
+    epoch: int = 0
+    """Epochs done."""
+    history: tuple[Mapping[str, float], ...] = ()
+    """For each epoch: epoch, train_loss, validation_loss, baseline_loss (of changing nothing), seconds."""
+    genotype: Mapping[str, Any] | None = None
+    reason: str = ""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Node, process and threads that last worked on it."""
+
+    @property
+    def validation_loss(self) -> float:
+        """Of the last epoch."""
+        return float(self.history[-1]["validation_loss"])
+
+    def at(self, epoch: int) -> float | None:
+        """Validation loss after an epoch; None where it did not come so far."""
+        return float(self.history[epoch - 1]["validation_loss"]) if len(self.history) >= epoch else None
+
+
+def record_key(search: str, number: int) -> str:
+    return f"searches/{search}/trials/{number:03d}.json"
+
+
+def read_record(root: Root, search: str, number: int) -> TrialRecord | None:
+    """The archive's record of a trial; None where it never began."""
+    try:
+        data = root.get_json(record_key(search, number))
+    except NotFound:
+        return None
+    return TrialRecord(**{**data, "history": tuple(data["history"])})
+
+
+def put_record(root: Root, search: str, record: TrialRecord) -> TrialRecord:
+    root.put_json(record_key(search, record.number), asdict(record))
+    return record
+
+
+def first_record(plan: SearchPlan, number: int) -> TrialRecord:
+    """A trial that has not begun, with the default settings."""
+    rate = alpha_rate(plan.budget.epochs * plan.budget.steps)
+    return TrialRecord(number=number, seed=number, settings={"learning_rate": 1e-3, "alpha_rate": rate})
+
+
+def run_trial(root: Root, plan: SearchPlan, record: TrialRecord, *, device: str = "cpu") -> Iterator[TrialRecord]:
+    """Work on a trial to its end; yields its record, already in the archive, after each epoch.
+
+    A loss that is no number ends it as "diverged", with the reason.
+    """
+    where = {"node": socket.gethostname(), "pid": os.getpid(), "threads": torch.get_num_threads()}
+    record = replace(record, state="running", reason="", where=where)
+    put_record(root, plan.id, record)
+    try:
+        for record in _epochs(root, plan, record, device):  # noqa: B020 - the last one is needed below
+            yield record
+    except SearchDiverged as e:
+        record = put_record(root, plan.id, replace(record, state="diverged", reason=str(e)))
+        yield record
+    forget_state(root, plan.id, record)
+
+
+def forget_state(root: Root, search: str, record: TrialRecord) -> None:
+    """Delete the weights of a trial that needs them no more."""
+    root.delete(_state_key(search, record.number, record.epoch))
+
+
+def _epochs(root: Root, plan: SearchPlan, record: TrialRecord, device: str) -> Iterator[TrialRecord]:
+    samples = _Samples(root, plan, seed=record.seed)
+    extra = 3 * plan.channels if plan.domain == "subspace" else 0
+    net = SuperNet(plan.channels, width=plan.budget.width, extra=extra, seed=record.seed)
+    torch.nn.init.zeros_(net.conv3.weight)  # the first answer is the input's, or the pilot's
+    torch.nn.init.zeros_(net.conv3.bias)  # type: ignore[arg-type]
+    net = net.to(device)
+    held = list(islice(samples.held(), HELD))
+    baseline = sum(float(samples.loss(x[:, : plan.channels], target)) for x, target in held) / HELD
+    settings = SearchSettings(
+        epochs=plan.budget.epochs, steps=plan.budget.steps, strategy=plan.strategy, seed=record.seed, **record.settings
+    )
+    resume = None
+    if record.epoch:
+        resume = load_tensors(root.get(_state_key(plan.id, record.number, record.epoch)))
+    for p in search(net, samples.train, samples.validation, samples.loss, settings, resume=resume):
+        value = _progress_score(net, held, samples, plan)
+        if not math.isfinite(value):
+            raise SearchDiverged(f"validation loss is {value} after epoch {p.epoch}: lower the learning rate")
+        line = {
+            "epoch": p.epoch,
+            "train_loss": p.train_loss,
+            "validation_loss": value,
+            "baseline_loss": baseline,
+            "seconds": round(p.seconds, 2),
+        }
+        record = _keep(root, plan, record, p, line)
+        if p.epoch < settings.epochs:
+            yield record
+    if plan.strategy == "spos":
+        chosen = best_by_edge(lambda g: score(net, held, samples.loss, g), seed=record.seed)
+        last = {**record.history[-1], "validation_loss": score(net, held, samples.loss, chosen)}
+        record = replace(record, genotype=chosen.to_dict(), history=(*record.history[:-1], last))
+    yield put_record(root, plan.id, replace(record, state="finished"))
+
+
+def _progress_score(net: SuperNet, held: Sequence[Batch], samples: _Samples, plan: SearchPlan) -> float:
+    """Of the mix; for SPOS, which has none, the mean of a few paths."""
+    if plan.strategy == "darts":
+        return score(net, held, samples.loss)
+    paths = [random_genotype(i) for i in range(4)]
+    return sum(score(net, held, samples.loss, g) for g in paths) / len(paths)
+
+
+def _keep(
+    root: Root, plan: SearchPlan, record: TrialRecord, p: SearchProgress, line: Mapping[str, float]
+) -> TrialRecord:
+    """Weights, then the record that names them, then the old weights go: whole after a kill at any point."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in p.state.items()}
+    root.put(_state_key(plan.id, record.number, p.epoch), save_tensors(tensors))
+    kept = replace(
+        record,
+        epoch=p.epoch,
+        history=(*record.history, line),
+        genotype=p.genotype.to_dict() if p.genotype else None,
+    )
+    put_record(root, plan.id, kept)
+    if record.epoch:
+        forget_state(root, plan.id, record)
+    return kept
+
+
+def _state_key(search: str, number: int, epoch: int) -> str:
+    return f"searches/{search}/trials/{number:03d}-{epoch:04d}.safetensors"
+
+
+class _Samples:
+    """The batches of one trial, by epoch; what an epoch sees depends on its number and the seed alone."""
+
+    def __init__(self, root: Root, plan: SearchPlan, *, seed: int) -> None:
+        self._plan, self._seed = plan, seed
+        self._scenes = {True: read_areas(root, plan.train), False: read_areas(root, plan.validation)}
+        self.loss = subspace_loss if plan.domain == "subspace" else log_mse
+        self.train: Source = lambda epoch: self._stream(True, [seed, epoch, 0])
+        self.validation: Source = lambda epoch: self._stream(False, [seed, epoch, 1])
+
+    def held(self) -> Iterator[Batch]:
+        """The same validation batches for every trial of the search."""
+        return self._stream(False, [0, 0, 2])
+
+    def _stream(self, train: bool, seeds: list[int]) -> Iterator[Batch]:
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        budget, scenes = self._plan.budget, self._scenes[train]
+        if self._plan.domain == "bands":
+            cubes = [scene.cube for scene in scenes]
+            return band_batches(cubes, patch_px=budget.patch_px, patches=budget.patches, seed=seed)
+        settings = SampleSettings(
+            channels=self._plan.channels,
+            patch_px=budget.patch_px,
+            patches=budget.patches,
+            scene_px=budget.area_px,
+            refresh_every=2,
+            strongest_noise=STRONGEST,
+        )
+        return batches(scenes, settings, seed=seed)
+
+
+def read_areas(root: Root, areas: Sequence[Area]) -> list[TrainingScene]:
+    """The good bands of each area, divided by a bright value of what is read of its cube."""
+    by_cube: dict[str, list[Area]] = {}
+    for area in areas:
+        by_cube.setdefault(area.cube, []).append(area)
+    out: list[TrainingScene] = []
+    for key, own in by_cube.items():
+        spec, cube = read_spec(root, key), Cube(root, key)
+        good = np.array(spec.good)
+        values = []
+        for a in own:
+            stored, _ = cube.read(slice(a.y0, a.y0 + a.edge_px), slice(a.x0, a.x0 + a.edge_px))
+            values.append(physical(stored, spec)[good])
+        bright, least = scene_level(values, strongest=STRONGEST)
+        out += [TrainingScene(cube=(v / bright).astype(np.float32), least_noise=least) for v in values]
+    return out

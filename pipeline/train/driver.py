@@ -1,0 +1,218 @@
+"""`hypermend train`: source cubes of an archive -> a model that `restore` finds, on Ray Train.
+
+Ray Train starts the workers, connects them (gloo on CPUs, nccl on GPUs) and starts them again when one dies. Where the
+training stands is in the archive's own records (`train_record.py`), so a worker that was killed, a driver that was
+killed and another machine all go on in the same way: by the same command.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+
+from hypermend.catalog.errors import Refused
+from hypermend.catalog.storage.root import Root
+from hypermend.pipeline.config import TrainJob
+from hypermend.pipeline.engine.cluster import start_ray
+from hypermend.pipeline.train.checkpoints import Ledger, Line, TrainingStopped, TrainRecord
+from hypermend.pipeline.train.make_plan import plan_training
+from hypermend.pipeline.train.plan import TrainPlan
+from hypermend.pipeline.train.publish import publish, published
+from hypermend.pipeline.train.tensorboard import Board
+from hypermend.pipeline.train.worker import Crew, cpu_has_bf16, work
+
+MAX_DEATHS = 3
+"""Of a worker's process before the training is given up; the same command goes on all the same."""
+LOOK_EVERY_S = 0.5
+Show = Callable[[Line], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """What became of a training."""
+
+    training: str
+    model: str | None
+    """Key in the archive; None where there is none."""
+    state: str
+    """finished, current (there was nothing to do), diverged or failed."""
+    steps: int
+    seconds: float
+    psnr_db: float | None
+    scenes: dict[str, Any]
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return asdict(self)
+
+
+def train(job: TrainJob, show: Show) -> TrainReport:
+    """Train to the end, or go on with it; `show` gets each line of metrics as it comes.
+
+    Raises:
+        Refused: as `plan_training`, a name that is taken, or more workers than the cluster has room for.
+    """
+    plan = plan_training(job)
+    root = Root(job.archive)
+    ledger = Ledger(root, plan.folder)
+    if job.bf16 and not job.gpus and not cpu_has_bf16():
+        raise Refused("--bf16: this CPU has no bfloat16 units, training would be 35 times slower; leave it out")
+    board = Board(job.tensorboard, plan.id) if job.tensorboard else None
+    was_there = published(root, job.name, plan)
+    record = ledger.read() or TrainRecord()
+    reason = ""
+    if record.state == "running":
+        root.put_json(f"{plan.folder}/plan.json", plan.to_dict())
+        reason = _on_ray(job, root, plan, ledger, _Follower(ledger, show, board))
+        record = ledger.read() or record
+    elif board:
+        board.show(ledger.lines())
+    if board:
+        board.close()
+    if record.state == "finished":
+        try:
+            if not was_there:
+                publish(root, job.name, plan, ledger, record)
+            ledger.forget(record)
+        except TrainingStopped as stopped:
+            return _report(plan, record, None, "failed", str(stopped))
+        return _report(plan, record, f"models/{job.name}", "current" if was_there else "finished", record.reason)
+    return _report(plan, record, None, "diverged" if record.state == "diverged" else "failed", record.reason or reason)
+
+
+def _report(plan: TrainPlan, record: TrainRecord, model: str | None, state: str, reason: str) -> TrainReport:
+    best = record.best
+    return TrainReport(
+        training=plan.id,
+        model=model,
+        state=state,
+        steps=best.step if best else 0,
+        seconds=best.seconds if best else 0.0,
+        psnr_db=record.psnr_db,
+        scenes=dict(record.scores),
+        reason=reason,
+    )
+
+
+class _Follower:
+    """Shows the lines that worker 0 writes to the archive, each once."""
+
+    def __init__(self, ledger: Ledger, show: Show, board: Board | None) -> None:
+        self._ledger, self._show, self._board = ledger, show, board
+        self._last = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        earlier = self._ledger.lines()
+        self._last = earlier[-1]["step"] if earlier else 0
+        if self._board:
+            self._board.show(earlier)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        new = [line for line in self._ledger.lines() if line["step"] > self._last]
+        for line in new:
+            self._show(line)
+            self._last = line["step"]
+        if self._board:
+            self._board.show(new)
+
+
+def _on_ray(job: TrainJob, root: Root, plan: TrainPlan, ledger: Ledger, follower: _Follower) -> str:
+    """Train on the cluster; why it stopped, or nothing."""
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    start_ray(address=job.ray_address)
+    workers, cpus = _room(job, plan)
+    driver = secrets.token_hex(8)
+    ledger.take(driver)
+    config = {"archive": root.url, "plan": f"{plan.folder}/plan.json", "driver": driver, "threads": cpus}
+    with tempfile.TemporaryDirectory(prefix="hypermend-train-") as scratch, follower:
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=job.gpus, resources_per_worker={"CPU": cpus, "GPU": int(job.gpus)}
+            ),
+            run_config=RunConfig(
+                name=plan.id,
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=MAX_DEATHS),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            result: Any = trainer.fit()
+        except TrainingFailedError as error:
+            return _last_words(error)
+    return str(result.return_value or "")
+
+
+def _room(job: TrainJob, plan: TrainPlan) -> tuple[int, int]:
+    """Workers, and CPUs of each."""
+    cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
+    most = gpus if job.gpus else cpus
+    workers = job.workers or min(most, plan.settings.batch)
+    if workers > most or most == 0:
+        raise Refused(f"{workers or 1} worker(s) asked for; the cluster has {gpus} GPU(s) and {cpus} CPU(s)")
+    return workers, max(1, cpus // workers)
+
+
+def _last_words(error: Exception) -> str:
+    """Of what a worker raised, its last line."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        lines = str(failure).strip().splitlines()
+        if lines:
+            return lines[-1]
+    return (str(error).strip().splitlines() or ["its workers ended without a word"])[-1]
+
+
+def _train_worker(config: dict[str, Any]) -> str:
+    """What Ray Train runs in each worker; why it stopped, or nothing."""
+    import torch
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+    from torch import distributed
+
+    context = ray_train.get_context()
+    torch.set_num_threads(config["threads"])
+    root, size = Root(config["archive"]), context.get_world_size()
+    crew = Crew(
+        rank=context.get_world_rank(),
+        size=size,
+        share=None if size == 1 else distributed.all_reduce,
+        device=str(get_device()),
+    )
+    plan = TrainPlan.from_dict(root.get_json(config["plan"]))
+    try:
+        for line in work(root, plan, crew, driver=config["driver"]):
+            if "psnr_db" in line:
+                ray_train.report({key: line[key] for key in ("step", "loss", "psnr_db")})
+    except TrainingStopped as stopped:
+        return str(stopped)
+    return ""
