@@ -42,7 +42,7 @@ from hypermend.catalog.keys import item_key
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac.index import rebuild
 from hypermend.catalog.stac.publish import source_item, unsigned
-from hypermend.catalog.storage.root import Root, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.pipeline.config import Job, RestoreJob
 from hypermend.pipeline.engine.cluster import start_ray
 from hypermend.pipeline.engine.outcome import Workers
@@ -125,7 +125,7 @@ def scenes(archive: str, count: int, *, marks: bool) -> dict[str, Any]:
 def resume(archive: str, done: int) -> dict[str, Any]:
     """A scene of which so many tiles are done and ten are not."""
     scene = EmptyScene(0, done + 10)
-    marks, worker = marks_of(Root(archive), scene.id), Worker(archive)
+    marks, worker = marks_of(ArchiveStore(archive), scene.id), Worker(archive)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda x: worker(EmptyTile(unit=scene.id, index=(0, x))), range(done)))
     begin = time.monotonic()
@@ -135,7 +135,7 @@ def resume(archive: str, done: int) -> dict[str, Any]:
 
 def many_scenes(archive: str, count: int) -> dict[str, Any]:
     """A restoration over so many scenes: how long until its first tile, the search of the archive included."""
-    fill_archive(Root(archive), count)
+    fill_archive(ArchiveStore(archive), count)
     job = RestoreJob(archive=archive, model="identity", workers=2)
     begin = time.monotonic()
     run = restore(job)
@@ -143,7 +143,7 @@ def many_scenes(archive: str, count: int) -> dict[str, Any]:
     return {"scenes": count, "search_s": round(searched, 2), **beginning(run, begin)}
 
 
-def fill_archive(root: Root, count: int) -> None:
+def fill_archive(root: ArchiveStore, count: int) -> None:
     """So many source items, of which the first ten have a cube."""
     spec = CubeSpec(
         shape=(2, 32, 32), dtype="int16", scale_factor=1.0, fill=-1, band=(1, 2), band_name=("1", "2"),
@@ -187,7 +187,7 @@ def _soak(archive: str, count: int, seen: Path) -> dict[str, Any]:
     kills = tuple(count * part // 6 for part in range(1, 6))
     run = empty_run(archive, iter([EmptyScene(0, count)]), marks=True, faults=0.01, kills=kills, seen=seen)
     figures = measure(run, count)
-    marked = len(marks_of(Root(archive), "empty/000000").done())
+    marked = len(marks_of(ArchiveStore(archive), "empty/000000").done())
     return {**figures, "faults": len(list(seen.iterdir())), "marked": marked}
 
 
@@ -219,7 +219,7 @@ def run_all(asked: argparse.Namespace, lines: TextIO) -> None:
     }
     for name, work, marks in [one for key, ones in todo.items() if asked.what in ("all", key) for one in ones]:
         with tempfile.TemporaryDirectory(prefix="hypermend-") as folder:
-            place = Root(asked.archive or folder)
+            place = ArchiveStore(asked.archive or folder)
             key = f"benchmark-{secrets.token_hex(4)}"
             try:
                 figures = work(place.href(key))

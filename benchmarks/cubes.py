@@ -16,7 +16,7 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.publish import put_item, source_item
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import builtin
 from hypermend.pipeline.demo.scenes import landscape
@@ -36,7 +36,7 @@ def noisy_numbers(bands: int, edge_px: int, seed: int, noise: float = 20) -> Num
 
 def make_source(archive: Path, scene_id: str, *, bands: int, edge_px: int, noise: float = 20) -> None:
     """Publish a source cube of (bands, edge, edge) int16, as if it had been ingested; tiles repeat four landscapes."""
-    root = Root(str(archive))
+    root = ArchiveStore(str(archive))
     shape = (bands, edge_px, edge_px)
     chunk, shard = CubeSpec.layout(shape, "int16")
     spec = CubeSpec(

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypermend.catalog.cube.marks import Marks, Shard
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.cube.marks import DoneMarks, Shard
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.engine.worker_memory import peak_bytes
-from hypermend.pipeline.runs.run_log import Receipt
+from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import Finished, Opened
 from hypermend.pipeline.tiling.tiles import Index, TileGrid
 
@@ -44,8 +44,8 @@ class Finish:
     unit: str
 
 
-def marks_of(root: Root, unit: str) -> Marks:
-    return Marks(root, f"restored/{unit.replace('/', '-')}/empty.zarr")
+def marks_of(root: ArchiveStore, unit: str) -> DoneMarks:
+    return DoneMarks(root, f"restored/{unit.replace('/', '-')}/empty.zarr")
 
 
 class EmptyScene:
@@ -83,7 +83,7 @@ class Worker:
     def __init__(
         self, archive: str | None, *, faults: float = 0.0, kills: tuple[int, ...] = (), seen: Path | None = None
     ) -> None:
-        self._root = None if archive is None else Root(archive)
+        self._root = None if archive is None else ArchiveStore(archive)
         self._faults, self._kills, self._seen = faults, kills, seen
 
     def __call__(self, task: Prepare | EmptyTile | Finish) -> Any:
@@ -95,7 +95,7 @@ class Worker:
         self._fault(task)
         if self._root is not None:
             marks_of(self._root, task.unit).mark(*task.index, [SHARD], {"valid_px": 1})
-        return Receipt(
+        return TaskReceipt(
             tiles=task.tiles, read_s=0.0, model_s=0.0, write_s=0.0, valid_fraction=1.0, samples=0, bytes_written=0,
             peak_bytes=peak_bytes(),
         )  # fmt: skip

@@ -40,10 +40,10 @@ from benchmarks.scenes import F32, Scenes, crop, quality
 from hypermend.catalog.sensors import srf
 from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
-from hypermend.models.fuse.least_squares import Floor, LeastSquaresModel, regression
+from hypermend.models.fuse.least_squares import GlobalRegression, LeastSquaresModel, regression
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import BadPair, Budget, FusionModel, Pair, Setup
-from hypermend.models.restorer import Facts
+from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, FusionModel, Pair, PairGeometry
+from hypermend.models.restorer import SceneStatistics
 from hypermend.models.signal import degrade, metrics
 from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded_pair, tensors
 from hypermend.pipeline.evaluate.kernels import built_in
@@ -66,11 +66,11 @@ class Problem:
     truth: F32
     """(b, s*h, s*w); for the score alone."""
     pair: Pair
-    setup: Setup
-    known: dict[str, tuple[Facts, float]] = field(default_factory=dict)
+    setup: PairGeometry
+    known: dict[str, tuple[SceneStatistics, float]] = field(default_factory=dict)
     """Facts and the seconds they took, by architecture: methods of one model share them, and each is charged."""
 
-    def facts(self, model: FusionModel) -> tuple[Facts, float]:
+    def facts(self, model: FusionModel) -> tuple[SceneStatistics, float]:
         """What the model knows of the pair, and the seconds it took to know."""
         key = model.card.architecture + str(model.card.config.get("local"))
         if key not in self.known:
@@ -86,13 +86,13 @@ class Answer:
 
     image: F32
     seconds: float
-    more: Facts = field(default_factory=dict)
+    more: SceneStatistics = field(default_factory=dict)
 
 
 Method = Callable[[Problem], Answer]
 
 
-def problem(truth: F32, kernel: F64, setup: Setup, snr_db: float, guide_snr_db: float | None = None) -> Problem:
+def problem(truth: F32, kernel: F64, setup: PairGeometry, snr_db: float, guide_snr_db: float | None = None) -> Problem:
     """Degrade a truth by the protocol: noise of Y first, then of X where asked for."""
     return Problem(truth, degraded_pair(truth, kernel, setup, snr_db, guide_snr_db), setup)
 
@@ -109,7 +109,7 @@ def gauss_ls(p: Problem) -> Answer:
     c = p.setup.expected_centroid_px
     kernel = degrade.gaussian_kernel(2 * s + 1, max(s / 2.3548, 0.1), centroid_px=c)
     weights, _ = regression(pair_moments(lambda: [p.pair], kernel, s), len(p.pair.x))
-    image = Floor(s, kernel, weights)(*tensors(p.pair))[0].numpy()
+    image = GlobalRegression(s, kernel, weights)(*tensors(p.pair))[0].numpy()
     return Answer(image, time.perf_counter() - begin)
 
 
@@ -125,7 +125,7 @@ def unadapted(model: FusionModel) -> Method:
     return run
 
 
-def said(facts: Facts) -> Facts:
+def said(facts: SceneStatistics) -> SceneStatistics:
     """What the estimate of a pair says of itself."""
     blur = facts["blur"]
     return {k: blur[k] for k in ("condition", "residual", "shift_px", "centroid_px")}
@@ -144,7 +144,7 @@ def adapted(model: FusionModel, steps: int = DEFAULT_STEPS) -> Method:
         for block in grid:
             around = _grown(block.support, halo, h, w)
             y, x = _slices(block.support, around)
-            learned = model.adapt(facts, _cut(p.pair, around, s), (y, x), Budget(steps=steps))
+            learned = model.adapt(facts, _cut(p.pair, around, s), (y, x), AdaptationBudget(steps=steps))
             blocks.append({k: v for k, v in learned.figures.items() if k in ("adapted", "steps", "reason")})
             to_y, to_x = _finer(*_slices(block.support, Window(y0=0, y1=h, x0=0, x1=w)), s)
             answer = plain[:, to_y, to_x]
@@ -218,7 +218,7 @@ METHODS: dict[str, Callable[[], Method]] = {
 DEFAULT = ("bicubic", "gauss-ls", "floor", "fusion", "hypermend")
 
 
-def laboratory(bands: int, scale: int) -> Setup:
+def laboratory(bands: int, scale: int) -> PairGeometry:
     """The protocol's pair.
 
     Raises:
@@ -227,7 +227,7 @@ def laboratory(bands: int, scale: int) -> Setup:
     if bands != CAVE_BANDS:
         raise SystemExit(f"{bands} bands: the folder holds no wavelengths, and only CAVE's 31 of 400-700 nm are known")
     response = srf("cave", "nikon-d700").astype(np.float32)
-    return Setup(scale=scale, response=response, expected_centroid_px=0.0)
+    return PairGeometry(scale=scale, response=response, expected_centroid_px=0.0)
 
 
 def line(p: Problem, answer: Answer, scale: int) -> dict[str, object]:

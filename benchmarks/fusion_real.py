@@ -29,7 +29,7 @@ from scipy import io as matlab
 from benchmarks.fusion import METHODS, Problem
 from benchmarks.scenes import F32, versions
 from hypermend.catalog.sensors import sensor, srf
-from hypermend.models.fuse.protocol import BadPair, Setup
+from hypermend.models.fuse.protocol import BadPair, PairGeometry
 from hypermend.models.signal import degrade, metrics
 from hypermend.pipeline.evaluate.degraded_pairs import whole_pair
 
@@ -78,7 +78,7 @@ def wald(image: F32, guide: F32, response: F32) -> Problem:
     c = RATIO - 1
     kernel = np.pad(np.ones((RATIO, RATIO)) / RATIO**2, ((c, 0), (c, 0)))  # centroid (s - 1) / 2 from the centre
     y = degrade.blur_down(torch.from_numpy(truth)[None], torch.from_numpy(kernel).float(), RATIO)[0].numpy()
-    setup = Setup(scale=RATIO, response=response, expected_centroid_px=(RATIO - 1) / 2, kernel=kernel)
+    setup = PairGeometry(scale=RATIO, response=response, expected_centroid_px=(RATIO - 1) / 2, kernel=kernel)
     return Problem(truth, whole_pair(y, np.ascontiguousarray(x)), setup)
 
 

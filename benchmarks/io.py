@@ -44,7 +44,7 @@ from benchmarks.cubes import (
 from benchmarks.measure import after_opening, finished, in_turn, line, rounded, timed
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.sensors import sensor
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.checkpoint import builtin, load
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.cluster import start_ray
@@ -144,7 +144,7 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
 
     def whole() -> float:
         plan = plans[-1]
-        cube = Cube(Root(str(archive)), plan.source)
+        cube = Cube(ArchiveStore(str(archive)), plan.source)
         stored, _ = cube.read(slice(0, plan.spec.height), slice(0, plan.spec.width))
         assert plan.scene_facts is not None
         (restorer,) = bind(plan, [load(builtin(plan.model))], plan.scene_facts["steps"])

@@ -27,8 +27,8 @@ import torch
 
 from benchmarks.cubes import make_source
 from benchmarks.measure import Clock, line, rounded
-from hypermend.catalog.storage.root import Root
-from hypermend.models.fit import Batch, FitSettings, Share, fit
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.fit import AllReduce, Batch, FitSettings, fit
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.train.build import build
 from hypermend.pipeline.train.make_plan import plan_training
@@ -51,7 +51,7 @@ def make_archive(folder: Path) -> str:
 def task_of(archive: str) -> tuple[Task, int]:
     """The training of the small sharpener, and its batch."""
     plan = plan_training(TrainJob(archive=archive, task="sharpen", name="x", steps=1000, bf16=False))
-    return build(Root(archive), plan), plan.settings.batch
+    return build(ArchiveStore(archive), plan), plan.settings.batch
 
 
 def load_seconds(task: Task, batch: int, steps: int, clock: Clock, first: int = 0) -> float:
@@ -62,7 +62,7 @@ def load_seconds(task: Task, batch: int, steps: int, clock: Clock, first: int = 
     return clock() - start
 
 
-def step_seconds(task: Task, batch: Batch, clock: Clock, share: Share | None = None) -> float:
+def step_seconds(task: Task, batch: Batch, clock: Clock, share: AllReduce | None = None) -> float:
     """Of STEPS steps on the same samples, after some that do not count."""
     settings = FitSettings(steps=WARM + STEPS, report_every=WARM, bf16=False)
     start = 0.0

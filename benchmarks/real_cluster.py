@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
@@ -131,12 +131,12 @@ def make_archive(folder: Path) -> str:
 
 
 def restored_bytes(archive: str) -> dict[str, str]:
-    root = Root(archive)
+    root = ArchiveStore(archive)
     return {e.key: hashlib.sha256(root.get(e.key)).hexdigest() for e in root.list("restored")}
 
 
 def marks(archive: str) -> int:
-    return sum(".zarr.done/" in e.key for e in Root(archive).list("restored"))
+    return sum(".zarr.done/" in e.key for e in ArchiveStore(archive).list("restored"))
 
 
 def hypermend(cluster: Cluster, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -191,7 +191,7 @@ def measure(folder: Path) -> dict[str, Any]:
         figures["token_seen"] = any(cluster.token in text for a in said for text in (a.stdout, a.stderr, *logs))
     figures["same_bytes"] = restored_bytes(archive) == restored_bytes(clean)
     figures["failures"] = len(failures(archive))
-    root = Root(archive)
+    root = ArchiveStore(archive)
     lines = [
         json.loads(line)
         for entry in root.list("runs")

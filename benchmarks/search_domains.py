@@ -28,7 +28,7 @@ from benchmarks.scenes import F32, crop
 from benchmarks.search_scaled import SIGMAS_OF_255, Line, Scale, Units, begin_with_nothing, read_data
 from benchmarks.search_tables import Sizes, cell_of
 from hypermend.models import checkpoint
-from hypermend.models.denoise.model import CONTEXT, OnSubspace, StasModel
+from hypermend.models.denoise.model import CONTEXT_PX, StasModel, SubspaceDenoiser
 from hypermend.models.denoise.samples import SampleSettings, TrainingScene, band_batches, batches, loss
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.models.denoise.stas_search import log_mse
@@ -130,7 +130,7 @@ def on_subspace(net: nn.Module, halo: int) -> Method:
         m = moments([(noisy, np.ones(noisy.shape[1:], dtype=bool))])
         s = subspace(m) if m else None
         assert s is not None
-        restorer = OnSubspace(net, s, [True] * len(noisy), halo)  # type: ignore[arg-type]
+        restorer = SubspaceDenoiser(net, s, [True] * len(noisy), halo)  # type: ignore[arg-type]
         return restorer(torch.from_numpy(_padded(noisy, halo))[None])[0, :, halo:-halo, halo:-halo].numpy()
 
     return run
@@ -181,13 +181,13 @@ def domains(units: Units, sizes: Sizes) -> Iterator[Line]:
 
     def method(domain: str, weights: str) -> Method:
         if weights == "none":
-            return (lambda noisy: noisy) if domain == "bands" else on_subspace(_pilot_alone(COEFFICIENTS), CONTEXT)
+            return (lambda noisy: noisy) if domain == "bands" else on_subspace(_pilot_alone(COEFFICIENTS), CONTEXT_PX)
         if weights == "shipped":
             model = checkpoint.load(checkpoint.builtin("stas-subspace"))
             assert isinstance(model, StasModel)
             return on_subspace(model.net, model.halo)
         own = net(domain, weights)
-        return on_bands(own) if domain == "bands" else on_subspace(own, own.halo + CONTEXT)
+        return on_bands(own) if domain == "bands" else on_subspace(own, own.halo + CONTEXT_PX)
 
     for sensor in SENSORS:
         ways = [("bands", "none"), ("subspace", "none"), ("subspace", "shipped")]

@@ -32,8 +32,8 @@ from benchmarks.measure import rounded
 from benchmarks.real_cluster import descendants, wait_for
 from benchmarks.scenes import F32, crop, read_scene, versions
 from hypermend.catalog.sensors import srf
-from hypermend.catalog.storage.root import Root
-from hypermend.models.fuse.protocol import Setup
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.fuse.protocol import PairGeometry
 from hypermend.models.signal.degrade import gaussian_kernel
 from hypermend.pipeline.evaluate.degraded_pairs import SNR_DB, degraded_pair
 
@@ -84,7 +84,7 @@ def make_archive(data: Path, folder: Path) -> Path:
     for name in (*LEARNT, HELD):
         shutil.copytree(data / "cave" / f"{name}_ms", files / "cave" / f"{name}_ms")
     truth = np.ascontiguousarray(crop(read_scene(data / "cave" / f"{HELD}_ms"), PAIR_PX))
-    setup = Setup(scale=SCALE, response=srf("cave", "nikon-d700").astype(np.float32), expected_centroid_px=0.0)
+    setup = PairGeometry(scale=SCALE, response=srf("cave", "nikon-d700").astype(np.float32), expected_centroid_px=0.0)
     pair = degraded_pair(truth, gaussian_kernel(15, BLUR_PX), setup, SNR_DB, SNR_DB)
     write_bands(files / "coarse" / "pair_ms", pair.y)
     write_bands(files / "camera" / "pair_ms", pair.x)
@@ -95,7 +95,7 @@ def make_archive(data: Path, folder: Path) -> Path:
     return archive
 
 
-def killed_once(command: Sequence[str], root: Root) -> int:
+def killed_once(command: Sequence[str], root: ArchiveStore) -> int:
     """Run a training and kill every process of it after its first checkpoint; the step it had kept."""
     driver = subprocess.Popen([sys.executable, "-m", "hypermend", *command], stdout=subprocess.DEVNULL)
     before = kept(root)
@@ -114,13 +114,13 @@ def killed_once(command: Sequence[str], root: Root) -> int:
     return int(Path(new).stem)
 
 
-def kept(root: Root) -> set[str]:
+def kept(root: ArchiveStore) -> set[str]:
     """Checkpoints of all trainings."""
     return {e.key for e in root.list("training") if "/checkpoints/" in e.key}
 
 
 def measure(archive: Path, task: str) -> dict[str, Any]:
-    root, name = Root(archive), f"cave-{task}"
+    root, name = ArchiveStore(archive), f"cave-{task}"
     scenes = [word for scene in LEARNT for word in ("--scene", f"{scene}_ms")]
     train = (
         "train", "--archive", str(archive), "--task", task, "--name", name, *scenes, "--collection", "cave",

@@ -15,7 +15,7 @@ from hypermend.catalog.keys import cube_key, source_collection
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.browse import rebuild_catalogs
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +28,7 @@ _WIDTH_NM = 10.0  # of a band whose width is not known
 class Item:
     """One scene found in an archive."""
 
-    root: Root
+    root: ArchiveStore
     scene: Scene
 
     def dataset(self) -> xr.Dataset:
@@ -47,7 +47,7 @@ class Item:
 class Archive:
     """One archive, local or on S3."""
 
-    root: Root
+    root: ArchiveStore
 
     def search(
         self,
@@ -82,7 +82,7 @@ class Archive:
         bbox: Sequence[float] | None = None,
         datetime: str | None = None,
         ids: Sequence[str] | None = None,
-    ) -> index.Found:
+    ) -> index.SearchResult:
         """Scenes that have a source cube, as the items of these. Collections are those of the scenes."""
         named = [source_collection(name) for name in collections]
         return index.search(
@@ -104,7 +104,7 @@ def open(url: str | os.PathLike[str]) -> Archive:
     """
     if "://" not in os.fspath(url) and not Path(url).expanduser().is_dir():
         raise NotFound(f"no archive at {url}: no such folder; `hypermend catalog` and `hypermend ingest` make one")
-    return Archive(root=Root(url))
+    return Archive(root=ArchiveStore(url))
 
 
 def nearest(ds: xr.Dataset, wavelength_nm: Sequence[float]) -> xr.Dataset:

@@ -6,7 +6,7 @@ from datetime import UTC
 
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.storage.root import safe_name
+from hypermend.catalog.storage.archive_store import safe_name
 
 _SOURCE = "-source"
 

@@ -120,7 +120,7 @@ def srf(
     return np.asarray(rows / total)
 
 
-def seen(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Sequence[str]) -> tuple[float, ...]:
+def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Sequence[str]) -> tuple[float, ...]:
     """The share of each band's response, 0 to 1, that lies where a hyperspectral cube has bands.
 
     A band at the end of the cube's range, or over a gap in it, would be told by its tail alone: `srf` gives it a row of

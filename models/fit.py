@@ -19,7 +19,7 @@ from torch import nn
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Share = Callable[[torch.Tensor], object]
+AllReduce = Callable[[torch.Tensor], object]
 """Sums a flat tensor over all processes, in place."""
 State = Mapping[str, torch.Tensor]
 """Everything a training needs to go on, by name: weights, their average, the optimiser's moments."""
@@ -96,7 +96,7 @@ def fit(
     loss: Loss,
     settings: FitSettings,
     *,
-    share: Share | None = None,
+    share: AllReduce | None = None,
     resume: Resume | None = None,
 ) -> Iterator[Progress]:
     """Train `net` in place; yields every `report_every` steps and at the end.
@@ -136,11 +136,11 @@ def fit(
         torch.autograd.backward(value)
         now, seconds = float(value.detach()), time.monotonic() - begin
         if share is not None:
-            now, seconds = _agree(net, len(x), now, seconds, share)
+            now, seconds = _all_reduce_gradients(net, len(x), now, seconds, share)
         nn.utils.clip_grad_norm_(net.parameters(), s.clip_norm)
         optimiser.step()
         step += 1
-        _follow(average, net, min(s.average, step / (step + 9)))
+        _update_ema(average, net, min(s.average, step / (step + 9)))
         if not math.isfinite(now):
             raise Diverged(f"loss is {now} at step {step}: lower the learning rate or train without bf16", step)
         sums += now
@@ -179,7 +179,9 @@ def _freeze_norm(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _agree(net: nn.Module, samples: int, loss: float, seconds: float, share: Share) -> tuple[float, float]:
+def _all_reduce_gradients(
+    net: nn.Module, samples: int, loss: float, seconds: float, share: AllReduce
+) -> tuple[float, float]:
     """Average gradients and normalisation statistics over all processes, in place, by their samples; loss and clock.
 
     One flat tensor, so one exchange for each step.
@@ -219,7 +221,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, net: nn.Module, decay: float) -> None:
+def _update_ema(average: nn.Module, net: nn.Module, decay: float) -> None:
     """Move the averaged weights and normalisation statistics towards those of `net`."""
     for a, p in zip(average.parameters(), net.parameters(), strict=True):
         a.lerp_(p, 1 - decay)

@@ -21,8 +21,8 @@ import torch
 
 from hypermend.models.card import ModelCard
 
-Facts = dict[str, Any]
-"""JSON types only; arrays through `pack`."""
+SceneStatistics = dict[str, Any]
+"""JSON types only; arrays through `array_to_json`."""
 Window = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 """(bands, h, w) physical values of the good bands, (h, w) valid. A bounded sample of the scene, in a fixed order."""
 
@@ -63,23 +63,23 @@ class Model(Protocol):
         """As for the restorers it binds."""
         ...
 
-    def estimate(self, windows: Iterable[Window]) -> Facts:
+    def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
         """What the restorer must know of the whole scene. Deterministic: same windows, same facts."""
         ...
 
-    def bind(self, facts: Facts) -> Restorer:
+    def bind(self, facts: SceneStatistics) -> Restorer:
         """The restorer for the scene that the facts were estimated on."""
         ...
 
 
-def pack(array: npt.NDArray[Any]) -> Facts:
+def array_to_json(array: npt.NDArray[Any]) -> SceneStatistics:
     """An array as JSON: base64 of little-endian float32 with its shape."""
     data = np.ascontiguousarray(array, dtype="<f4")
     return {"float32": base64.b64encode(data.tobytes()).decode("ascii"), "shape": list(data.shape)}
 
 
-def unpack(packed: Facts) -> npt.NDArray[np.float32]:
-    """Inverse of `pack`."""
+def array_from_json(packed: SceneStatistics) -> npt.NDArray[np.float32]:
+    """Inverse of `array_to_json`."""
     flat = np.frombuffer(base64.b64decode(packed["float32"]), dtype="<f4")
     return flat.reshape(packed["shape"]).astype(np.float32)
 
@@ -112,11 +112,11 @@ class IdentityModel:
         """Always 1."""
         return 1
 
-    def estimate(self, windows: Iterable[Window]) -> Facts:
+    def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
         """Nothing to know."""
         return {}
 
-    def bind(self, facts: Facts) -> Restorer:
+    def bind(self, facts: SceneStatistics) -> Restorer:
         """The identity."""
         return Identity(halo=self.halo)
 

@@ -24,7 +24,7 @@ ATTEMPTS = 50
 """Of a realisation, before the scenes are said to have none."""
 
 
-class Stream(Generic[R]):
+class SampleStream(Generic[R]):
     """Endless samples."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Stream(Generic[R]):
         return self._made[slot, number]
 
 
-def ahead(make: Callable[[int], Batch], first: int) -> Generator[Batch]:
+def prefetch(make: Callable[[int], Batch], first: int) -> Generator[Batch]:
     """make(first), make(first + 1), ..., each made in a thread while the one before is used: two are held at most."""
     with ThreadPoolExecutor(1, "samples") as pool:
         coming = pool.submit(make, first)

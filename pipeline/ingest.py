@@ -20,7 +20,7 @@ import numpy as np
 import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
-from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
@@ -28,14 +28,14 @@ from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
 from hypermend.catalog.stac.index import search
 from hypermend.catalog.stac.publish import put_item, source_item
-from hypermend.catalog.storage.root import Root, digest, safe_name
+from hypermend.catalog.storage.archive_store import ArchiveStore, digest, safe_name
 from hypermend.catalog.storage.signing import signer
 from hypermend.pipeline.config import IngestJob
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.worker_memory import peak_bytes
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run, workers_of
-from hypermend.pipeline.runs.run_log import Receipt, Refusal
+from hypermend.pipeline.runs.run_log import SkippedScene, TaskReceipt
 from hypermend.pipeline.runs.unit import Finished, Opened, Unit
 from hypermend.pipeline.tiling.tiles import Index, TileGrid
 
@@ -95,7 +95,7 @@ class IngestWorker:
     keep_open = 4
 
     def __init__(self, archive: str) -> None:
-        self._root = Root(archive)
+        self._root = ArchiveStore(archive)
         self._files: OrderedDict[str, Source] = OrderedDict()
         self._cubes: OrderedDict[str, Cube] = OrderedDict()
 
@@ -118,7 +118,7 @@ class IngestWorker:
         key = f"source/{safe_name(task.files.scene.id)}/{ingest_id}.zarr"
         create(self._root, key, spec, lonlat=source.lonlat)
         rows, columns = spec.tiles
-        done, folded = Marks(self._root, key).tiles()
+        done, folded = DoneMarks(self._root, key).tiles()
         return Opened(
             total=rows * columns,
             done=done,
@@ -128,7 +128,7 @@ class IngestWorker:
             ),
         )
 
-    def _write(self, task: WriteTiles) -> Receipt:
+    def _write(self, task: WriteTiles) -> TaskReceipt:
         source, cube = self._source(task.unit, task.files), self._cube(task.target)
         if source.identity != task.identity:
             raise BadAsset(f"scene {task.unit}: its files changed while they were ingested; run the same command again")
@@ -146,7 +146,7 @@ class IngestWorker:
             read_s += middle - start
             usable, pixels, samples = usable + valid, pixels + flags.size, samples + stored.size
             written += sum(shard.size for shard in shards)
-        return Receipt(
+        return TaskReceipt(
             tiles=task.tiles,
             read_s=read_s,
             model_s=0.0,
@@ -192,7 +192,7 @@ class IngestWorker:
 class IngestUnit:
     """One scene's walk from files to a published source cube."""
 
-    def __init__(self, scene: Scene, job: IngestJob, root: Root, run: str) -> None:
+    def __init__(self, scene: Scene, job: IngestJob, root: ArchiveStore, run: str) -> None:
         self.collection, self.scene = scene.collection, scene.id
         self.id = unit_id(self.collection, self.scene)
         self._files = Files(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
@@ -240,7 +240,7 @@ def ingest(
     Raises:
         ArchiveError: the archive or the STAC endpoint cannot be read at all.
     """
-    root = Root(job.archive)
+    root = ArchiveStore(job.archive)
     run_id = run or new_run_id("ingest")
     found = scenes(job) if found is None else found
     known = len(found) if isinstance(found, Sized) else None  # an API is asked for its pages as the run goes on
@@ -251,9 +251,9 @@ def ingest(
     )
 
 
-def _unit(found: Scene | Skipped, job: IngestJob, root: Root, run: str) -> Unit | Refusal:
+def _unit(found: Scene | Skipped, job: IngestJob, root: ArchiveStore, run: str) -> Unit | SkippedScene:
     if isinstance(found, Skipped):
-        return Refusal(scene=found.id, reason=found.reason)
+        return SkippedScene(scene=found.id, reason=found.reason)
     return IngestUnit(found, job, root, run)
 
 
@@ -297,7 +297,7 @@ def catalog_folder(archive: str, path: Path, *, sensor: str, collection: str | N
         NotFound: no such folder.
         BadSensor: no such sensor.
     """
-    root, run = Root(archive), new_run_id("catalog")
+    root, run = ArchiveStore(archive), new_run_id("catalog")
     made, skipped, wrote = [], [], 0
     for found in from_folder(path, sensor=sensor, collection=collection or sensor):
         if isinstance(found, Skipped):

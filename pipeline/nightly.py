@@ -24,8 +24,8 @@ from hypermend.catalog.readers.scene_reader import READER_VERSION
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import Skipped
 from hypermend.catalog.stac.publish import unsigned
+from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.root import Root, digest
 from hypermend.pipeline.config import NightlyJob
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.errors import Refused
@@ -151,7 +151,7 @@ def nightly(job: NightlyJob, *, engine: Engine = on_ray, work: Callable[[Run], o
         ArchiveError: the archive or the STAC source cannot be read at all.
         BadCheckpoint: there is no such model.
     """
-    root = Root(job.archive)
+    root = ArchiveStore(job.archive)
     night = Night(run=new_run_id("nightly"))
     leases = Leases(root, what=night.run)
     key = f"leases/nightly/{job.name}.json"
@@ -174,7 +174,7 @@ def nightly(job: NightlyJob, *, engine: Engine = on_ray, work: Callable[[Run], o
 
 class _Night:
     def __init__(
-        self, job: NightlyJob, root: Root, night: Night, engine: Engine, work: Callable[[Run], object]
+        self, job: NightlyJob, root: ArchiveStore, night: Night, engine: Engine, work: Callable[[Run], object]
     ) -> None:
         self._job, self._root, self._night = job, root, night
         self._engine, self._work = engine, work
@@ -317,7 +317,7 @@ class _Night:
             self._root.put_if_changed(self._table, _jsonl(rows))
 
 
-def read_table(root: Root, name: str) -> list[Known]:
+def read_table(root: ArchiveStore, name: str) -> list[Known]:
     """What the nights of this name remember; nothing before the first, or where the table is damaged (all is due)."""
     try:
         return [Known(**json.loads(line)) for line in root.get(f"nightly/{name}/scenes.jsonl").splitlines()]
@@ -325,7 +325,7 @@ def read_table(root: Root, name: str) -> list[Known]:
         return []
 
 
-def _settings(job: NightlyJob, root: Root) -> dict[str, Any]:
+def _settings(job: NightlyJob, root: ArchiveStore) -> dict[str, Any]:
     """Whatever makes other pixels of the same files."""
     values = job.model_dump(mode="json", include=set(_OF_RESULTS))
     weights = {card.name: card.weights_sha256 for card in possible(job, root)}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
@@ -39,7 +39,7 @@ def restore_here(archive: str) -> RunReport:
 
 def restored_bytes(archive: str) -> dict[str, str]:
     """sha256 of every object of the restored cubes, marks included."""
-    root = Root(archive)
+    root = ArchiveStore(archive)
     return {entry.key: hashlib.sha256(root.get(entry.key)).hexdigest() for entry in root.list("restored")}
 
 
@@ -51,7 +51,7 @@ def command(archive: str, *options: str) -> list[str]:
 
 
 def marks(archive: str) -> int:
-    return sum(".zarr.done/" in entry.key for entry in Root(archive).list("restored"))
+    return sum(".zarr.done/" in entry.key for entry in ArchiveStore(archive).list("restored"))
 
 
 def wait_for(happened: Callable[[], bool], *, limit_s: float = 240.0) -> None:

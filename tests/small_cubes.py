@@ -12,7 +12,7 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import SPEC_ATTR, create
 from hypermend.catalog.cube.spec import CLOUD, NODATA, VALID, CubeSpec
 from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 
 FILL = -32768
 
@@ -68,7 +68,7 @@ def write_tiles(cube: Cube, stored: np.ndarray[Any, Any], flags: np.ndarray[Any,
                 cube.mark(iy, ix, shards)
 
 
-def make_cube(root: Root, path: str, spec: CubeSpec) -> tuple[Cube, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def make_cube(root: ArchiveStore, path: str, spec: CubeSpec) -> tuple[Cube, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """A written, marked cube and the numbers in it."""
     create(root, path, spec)
     cube = Cube(root, path)

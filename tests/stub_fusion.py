@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
-from hypermend.models.fuse.protocol import Adapted, BadPair, Budget, Pair, Setup, State
-from hypermend.models.restorer import Facts, pack, unpack
+from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, BadPair, Pair, PairGeometry, State
+from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import UPSAMPLE_TAPS, upsample
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.engine.outcome import Make, Policy, Workers
+from hypermend.pipeline.engine.outcome import HandlerFactory, Policy, Workers
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.restore.driver import restore
 
@@ -69,7 +69,7 @@ class StubFusion:
     def halo(self, scale: int) -> int:
         return self.card.halo_at(scale)
 
-    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
         xs, ys = [], []
         for pair in pairs():
             x = down(torch.from_numpy(pair.x)[None], setup.scale)[0].numpy()
@@ -81,33 +81,38 @@ class StubFusion:
         a, *_ = np.linalg.lstsq(np.concatenate([x, np.ones((1, x.shape[1]))]).T, y.T, rcond=None)
         return {
             "scale": setup.scale,
-            "maps": pack(a[:-1].T),
+            "maps": array_to_json(a[:-1].T),
             "level": float(y.mean()),
             "expected": setup.expected_centroid_px,
         }
 
-    def bind(self, facts: Facts, state: State | None = None) -> StubRestorer:
+    def bind(self, facts: SceneStatistics, state: State | None = None) -> StubRestorer:
         learned = state["learned"] if state else None
-        return StubRestorer(int(facts["scale"]), torch.from_numpy(unpack(facts["maps"])), learned)
+        return StubRestorer(int(facts["scale"]), torch.from_numpy(array_from_json(facts["maps"])), learned)
 
-    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+    def adapt(self, facts: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget) -> Adapted:
         """Bright blocks learn a tenth of their mean spectrum; dark ones fall back."""
         time.sleep(float(self.card.config.get("sleep_s", 0)))
         die_once()
         mean = pair.y[(slice(None), *core)].mean(axis=(1, 2))
-        figures: Facts = {"steps": budget.steps, "loss_first": 1.0, "loss_last": float(mean.mean()), "seconds": 0.1}
+        figures: SceneStatistics = {
+            "steps": budget.steps,
+            "loss_first": 1.0,
+            "loss_last": float(mean.mean()),
+            "seconds": 0.1,
+        }
         if mean.mean() < facts["level"]:
             return Adapted(state={}, figures={**figures, "adapted": False, "reason": "dark", "fell_back_to": "fusion"})
         return Adapted(state={"learned": torch.from_numpy(0.1 * mean)}, figures={**figures, "adapted": True})
 
 
-def knowing_it(make: Make[Any, Any]) -> Callable[[Any], Any]:
+def knowing_it(make: HandlerFactory[Any, Any]) -> Callable[[Any], Any]:
     """What ``make`` makes, in a process that knows the stub."""
     checkpoint.FUSIONS["stub-fusion"] = StubFusion
     return make()
 
 
-def engine(make: Make[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers) -> Iterator[Any]:
+def engine(make: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers) -> Iterator[Any]:
     """`on_ray` with workers that know the stub."""
     return on_ray(partial(knowing_it, make), tasks, policy=policy, workers=workers)
 

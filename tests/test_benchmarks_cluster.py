@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cluster
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 
 
 @pytest.mark.fault
@@ -18,7 +18,7 @@ def test_f24_many_small_tiles_with_random_faults_and_five_kills(ray_session: Non
     assert (figures["tiles"], figures["marked"], figures["exit_code"]) == (2_000, 2_000, 0)
     assert figures["faults"] > 5 + 5  # 1 % in passing, and five workers killed
     assert figures["driver_growth_mib"] < 64
-    parts = [entry for entry in Root(tmp_path).list("runs") if "/receipts/" in entry.key]
+    parts = [entry for entry in ArchiveStore(tmp_path).list("runs") if "/receipts/" in entry.key]
     assert len(parts) >= 3  # the ledger is written as it grows, not kept to the end
 
 

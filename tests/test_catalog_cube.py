@@ -28,7 +28,7 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create, open_cube, read_spec
 from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadCube, NotFound
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import FILL, assert_cube, make_cube, make_pixels, make_spec, write_tiles
 
 PATH = "restored/scene/plan.zarr"
@@ -36,13 +36,13 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "opening-cubes.md"
 
 
 @pytest.fixture(params=["folder", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
     if request.param == "folder":
-        return Root(tmp_path / "my-archive")
-    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/my-archive")
+        return ArchiveStore(tmp_path / "my-archive")
+    return ArchiveStore(f"s3://{request.getfixturevalue('s3_bucket')}/my-archive")
 
 
-def everything(root: Root) -> dict[str, bytes]:
+def everything(root: ArchiveStore) -> dict[str, bytes]:
     return {e.key: root.get(e.key) for e in root.list("")}
 
 
@@ -111,7 +111,7 @@ def test_a_wrong_spec_says_what_is_wrong(changes: dict[str, Any], words: str) ->
 # ------------------------------------------------------------------------------------------------- read and write
 
 
-def test_what_is_written_is_read_on_folder_and_s3(root: Root) -> None:
+def test_what_is_written_is_read_on_folder_and_s3(root: ArchiveStore) -> None:
     cube, stored, flags = make_cube(root, PATH, make_spec())
     got, got_flags = cube.read(slice(0, 100), slice(0, 70))
     assert np.array_equal(got, stored) and np.array_equal(got_flags, flags)
@@ -130,19 +130,19 @@ def test_any_window_is_what_was_written(tmp_path_factory: pytest.TempPathFactory
     spec = make_spec((3, 61, 45), tile_px=16)
     stored, flags = make_pixels(spec)
     if not folder.exists():
-        make_cube(Root(folder), PATH, spec)
+        make_cube(ArchiveStore(folder), PATH, spec)
     y0 = data.draw(st.integers(0, 60))
     x0 = data.draw(st.integers(0, 44))
     y = slice(y0, data.draw(st.integers(y0 + 1, 61)))
     x = slice(x0, data.draw(st.integers(x0 + 1, 45)))
-    got, got_flags = Cube(Root(folder), PATH).read(y, x)
+    got, got_flags = Cube(ArchiveStore(folder), PATH).read(y, x)
     assert np.array_equal(got, stored[:, y, x]) and np.array_equal(got_flags, flags[y, x])
 
 
 @pytest.mark.parametrize("fill", [None, 0, math.nan])
 def test_float_cubes_keep_every_bit(tmp_path: Path, fill: float | None) -> None:
     spec = make_spec((3, 40, 40), tile_px=32, dtype="float32", fill=fill, scale_factor=1.0, crs=None, transform=None)
-    cube, stored, flags = make_cube(Root(tmp_path), PATH, spec)
+    cube, stored, flags = make_cube(ArchiveStore(tmp_path), PATH, spec)
     got, _ = cube.read(slice(0, 40), slice(0, 40))
     assert np.array_equal(got.view("u4"), stored.view("u4"))
     ds = xr.open_zarr(tmp_path / PATH)
@@ -154,7 +154,7 @@ def test_float_cubes_keep_every_bit(tmp_path: Path, fill: float | None) -> None:
 
 def test_data_that_equal_the_fill_throughout_are_data(tmp_path: Path) -> None:
     """A dark tile of zeros without a fill value: its shard is written, so that its loss can be seen."""
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     spec = make_spec((3, 32, 32), tile_px=32, fill=None)
     create(root, PATH, spec)
     cube = Cube(root, PATH)
@@ -167,7 +167,7 @@ def test_data_that_equal_the_fill_throughout_are_data(tmp_path: Path) -> None:
         Cube(root, PATH).read(*everywhere)
 
 
-def test_twice_is_once(root: Root) -> None:
+def test_twice_is_once(root: ArchiveStore) -> None:
     cube, stored, flags = make_cube(root, PATH, make_spec())
     before = everything(root)
     versions = {e.key: e.version for e in root.list("") if "/c/" not in e.key}
@@ -182,7 +182,7 @@ def test_twice_is_once(root: Root) -> None:
 
 
 def test_a_different_cube_at_the_same_path_is_refused(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     create(root, PATH, make_spec())
     with pytest.raises(BadCube, match="fill, units differ"):
         create(root, PATH, make_spec(fill=0, units="percent"))
@@ -200,7 +200,7 @@ def test_a_different_cube_at_the_same_path_is_refused(tmp_path: Path) -> None:
     [((0, 40), (0, 48)), ((0, 48), (10, 70)), ((48, 100), (0, 60)), ((16, 64), (0, 48))],
 )
 def test_a_write_that_shares_a_shard_is_refused(tmp_path: Path, y: tuple[int, int], x: tuple[int, int]) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     create(root, PATH, make_spec())
     stored, flags = make_pixels(make_spec())
     window = slice(*y), slice(*x)
@@ -209,7 +209,7 @@ def test_a_write_that_shares_a_shard_is_refused(tmp_path: Path, y: tuple[int, in
 
 
 def test_wrong_pixels_are_refused(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     create(root, PATH, make_spec())
     cube = Cube(root, PATH)
     stored, flags = make_pixels(make_spec())
@@ -229,7 +229,7 @@ def test_wrong_pixels_are_refused(tmp_path: Path) -> None:
 
 def test_writing_never_reads_the_old_shard(tmp_path: Path) -> None:
     """Also at the edge, where part of the shard lies outside the scene: an old torn shard is of no interest."""
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     cube, stored, flags = make_cube(root, PATH, make_spec())
     for name in ("reflectance/c/0/2/1", "reflectance/c/0/0/0", "valid/c/2/1"):
         (tmp_path / PATH / name).write_bytes(b"torn")
@@ -240,7 +240,7 @@ def test_writing_never_reads_the_old_shard(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ marks and faults
 
 
-def test_an_empty_tile_has_no_shard_and_its_mark_says_so(root: Root) -> None:
+def test_an_empty_tile_has_no_shard_and_its_mark_says_so(root: ArchiveStore) -> None:
     cube, _, _ = make_cube(root, PATH, make_spec())
     done = cube.marks.done()
     assert list(done) == [(iy, ix) for iy in range(3) for ix in range(2)]
@@ -255,7 +255,7 @@ def test_an_empty_tile_has_no_shard_and_its_mark_says_so(root: Root) -> None:
         assert not (Path(root.url) / f"{PATH}.done").exists()
 
 
-def damage(root: Root, key: str, how: str) -> None:
+def damage(root: ArchiveStore, key: str, how: str) -> None:
     data = bytearray(root.get(key))
     if how == "lost":
         root.delete(key)
@@ -270,7 +270,7 @@ def damage(root: Root, key: str, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["flipped pixel", "flipped index", "cut in half", "cut to five", "cut to nothing", "lost"]
 )
-def test_f11_a_damaged_shard_is_an_error_found_and_repaired(root: Root, how: str) -> None:
+def test_f11_a_damaged_shard_is_an_error_found_and_repaired(root: ArchiveStore, how: str) -> None:
     cube, stored, flags = make_cube(root, PATH, make_spec())
     cube.marks.fold()
     clean = everything(root)
@@ -295,7 +295,7 @@ def test_f11_a_damaged_shard_is_an_error_found_and_repaired(root: Root, how: str
 @pytest.mark.fault
 @pytest.mark.parametrize("how", ["flipped pixel", "cut to nothing", "lost"])
 def test_f11_damaged_flags_are_an_error(tmp_path: Path, how: str) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     spec = make_spec()
     create(root, PATH, spec)
     cube = Cube(root, PATH)
@@ -310,7 +310,7 @@ def test_f11_damaged_flags_are_an_error(tmp_path: Path, how: str) -> None:
 
 def test_a_swapped_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
     """crc32c over chunks that end with their own crc32c is the same for all of them: the marks must not use it."""
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     spec = make_spec((2, 32, 64), tile_px=32, dtype="uint8", fill=None)
     create(root, PATH, spec)
     cube = Cube(root, PATH)
@@ -323,7 +323,7 @@ def test_a_swapped_shard_of_the_same_size_is_found(tmp_path: Path) -> None:
 
 
 def test_a_mark_of_other_bytes_replaces_the_first(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     cube, stored, flags = make_cube(root, PATH, make_spec())
     y, x = cube.spec.window(0, 0)
     shards = cube.marks.done()[0, 0].shards
@@ -336,7 +336,7 @@ def test_a_mark_of_other_bytes_replaces_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("torn", [b"", b"{torn"], ids=["cut to nothing", "cut"])
-def test_f11_a_torn_mark_is_none_and_nothing_is_folded_over_it(root: Root, torn: bytes) -> None:
+def test_f11_a_torn_mark_is_none_and_nothing_is_folded_over_it(root: ArchiveStore, torn: bytes) -> None:
     cube, stored, flags = make_cube(root, PATH, make_spec())
     mark = f"{PATH}.done/1-1.json"
     root.put(mark, torn)
@@ -352,7 +352,7 @@ def test_f11_a_torn_mark_is_none_and_nothing_is_folded_over_it(root: Root, torn:
 
 
 def test_a_kill_between_fold_and_cleaning_up_loses_nothing(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     cube, _, _ = make_cube(root, PATH, make_spec())
     marks = {e.key: root.get(e.key) for e in root.list(f"{PATH}.done")}
     done = cube.marks.done()
@@ -370,7 +370,7 @@ def test_a_kill_between_fold_and_cleaning_up_loses_nothing(tmp_path: Path) -> No
 KILLED = """
 import sys, numpy as np
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import Root
 from tests.small_cubes import make_pixels, write_tiles
 cube = Cube(Root(sys.argv[1]), sys.argv[2])
 stored, flags = make_pixels(cube.spec)
@@ -382,7 +382,7 @@ while True:
 
 @pytest.mark.fault
 def test_f01_a_killed_writer_leaves_no_half_shard(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     spec = make_spec((20, 200, 200), tile_px=96)
     create(root, PATH, spec)
     stored, flags = make_pixels(spec)
@@ -405,7 +405,7 @@ def test_f01_a_killed_writer_leaves_no_half_shard(tmp_path: Path) -> None:
 @pytest.mark.fault
 def test_f12_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the write fails in the middle."""
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     cube, stored, flags = make_cube(root, PATH, make_spec())
     clean = everything(root)
     y, x = cube.spec.window(0, 0)
@@ -442,8 +442,8 @@ def test_the_document_opens_cubes_from_disk_http_and_s3(
     tmp_path: Path, s3_bucket: str, http_server: Callable[[Path], str]
 ) -> None:
     spec = make_spec()
-    _, stored, flags = make_cube(Root(tmp_path / "my-archive"), PATH, spec)
-    make_cube(Root(f"s3://{s3_bucket}/my-archive"), PATH, spec)
+    _, stored, flags = make_cube(ArchiveStore(tmp_path / "my-archive"), PATH, spec)
+    make_cube(ArchiveStore(f"s3://{s3_bucket}/my-archive"), PATH, spec)
     disk, web, cloud, last = run_document(
         {
             '"my-archive/': f'"{tmp_path}/my-archive/',
@@ -465,7 +465,7 @@ def test_the_document_opens_cubes_from_disk_http_and_s3(
 
 def test_a_cube_says_what_it_is(tmp_path: Path) -> None:
     spec = make_spec()
-    create(Root(tmp_path), PATH, spec)
+    create(ArchiveStore(tmp_path), PATH, spec)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ds = xr.open_zarr(tmp_path / PATH, mask_and_scale=False).load()
@@ -487,7 +487,7 @@ def test_a_cube_says_what_it_is(tmp_path: Path) -> None:
 
 def test_a_laboratory_image_has_pixel_coordinates(tmp_path: Path) -> None:
     spec = make_spec(crs=None, transform=None, gsd_m=[math.nan] * 5, quantity="counts")
-    cube, _, _ = make_cube(Root(tmp_path), PATH, spec)
+    cube, _, _ = make_cube(ArchiveStore(tmp_path), PATH, spec)
     ds = xr.open_zarr(tmp_path / PATH)
     assert_cube(ds)
     assert ds.y.values[:2].tolist() == [0.5, 1.5] and ds.rio.crs is None and cube.spec.grid is None
@@ -495,7 +495,7 @@ def test_a_laboratory_image_has_pixel_coordinates(tmp_path: Path) -> None:
 
 
 def test_sensor_geometry_keeps_longitude_and_latitude(tmp_path: Path) -> None:
-    root, spec = Root(tmp_path), make_spec(crs=None, transform=None)
+    root, spec = ArchiveStore(tmp_path), make_spec(crs=None, transform=None)
     lat, lon = np.mgrid[50:40:100j, 8:10:70j]
     create(root, PATH, spec, lonlat=(lon, lat))
     ds = xr.open_zarr(tmp_path / PATH)
@@ -509,7 +509,7 @@ def test_a_system_without_a_code_is_kept_as_wkt(tmp_path: Path) -> None:
     from odc.geo.crs import CRS
 
     proj4 = "+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84 +units=m"
-    create(Root(tmp_path), PATH, make_spec(crs=CRS(proj4).wkt))
+    create(ArchiveStore(tmp_path), PATH, make_spec(crs=CRS(proj4).wkt))
     ds = xr.open_zarr(tmp_path / PATH)
     assert "proj:code" not in ds.attrs and ds.attrs["proj:wkt2"].startswith("PROJCRS")
     assert ds.odc.geobox.crs == CRS(proj4) and CRS(ds.rio.crs.to_wkt()) == CRS(proj4)

@@ -11,7 +11,7 @@ import pytest
 
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.stac.discover import discover
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import ALLOWED_HOSTS, refuse_host
 
 METADATA = (
@@ -30,7 +30,7 @@ METADATA = (
 @pytest.mark.parametrize("href", METADATA)
 def test_link_local_addresses_are_refused_however_they_are_written(href: str) -> None:
     with pytest.raises(BadAsset, match="link-local address") as error:
-        Reach().stat(href)
+        AssetFetcher().stat(href)
     assert "SECRET" not in str(error.value)
     with pytest.raises(BadAsset, match="link-local address"):
         list(discover(href))
@@ -63,7 +63,7 @@ def redirecting() -> Iterator[str]:
 
 def test_a_redirect_there_is_refused(redirecting: str) -> None:
     with pytest.raises(BadAsset, match="link-local address"):
-        Reach().fetch(redirecting)
+        AssetFetcher().fetch(redirecting)
 
 
 def test_hosts_can_be_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

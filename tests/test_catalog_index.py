@@ -21,7 +21,7 @@ from hypermend.catalog.keys import item_key
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.item import from_item
 from hypermend.catalog.stac.publish import put_item, source_item
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import make_scene, make_spec
 
 BOX = [9.0, 45.0, 9.5, 45.5]
@@ -30,13 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(params=["folder", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
     if request.param == "folder":
-        return Root(tmp_path / "archive")
-    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
+        return ArchiveStore(tmp_path / "archive")
+    return ArchiveStore(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
 
 
-def fill_archive(root: Root) -> None:
+def fill_archive(root: ArchiveStore) -> None:
     """Four raw scenes of two sensors on two days, one of a laboratory, and one source cube."""
     for id, day in (("S1", 24), ("S2", 25)):
         put_item(root, make_scene(id, day=day), run="first")
@@ -46,11 +46,11 @@ def fill_archive(root: Root) -> None:
     put_item(root, make_scene("C1", **lab), run="second")
 
 
-def ids(root: Root, **filters: Any) -> list[str]:
+def ids(root: ArchiveStore, **filters: Any) -> list[str]:
     return [f"{s.collection}/{s.id}" for s in index.search(root, **filters)]
 
 
-def test_every_filter(root: Root) -> None:
+def test_every_filter(root: ArchiveStore) -> None:
     fill_archive(root)
     assert ids(root) == ["cave/C1", "enmap/S1", "enmap-source/S1", "enmap/S2"]
     assert ids(root, stage="source") == ["enmap-source/S1"]
@@ -73,16 +73,16 @@ def test_every_filter(root: Root) -> None:
         index.search(root, datetime="yesterday")
 
 
-def gone(root: Root) -> None:
+def gone(root: ArchiveStore) -> None:
     root.delete_prefix("index")
 
 
-def damaged(root: Root) -> None:
+def damaged(root: ArchiveStore) -> None:
     for entry in list(root.list("index")):
         root.put(entry.key, b"PAR1 torn")
 
 
-def of_another_make(root: Root) -> None:
+def of_another_make(root: ArchiveStore) -> None:
     import io
 
     import pyarrow as pa
@@ -94,17 +94,17 @@ def of_another_make(root: Root) -> None:
         root.put(entry.key, out.getvalue())
 
 
-def compacted(root: Root) -> None:
+def compacted(root: ArchiveStore) -> None:
     assert hypermend.Archive(root=root).reindex() == 4
     assert all("compact" in e.key for e in root.list("index"))
 
 
-def partly_lost(root: Root) -> None:
+def partly_lost(root: ArchiveStore) -> None:
     root.delete(min(e.key for e in root.list("index")))
 
 
 @pytest.mark.parametrize("happens", [gone, damaged, of_another_make, compacted, partly_lost])
-def test_the_answer_does_not_depend_on_the_index(root: Root, happens: Callable[[Root], None]) -> None:
+def test_the_answer_does_not_depend_on_the_index(root: ArchiveStore, happens: Callable[[ArchiveStore], None]) -> None:
     fill_archive(root)
     before = json.dumps(hypermend.feature_collection(index.search(root)))
     happens(root)
@@ -115,7 +115,7 @@ def test_the_answer_does_not_depend_on_the_index(root: Root, happens: Callable[[
 
 
 def test_a_stale_row_is_not_believed(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     fill_archive(root)
     key = item_key(make_scene("S2", day=25))
     item = root.get_json(key)
@@ -126,7 +126,7 @@ def test_a_stale_row_is_not_believed(tmp_path: Path) -> None:
     assert ids(root, ids=["S2"]) == []
 
 
-def test_the_newest_item_of_a_scene_wins(root: Root) -> None:
+def test_the_newest_item_of_a_scene_wins(root: ArchiveStore) -> None:
     """A scene whose date was corrected lies under two days until the old one is removed."""
     put_item(root, make_scene(day=24), run="a")
     put_item(root, make_scene(day=20), run="b")
@@ -136,11 +136,11 @@ def test_the_newest_item_of_a_scene_wins(root: Root) -> None:
     assert [s.datetime.day for s in index.search(root)] == [20]
 
 
-def test_items_are_read_when_their_turn_comes(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_are_read_when_their_turn_comes(root: ArchiveStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job over very many scenes begins with the first while the others are still rows; those in use are whole."""
     for i in range(5):
         put_item(root, make_scene(f"S{i}", day=i + 1), run="a")
-    monkeypatch.setattr(index.Found, "at_once", 2)
+    monkeypatch.setattr(index.SearchResult, "at_once", 2)
     parsed: list[str] = []
     monkeypatch.setattr(index, "from_item", lambda item, **where: parsed.append(item["id"]) or from_item(item, **where))
     found = index.search(root)
@@ -157,7 +157,7 @@ def test_items_are_read_when_their_turn_comes(root: Root, monkeypatch: pytest.Mo
 def test_an_item_that_cannot_be_read_is_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     fill_archive(root)
     for name, text in (("torn", "{"), ("list", "[1]"), ("no-id", '{"properties": {}}'), ("alien", '{"id": "x"}')):
         root.put(f"items/enmap/2022-07-24/{name}.json", text.encode())
@@ -169,19 +169,19 @@ def test_an_item_that_cannot_be_read_is_left_out_with_a_warning(
 
 def test_parts_of_a_run_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "PART_ROWS", 3)
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     for i in range(8):
         put_item(root, make_scene(f"S{i}"), run="r/1")
     assert len(list(root.list("index"))) == 3
     reads = []
-    monkeypatch.setattr(Root, "get_json", lambda self, key: reads.append(key))
+    monkeypatch.setattr(ArchiveStore, "get_json", lambda self, key: reads.append(key))
     assert len(ids(root)) == 8 and not reads  # all from the index
 
 
 def test_what_query_prints_is_a_valid_item_collection_that_opens(tmp_path: Path) -> None:
     from tests.small_cubes import make_cube
 
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     fill_archive(root)
     make_cube(root, "source/S1/i.zarr", make_spec())
     printed = json.loads(json.dumps(hypermend.feature_collection(index.search(root))))
@@ -196,7 +196,7 @@ def test_the_served_archive_answers_a_stac_api_client(
 ) -> None:
     import pystac_client
 
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     fill_archive(root)
     url = stac_api(hypermend.feature_collection(index.search(root))["features"])
     found = pystac_client.Client.open(url).search(collections=["enmap-source"], bbox=BOX).item_collection()
@@ -243,7 +243,7 @@ def test_arrow_leaves_no_threads_behind(tmp_path: Path) -> None:
     """Its pools have been seen to abort the interpreter at exit: an innocent verb then ends with -6."""
     code = (
         "import os, sys; import pyarrow; from hypermend.catalog.stac import index\n"
-        "from hypermend.catalog.storage.root import Root\n"
+        "from hypermend.catalog.storage.archive_store import Root\n"
         "count = lambda: len(os.listdir('/proc/self/task'))\n"
         "root = Root(sys.argv[1])\n"
         "root.put('index/c/a.parquet', index._parquet([dict.fromkeys(index._SCHEMA.names)]))\n"

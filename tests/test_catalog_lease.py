@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.root import Root
 
 KEY = "leases/restore-denoise/S1.json"
 
 
 @pytest.fixture(params=["disk", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
     if request.param == "disk":
-        return Root(tmp_path)
-    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
+        return ArchiveStore(tmp_path)
+    return ArchiveStore(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
 
 
 @pytest.mark.fault
-def test_f06_of_two_one_holds_it_and_the_other_is_told_who(root: Root) -> None:
+def test_f06_of_two_one_holds_it_and_the_other_is_told_who(root: ArchiveStore) -> None:
     first, second = Leases(root, what="run one"), Leases(root, what="run two")
     assert first.holder(KEY) is None
     assert first.take(KEY) is None
@@ -44,7 +44,7 @@ def test_f06_of_two_one_holds_it_and_the_other_is_told_who(root: Root) -> None:
 
 
 @pytest.mark.fault
-def test_f06_of_many_at_once_one_wins(root: Root) -> None:
+def test_f06_of_many_at_once_one_wins(root: ArchiveStore) -> None:
     drivers = [Leases(root, what=f"run {n}") for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda leases: leases.take(KEY), drivers))
@@ -55,7 +55,7 @@ def test_f06_of_many_at_once_one_wins(root: Root) -> None:
 
 @pytest.mark.fault
 def test_f06_a_lease_of_one_who_went_silent_is_taken_over_and_he_is_told(
-    root: Root, monkeypatch: pytest.MonkeyPatch
+    root: ArchiveStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen to fail with `_dead` answering False."""
     monkeypatch.setattr(Leases, "_start", lambda self: None)  # its thread sleeps, as in a machine that was suspended
@@ -70,7 +70,7 @@ def test_f06_a_lease_of_one_who_went_silent_is_taken_over_and_he_is_told(
 
 
 def test_a_living_driver_renews_its_lease(tmp_path: Path) -> None:
-    alive, other = Leases(Root(tmp_path), what="alive", ttl_s=0.4), Leases(Root(tmp_path), what="other")
+    alive, other = Leases(ArchiveStore(tmp_path), what="alive", ttl_s=0.4), Leases(ArchiveStore(tmp_path), what="other")
     assert alive.take(KEY) is None
     time.sleep(1.2)
     assert other.take(KEY) is not None
@@ -78,11 +78,11 @@ def test_a_living_driver_renews_its_lease(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault
-def test_f06_the_lease_of_a_killed_process_is_free_at_once(root: Root) -> None:
+def test_f06_the_lease_of_a_killed_process_is_free_at_once(root: ArchiveStore) -> None:
     code = f"""
 import os, signal
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import Root
 assert Leases(Root({root.url!r}), what="doomed").take({KEY!r}) is None
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -93,7 +93,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"token": 1}'])
-def test_a_damaged_lease_is_nobodys(root: Root, data: bytes) -> None:
+def test_a_damaged_lease_is_nobodys(root: ArchiveStore, data: bytes) -> None:
     root.put(KEY, data)
     leases = Leases(root, what="next")
     time.sleep(1.1 if not root.is_local else 0.01)
@@ -102,7 +102,7 @@ def test_a_damaged_lease_is_nobodys(root: Root, data: bytes) -> None:
 
 
 @pytest.mark.fault
-def test_f18_the_clock_of_a_driver_decides_nothing(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f18_the_clock_of_a_driver_decides_nothing(root: ArchiveStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver whose clock is a year ahead takes nothing that is held by a living one."""
     holder, ahead = Leases(root, what="holder"), Leases(root, what="ahead")
     assert holder.take(KEY) is None

@@ -19,8 +19,8 @@ from hypermend.catalog.errors import BadSensor, Refused
 from hypermend.catalog.pairs.guide import SQUARE_PX, GuideOnGrid
 from hypermend.catalog.pairs.pairing import GuideScenes, offset_on, refined, scale_between, stem
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.sensors import seen, sensor
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.sensors import band_coverage, sensor
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
 UTM32 = "EPSG:32632"
@@ -48,7 +48,7 @@ def lab(id: str, **changes: Any) -> Scene:
 def test_the_guide_that_covers_most_is_taken() -> None:
     scene = placed("H")
     half, most = placed("half", west=500000 + 1200), placed("most", west=500000 + 300)
-    paired = guides(half, most, placed("far", west=600000)).of(scene)
+    paired = guides(half, most, placed("far", west=600000)).find(scene)
     assert (paired.guide, round(paired.overlap, 3), paired.others) == (most, 0.9, 0)
 
 
@@ -56,10 +56,10 @@ def test_of_equal_overlaps_the_nearest_in_time_is_taken_whatever_the_order() -> 
     scene = placed("H", day=20)
     near, far = placed("near", day=21), placed("far", day=10)
     for order in ((near, far), (far, near)):
-        paired = guides(*order).of(scene)
+        paired = guides(*order).find(scene)
         assert (paired.guide.id, paired.days_apart, paired.others) == ("near", 1.0, 1)
     before = placed("before", day=19)
-    assert guides(near, before).of(scene).guide.id == "before"  # as near: the earlier one
+    assert guides(near, before).find(scene).guide.id == "before"  # as near: the earlier one
 
 
 def test_too_little_overlap_is_refused_with_both_numbers() -> None:
@@ -74,13 +74,13 @@ def test_footprints_meet_across_reference_systems() -> None:
     assert scene.grid is not None
     other = scene.grid.to_crs("EPSG:32633")
     there = replace(scene, id="G", grid=other)
-    assert guides(there).of(scene).overlap > 0.99
+    assert guides(there).find(scene).overlap > 0.99
 
 
 def test_laboratory_images_are_paired_by_id_then_by_stem() -> None:
     scene = lab("paints_ms", collection="cave-source", sensor="cave")
     guide = lab("paints_ms", collection="rgb-source", sensor="nikon-d700")
-    assert guides(guide, lab("toys_ms", collection="rgb-source")).of(scene).guide == guide
+    assert guides(guide, lab("toys_ms", collection="rgb-source")).find(scene).guide == guide
     hyper, ali = lab("paris-hyperion", sensor="hyperion"), lab("paris-ali", sensor="ali")
     assert stem(hyper) == stem(ali) == "paris"
     assert guides(ali, hyper).of(hyper).guide == ali
@@ -91,7 +91,7 @@ def test_laboratory_images_are_paired_by_id_then_by_stem() -> None:
 def test_of_two_images_of_one_id_the_nearer_in_time_is_taken() -> None:
     scene = lab("a", collection="c", day=24)
     pair = [lab("a", collection="g", day=d) for d in (1, 25)]
-    paired = guides(*pair).of(scene)
+    paired = guides(*pair).find(scene)
     assert (paired.guide.datetime - scene.datetime, paired.others) == (timedelta(days=1), 1)
 
 
@@ -146,8 +146,8 @@ def test_the_refined_spec_is_the_same_place() -> None:
 
 
 def put_guide(tmp_path: Path, spec: CubeSpec, stored: Any, flags: Any) -> Cube:
-    create(Root(tmp_path), "source/g/1.zarr", spec)
-    cube = Cube(Root(tmp_path), "source/g/1.zarr")
+    create(ArchiveStore(tmp_path), "source/g/1.zarr", spec)
+    cube = Cube(ArchiveStore(tmp_path), "source/g/1.zarr")
     write_tiles(cube, stored, flags)
     return cube
 
@@ -220,11 +220,11 @@ def test_whole_pixel_offsets_only() -> None:
 
 def test_a_guide_band_beyond_the_cube_is_not_seen() -> None:
     ali = sensor("ali").band_name
-    share = dict(zip(ali, seen(range(400, 701, 10), "ali", ali), strict=True))
+    share = dict(zip(ali, band_coverage(range(400, 701, 10), "ali", ali), strict=True))
     assert share["MS-2"] > 0.99
     assert share["MS-4"] < 1e-6
     with_gap = [nm for nm in range(400, 2500, 10) if not 1500 < nm < 1800]
-    assert seen(with_gap, "ali", ["MS-5"])[0] < 0.2
-    assert seen([550.0], "ali", ["MS-2"])[0] < 0.05
+    assert band_coverage(with_gap, "ali", ["MS-5"])[0] < 0.2
+    assert band_coverage([550.0], "ali", ["MS-2"])[0] < 0.05
     with pytest.raises(BadSensor, match="ali has no band"):
-        seen([550.0], "ali", ["B02"])
+        band_coverage([550.0], "ali", ["B02"])

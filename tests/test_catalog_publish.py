@@ -17,20 +17,20 @@ from hypermend.catalog.keys import cube_key, item_key
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac.browse import rebuild_catalogs
 from hypermend.catalog.stac.publish import put_item, restored_item, source_item
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import assert_cube, make_cube, make_scene, make_spec
 
 KEYS = {"source": "source/S1/i1.zarr", "restored": "restored/S1/p1.zarr"}
 
 
 @pytest.fixture(params=["folder", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
     if request.param == "folder":
-        return Root(tmp_path / "archive")
-    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
+        return ArchiveStore(tmp_path / "archive")
+    return ArchiveStore(f"s3://{request.getfixturevalue('s3_bucket')}/archive")
 
 
-def publish_all(root: Root, scene: Scene) -> dict[str, Scene]:
+def publish_all(root: ArchiveStore, scene: Scene) -> dict[str, Scene]:
     """The scene raw, as source cube and restored; what `search` says of each."""
     put_item(root, scene, run="catalog")
     archive = hypermend.Archive(root=root)
@@ -47,7 +47,7 @@ def restored(source: Scene, plan_id: str = "p1") -> Scene:
     return restored_item(source, spec, key=key, task="denoise", plan_id=plan_id, model="stas", valid_fraction=0.98)
 
 
-def test_a_scene_walks_through_its_three_stages(root: Root) -> None:
+def test_a_scene_walks_through_its_three_stages(root: ArchiveStore) -> None:
     make_cube(root, KEYS["restored"], make_spec(stage="restored"))
     found = publish_all(root, make_scene())
     assert [s.collection for s in found.values()] == ["enmap", "enmap-source", "enmap-denoise"]
@@ -68,7 +68,7 @@ def test_a_scene_walks_through_its_three_stages(root: Root) -> None:
         assert_cube(xr.open_zarr(last.assets["cube"].href))
 
 
-def test_twice_writes_nothing(root: Root) -> None:
+def test_twice_writes_nothing(root: ArchiveStore) -> None:
     found = publish_all(root, make_scene())
     before = {e.key: e.version for e in root.list("")}
     assert put_item(root, make_scene(), run="again") == 0
@@ -79,13 +79,13 @@ def test_twice_writes_nothing(root: Root) -> None:
 
 
 def test_a_new_package_version_alone_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     found = publish_all(root, make_scene())
     monkeypatch.setattr("hypermend.catalog.stac.publish.metadata.version", lambda name: "99.0")
     assert put_item(root, restored(found["source"]), run="again") == 0
 
 
-def test_a_new_plan_replaces_the_item_in_one_put(root: Root) -> None:
+def test_a_new_plan_replaces_the_item_in_one_put(root: ArchiveStore) -> None:
     found = publish_all(root, make_scene())
     assert put_item(root, restored(found["source"], "p2"), run="later") > 0
     items = hypermend.Archive(root=root).search(stage="restored")
@@ -93,7 +93,7 @@ def test_a_new_plan_replaces_the_item_in_one_put(root: Root) -> None:
 
 
 def test_pystac_walks_from_the_root_to_every_item(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     for id, day in (("S1", 24), ("S2", 24), ("odd id: 3/4", 25)):
         publish_all(root, make_scene(id, day=day))
     lab = make_scene("cave-1", collection="cave", sensor="cave", grid=None)
@@ -124,7 +124,7 @@ def test_pystac_walks_from_the_root_to_every_item(tmp_path: Path) -> None:
 
 def test_every_document_is_valid_stac(tmp_path: Path) -> None:
     """By the schemas of STAC 1.1 that come with pystac; those of the extensions would need the network."""
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     publish_all(root, make_scene())
     publish_all(root, make_scene("cave-1", collection="cave", sensor="cave", grid=None))
     stored = [root.get_json(e.key) for e in root.list("") if e.key.endswith(".json")]
@@ -135,7 +135,7 @@ def test_every_document_is_valid_stac(tmp_path: Path) -> None:
 
 
 def test_a_laboratory_item_has_null_geometry(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     scene = make_scene("cave-1", collection="cave", sensor="cave", grid=None)
     spec = make_spec(crs=None, transform=None, sensor="cave", quantity="counts", gsd_m=[math.nan] * 5)
     put_item(root, source_item(scene, spec, key=KEYS["source"], ingest_id="i", valid_fraction=1.0), run="r")
@@ -147,7 +147,7 @@ def test_a_laboratory_item_has_null_geometry(tmp_path: Path) -> None:
 
 
 def test_hrefs_inside_are_relative_and_move_with_the_archive(tmp_path: Path) -> None:
-    root = Root(tmp_path / "here")
+    root = ArchiveStore(tmp_path / "here")
     inside = Asset(key="image", href=str(tmp_path / "here" / "deliveries" / "a.tif"), roles=("data",))
     outside = Asset(key="more", href=str(tmp_path / "here-too" / "b.tif"), roles=("data",))
     publish_all(root, make_scene(assets={"image": inside, "more": outside}))
@@ -172,7 +172,7 @@ def test_hrefs_inside_are_relative_and_move_with_the_archive(tmp_path: Path) -> 
     ],
 )
 def test_f20_signatures_are_not_stored(tmp_path: Path, href: str) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     put_item(root, make_scene(assets={"image": Asset(key="image", href=href, roles=("data",))}), run="r")
     stored = [root.get(e.key) for e in root.list("")]
     assert not any(b"SECRET" in data for data in stored)
@@ -182,12 +182,14 @@ def test_f20_signatures_are_not_stored(tmp_path: Path, href: str) -> None:
 
 def test_a_query_that_is_no_signature_is_kept(tmp_path: Path) -> None:
     href = "https://host/get?file=a%2Fb.tif&version=2"
-    put_item(Root(tmp_path), make_scene(assets={"image": Asset(key="image", href=href, roles=("data",))}), run="r")
-    assert Root(tmp_path).get_json(item_key(make_scene()))["assets"]["image"]["href"] == href
+    put_item(
+        ArchiveStore(tmp_path), make_scene(assets={"image": Asset(key="image", href=href, roles=("data",))}), run="r"
+    )
+    assert ArchiveStore(tmp_path).get_json(item_key(make_scene()))["assets"]["image"]["href"] == href
 
 
 def test_broken_catalogs_hide_no_item_and_are_mended(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     for id in ("S1", "S2"):
         publish_all(root, make_scene(id))
     catalogs = [e.key for e in root.list("") if e.key.endswith("catalog.json")]
@@ -205,7 +207,7 @@ def test_broken_catalogs_hide_no_item_and_are_mended(tmp_path: Path) -> None:
 
 
 def test_a_lost_link_comes_back_with_the_next_put(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     put_item(root, make_scene(), run="r")
     root.delete("items/enmap/2022-07-24/catalog.json")
     assert put_item(root, make_scene(), run="r") > 0
@@ -213,8 +215,8 @@ def test_a_lost_link_comes_back_with_the_next_put(tmp_path: Path) -> None:
 
 
 def test_an_empty_archive_has_no_catalog(tmp_path: Path) -> None:
-    rebuild_catalogs(Root(tmp_path))
-    assert hypermend.open(tmp_path).reindex() == 0 and not list(Root(tmp_path).list(""))
+    rebuild_catalogs(ArchiveStore(tmp_path))
+    assert hypermend.open(tmp_path).reindex() == 0 and not list(ArchiveStore(tmp_path).list(""))
     with pytest.raises(NotFound, match="no archive at"):
         hypermend.open(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
@@ -225,5 +227,5 @@ def test_an_item_is_put_from_a_directory_that_is_gone(tmp_path: Path, monkeypatc
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert put_item(Root(tmp_path / "archive"), make_scene(), run="r") > 0
+    assert put_item(ArchiveStore(tmp_path / "archive"), make_scene(), run="r") > 0
     monkeypatch.chdir(tmp_path)

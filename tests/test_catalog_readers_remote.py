@@ -28,7 +28,7 @@ from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import discover, from_folder
 from hypermend.catalog.stac.item import from_item, to_item
 from hypermend.catalog.storage import fetch
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.signing import Signed
 
 SERVER = r"""
@@ -261,7 +261,7 @@ def test_gdal_is_never_sent_where_nobody_may_go(
     door = faulty(cog.parent)
     href = next(iter(moved(cog, door, to).assets.values())).href
     with pytest.raises(ArchiveError, match=words):
-        Reach().raster(href, lambda dataset: dataset.read())
+        AssetFetcher().raster(href, lambda dataset: dataset.read())
     assert door.requests() and not by_gdal(door)
 
 
@@ -328,7 +328,7 @@ def test_f10_a_body_that_breaks_off_is_an_error_and_no_pixels(cog: Path, faulty:
     with pytest.raises(Unreachable):
         open_scene(remote(cog.parent, "ali", f"{server.url}/cut")).read(slice(None), slice(None))
     with pytest.raises(Unreachable, match="bytes"):
-        Reach().fetch(f"{server.url}/cut/a.tif")
+        AssetFetcher().fetch(f"{server.url}/cut/a.tif")
 
 
 def test_what_is_no_raster_is_a_bad_asset(tmp_path: Path, cog: Path, faulty: Callable[[Path], Faulty]) -> None:
@@ -399,7 +399,7 @@ def test_a_whole_fetch_is_limited_and_both_numbers_are_said(
 
 def test_a_server_without_ranges_still_tells_sizes(cog: Path, faulty: Callable[[Path], Faulty]) -> None:
     server = faulty(cog.parent)
-    stat = Reach().stat(f"{server.url}/norange/a.tif")
+    stat = AssetFetcher().stat(f"{server.url}/norange/a.tif")
     assert stat.size == cog.stat().st_size and stat.mark.startswith('"')
 
 
@@ -538,5 +538,5 @@ def test_f10_waiting_is_bounded(cog: Path, faulty: Callable[[Path], Faulty]) -> 
     server = faulty(cog.parent)
     began = time.monotonic()
     with pytest.raises(Unreachable):
-        Reach().stat(f"{server.url}/fail503x999/a.tif")
+        AssetFetcher().stat(f"{server.url}/fail503x999/a.tif")
     assert len(server.requests()) == fetch.TRIES and time.monotonic() - began < 20

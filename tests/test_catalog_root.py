@@ -19,18 +19,18 @@ import pytest
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.errors import ArchiveError, NotFound, Refused, Unreachable
-from hypermend.catalog.storage.root import Root, redact, safe_name
+from hypermend.catalog.storage.archive_store import ArchiveStore, redact, safe_name
 from tests.small_cubes import make_cube, make_spec
 
 
 @pytest.fixture(params=["folder", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
     if request.param == "folder":
-        return Root(tmp_path / "archive")
-    return Root(f"s3://{request.getfixturevalue('s3_bucket')}/some/archive")
+        return ArchiveStore(tmp_path / "archive")
+    return ArchiveStore(f"s3://{request.getfixturevalue('s3_bucket')}/some/archive")
 
 
-def test_an_object_is_written_listed_and_deleted(root: Root) -> None:
+def test_an_object_is_written_listed_and_deleted(root: ArchiveStore) -> None:
     version = root.put("a/b/one.json", b"1")
     root.put("a/two.json", b"22")
     assert root.get("a/b/one.json") == b"1"
@@ -51,7 +51,7 @@ def test_an_object_is_written_listed_and_deleted(root: Root) -> None:
 
 @pytest.mark.fault
 def test_f01_what_a_killed_writer_left_goes_with_its_folder(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     root.put("cube.done/0-0.json", b"{}")
     for name in ("0-1.json#1", f"0-2.json.{'a' * 32}.partial"):  # an object is written beside its place, then moved
         (tmp_path / "cube.done" / name).write_bytes(b"{")
@@ -59,13 +59,13 @@ def test_f01_what_a_killed_writer_left_goes_with_its_folder(tmp_path: Path) -> N
     assert not (tmp_path / "cube.done").exists()
 
 
-def test_of_two_who_create_one_wins(root: Root) -> None:
-    assert root.put_new("lease", b"first")
-    assert not root.put_new("lease", b"second")
+def test_of_two_who_create_one_wins(root: ArchiveStore) -> None:
+    assert root.put_if_absent("lease", b"first")
+    assert not root.put_if_absent("lease", b"second")
     assert root.get("lease") == b"first"
 
 
-def test_json_is_written_once(root: Root) -> None:
+def test_json_is_written_once(root: ArchiveStore) -> None:
     value = {"b": [1, None, "é"], "a": 0.1}
     assert root.put_json("v.json", value)
     assert not root.put_json("v.json", dict(reversed(value.items())))
@@ -75,7 +75,7 @@ def test_json_is_written_once(root: Root) -> None:
         root.get_json("broken.json")
 
 
-def test_a_root_travels_as_its_url(root: Root) -> None:
+def test_a_root_travels_as_its_url(root: ArchiveStore) -> None:
     root.put("k", b"v")
     twin = pickle.loads(pickle.dumps(root))
     assert twin == root and hash(twin) == hash(root) and twin.get("k") == b"v"
@@ -84,7 +84,7 @@ def test_a_root_travels_as_its_url(root: Root) -> None:
 
 @pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../../b", "a/./b", "a\\b", "a\nb"])
 def test_no_key_leaves_the_root(tmp_path: Path, key: str) -> None:
-    root = Root(tmp_path / "archive")
+    root = ArchiveStore(tmp_path / "archive")
     for act in (root.get, root.delete, root.href, root.local_path, root.delete_prefix, lambda k: root.put(k, b"")):
         with pytest.raises(Refused, match="key"):
             act(key)
@@ -93,7 +93,7 @@ def test_no_key_leaves_the_root(tmp_path: Path, key: str) -> None:
 
 
 def test_leftovers_of_a_killed_writer_are_not_listed(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     root.put("a/one.json", b"1")
     (tmp_path / "a" / "one.json#1").write_bytes(b"torn")
     (tmp_path / "a" / f"0.{'0f' * 16}.partial").write_bytes(b"torn")
@@ -101,27 +101,27 @@ def test_leftovers_of_a_killed_writer_are_not_listed(tmp_path: Path) -> None:
 
 
 def test_a_local_path_is_known_only_locally(tmp_path: Path, s3_bucket: str) -> None:
-    assert Root(tmp_path).local_path("a/b") == tmp_path / "a" / "b"
-    assert Root(f"s3://{s3_bucket}").local_path("a/b") is None
+    assert ArchiveStore(tmp_path).local_path("a/b") == tmp_path / "a" / "b"
+    assert ArchiveStore(f"s3://{s3_bucket}").local_path("a/b") is None
 
 
 @pytest.mark.parametrize("url", ["https://host/archive", "s3://user:secret@bucket/x", "s3://bucket/x?token=secret"])
 def test_another_kind_of_url_is_refused_without_its_secret(url: str) -> None:
     with pytest.raises(Refused) as refusal:
-        Root(url)
+        ArchiveStore(url)
     assert "secret" not in str(refusal.value)
 
 
 def test_a_bucket_that_is_not_there_or_not_reached(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArchiveError):
-        Root("s3://no-such-bucket-of-ours").put("a", b"")
+        ArchiveStore("s3://no-such-bucket-of-ours").put("a", b"")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
-    monkeypatch.setattr("hypermend.catalog.storage.root._RETRY", {"max_retries": 1})
+    monkeypatch.setattr("hypermend.catalog.storage.archive_store._RETRY", {"max_retries": 1})
     with pytest.raises(Unreachable) as error:
-        Root("s3://bucket/x").get("a")
+        ArchiveStore("s3://bucket/x").get("a")
     assert error.value.transient
-    assert "very-secret" not in str(error.value) and "very-secret" not in repr(Root("s3://bucket/x"))
+    assert "very-secret" not in str(error.value) and "very-secret" not in repr(ArchiveStore("s3://bucket/x"))
 
 
 class Flaky(BaseHTTPRequestHandler):
@@ -180,7 +180,7 @@ def flaky(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Flaky]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     quick = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20), "base": 2}
-    monkeypatch.setattr("hypermend.catalog.storage.root._RETRY", {"max_retries": 3, "backoff": quick})
+    monkeypatch.setattr("hypermend.catalog.storage.archive_store._RETRY", {"max_retries": 3, "backoff": quick})
     yield Flaky
     server.shutdown()
     server.server_close()
@@ -190,7 +190,7 @@ def flaky(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Flaky]
 @pytest.mark.parametrize("plan", ["500", "503", "reset"])
 def test_f10_a_passing_fault_of_the_store_is_not_seen(flaky: type[Flaky], s3_bucket: str, plan: str) -> None:
     flaky.plan = plan
-    root = Root(f"s3://{s3_bucket}/archive")
+    root = ArchiveStore(f"s3://{s3_bucket}/archive")
     cube, stored, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
     flaky.seen.clear()
     got, _ = Cube(root, "a.zarr").read(slice(0, 32), slice(0, 32))
@@ -199,7 +199,7 @@ def test_f10_a_passing_fault_of_the_store_is_not_seen(flaky: type[Flaky], s3_buc
 
 @pytest.mark.fault
 def test_f10_half_a_body_is_noticed_and_may_be_asked_for_again(flaky: type[Flaky], s3_bucket: str) -> None:
-    root = Root(f"s3://{s3_bucket}/archive")
+    root = ArchiveStore(f"s3://{s3_bucket}/archive")
     flaky.plan, flaky.failures = "truncated", 0
     cube, stored, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
     flaky.seen.clear()
@@ -219,7 +219,7 @@ def test_f10_a_lasting_fault_is_an_error_and_never_pixels(
     flaky: type[Flaky], s3_bucket: str, monkeypatch: pytest.MonkeyPatch, plan: str
 ) -> None:
     flaky.plan, flaky.failures = plan, 0
-    root = Root(f"s3://{s3_bucket}/archive")
+    root = ArchiveStore(f"s3://{s3_bucket}/archive")
     cube, _, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
     flaky.seen.clear()
     flaky.failures = 1000
@@ -245,8 +245,8 @@ def test_f20_a_password_in_the_stores_address_is_never_printed(monkeypatch: pyte
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "SECRET")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:SECRET@127.0.0.1:9")
-    monkeypatch.setattr("hypermend.catalog.storage.root._RETRY", {"max_retries": 0})
-    root = Root("s3://bucket/archive")
+    monkeypatch.setattr("hypermend.catalog.storage.archive_store._RETRY", {"max_retries": 0})
+    root = ArchiveStore("s3://bucket/archive")
     for act in (lambda: root.get("a"), lambda: root.put("a", b""), lambda: list(root.list("a"))):
         with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:9/bucket") as error:
             act()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from hypermend.catalog.errors import Refused, Unreachable
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.signing import Earthdata, PlanetaryComputer, RequesterPays, Unsigned, signer
 
 BLOB = "https://acc.blob.core.windows.net/container/x/a.tif"
@@ -110,7 +110,7 @@ def test_earthdata_sends_its_token_to_nasa_only(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.fault
 def test_f20_a_token_is_not_taken_along_to_another_host(tokens: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EARTHDATA_TOKEN", "secret")
-    reach = Reach(Earthdata(hosts=("127.0.0.1",)))
+    reach = AssetFetcher(Earthdata(hosts=("127.0.0.1",)))
     assert reach.fetch(f"{tokens}/seen").getvalue() == b"Bearer secret"  # type: ignore[union-attr]
     assert reach.fetch(f"{tokens}/hop/a").getvalue() == b"no token"  # type: ignore[union-attr]
 

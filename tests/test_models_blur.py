@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from hypermend.models.fuse import blur
 from hypermend.models.fuse.blur import Blur
-from hypermend.models.fuse.protocol import BadPair, Pair, Setup
+from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
 from hypermend.models.signal import degrade
 
 P = np.array([[0.6, 0.4, 0, 0, 0, 0], [0, 0.2, 0.5, 0.3, 0, 0], [0, 0, 0, 0.1, 0.5, 0.4]], np.float32)
@@ -51,8 +51,8 @@ def error(found: np.ndarray, kernel: np.ndarray) -> float:
     return float(np.linalg.norm(wide[0] - wide[1]) / np.linalg.norm(wide[1]))
 
 
-def setup(s: int, centroid_px: float = 0.0) -> Setup:
-    return Setup(scale=s, response=P, expected_centroid_px=centroid_px)
+def setup(s: int, centroid_px: float = 0.0) -> PairGeometry:
+    return PairGeometry(scale=s, response=P, expected_centroid_px=centroid_px)
 
 
 @pytest.mark.parametrize(("s", "n"), [(4, 11), (4, 10), (3, 7), (1, 5)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hypermend.models.denoise import low_noise
-from hypermend.models.denoise.low_noise import CELL, HALO, Careful, Fit, detail
+from hypermend.models.denoise.low_noise import CELL, HALO, ConservativeDenoiser, GuideRegression, detail
 from hypermend.models.signal.metrics import psnr, sam
 from hypermend.models.signal.subspace import Subspace, moments, subspace
 
@@ -38,7 +38,7 @@ def facts(cube: np.ndarray) -> Subspace:
 
 def run(cube: np.ndarray, s: Subspace, halo: int = HALO) -> np.ndarray:
     padded = np.pad(cube, ((0, 0), (halo, halo), (halo, halo)), mode="reflect")
-    out = Careful(s, halo)(torch.from_numpy(padded)[None])[0].numpy()
+    out = ConservativeDenoiser(s, halo)(torch.from_numpy(padded)[None])[0].numpy()
     return np.asarray(out[:, halo:-halo, halo:-halo])
 
 
@@ -65,7 +65,7 @@ def test_means_of_the_scenes_cells_stay_whatever_the_halo(halo: int) -> None:
 
 def test_tiled_equals_whole() -> None:
     cube = noisy(textured(8))
-    restorer = Careful(facts(cube), HALO)
+    restorer = ConservativeDenoiser(facts(cube), HALO)
     padded = torch.from_numpy(np.pad(cube, ((0, 0), (HALO, HALO), (HALO, HALO)), mode="reflect"))[None]
     inner = slice(HALO, -HALO)
     once = restorer(padded)[0, :, inner, inner].numpy()
@@ -91,7 +91,7 @@ def test_what_goes_along_with_the_scene_stays() -> None:
     """A fit by the guides themselves leaves nothing of them, and little of noise is lost to it."""
     rng = torch.Generator().manual_seed(0)
     coefficients = 20 * torch.randn(1, 8, 64, 64, generator=rng)
-    fit = Fit(coefficients)
+    fit = GuideRegression(coefficients)
     mixed = detail(coefficients)[:, :3].sum(dim=1, keepdim=True)
     inner = (..., slice(16, -16), slice(16, -16))
     assert float((mixed - fit(mixed))[inner].square().mean() / mixed[inner].square().mean()) < 1e-3
@@ -116,7 +116,7 @@ def test_a_band_that_does_not_vary_stays() -> None:
 
 def test_reach() -> None:
     cube = noisy(textured(12, 160, 160))
-    restorer = Careful(facts(cube), HALO)
+    restorer = ConservativeDenoiser(facts(cube), HALO)
     moved = cube.copy()
     moved[:, 80, 80] += 0.2
     before, after = (restorer(torch.from_numpy(c)[None])[0] for c in (cube, moved))
@@ -127,4 +127,4 @@ def test_reach() -> None:
 def test_wrong_number_of_bands_is_named() -> None:
     cube = noisy(textured(31))
     with pytest.raises(ValueError, match=r"30 bands.*31 bands"):
-        Careful(facts(cube), HALO)(torch.from_numpy(cube[:30])[None])
+        ConservativeDenoiser(facts(cube), HALO)(torch.from_numpy(cube[:30])[None])

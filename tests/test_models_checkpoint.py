@@ -10,7 +10,7 @@ import torch
 
 from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
-from hypermend.models.restorer import Chain, Identity, pack, unpack
+from hypermend.models.restorer import Chain, Identity, array_from_json, array_to_json
 
 CARD = ModelCard(
     name="a", architecture="identity", accepts_range_nm=(400.0, 700.0), quantity=("reflectance",), trained_on=("x", "y")
@@ -96,4 +96,4 @@ def test_chain_adds_halos_in_input_pixels() -> None:
 
 def test_arrays_survive_as_json() -> None:
     a = torch.randn(3, 4).numpy()
-    assert (unpack(json.loads(json.dumps(pack(a)))) == a).all()
+    assert (array_from_json(json.loads(json.dumps(array_to_json(a)))) == a).all()

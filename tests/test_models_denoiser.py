@@ -13,9 +13,9 @@ import torch
 
 from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
-from hypermend.models.denoise.model import CONTEXT, Gate, StasModel, network
+from hypermend.models.denoise.model import CONTEXT_PX, NoiseGate, StasModel, network
 from hypermend.models.denoise.stas import COUNTED, Genotype
-from hypermend.models.restorer import Facts, Window
+from hypermend.models.restorer import SceneStatistics, Window
 from hypermend.models.signal.metrics import psnr, sam
 from hypermend.models.signal.subspace import FACTORS, Subspace, moments, subspace
 
@@ -53,7 +53,7 @@ def whole(cube: np.ndarray) -> list[Window]:
 def random_model(config: dict[str, Any], *, window: int | None = None) -> StasModel:
     torch.manual_seed(0)
     net = network(config)
-    halo = net.halo + (CONTEXT if config["domain"] == "subspace" else 0)
+    halo = net.halo + (CONTEXT_PX if config["domain"] == "subspace" else 0)
     card = ModelCard(name="random", architecture="stas", config=config, halo=halo, window_bands=window)
     return StasModel(card, net.state_dict())
 
@@ -186,7 +186,7 @@ def test_a_card_that_does_not_fit_is_refused() -> None:
     with pytest.raises(BadCard, match="domain"):
         network({**SUBSPACE, "domain": "pixels"})
     state = network(SUBSPACE).state_dict()
-    card = ModelCard(name="odd", architecture="stas", config={**SUBSPACE, "width": 3}, halo=20 + CONTEXT)
+    card = ModelCard(name="odd", architecture="stas", config={**SUBSPACE, "width": 3}, halo=20 + CONTEXT_PX)
     with pytest.raises(BadCard, match="weights do not fit"):
         StasModel(card, state)
     with pytest.raises(BadCard, match="halo"):
@@ -200,14 +200,14 @@ def test_gate_looks_at_scene_and_band() -> None:
         rms = np.array([0.0, 0.5, 0.5, 0.5, 0.005])
         input_scale = 1.0
 
-    gate = Gate(of_scene=0.008, of_noisiest=0.006, of_band=0.05)
+    gate = NoiseGate(of_scene=0.008, of_noisiest=0.006, of_band=0.05)
     noisy_scene = Bands(np.array([0.0, 0.001, 0.01, 0.02, 0.009]))
-    assert gate.full(noisy_scene) == [False, False, True, True, True]  # type: ignore[arg-type]
+    assert gate.noisy_bands(noisy_scene) == [False, False, True, True, True]  # type: ignore[arg-type]
     few_noisy_bands = Bands(np.array([0.0, 0.001, 0.001, 0.02, 0.007]))
-    assert not any(gate.full(few_noisy_bands))  # type: ignore[arg-type]
-    assert gate.careful(few_noisy_bands) == [False, True, True, True, True]  # type: ignore[arg-type]
+    assert not any(gate.noisy_bands(few_noisy_bands))  # type: ignore[arg-type]
+    assert gate.low_noise_bands(few_noisy_bands) == [False, True, True, True, True]  # type: ignore[arg-type]
     one_broken_band = Bands(np.array([0.0, 0.001, 0.001, 0.02, 0.002]))
-    assert not any(gate.careful(one_broken_band))  # type: ignore[arg-type]
+    assert not any(gate.low_noise_bands(one_broken_band))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["stas-subspace"])
@@ -218,7 +218,7 @@ def test_the_shipped_weights_denoise(name: str) -> None:
     clean = scene(31)
     for std, gain_db in ((0.03, 3.0), (0.12, 6.0)):
         cube = noisy(clean, std)
-        facts: Facts = model.estimate(whole(cube))
+        facts: SceneStatistics = model.estimate(whole(cube))
         out = model.bind(facts)(torch.from_numpy(cube)[None])[0].numpy()
         assert psnr(clean, out) > psnr(clean, cube) + gain_db
         assert sam(clean, out).degrees < sam(clean, cube).degrees

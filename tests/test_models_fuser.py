@@ -13,12 +13,12 @@ from scipy import ndimage
 from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import adaptation
-from hypermend.models.fuse.correction_net import NEAR, Spread
+from hypermend.models.fuse.correction_net import GUIDE_CONTRAST_RADIUS_PX, CorrectionNet
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
 from hypermend.models.fuse.model import UalModel
-from hypermend.models.fuse.protocol import Adapted, BadPair, Budget, Pair, Setup
-from hypermend.models.fuse.samples import FusionSampleSettings, batches, kernel, loss, mistaken, realise, response
-from hypermend.models.restorer import Facts
+from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, BadPair, Pair, PairGeometry
+from hypermend.models.fuse.samples import FusionSampleSettings, batches, kernel, loss, mistaken, response, simulate
+from hypermend.models.restorer import SceneStatistics
 from hypermend.models.signal.degrade import blur_down, gaussian, gaussian_kernel, snr_std
 
 SCALE, BANDS = 4, 12
@@ -36,14 +36,14 @@ def cube(edge: int = 96, seed: int = 0) -> np.ndarray:
     return (spectra[fields.argmax(0)].transpose(2, 0, 1) * shade).astype(np.float32)
 
 
-def pair_of(z: np.ndarray, snr_db: float = 40.0, seed: int = 0) -> tuple[Pair, Setup]:
+def pair_of(z: np.ndarray, snr_db: float = 40.0, seed: int = 0) -> tuple[Pair, PairGeometry]:
     rng = np.random.default_rng(seed)
     p = response(BANDS, np.random.default_rng(4))
     k = torch.from_numpy(gaussian_kernel(9, 1.8)).float()
     y = blur_down(torch.from_numpy(z)[None], k, SCALE)[0].numpy()
     x = np.tensordot(p, z, 1).astype(np.float32)
     y, x = (gaussian(a, snr_std(a, snr_db), rng) for a in (y, x))
-    return whole(y, x), Setup(scale=SCALE, response=p, expected_centroid_px=0.0)
+    return whole(y, x), PairGeometry(scale=SCALE, response=p, expected_centroid_px=0.0)
 
 
 def whole(y: np.ndarray, x: np.ndarray) -> Pair:
@@ -52,25 +52,29 @@ def whole(y: np.ndarray, x: np.ndarray) -> Pair:
 
 def model_of(*, silent: bool = False) -> UalModel:
     torch.manual_seed(0)
-    net = Spread(**{k: v for k, v in CONFIG.items() if k != "channels"})
+    net = CorrectionNet(**{k: v for k, v in CONFIG.items() if k != "channels"})
     if not silent:
         torch.nn.init.normal_(net.fusion.head.weight, std=0.05)
-    card = ModelCard(name="t", architecture="ual", config=CONFIG, halo=HALO, guide_halo=GUIDE_HALO + NEAR + REACH)
+    card = ModelCard(
+        name="t", architecture="ual", config=CONFIG, halo=HALO, guide_halo=GUIDE_HALO + GUIDE_CONTRAST_RADIUS_PX + REACH
+    )
     return UalModel(card, net.state_dict())
 
 
 @pytest.fixture(scope="module")
-def ready() -> tuple[UalModel, Pair, Setup, Facts]:
+def ready() -> tuple[UalModel, Pair, PairGeometry, SceneStatistics]:
     model, (pair, setup) = model_of(), pair_of(cube())
     facts = model.estimate(partial(list, (pair,)), setup)
     return model, pair, setup, {**facts, "network": {"used": True, "reason": ""}}
 
 
-def fuse(model: UalModel, facts: Facts, pair: Pair, state: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+def fuse(
+    model: UalModel, facts: SceneStatistics, pair: Pair, state: dict[str, torch.Tensor] | None = None
+) -> torch.Tensor:
     return model.bind(facts, state)(torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None])[0]
 
 
-def test_a_new_network_is_the_training_free_start(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+def test_a_new_network_is_the_training_free_start(ready: tuple[UalModel, Pair, PairGeometry, SceneStatistics]) -> None:
     model, pair, _, facts = ready
     start = model.start.bind(facts)(torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None])[0]
     assert torch.equal(fuse(model_of(silent=True), facts, pair), start)
@@ -78,13 +82,15 @@ def test_a_new_network_is_the_training_free_start(ready: tuple[UalModel, Pair, S
     assert not torch.allclose(fuse(model, facts, pair), start)
 
 
-def test_nothing_learned_is_the_fusion(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+def test_nothing_learned_is_the_fusion(ready: tuple[UalModel, Pair, PairGeometry, SceneStatistics]) -> None:
     model, pair, _, facts = ready
     nothing = {"gain": torch.zeros(4), "share": torch.zeros(3)}
     assert torch.equal(fuse(model, facts, pair, nothing), fuse(model, facts, pair))
 
 
-def test_a_network_that_does_not_prove_itself_is_not_used(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+def test_a_network_that_does_not_prove_itself_is_not_used(
+    ready: tuple[UalModel, Pair, PairGeometry, SceneStatistics],
+) -> None:
     _, pair, setup, _ = ready
     torch.manual_seed(1)
     bad = model_of()
@@ -92,11 +98,11 @@ def test_a_network_that_does_not_prove_itself_is_not_used(ready: tuple[UalModel,
     facts = bad.estimate(partial(list, (pair,)), setup)
     assert not facts["network"]["used"] and facts["network"]["missed_network"] > facts["network"]["missed_start"]
     torch.testing.assert_close(fuse(bad, facts, pair), fuse(model_of(silent=True), facts, pair))
-    adapted = bad.adapt(facts, pair, (slice(4, 20), slice(4, 20)), Budget(steps=5))
+    adapted = bad.adapt(facts, pair, (slice(4, 20), slice(4, 20)), AdaptationBudget(steps=5))
     assert adapted.state == {} and adapted.figures["fell_back_to"] == "start"
 
 
-def test_a_tile_with_its_halo_is_the_whole(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+def test_a_tile_with_its_halo_is_the_whole(ready: tuple[UalModel, Pair, PairGeometry, SceneStatistics]) -> None:
     model, _, _, facts = ready
     pair, _ = pair_of(cube(336, seed=1))
     halo = model.halo(SCALE)
@@ -109,18 +115,20 @@ def test_a_tile_with_its_halo_is_the_whole(ready: tuple[UalModel, Pair, Setup, F
     )
 
 
-def test_brightness_scales_the_answer(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+def test_brightness_scales_the_answer(ready: tuple[UalModel, Pair, PairGeometry, SceneStatistics]) -> None:
     model, pair, setup, facts = ready
     bright = whole(1000 * pair.y, 7 * pair.x)
     again = {**model.estimate(partial(list, (bright,)), setup), "network": facts["network"]}
     torch.testing.assert_close(fuse(model, again, bright), 1000 * fuse(model, facts, pair), rtol=2e-3, atol=2.0)
 
 
-def test_adaptation_is_deterministic_and_keeps_figures(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+def test_adaptation_is_deterministic_and_keeps_figures(
+    ready: tuple[UalModel, Pair, PairGeometry, SceneStatistics],
+) -> None:
     model, pair, _, facts = ready
 
     def run() -> Adapted:
-        return model.adapt(facts, pair, (slice(4, 20), slice(4, 20)), Budget(steps=20))
+        return model.adapt(facts, pair, (slice(4, 20), slice(4, 20)), AdaptationBudget(steps=20))
 
     one, two = run(), run()
     assert one.state.keys() == two.state.keys() and all(torch.equal(v, two.state[k]) for k, v in one.state.items())
@@ -133,14 +141,14 @@ def test_adaptation_is_deterministic_and_keeps_figures(ready: tuple[UalModel, Pa
         assert fuse(model, facts, pair, one.state).isfinite().all()
 
 
-def test_a_block_without_help_falls_back(ready: tuple[UalModel, Pair, Setup, Facts]) -> None:
+def test_a_block_without_help_falls_back(ready: tuple[UalModel, Pair, PairGeometry, SceneStatistics]) -> None:
     model, pair, _, facts = ready
     core = (slice(4, 20), slice(4, 20))
     for changed, steps, why in (
         (pair, 0, "no steps"),
         (dataclasses.replace(pair, x_valid=np.zeros_like(pair.x_valid)), 5, "0 valid guide pixels"),
     ):
-        adapted = model.adapt(facts, changed, core, Budget(steps=steps))
+        adapted = model.adapt(facts, changed, core, AdaptationBudget(steps=steps))
         assert adapted.state == {} and why in adapted.figures["reason"]
         assert adapted.figures["fell_back_to"] == "fusion"
 
@@ -176,10 +184,10 @@ def test_kernels_and_responses_sum_to_one() -> None:
 def test_samples_are_seeded_and_train() -> None:
     s = FusionSampleSettings(channels=5, scene_px=72, patch_px=32, patches=3, pool=2, scales=(4,))
     z = cube()
-    one, two = (realise(z, [], s, np.random.default_rng(5)) for _ in range(2))
+    one, two = (simulate(z, [], s, np.random.default_rng(5)) for _ in range(2))
     assert torch.equal(one.missed, two.missed) and one.evidence.isfinite().all()
     x, target = next(batches([z], [], s, seed=0))
-    net = Spread(width=4, depth=1, stages=1)
+    net = CorrectionNet(width=4, depth=1, stages=1)
     first = loss(net(x), target)
     torch.autograd.backward(first)
     assert net.fusion.head.weight.grad is not None and net.fusion.head.weight.grad.abs().sum() > 0

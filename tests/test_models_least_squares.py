@@ -15,7 +15,7 @@ from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import local_regression
 from hypermend.models.fuse.least_squares import LeastSquaresModel, regression
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import BadPair, Budget, Pair, Setup
+from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, Pair, PairGeometry
 from hypermend.models.signal import degrade, metrics
 from tests.test_models_blur import bent, scene
 
@@ -53,9 +53,9 @@ def shipped() -> LeastSquaresModel:
 
 
 @pytest.fixture(scope="module")
-def patches() -> tuple[np.ndarray, Pair, Setup]:
+def patches() -> tuple[np.ndarray, Pair, PairGeometry]:
     z = spectra(256)
-    return z, pair(z, bent(9), P), Setup(scale=S, response=P, expected_centroid_px=0.0)
+    return z, pair(z, bent(9), P), PairGeometry(scale=S, response=P, expected_centroid_px=0.0)
 
 
 def test_the_card_says_how_far_it_reaches(shipped: LeastSquaresModel) -> None:
@@ -87,7 +87,7 @@ def test_regression_finds_the_map() -> None:
 
 
 def test_the_local_map_beats_the_floor_and_the_floor_beats_interpolation(
-    shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, Setup]
+    shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, PairGeometry]
 ) -> None:
     z, p, setup = patches
     facts = shipped.estimate(lambda: [p], setup)
@@ -101,13 +101,13 @@ def test_the_local_map_beats_the_floor_and_the_floor_beats_interpolation(
     assert facts["outside"] == [6] and len(facts["explained"]) == 7
 
 
-def test_same_windows_same_facts(shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, Setup]) -> None:
+def test_same_windows_same_facts(shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, PairGeometry]) -> None:
     _, p, setup = patches
     assert shipped.estimate(lambda: [p], setup) == shipped.estimate(lambda: [p], setup)
 
 
 def test_no_pixel_knows_of_pixels_beyond_the_halo() -> None:
-    small = Setup(scale=S, response=P, expected_centroid_px=0.0)
+    small = PairGeometry(scale=S, response=P, expected_centroid_px=0.0)
     z = spectra(S * 120)
     p = pair(z, bent(9), P)
     shipped = LeastSquaresModel(checkpoint.load_fusion(checkpoint.builtin("least-squares")).card, {})
@@ -124,7 +124,7 @@ def test_no_pixel_knows_of_pixels_beyond_the_halo() -> None:
     )
 
 
-def test_it_scales_with_brightness(shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, Setup]) -> None:
+def test_it_scales_with_brightness(shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, PairGeometry]) -> None:
     _, p, setup = patches
     bright = replace(p, y=p.y * 1000, x=p.x * 50)
     a, b = (shipped.bind(shipped.estimate(lambda q=q: [q], setup))(*tensors(q)) for q in (p, bright))
@@ -139,7 +139,7 @@ def test_a_known_kernel_is_used_and_the_guide_is_matched_to_it(shipped: LeastSqu
     soft = degrade.blur_down(torch.from_numpy(z)[None], torch.from_numpy(own).float(), 1)[0].numpy()
     # The image's optics are softer than the guide's, and off.
     p = replace(pair(soft, k, P), x=np.tensordot(P, z, 1).astype(np.float32))
-    setup = Setup(scale=S, response=P, expected_centroid_px=1.5, kernel=k)
+    setup = PairGeometry(scale=S, response=P, expected_centroid_px=1.5, kernel=k)
     facts = shipped.estimate(lambda: [p], setup)
     assert facts["blur"]["unknowns"] == 0 and facts["blur"]["centroid_px"] == [1.5, 1.5]
     assert facts["start"]["match"]["shape"] == [9, 9]
@@ -148,6 +148,6 @@ def test_a_known_kernel_is_used_and_the_guide_is_matched_to_it(shipped: LeastSqu
     assert metrics.psnr(soft, restorer(y, x)[0].numpy()) > metrics.psnr(soft, restorer.floor(y, x)[0].numpy()) + 1
 
 
-def test_it_does_not_adapt(shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, Setup]) -> None:
-    done = shipped.adapt({}, patches[1], (slice(0, 8), slice(0, 8)), Budget(steps=5))
+def test_it_does_not_adapt(shipped: LeastSquaresModel, patches: tuple[np.ndarray, Pair, PairGeometry]) -> None:
+    done = shipped.adapt({}, patches[1], (slice(0, 8), slice(0, 8)), AdaptationBudget(steps=5))
     assert done.state == {} and done.figures["adapted"] is False

@@ -13,7 +13,7 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def pilot(z: torch.Tensor, power: float = 10.0) -> torch.Tensor:
-    return module.pilot(z, torch.full((z.shape[1],), power))
+    return module.dct_denoise(z, torch.full((z.shape[1],), power))
 
 
 def test_the_transform_is_orthonormal() -> None:
@@ -53,10 +53,10 @@ def test_long_waves_come_back_and_reach_as_far_as_they_say() -> None:
     wave = (torch.arange(128) * (2 * torch.pi / 64)).sin().expand(1, 1, 128, 128) / 3
     z = wave + randn(1, 1, 128, 128)
     nothing = torch.zeros_like(z)
-    found = module.long_waves(z, nothing)
+    found = module.low_frequency_residual(z, nothing)
     assert float((found - wave).square().mean()) < 0.5 * float(wave.square().mean())
-    assert float(module.long_waves(randn(1, 1, 128, 128), nothing).square().mean()) < 0.01
+    assert float(module.low_frequency_residual(randn(1, 1, 128, 128), nothing).square().mean()) < 0.01
     moved = z.clone()
     moved[0, 0, 64, 64] += 40
-    changed = ((module.long_waves(moved, nothing) - found).abs()[0, 0] > 0).nonzero()
+    changed = ((module.low_frequency_residual(moved, nothing) - found).abs()[0, 0] > 0).nonzero()
     assert int((changed - 64).abs().max()) <= 42

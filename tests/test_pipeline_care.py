@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import hypermend
-from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.keys import cube_key
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.root import Root
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
@@ -139,7 +139,7 @@ def test_a_scene_that_could_not_be_read_is_ingested_again(archive: str, tmp_path
     item = json.loads(next(Path(archive).rglob("items/cave/*/one_ms.json")).read_text())
     item["id"] = "three"
     item["assets"] = {"image": {"href": str(tmp_path / "later.tif"), "roles": ["data"]}}
-    Root(archive).put_json("items/cave/2003-01-01/three.json", item)
+    ArchiveStore(archive).put_json("items/cave/2003-01-01/three.json", item)
     assert ingest(IngestJob(archive=archive), engine=serial).wait().exit_code == 1
     (failure,) = failures(archive)
     assert (failure.scene, failure.step, failure.verb) == ("three", "prepare", "ingest")
@@ -156,29 +156,29 @@ def test_superseded_cubes_are_pruned_and_nothing_else(archive: str) -> None:
     events = iter(restore(job_of(archive, tile_px=16, scenes=("one_ms",)), engine=serial))
     next(events), next(events)
     events.close()
-    everything = {e.key for e in Root(archive).list("")}
+    everything = {e.key for e in ArchiveStore(archive).list("")}
     assert prune(archive).removed == ()  # the newer cubes are minutes old
     dry = prune(archive, older_than_hours=0, dry_run=True)
     assert {one.cube for one in dry.removed} == old
-    assert {e.key for e in Root(archive).list("")} == everything
-    driver = Leases(Root(archive), what="a restoration")
+    assert {e.key for e in ArchiveStore(archive).list("")} == everything
+    driver = Leases(ArchiveStore(archive), what="a restoration")
     assert driver.take("leases/restore-denoise/one_ms.json") is None
     assert {one.scene for one in prune(archive, older_than_hours=0, dry_run=True).removed} == {"two_ms"}
     driver.close()
     answer = json.loads(command("prune", "--archive", archive, "--older-than", 0, "--json").stdout)
     assert {one["cube"] for one in answer["removed"]} == old
-    left = {e.key for e in Root(archive).list("")}
+    left = {e.key for e in ArchiveStore(archive).list("")}
     stems = tuple(cube.removesuffix("zarr") for cube in old)
     assert everything - left == {key for key in everything if key.startswith(stems)}
     for cube in new:
-        assert Marks(Root(archive), cube).verify() == []
+        assert DoneMarks(ArchiveStore(archive), cube).verify() == []
     assert prune(archive, older_than_hours=0).removed == ()
 
 
 def test_a_prune_that_was_killed_is_finished_later(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
     restore(job_of(archive), engine=serial).wait()
     restore(job_of(archive, tile_px=64), engine=serial).wait()
-    monkeypatch.setattr(Root, "delete_prefix", lambda self, prefix: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(ArchiveStore, "delete_prefix", lambda self, prefix: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prune(archive, older_than_hours=0)
     monkeypatch.undo()

@@ -15,8 +15,17 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from hypermend.pipeline.engine import cluster, ray_actors
-from hypermend.pipeline.engine.cluster import ask_of
-from hypermend.pipeline.engine.outcome import WAIT, Done, Failed, FailureKind, NoWorkers, Policy, Wait, Workers
+from hypermend.pipeline.engine.cluster import actor_resources
+from hypermend.pipeline.engine.outcome import (
+    WAIT,
+    FailureKind,
+    NoWorkers,
+    Policy,
+    TaskFailure,
+    TaskResult,
+    Wait,
+    Workers,
+)
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.serial import serial
 
@@ -42,9 +51,9 @@ def test_engines_agree(ray_session: None) -> None:
     for task in tasks:
         a, b = ours[task], theirs[task]
         assert type(a) is type(b)
-        if isinstance(a, Done) and isinstance(b, Done):
+        if isinstance(a, TaskResult) and isinstance(b, TaskResult):
             assert a.result == b.result == task * task
-        if isinstance(a, Failed) and isinstance(b, Failed):
+        if isinstance(a, TaskFailure) and isinstance(b, TaskFailure):
             assert (a.kind, a.error, a.message) == (b.kind, b.error, b.message)
             assert (a.kind, a.error, a.message) == (FailureKind.ERROR, "ValueError", "-1 is negative")
 
@@ -96,7 +105,7 @@ def test_transient_errors_are_tried_again(engine, tmp_path: Path, ray_session: N
     counter = tmp_path / "tries"
     policy = Policy(backoff_s=0.01)
     (outcome,) = engine(lambda: make_flaky(counter), [7], policy=policy, workers=Workers(count=1))
-    assert isinstance(outcome, Done)
+    assert isinstance(outcome, TaskResult)
     assert (outcome.result, outcome.attempts) == (7, 3)
 
 
@@ -117,7 +126,7 @@ def test_poison_is_put_aside_alone(ray_session: None) -> None:
     policy = Policy(max_deaths=2, deadline_s=3.0)
     outcomes = {o.task: o for o in on_ray(make_poisoned, tasks, policy=policy, workers=Workers(count=2))}
     assert outcomes.keys() == set(tasks)
-    failed = {task: o.kind for task, o in outcomes.items() if isinstance(o, Failed)}
+    failed = {task: o.kind for task, o in outcomes.items() if isinstance(o, TaskFailure)}
     assert failed == {"kill": FailureKind.CRASH, "hang": FailureKind.DEADLINE}
 
 
@@ -135,7 +144,7 @@ def make_dies_once(marker: Path) -> Callable[[int], int]:
 def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path, ray_session: None) -> None:
     marker = tmp_path / "died"
     outcomes = list(on_ray(lambda: make_dies_once(marker), [1, 2, 3], workers=Workers(count=1)))
-    assert sorted(o.result for o in outcomes if isinstance(o, Done)) == [1, 2, 3]
+    assert sorted(o.result for o in outcomes if isinstance(o, TaskResult)) == [1, 2, 3]
     assert marker.exists()
 
 
@@ -150,7 +159,7 @@ def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
 def test_a_cluster_that_others_keep_busy_is_told_with_what_is_free(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_actors._Crew, "start_limit_s", 3.0)
+    monkeypatch.setattr(ray_actors._ActorPool, "start_limit_s", 3.0)
     hold = ray_actors.ray.remote(_Hold).options(num_cpus=2).remote()
     try:
         ray_actors.ray.get(hold.ready.remote())
@@ -193,17 +202,17 @@ def test_f04_a_machine_that_leaves_costs_no_try_and_a_process_that_dies_does(
     error: str, alive: bool, tries_left: bool, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """benchmarks.real_cluster kills a real one."""
-    crew = ray_actors._Crew(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
+    crew = ray_actors._ActorPool(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
     monkeypatch.setattr(ray_actors, "living", lambda: {"here": {}} if alive else {"elsewhere": {}})
     died = ActorDiedError(None)
     died._preempted = error == "warned"
     attempt = ray_actors._Attempt(7, attempts=1)
-    outcomes = list(crew._died(ray_actors._Seat(None, attempt, "here"), died))
+    outcomes = list(crew._died(ray_actors._Slot(None, attempt, "here"), died))
     assert (outcomes == []) == tries_left
     if tries_left:
         assert (list(crew._queue), attempt.attempts, attempt.deaths) == ([attempt], 0, 0)
         # One that vanishes again and again is its fault after all; one that warns never is.
-        again = list(crew._died(ray_actors._Seat(None, attempt, "here"), died))
+        again = list(crew._died(ray_actors._Slot(None, attempt, "here"), died))
         assert (again == []) == (error == "warned")
 
 
@@ -214,19 +223,21 @@ def node(**resources: float) -> dict[str, float]:
 def test_what_is_asked_of_a_cluster() -> None:
     cpu, gpu = node(CPU=8, lane_nightly=8, lane_backfill=6), node(CPU=16, GPU=4, lane_nightly=4, lane_backfill=3)
     head = node(CPU=0)
-    ask = ask_of(Workers(lane="backfill", gpus=0), [head, cpu, cpu])
+    ask = actor_resources(Workers(lane="backfill", gpus=0), [head, cpu, cpu])
     assert (ask.count, ask.cpus, ask.gpus, ask.lane) == (12, 1, 0, "lane_backfill")
-    ask = ask_of(Workers(lane="nightly"), [head, cpu, gpu])
+    ask = actor_resources(Workers(lane="nightly"), [head, cpu, gpu])
     assert (ask.count, ask.cpus, ask.gpus) == (4, 4, 1.0)
-    ask = ask_of(Workers(gpus=0.25, max_gpus=2), [gpu, gpu])
+    ask = actor_resources(Workers(gpus=0.25, max_gpus=2), [gpu, gpu])
     assert (ask.count, ask.gpus) == (8, 0.25)
-    assert ask_of(Workers(count=20, gpus=0.25, max_gpus=2), [gpu, gpu]).count == 8
-    assert ask_of(Workers(count=2), [node(CPU=4)]).cpus == 2
-    assert ask_of(Workers(count=2, lane="nightly"), [node(CPU=4)]).lane is None  # one's own machine has no lanes
-    ask = ask_of(Workers(memory_bytes=6 * 10**9), [node(CPU=8)])
+    assert actor_resources(Workers(count=20, gpus=0.25, max_gpus=2), [gpu, gpu]).count == 8
+    assert actor_resources(Workers(count=2), [node(CPU=4)]).cpus == 2
+    assert (
+        actor_resources(Workers(count=2, lane="nightly"), [node(CPU=4)]).lane is None
+    )  # one's own machine has no lanes
+    ask = actor_resources(Workers(memory_bytes=6 * 10**9), [node(CPU=8)])
     assert (ask.count, ask.memory_bytes) == (2, 6 * 10**9)
     with pytest.raises(NoWorkers, match=r"no machine .* needs: .*20000000000.*; the most is .*16000000000"):
-        ask_of(Workers(memory_bytes=20 * 10**9), [node(CPU=8)])
+        actor_resources(Workers(memory_bytes=20 * 10**9), [node(CPU=8)])
 
 
 SEEN = """

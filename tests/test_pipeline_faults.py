@@ -13,7 +13,7 @@ import pytest
 import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.errors import BadCube, NotFound
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.maintenance.verify import verify
@@ -27,7 +27,7 @@ def anywhere(request: pytest.FixtureRequest, ingested: Path) -> str:
     if request.param == "disk":
         return str(request.getfixturevalue("archive"))
     place = f"s3://{request.getfixturevalue('s3_bucket')}/archive"
-    here, there = Root(ingested), Root(place)
+    here, there = ArchiveStore(ingested), ArchiveStore(place)
     for entry in here.list(""):
         there.put(entry.key, here.get(entry.key))
     return place
@@ -127,7 +127,7 @@ def test_f11_damaged_metadata_are_found_and_written_anew(
     victim.unlink() if how is None else victim.write_bytes(how)
     with pytest.raises((BadCube, NotFound)):
         item.dataset()
-        Cube(Root(archive), key)
+        Cube(ArchiveStore(archive), key)
     for _ in range(2):
         assert [str(t) for t in verify(archive).torn] == [f"{key} metadata: run `hypermend restore` again"]
     repaired = restore_here(archive)

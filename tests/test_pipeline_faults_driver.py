@@ -25,7 +25,7 @@ from hypermend.catalog.cube.stores import Writes
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.stac import publish
 from hypermend.catalog.storage import leases as lease_module
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
@@ -240,7 +240,7 @@ def test_f04_a_driver_that_is_told_to_stop_finishes_its_tiles_and_goes_on_later(
     report = json.loads(out)
     assert report["stopped"]
     assert report["tiles_written"] == marks(archive)
-    assert [e.key for e in Root(archive).list("leases") if e.key.endswith(".json")] == []
+    assert [e.key for e in ArchiveStore(archive).list("leases") if e.key.endswith(".json")] == []
     assert failures(archive) == []
     assert restored(archive, tile_px=16).tiles_written == 24 - report["tiles_written"]
 

@@ -18,7 +18,7 @@ import pytest
 import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.stores import Writes
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.outcome import Policy, Workers
 from hypermend.pipeline.engine.ray_actors import on_ray
@@ -158,8 +158,8 @@ def test_f02_poison_tiles_are_put_aside_alone_each_with_its_reason(
     assert {said[index].attempts for index, how in POISON.items() if REASONS[how] == "crash"} == {2}
     lines = [
         json.loads(text)
-        for entry in Root(archive).list(f"runs/{report.run}/failures")
-        for text in Root(archive).get(entry.key).splitlines()
+        for entry in ArchiveStore(archive).list(f"runs/{report.run}/failures")
+        for text in ArchiveStore(archive).get(entry.key).splitlines()
     ]
     assert {(line["run"], line["scene"]) for line in lines} == {(report.run, scene.scene)}
     assert restore_here(archive).tiles_written == len(POISON)

@@ -18,13 +18,13 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import CLOUD, NEAR_FILL, NODATA, SATURATED, VALID, CubeSpec
 from hypermend.catalog.stac.publish import put_item, source_item
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.maintenance.verify import verify
 from hypermend.pipeline.restore.driver import restore
-from hypermend.pipeline.restore.dry_run import planned
+from hypermend.pipeline.restore.dry_run import estimate_scenes
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.worker import RestoreWorker
 from hypermend.pipeline.runs.report import RunReport
@@ -67,7 +67,7 @@ def cube_spec(shape: tuple[int, ...], *, px: float, guide: bool, lab: bool, **ch
 
 
 def put_source(archive: Path, id: str, collection: str, stored: Stored, flags: Flags, spec: CubeSpec) -> None:
-    root, key = Root(archive), f"source/{id}/{collection}.zarr"
+    root, key = ArchiveStore(archive), f"source/{id}/{collection}.zarr"
     create(root, key, spec)
     write_tiles(Cube(root, key), stored.astype(spec.dtype), flags)
     scene = make_scene(id, collection=collection, sensor=spec.sensor, grid=spec.grid)
@@ -117,7 +117,7 @@ def fused(archive: Path, **changes: Any) -> tuple[Stored, Flags, Plan, RunReport
     report = fuse(archive, **changes)
     assert report.exit_code == 0, report.scenes
     (item,) = hypermend.open(str(archive)).search(stage="restored")
-    root = Root(archive)
+    root = ArchiveStore(archive)
     cube = Cube(root, item.scene.properties["hypermend:cube"])
     plan = Plan.from_dict(root.get_json(cube.path.removesuffix(".zarr") + ".plan.json"))
     return *cube.read(slice(0, plan.spec.height), slice(0, plan.spec.width)), plan, report
@@ -163,7 +163,7 @@ def test_the_report_tells_of_every_block(tmp_path: Path) -> None:
     assert figures["blocks_adapted"] == sum(b["adapted"] for b in figures["blocks"]) == 3
     assert [b["fell_back_to"] for b in figures["blocks"] if not b["adapted"]] == ["fusion"] * 3
     assert "maps" not in figures["pair"]
-    root = Root(tmp_path / "a")
+    root = ArchiveStore(tmp_path / "a")
     lines = [json.loads(t) for e in root.list("runs") if "receipts" in e.key for t in root.get(e.key).splitlines()]
     assert sorted(line["block"] for line in lines if line["block"]) == [[iy, ix] for iy in range(3) for ix in range(2)]
 
@@ -218,7 +218,7 @@ def test_any_whole_scale_and_small_scenes(tmp_path: Path, scale: int, size: tupl
 
 def test_a_tile_that_cuts_source_pixels_is_refused(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "a", scale=3, size=(40, 40))
-    (row,) = planned(job_of(archive, tile_px=64))
+    (row,) = estimate_scenes(job_of(archive, tile_px=64))
     assert "a tile of 64 pixels is no multiple of 48, which the scale 3 needs; 48 and 96 are" in row.reason
 
 
@@ -392,12 +392,12 @@ def test_a_torn_block_is_found_and_only_it_is_done_again(tmp_path: Path) -> None
 
 def test_the_plan_shows_guide_scale_and_blocks(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "a")
-    (row,) = planned(job_of(archive))
+    (row,) = estimate_scenes(job_of(archive))
     shown = json.loads(json.dumps(row.to_dict()))["plan"]
     assert (shown["scale"], shown["blocks"], shown["guide"]["scene_id"]) == (S, 6, "s")
     _, _, plan, _ = fused(archive)
     assert shown["id"] == plan.id
-    (row,) = planned(job_of(archive))
+    (row,) = estimate_scenes(job_of(archive))
     assert row.tiles_to_do == 0
 
 

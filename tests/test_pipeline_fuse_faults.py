@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import hypermend
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
 from hypermend.pipeline.restore.driver import restore
 from tests.faults import end, restored_bytes, wait_for
@@ -43,7 +43,7 @@ def anywhere(request: pytest.FixtureRequest, pair: Path, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(shutil.copytree(pair, tmp_path / "archive"))
     place = f"s3://{request.getfixturevalue('s3_bucket')}/archive"
-    here, there = Root(pair), Root(place)
+    here, there = ArchiveStore(pair), ArchiveStore(place)
     for entry in here.list(""):
         there.put(entry.key, here.get(entry.key))
     return place
@@ -68,7 +68,7 @@ def start(archive: str) -> subprocess.Popen[bytes]:
 
 
 def blocks_done(archive: str) -> int:
-    return sum(".adapt.done/" in entry.key for entry in Root(archive).list("restored"))
+    return sum(".adapt.done/" in entry.key for entry in ArchiveStore(archive).list("restored"))
 
 
 def report_of(out: bytes) -> Any:
@@ -112,11 +112,11 @@ def test_f03_a_driver_killed_in_the_block_phase_goes_on_with_the_same_command(
         os.kill(process.pid, signal.SIGKILL)
     finally:
         end(process)
-    done = {e.key: e.version for e in Root(anywhere).list("restored") if e.key.endswith(".safetensors")}
+    done = {e.key: e.version for e in ArchiveStore(anywhere).list("restored") if e.key.endswith(".safetensors")}
     assert 2 <= blocks_done(anywhere) < BLOCKS
     assert hypermend.open(anywhere).search(stage="restored") == []
     again = subprocess.run(command(anywhere), capture_output=True, check=False)
     assert again.returncode == 0, again.stderr.decode()
     assert report_of(again.stdout)["scenes"][0]["status"] == "published"
     assert restored_bytes(anywhere) == clean
-    assert done.items() <= {e.key: e.version for e in Root(anywhere).list("restored")}.items()  # not done again
+    assert done.items() <= {e.key: e.version for e in ArchiveStore(anywhere).list("restored")}.items()  # not done again

@@ -13,7 +13,7 @@ from affine import Affine
 import hypermend
 from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.errors import BadAsset, Unreachable
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline import ingest as module
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
@@ -72,7 +72,7 @@ def test_a_file_that_changes_under_way_is_never_mixed_in(tmp_path: Path) -> None
     catalog_folder(archive, tmp_path / "files", sensor="sentinel2a")
     job = IngestJob(archive=archive, tile_px=16)
     (scene,) = scenes(job)
-    unit = IngestUnit(scene, job, Root(archive), "run")  # type: ignore[arg-type]
+    unit = IngestUnit(scene, job, ArchiveStore(archive), "run")  # type: ignore[arg-type]
     opened = IngestWorker(archive)(unit.prepare())
     first, second, *_ = unit.tiles(opened)
     IngestWorker(archive)(first)
@@ -97,7 +97,7 @@ def test_f10_a_store_that_fails_at_the_commit_costs_that_scene_alone(
         catalog_folder(str(tmp_path / "archive"), tmp_path / name, sensor="sentinel2a")
     put = module.put_item
 
-    def flaky(root: Root, item: Any, *, run: str) -> int:
+    def flaky(root: ArchiveStore, item: Any, *, run: str) -> int:
         if item.id == "one":
             raise Unreachable("the store is gone")
         return put(root, item, run=run)

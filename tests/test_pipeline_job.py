@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import Job
 from hypermend.pipeline.engine.outcome import WAIT
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.runs.run import Run
-from hypermend.pipeline.runs.run_log import Receipt, Refusal
+from hypermend.pipeline.runs.run_log import SkippedScene, TaskReceipt
 from hypermend.pipeline.runs.unit import Finished, Opened
 
 
@@ -58,7 +58,7 @@ def make_toy(log: list[str]) -> Callable[[Task], Any]:
         if task.step == "fail":
             raise ValueError("this tile is bad")
         if task.step in ("tile", "block"):
-            return Receipt(
+            return TaskReceipt(
                 tiles=task.tiles, block=(0, 0) if task.step == "block" else None, read_s=1, model_s=1, write_s=1,
                 valid_fraction=1, samples=5, bytes_written=10, peak_bytes=1,
             )  # fmt: skip
@@ -86,7 +86,7 @@ def test_scenes_are_interleaved_and_committed_once(tmp_path: Path) -> None:
 
 def test_a_failed_tile_holds_back_its_scene_alone_and_is_in_the_ledger(tmp_path: Path) -> None:
     log: list[str] = []
-    run = start(tmp_path, [Toy("a", 3, log, bad=1), Toy("b", 1, log), Refusal(scene="x", reason="no asset")], log)
+    run = start(tmp_path, [Toy("a", 3, log, bad=1), Toy("b", 1, log), SkippedScene(scene="x", reason="no asset")], log)
     report = run.wait()
     assert report.exit_code == 1
     ended = {s.scene: s for s in report.scenes}
@@ -96,8 +96,8 @@ def test_a_failed_tile_holds_back_its_scene_alone_and_is_in_the_ledger(tmp_path:
     assert "commit a" not in log
     lines = [
         json.loads(line)
-        for entry in Root(str(tmp_path)).list("runs/r1/failures")
-        for line in Root(str(tmp_path)).get(entry.key).decode().splitlines()
+        for entry in ArchiveStore(str(tmp_path)).list("runs/r1/failures")
+        for line in ArchiveStore(str(tmp_path)).get(entry.key).decode().splitlines()
     ]
     named = {(line["collection"], line["scene"], line["step"]) for line in lines}
     assert named == {("c", "a", "tile"), (None, "x", "discover")}

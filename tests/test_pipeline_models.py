@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import hypermend
 from hypermend.catalog.cube.spec import VALID
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.signal import metrics
 from hypermend.models.signal.bicubic import enlarge, reduce
@@ -26,7 +26,7 @@ from hypermend.pipeline.evaluate.kernels import built_in
 from hypermend.pipeline.evaluate.scores import restored, scores
 from hypermend.pipeline.registry.models import defaults, load_model, model_card
 from hypermend.pipeline.restore.driver import restore
-from hypermend.pipeline.restore.dry_run import planned
+from hypermend.pipeline.restore.dry_run import estimate_scenes
 from tests.test_pipeline_fuse import cube_spec, put_source
 from tests.test_pipeline_restore import put_model, stas_card
 from tests.test_pipeline_sharpen import sharpener
@@ -56,11 +56,11 @@ def archive(tmp_path: Path) -> Path:
 
 def put_denoiser(archive: Path, name: str, **changes: Any) -> None:
     card, state = stas_card(name, window_bands=5)
-    put_model(Root(archive), replace(card, **changes), state)
+    put_model(ArchiveStore(archive), replace(card, **changes), state)
 
 
 def chosen(archive: Path, **settings: Any) -> list[tuple[str, str]]:
-    rows = list(planned(RestoreJob(archive=str(archive), scenes=("one_ms",), **settings)))
+    rows = list(estimate_scenes(RestoreJob(archive=str(archive), scenes=("one_ms",), **settings)))
     assert all(row.plan is not None for row in rows), [row.reason for row in rows]
     return [(step.model, step.why) for row in rows if row.plan for step in row.plan.steps]
 
@@ -97,11 +97,11 @@ def test_why_is_said_everywhere_and_is_no_part_of_the_id(archive: Path) -> None:
 
 def test_a_scale_has_its_own_default(archive: Path) -> None:
     for scale in (2, 3):
-        put_model(Root(archive), *sharpener(f"mine-x{scale}", scale))
+        put_model(ArchiveStore(archive), *sharpener(f"mine-x{scale}", scale))
         assert command("models", "promote", f"mine-x{scale}", "--sensor", "cave", "--archive", archive).exit_code == 0
     assert chosen(archive, task="sharpen") == [("mine-x2", "promoted for cave")]
     assert chosen(archive, task="sharpen", scale=3) == [("mine-x3", "promoted for cave")]
-    assert defaults(Root(archive)) == {"cave": {"sharpen-x2": "mine-x2", "sharpen-x3": "mine-x3"}}
+    assert defaults(ArchiveStore(archive)) == {"cave": {"sharpen-x2": "mine-x2", "sharpen-x3": "mine-x3"}}
 
 
 def test_promote_and_undo(archive: Path) -> None:
@@ -136,12 +136,12 @@ def test_list_show_and_compare(archive: Path) -> None:
 def test_a_copied_folder_has_its_own_name(archive: Path) -> None:
     put_denoiser(archive, "mine")
     (archive / "models" / "mine").rename(archive / "models" / "yours")
-    assert model_card(Root(archive), "yours").name == "yours"
+    assert model_card(ArchiveStore(archive), "yours").name == "yours"
     assert chosen(archive, model="yours") == [("yours", "asked for")]
 
 
 def test_evaluate_scores_as_the_benchmarks_do(archive: Path) -> None:
-    put_model(Root(archive), *sharpener("up"))
+    put_model(ArchiveStore(archive), *sharpener("up"))
     result = command("evaluate", "--archive", archive, "--model", "up", "--task", "sharpen", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -153,7 +153,7 @@ def test_evaluate_scores_as_the_benchmarks_do(archive: Path) -> None:
     coarse = reduce(torch.from_numpy(truth), 2)
     plain = scores(truth, enlarge(coarse, 2).numpy(), ratio=2)
     assert found["rows"][0]["psnr"] == pytest.approx(plain["psnr"], abs=1e-3)
-    ours = restored(load_model(Root(archive), "up"), coarse.numpy())
+    ours = restored(load_model(ArchiveStore(archive), "up"), coarse.numpy())
     assert found["rows"][1]["psnr"] == pytest.approx(metrics.psnr(truth, np.clip(ours, 0, 1)), abs=1e-3)
     means = {m["method"]: m["psnr"] for m in found["means"]}
     assert means["up"] == pytest.approx((found["rows"][1]["psnr"] + found["rows"][3]["psnr"]) / 2)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import hypermend
 from hypermend.catalog.storage import leases as lease_module
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.root import Root
 from hypermend.pipeline import nightly as nights
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import NightlyJob, RestoreJob
@@ -83,7 +83,7 @@ def test_f18_missed_nights_are_caught_up_once_and_then_nothing_is_written(house:
 
 def test_f18_what_a_night_covers_is_frozen_before_it_works(house: House) -> None:
     night = house.night()
-    rows = [json.loads(line) for line in Root(house.archive).get(f"runs/{night.run}/items.jsonl").splitlines()]
+    rows = [json.loads(line) for line in ArchiveStore(house.archive).get(f"runs/{night.run}/items.jsonl").splitlines()]
     assert sorted(row["item"]["id"] for row in rows) == ["one_ms", "two_ms"]
     assert {row["why"] for row in rows} == {"new"}
 
@@ -107,7 +107,7 @@ def test_f18_never_two_at_once_and_a_dead_nights_lease_is_taken_over(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen to fail with `nightly` going on although `take` named another."""
-    other = Leases(Root(house.archive), what="last night")
+    other = Leases(ArchiveStore(house.archive), what="last night")
     assert other.take("leases/nightly/nightly.json") is None
     night = house.night()
     assert "already running: last night on" in night.line()
@@ -133,7 +133,7 @@ def test_f19_a_failed_scene_is_tried_again_by_itself_up_to_its_limit(house: Hous
     file.write_bytes(whole)
     assert house.night(attempts=3).published == 1  # a higher limit, or `hypermend retry`
     assert house.restored() == {"one_ms", "two_ms"}
-    assert {known.status for known in read_table(Root(house.archive), "nightly")} == {"published"}
+    assert {known.status for known in read_table(ArchiveStore(house.archive), "nightly")} == {"published"}
 
 
 def test_f19_a_night_that_was_killed_is_repeated_by_calling_it_again(house: House) -> None:

@@ -13,7 +13,7 @@ import torch
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID, CubeSpec
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import save
 from hypermend.models.denoise.stas import Genotype, Stas
@@ -22,9 +22,9 @@ from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.models import promote
 from hypermend.pipeline.registry.selection import DEFAULT_MODEL
 from hypermend.pipeline.restore.plan import RESULT_VERSION, Plan, make_plan
-from hypermend.pipeline.restore.work_list import Todo, todo
+from hypermend.pipeline.restore.work_list import SceneRequest, scene_requests
 from hypermend.pipeline.restore.worker import Prepare, RestoreTile, RestoreWorker
-from hypermend.pipeline.runs.run_log import Refusal
+from hypermend.pipeline.runs.run_log import SkippedScene
 from hypermend.pipeline.tiling.pixels import Flags, Stored
 from tests.small_cubes import make_scene
 from tests.test_pipeline_plan import make_spec
@@ -48,7 +48,7 @@ def make_pixels(height: int = HEIGHT, width: int = WIDTH) -> tuple[Stored, Flags
     return stored, flags
 
 
-def make_source(root: Root, stored: Stored, flags: Flags, **changes: Any) -> CubeSpec:
+def make_source(root: ArchiveStore, stored: Stored, flags: Flags, **changes: Any) -> CubeSpec:
     """A source cube of these pixels, two detectors with six bands each."""
     chunk, shard = CubeSpec.layout(stored.shape, "float32", 32)
     spec = replace(
@@ -65,7 +65,7 @@ def make_source(root: Root, stored: Stored, flags: Flags, **changes: Any) -> Cub
     return spec
 
 
-def put_model(root: Root, card: ModelCard, state: dict[str, torch.Tensor]) -> None:
+def put_model(root: ArchiveStore, card: ModelCard, state: dict[str, torch.Tensor]) -> None:
     folder = root.local_path(f"models/{card.name}")
     assert folder is not None
     save(folder, card, state)
@@ -89,11 +89,11 @@ def stas_card(name: str, *, window_bands: int) -> tuple[ModelCard, dict[str, tor
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A network in spectral windows of 5 bands, and the one that ships; both lie in the archive at ``tmp_path``."""
     if request.param == "windows":
-        put_model(Root(tmp_path), *stas_card("windows", window_bands=5))
+        put_model(ArchiveStore(tmp_path), *stas_card("windows", window_bands=5))
     return str(request.param)
 
 
-def restore_all(root: Root, model: str, tile_px: int | None = None) -> tuple[Stored, Flags, Plan]:
+def restore_all(root: ArchiveStore, model: str, tile_px: int | None = None) -> tuple[Stored, Flags, Plan]:
     """Restore every tile of the source here; the restored cube and its plan."""
     worker = RestoreWorker(root.url)
     opened = worker(
@@ -117,15 +117,15 @@ def restore_all(root: Root, model: str, tile_px: int | None = None) -> tuple[Sto
 
 def test_identity_gives_the_stored_numbers_bit_for_bit(tmp_path: Path) -> None:
     stored, flags = make_pixels()
-    make_source(Root(tmp_path), stored, flags)
-    got, flags_out, _ = restore_all(Root(tmp_path), "identity", 32)
+    make_source(ArchiveStore(tmp_path), stored, flags)
+    got, flags_out, _ = restore_all(ArchiveStore(tmp_path), "identity", 32)
     np.testing.assert_array_equal(got, stored)
     np.testing.assert_array_equal(flags_out, flags)
 
 
 def test_tiled_equals_whole_for_three_tile_sizes(tmp_path: Path, model: str) -> None:
     stored, flags = make_pixels()
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     make_source(root, stored, flags)
     whole, whole_flags, plan = restore_all(root, model)
     assert len(plan.grid) == 1
@@ -139,8 +139,8 @@ def test_tiled_equals_whole_for_three_tile_sizes(tmp_path: Path, model: str) -> 
 
 def test_usable_pixels_stay_usable_and_holes_stay_holes(tmp_path: Path, model: str) -> None:
     stored, flags = make_pixels()
-    make_source(Root(tmp_path), stored, flags)
-    got, flags_out, plan = restore_all(Root(tmp_path), model)
+    make_source(ArchiveStore(tmp_path), stored, flags)
+    got, flags_out, plan = restore_all(ArchiveStore(tmp_path), model)
     np.testing.assert_array_equal(flags_out & ~np.uint8(NEAR_FILL), flags)
     assert np.isfinite(got).all()
     assert (got[:, flags == NODATA] == -32768).all()
@@ -153,7 +153,7 @@ def test_usable_pixels_stay_usable_and_holes_stay_holes(tmp_path: Path, model: s
 
 def test_a_hole_changes_nothing_beyond_the_receptive_field(tmp_path: Path, model: str) -> None:
     stored, flags = make_pixels()
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     make_source(root, stored, flags)
     with_hole, _, plan = restore_all(root, model, 32)
     mended, mended_flags = stored.copy(), flags.copy()
@@ -176,7 +176,7 @@ def test_bad_bands_are_neither_used_nor_invented(tmp_path: Path, model: str) -> 
     good = tuple(b not in (2, 9) for b in range(BANDS))
     results = []
     for name, value in (("a", 0.0), ("b", 1e6)):
-        root = Root(tmp_path / name)
+        root = ArchiveStore(tmp_path / name)
         if model == "windows":
             put_model(root, *stas_card("windows", window_bands=5))
         pixels = stored.copy()
@@ -192,8 +192,8 @@ def test_bad_bands_are_neither_used_nor_invented(tmp_path: Path, model: str) -> 
 @pytest.mark.parametrize(("height", "width"), [(7, 9), (1, 40), (16, 16)])
 def test_a_scene_smaller_than_the_halo_is_a_normal_scene(height: int, width: int, tmp_path: Path, model: str) -> None:
     stored, flags = make_pixels(height, width)
-    make_source(Root(tmp_path), stored, flags)
-    got, _, plan = restore_all(Root(tmp_path), model)
+    make_source(ArchiveStore(tmp_path), stored, flags)
+    got, _, plan = restore_all(ArchiveStore(tmp_path), model)
     assert got.shape == (BANDS, height, width)
     assert np.isfinite(got).all()
     assert len(plan.grid) in (1, 3)
@@ -201,14 +201,14 @@ def test_a_scene_smaller_than_the_halo_is_a_normal_scene(height: int, width: int
 
 def test_a_scene_without_data_is_refused(tmp_path: Path) -> None:
     stored, flags = make_pixels()
-    make_source(Root(tmp_path), np.full_like(stored, -32768), np.full_like(flags, NODATA))
+    make_source(ArchiveStore(tmp_path), np.full_like(stored, -32768), np.full_like(flags, NODATA))
     with pytest.raises(Refused, match="none of the sampled pixels holds data"):
-        restore_all(Root(tmp_path), "identity")
+        restore_all(ArchiveStore(tmp_path), "identity")
 
 
 def test_integers_stay_integers(tmp_path: Path, model: str) -> None:
     stored, flags = make_pixels()
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     make_source(root, stored, flags)
     as_float, _, _ = restore_all(root, model)
     for prefix in ("source", "restored"):
@@ -240,13 +240,13 @@ def test_the_id_of_a_plan_does_not_drift() -> None:
 
 def test_what_is_wrong_with_the_first_scene_is_wrong_with_the_job(tmp_path: Path) -> None:
     """With a later one it is a refusal of its own, and the others go on."""
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     promote(root, "cave", "denoise", "ssrnet-x2-small")  # a sharpener
     job = RestoreJob(archive=root.url)
     good, bad = make_scene("good"), make_scene("bad", sensor="cave", collection="lab-source")
-    first, second, third = todo(job, root, iter([good, bad, good]))
-    assert isinstance(first, Todo) and isinstance(third, Todo)
-    assert isinstance(second, Refusal) and (second.collection, second.scene) == ("lab", "bad")
+    first, second, third = scene_requests(job, root, iter([good, bad, good]))
+    assert isinstance(first, SceneRequest) and isinstance(third, SceneRequest)
+    assert isinstance(second, SkippedScene) and (second.collection, second.scene) == ("lab", "bad")
     assert "makes pixels finer" in second.reason
     with pytest.raises(Refused, match="makes pixels finer"):
-        next(todo(job, root, iter([bad, good])))
+        next(scene_requests(job, root, iter([bad, good])))

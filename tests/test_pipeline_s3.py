@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import hypermend
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
@@ -21,7 +21,7 @@ from tests.synthetic import enmap_folder
 
 def cubes(archive: str) -> dict[str, str]:
     """sha256 of every object of source and restored cubes; plans name no path, so they are compared too."""
-    root = Root(archive)
+    root = ArchiveStore(archive)
     return {
         entry.key: hashlib.sha256(root.get(entry.key)).hexdigest()
         for stage in ("source", "restored")
@@ -63,7 +63,7 @@ def test_the_walk_on_s3_gives_the_bytes_of_the_walk_on_disk(
     cube = xr.open_zarr(href, storage_options={"endpoint_url": moto_s3})
     assert cube["reflectance"].shape == (224, 64, 96)
 
-    root = Root(places["s3"])
+    root = ArchiveStore(places["s3"])
     shard = next(e.key for e in root.list("restored") if "/reflectance/c/0/1/1" in e.key)
     root.put(shard, root.get(shard)[:-20])
     (torn,) = verify(places["s3"]).torn

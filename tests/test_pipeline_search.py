@@ -25,16 +25,16 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import CLOUD, VALID
 from hypermend.catalog.errors import BadSensor, Refused
 from hypermend.catalog.stac.publish import put_item, source_item
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.stas import Genotype
 from hypermend.models.denoise.stas_search import random_genotype
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import SearchJob
-from hypermend.pipeline.registry.genotypes import BadGenotype, Found, known, nearest, put, read
-from hypermend.pipeline.registry.spectrum import NEAR, Spectrum
+from hypermend.pipeline.registry.genotypes import BadGenotype, StoredGenotype, nearest, put, read, stored_genotypes
+from hypermend.pipeline.registry.spectrum import NEAR_DISTANCE, Spectrum
 from hypermend.pipeline.search.cell_picture import draw_cell
 from hypermend.pipeline.search.driver import goes_on, run_plans, rungs, sampled_settings, search_archive
-from hypermend.pipeline.search.plan import BUDGETS, Budget, SearchPlan, make_plan
+from hypermend.pipeline.search.plan import BUDGETS, SearchBudget, SearchPlan, make_plan
 from hypermend.pipeline.search.trial import (
     TrialRecord,
     first_record,
@@ -47,11 +47,11 @@ from hypermend.pipeline.search.trial import (
 from hypermend.pipeline.train.areas import Area
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
-TINY = Budget(trials=2, seeds=2, epochs=4, steps=2, width=1, channels=6, patch_px=16, patches=2, areas=8)
+TINY = SearchBudget(trials=2, seeds=2, epochs=4, steps=2, width=1, channels=6, patch_px=16, patches=2, areas=8)
 HEIGHT, WIDTH = 130, 180
 
 
-def add_cube(root: Root, sensor: str, *, bands: int, low_nm: float, high_nm: float, cloud: bool = False) -> str:
+def add_cube(root: ArchiveStore, sensor: str, *, bands: int, low_nm: float, high_nm: float, cloud: bool = False) -> str:
     """A published source cube of smooth materials; the key of the cube."""
     nm = np.linspace(low_nm, high_nm, bands)
     spec = make_spec((bands, HEIGHT, WIDTH), tile_px=96, wavelength_nm=nm, detector=["vnir"] * bands, sensor=sensor)
@@ -72,15 +72,15 @@ def add_cube(root: Root, sensor: str, *, bands: int, low_nm: float, high_nm: flo
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Root:
+def root(tmp_path: Path) -> ArchiveStore:
     """An archive with a narrow and a wide sensor."""
-    root = Root(tmp_path / "a")
+    root = ArchiveStore(tmp_path / "a")
     add_cube(root, "cave", bands=10, low_nm=400, high_nm=700)
     add_cube(root, "enmap", bands=30, low_nm=420, high_nm=2450)
     return root
 
 
-def plan_for(root: Root, sensor: str = "cave", **changes: Any) -> SearchPlan:
+def plan_for(root: ArchiveStore, sensor: str = "cave", **changes: Any) -> SearchPlan:
     options: dict[str, Any] = {
         "sensor": sensor, "strategy": "darts", "domain": "subspace", "budget_name": "tiny", "budget": TINY,
         "trials": None,
@@ -91,7 +91,7 @@ def plan_for(root: Root, sensor: str = "cave", **changes: Any) -> SearchPlan:
 # ------------------------------------------------------------------------------------------------------------ plan
 
 
-def test_areas_are_usable_and_disjoint_and_the_plan_is_a_value(root: Root) -> None:
+def test_areas_are_usable_and_disjoint_and_the_plan_is_a_value(root: ArchiveStore) -> None:
     plan = plan_for(root)
     areas = [*plan.train, *plan.validation]
     assert len(areas) == 2 * 3 and len(plan.validation) == 1  # squares of 48 pixels in 130 x 180
@@ -104,8 +104,8 @@ def test_areas_are_usable_and_disjoint_and_the_plan_is_a_value(root: Root) -> No
     assert all(s.cube.shape == (10, 48, 48) and 0.3 < s.cube.max() < 1.2 and s.least_noise < 0.02 for s in scenes)
 
 
-def test_what_cannot_be_searched_says_what_is_missing(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    clouded = Root(root.url + "-clouded")
+def test_what_cannot_be_searched_says_what_is_missing(root: ArchiveStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clouded = ArchiveStore(root.url + "-clouded")
     key = add_cube(clouded, "cave", bands=10, low_nm=400, high_nm=700, cloud=True)
     assert all(a.x0 > 0 for a in plan_for(clouded).train)
     wide = replace(TINY, patch_px=90)
@@ -122,7 +122,7 @@ def test_what_cannot_be_searched_says_what_is_missing(root: Root, monkeypatch: p
         replace(plan, validation=(Area(cube=key, y0=plan.train[0].y0 + 47, x0=plan.train[0].x0, edge_px=48),))
 
 
-def test_unknown_sensors_and_empty_archives_are_refused(root: Root) -> None:
+def test_unknown_sensors_and_empty_archives_are_refused(root: ArchiveStore) -> None:
     with pytest.raises(BadSensor, match="unknown sensor 'cove': did you mean 'cave'"):
         search_archive(SearchJob(archive=root.url, sensors=("cove",)), print)
     with pytest.raises(Refused, match="no source cube of sensor 'prisma'"):
@@ -138,8 +138,8 @@ FIGURES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def found(id: str, spectrum: Spectrum, **figures: Any) -> Found:
-    return Found(
+def found(id: str, spectrum: Spectrum, **figures: Any) -> StoredGenotype:
+    return StoredGenotype(
         id=id,
         genotype=random_genotype(1),
         sensor="cave",
@@ -156,7 +156,7 @@ def test_the_nearest_genotype_is_that_of_the_nearest_spectrum() -> None:
     pavia, enmap = Spectrum(bands=102, low_nm=430, high_nm=860), Spectrum(bands=200, low_nm=420, high_nm=2450)
     prisma = Spectrum(bands=220, low_nm=402, high_nm=2497)
     assert prisma.distance(enmap) == pytest.approx(enmap.distance(prisma))
-    assert prisma.distance(enmap) < NEAR < cave.distance(pavia)
+    assert prisma.distance(enmap) < NEAR_DISTANCE < cave.distance(pavia)
     best = nearest([found("a", cave), found("b", enmap), found("c", pavia)], prisma)
     assert best is not None and best[0].id == "b"
     assert nearest([], cave) is None
@@ -164,14 +164,14 @@ def test_the_nearest_genotype_is_that_of_the_nearest_spectrum() -> None:
 
 
 def test_a_genotype_is_kept_and_one_of_another_space_says_so(tmp_path: Path) -> None:
-    root = Root(tmp_path)
+    root = ArchiveStore(tmp_path)
     mine = found("cave-1", Spectrum(bands=31, low_nm=400, high_nm=700))
     put(root, mine)
     assert read(root, "cave-1") == mine
     other = mine.to_dict() | {"id": "cave-2", "genotype": {"space": 9, "ops": list(mine.genotype.ops)}}
     root.put_json("genotypes/cave-2.json", other)
     root.put("genotypes/cave-3.json", b"{")
-    good, other_space, torn = known(root)
+    good, other_space, torn = stored_genotypes(root)
     assert good == mine
     assert isinstance(other_space, BadGenotype) and "space 9; this code builds space 1" in str(other_space)
     assert isinstance(torn, BadGenotype)
@@ -188,7 +188,7 @@ def hypermend(*words: object) -> Result:
     return CliRunner().invoke(app, [str(w) for w in words], catch_exceptions=False)
 
 
-def test_a_near_genotype_is_proposed_instead_of_a_search(root: Root) -> None:
+def test_a_near_genotype_is_proposed_instead_of_a_search(root: ArchiveStore) -> None:
     near = Spectrum(bands=11, low_nm=400, high_nm=700)
     put(root, found("cave-1", near))
     # As near, but found with less work than is asked for, or elsewhere.
@@ -221,7 +221,7 @@ def outcome(record: TrialRecord) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("strategy", "domain"), [("darts", "subspace"), ("spos", "bands")])
-def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(root: Root, strategy: str, domain: str) -> None:
+def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(root: ArchiveStore, strategy: str, domain: str) -> None:
     plan = plan_for(root, strategy=strategy, domain=domain, budget=replace(TINY, epochs=2))
     whole = [*run_trial(root, plan, first_record(plan, 0))][-1]
     assert (whole.state, whole.epoch, len(whole.history)) == ("finished", 2, 2)
@@ -238,7 +238,7 @@ def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(root: Root, strateg
 
 
 def test_a_trial_runs_on_s3(s3_bucket: str) -> None:
-    root = Root(f"s3://{s3_bucket}/a")
+    root = ArchiveStore(f"s3://{s3_bucket}/a")
     add_cube(root, "cave", bands=10, low_nm=400, high_nm=700)
     plan = plan_for(root, budget=replace(TINY, epochs=2, steps=1))
     cut = run_trial(root, plan, first_record(plan, 0))
@@ -249,7 +249,7 @@ def test_a_trial_runs_on_s3(s3_bucket: str) -> None:
     assert [*run_trial(root, plan, kept)][-1].state == "finished"
 
 
-def test_a_trial_that_diverges_ends_with_its_reason(root: Root) -> None:
+def test_a_trial_that_diverges_ends_with_its_reason(root: ArchiveStore) -> None:
     plan = plan_for(root)
     wild = replace(first_record(plan, 0), settings={"learning_rate": 1e30, "alpha_rate": 1e-3})
     (*_, last) = run_trial(root, plan, wild)
@@ -263,7 +263,7 @@ def test_halving_compares_at_its_rungs() -> None:
     assert not goes_on(3.0, [1.0, 2.0, 4.0]) and not goes_on(math.nan, [1.0])
 
 
-def test_settings_are_drawn_near_the_default_and_repeatably(root: Root) -> None:
+def test_settings_are_drawn_near_the_default_and_repeatably(root: ArchiveStore) -> None:
     default = {"learning_rate": 1e-3, "alpha_rate": 1e-2}
     ended = [TrialRecord(number=n, seed=n, settings=default, history=({"validation_loss": 1.0},)) for n in range(5)]
     drawn = sampled_settings(default, ended, seed=7)
@@ -274,7 +274,9 @@ def test_settings_are_drawn_near_the_default_and_repeatably(root: Root) -> None:
 # ------------------------------------------------------------------------------------------------------------- Ray
 
 
-def test_two_sensors_at_once_then_nothing_to_do(root: Root, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sensors_at_once_then_nothing_to_do(
+    root: ArchiveStore, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(BUDGETS, "smoke", replace(TINY, seeds=1))  # type: ignore[arg-type]
     said: list[str] = []
     job = SearchJob(archive=root.url, sensors=("cave", "enmap"), budget="smoke")
@@ -296,7 +298,7 @@ def test_two_sensors_at_once_then_nothing_to_do(root: Root, ray_session: None, m
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_f16_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: Root, ray_session: None) -> None:
+def test_f16_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: ArchiveStore, ray_session: None) -> None:
     plan = plan_for(root, budget=replace(TINY, epochs=3, steps=1), trials=3)
     put_record(root, plan.id, replace(first_record(plan, 2), settings={"learning": 1.0}))
     wild = replace(first_record(plan, 1), settings={"learning_rate": 1e30, "alpha_rate": 1e-3})
@@ -348,7 +350,9 @@ search_archive(SearchJob(archive=sys.argv[1], sensors=("cave",), budget="smoke")
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_f16_a_killed_driver_repeats_nothing(root: Root, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f16_a_killed_driver_repeats_nothing(
+    root: ArchiveStore, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     budget = replace(TINY, epochs=3, steps=1)
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, root.url, str(asdict(budget))], start_new_session=True)
     try:

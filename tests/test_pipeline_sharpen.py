@@ -14,14 +14,14 @@ import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID
 from hypermend.catalog.pairs.pairing import refined_lonlat
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.sharpen.model import SsrnetModel, network
 from hypermend.pipeline.config import BadJob, RestoreJob, parse
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.restore.driver import restore
-from hypermend.pipeline.restore.dry_run import planned
+from hypermend.pipeline.restore.dry_run import estimate_scenes
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step, margins
 from hypermend.pipeline.runs.report import RunReport
@@ -57,8 +57,8 @@ def make_archive(archive: Path, *, lab: bool = True, **changes: Any) -> Path:
     archive.mkdir()
     put_source(archive, "s", "hs", stored, flags, cube_spec(stored.shape, px=30.0, guide=False, lab=lab, **changes))
     for scale, name in ((2, "up"), (3, "up3")):
-        put_model(Root(archive), *sharpener(name, scale))
-    put_model(Root(archive), *stas_card("windows", window_bands=5))
+        put_model(ArchiveStore(archive), *sharpener(name, scale))
+    put_model(ArchiveStore(archive), *stas_card("windows", window_bands=5))
     return archive
 
 
@@ -72,7 +72,7 @@ def restored(archive: Path, **changes: Any) -> tuple[Stored, Flags, Plan]:
     assert report.exit_code == 0, report.scenes
     task = "-".join(str(changes.get("task", "sharpen")).split(","))
     (item,) = hypermend.open(str(archive)).search(stage="restored", collection=f"hs-{task}")
-    root = Root(archive)
+    root = ArchiveStore(archive)
     cube = Cube(root, item.scene.properties["hypermend:cube"])
     plan = Plan.from_dict(root.get_json(cube.path.removesuffix(".zarr") + ".plan.json"))
     return *cube.read(slice(0, plan.spec.height), slice(0, plan.spec.width)), plan
@@ -84,7 +84,7 @@ def test_a_scene_becomes_finer_and_its_mask_with_it(tmp_path: Path) -> None:
     assert stored.shape == (BANDS, 2 * HEIGHT, 2 * WIDTH)
     assert plan.spec.transform == (15.0, 0.0, 500000.0, 0.0, -15.0, 5000000.0)
     assert plan.spec.gsd_m == (15.0,) * BANDS
-    source, before = Cube(Root(archive), plan.source).read(slice(0, HEIGHT), slice(0, WIDTH))
+    source, before = Cube(ArchiveStore(archive), plan.source).read(slice(0, HEIGHT), slice(0, WIDTH))
     np.testing.assert_array_equal(flags & ~np.uint8(NEAR_FILL), repeated(before, 2))
     assert (stored[:, flags & NODATA != 0] == -32768).all()
     known = before == VALID
@@ -184,7 +184,7 @@ def test_longitudes_are_interpolated_over_the_date_line() -> None:
 
 def test_the_plan_shows_the_chain(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "a")
-    (row,) = planned(RestoreJob(archive=str(archive), tile_px=32, **CHAIN))
+    (row,) = estimate_scenes(RestoreJob(archive=str(archive), tile_px=32, **CHAIN))
     shown = json.loads(json.dumps(row.to_dict()))["plan"]
     assert [(m["task"], m["model"], m["why"]) for m in shown["models"]] == [
         ("denoise", "windows", "asked for"), ("sharpen", "up", "asked for"),
@@ -192,7 +192,7 @@ def test_the_plan_shows_the_chain(tmp_path: Path) -> None:
     assert (shown["task"], shown["scale"], shown["tiles"]) == ("denoise-sharpen", 2, 6)
     report = run(archive, tile_px=32, **CHAIN)
     assert report.scenes[0].figures["models"] == shown["models"]
-    (row,) = planned(RestoreJob(archive=str(archive), tile_px=32, **CHAIN))
+    (row,) = estimate_scenes(RestoreJob(archive=str(archive), tile_px=32, **CHAIN))
     assert row.plan is not None
     assert (row.plan.id, row.tiles_to_do) == (shown["id"], 0)
 
@@ -244,7 +244,9 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, A
 
 
 def test_a_tile_that_cuts_source_pixels_is_refused(tmp_path: Path) -> None:
-    (row,) = planned(RestoreJob(archive=str(make_archive(tmp_path / "a")), task="sharpen", model="up3", tile_px=64))
+    (row,) = estimate_scenes(
+        RestoreJob(archive=str(make_archive(tmp_path / "a")), task="sharpen", model="up3", tile_px=64)
+    )
     assert "a tile of 64 pixels is no multiple of 48, which the scale 3 needs; 48 and 96 are" in row.reason
 
 

@@ -26,21 +26,21 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import CLOUD, VALID
 from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.stac.publish import put_item, source_item
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.stas_search import random_genotype
-from hypermend.models.sampling import Stream
+from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import BadJob, TrainJob, parse
-from hypermend.pipeline.registry.genotypes import Found, put
+from hypermend.pipeline.registry.genotypes import StoredGenotype, put
 from hypermend.pipeline.registry.spectrum import Spectrum
 from hypermend.pipeline.restore.worker import load_model, load_pair_model
-from hypermend.pipeline.train.checkpoints import Ledger, Line, TrainingStopped
+from hypermend.pipeline.train.checkpoints import Line, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.driver import train
 from hypermend.pipeline.train.make_plan import plan_training
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.publish import publish, published
-from hypermend.pipeline.train.tensorboard import Board
-from hypermend.pipeline.train.worker import Crew, work
+from hypermend.pipeline.train.tensorboard import TensorBoardWriter
+from hypermend.pipeline.train.worker import WorkerGroup, work
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
 EDGE = 112
@@ -53,7 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def add_scene(
-    root: Root, name: str, *, bands: int = 10, edge: int = EDGE, usable: int | None = None, **more: Any
+    root: ArchiveStore, name: str, *, bands: int = 10, edge: int = EDGE, usable: int | None = None, **more: Any
 ) -> str:
     """A published source cube of smooth materials; only its first `usable` columns are usable. The key of the cube."""
     nm = np.linspace(420, 720, bands)
@@ -74,10 +74,10 @@ def add_scene(
     return key
 
 
-def add_genotype(root: Root) -> None:
+def add_genotype(root: ArchiveStore) -> None:
     """An architecture of the archive that works on bands; its id is g."""
     figures = dict.fromkeys(("strategy", "budget", "steps", "trials", "seconds", "validation_loss", "baseline_loss"), 0)
-    mine = Found(
+    mine = StoredGenotype(
         id="g", genotype=random_genotype(1), sensor="enmap", search="g", picture="",
         figures={**figures, "domain": "bands"},
         spectrum=Spectrum(bands=10, low_nm=420, high_nm=720),
@@ -85,19 +85,19 @@ def add_genotype(root: Root) -> None:
     put(root, mine)
 
 
-def fill(root: Root) -> Root:
+def fill(root: ArchiveStore) -> ArchiveStore:
     for name in ("one", "two", "three"):
         add_scene(root, name)
     return root
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Root:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> ArchiveStore:
     """Three scenes that no test changes; trainings of different settings do not meet."""
-    return fill(Root(tmp_path_factory.mktemp("train") / "a"))
+    return fill(ArchiveStore(tmp_path_factory.mktemp("train") / "a"))
 
 
-def job(root: Root, task: str, **more: Any) -> TrainJob:
+def job(root: ArchiveStore, task: str, **more: Any) -> TrainJob:
     asked = {
         "archive": root.url, "task": task, "name": f"small-{task}", "validation_scenes": ["three"], "steps": 4,
         "batch": 4, "bf16": False, **SMALL[task], **more,
@@ -105,7 +105,7 @@ def job(root: Root, task: str, **more: Any) -> TrainJob:
     return parse(TrainJob, asked, where="test")
 
 
-def start(root: Root, asked: TrainJob) -> TrainPlan:
+def start(root: ArchiveStore, asked: TrainJob) -> TrainPlan:
     """Plan, and keep the plan as the driver does."""
     plan = plan_training(asked)
     root.put_json(f"{plan.folder}/plan.json", plan.to_dict())
@@ -131,13 +131,13 @@ class Sums:
         return share
 
 
-def lines_of(root: Root, plan: TrainPlan, workers: int) -> list[Line]:
+def lines_of(root: ArchiveStore, plan: TrainPlan, workers: int) -> list[Line]:
     """The metrics of a training by so many workers, each a thread."""
     sums, out = Sums(workers), [list[Line]() for _ in range(workers)]
 
     def one(rank: int) -> None:
         share = sums.of(rank) if workers > 1 else None
-        out[rank] = list(work(root, plan, Crew(rank=rank, size=workers, share=share)))
+        out[rank] = list(work(root, plan, WorkerGroup(rank=rank, size=workers, share=share)))
 
     threads = [Thread(target=one, args=(rank,)) for rank in range(workers)]
     for t in threads:
@@ -150,7 +150,7 @@ def lines_of(root: Root, plan: TrainPlan, workers: int) -> list[Line]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_the_curve_is_that_of_the_global_batch_on_one_and_two_workers(scenes: Root, task: str) -> None:
+def test_the_curve_is_that_of_the_global_batch_on_one_and_two_workers(scenes: ArchiveStore, task: str) -> None:
     # Adam's first steps are the signs of gradients, also of those that are rounding alone: hence the small rate.
     settings = {"steps": 20, "check_every": 20, "learning_rate": 3e-4}
     # Another patience is another training with the same curve.
@@ -161,8 +161,8 @@ def test_the_curve_is_that_of_the_global_batch_on_one_and_two_workers(scenes: Ro
 
 
 def test_a_sample_depends_on_seed_step_and_slot_alone() -> None:
-    def stream() -> Stream[tuple[int, ...]]:
-        return Stream(
+    def stream() -> SampleStream[tuple[int, ...]]:
+        return SampleStream(
             lambda rng: tuple(rng.integers(0, 1000, 2)) if rng.random() < 0.7 else None,
             lambda r, rng: (torch.tensor([*r, int(rng.integers(1000))]), torch.tensor(len(r))),
             seed=3,
@@ -180,13 +180,13 @@ def test_a_sample_depends_on_seed_step_and_slot_alone() -> None:
     drawn = {tuple(b[slot, :2].tolist()) for b in batches for slot in range(4)}
     assert 12 <= len(drawn) <= 24, "each slot goes through new realisations, and keeps each for a while"
     assert len(whole._made) <= 4 * 2
-    never = Stream(lambda rng: None, lambda r, rng: (r, r), seed=0, batch=1, every=1, keep=1)
+    never = SampleStream(lambda rng: None, lambda r, rng: (r, r), seed=0, batch=1, every=1, keep=1)
     with pytest.raises(ValueError, match="50 draws of the scenes gave no training sample"):
         never.batch(0, range(1))
 
 
 def test_wide_and_narrow_scenes_go_together_by_windows(tmp_path: Path) -> None:
-    root = fill(Root(tmp_path))
+    root = fill(ArchiveStore(tmp_path))
     add_scene(root, "wide", bands=33)
     plan = start(root, job(root, "sharpen", steps=2))
     assert (
@@ -199,8 +199,8 @@ def test_wide_and_narrow_scenes_go_together_by_windows(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- killed, and on
 
 
-def tensors(root: Root, plan: TrainPlan) -> dict[str, torch.Tensor]:
-    ledger = Ledger(root, plan.folder)
+def tensors(root: ArchiveStore, plan: TrainPlan) -> dict[str, torch.Tensor]:
+    ledger = TrainingStore(root, plan.folder)
     record = ledger.read()
     assert record is not None and record.state == "finished"
     state = ledger.load(record.checkpoints[-1])
@@ -209,14 +209,14 @@ def tensors(root: Root, plan: TrainPlan) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.fault
-def test_f17_what_was_cut_off_ends_as_if_it_had_not_been(scenes: Root) -> None:
+def test_f17_what_was_cut_off_ends_as_if_it_had_not_been(scenes: ArchiveStore) -> None:
     add_genotype(scenes)
     settings = {"steps": 6, "check_every": 2, "genotype": "g", "freeze_norm": False}
     plan = start(scenes, job(scenes, "denoise", patience=91, **settings))
     whole = lines_of(scenes, plan, 1)
     other = start(scenes, job(scenes, "denoise", patience=92, **settings))
-    ledger = Ledger(scenes, other.folder)
-    running = work(scenes, other, Crew())
+    ledger = TrainingStore(scenes, other.folder)
+    running = work(scenes, other, WorkerGroup())
     for _ in range(5):
         next(running)
     running.close()  # killed after the check of step 4
@@ -228,7 +228,7 @@ def test_f17_what_was_cut_off_ends_as_if_it_had_not_been(scenes: Root) -> None:
     damaged = bytearray(scenes.get(newest))
     damaged[-5] ^= 1
     scenes.put(newest, bytes(damaged))
-    again = list(work(scenes, other, Crew()))
+    again = list(work(scenes, other, WorkerGroup()))
     assert [line["step"] for line in again] == [3, 4, 5, 6]
     kept = ledger.lines()
     assert [(x["step"], x["loss"], x.get("psnr_db")) for x in kept] == [
@@ -236,17 +236,17 @@ def test_f17_what_was_cut_off_ends_as_if_it_had_not_been(scenes: Root) -> None:
     ]
     ours, theirs = tensors(scenes, other), tensors(scenes, plan)
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    assert not list(work(scenes, other, Crew())), "a finished training was repeated"
+    assert not list(work(scenes, other, WorkerGroup())), "a finished training was repeated"
 
 
 def test_a_training_runs_on_s3(s3_bucket: str) -> None:
-    root = fill(Root(f"s3://{s3_bucket}/a"))
+    root = fill(ArchiveStore(f"s3://{s3_bucket}/a"))
     plan = start(root, job(root, "sharpen", steps=2))
-    running = work(root, plan, Crew())
+    running = work(root, plan, WorkerGroup())
     next(running)
     running.close()
-    assert [line["step"] for line in work(root, plan, Crew())] == [2]
-    record = Ledger(root, plan.folder).read()
+    assert [line["step"] for line in work(root, plan, WorkerGroup())] == [2]
+    record = TrainingStore(root, plan.folder).read()
     assert record is not None and record.state == "finished"
 
 
@@ -281,19 +281,21 @@ def wait_for(what: Callable[[], Any], seconds: float = 180) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_f17_worker_and_driver_are_killed_and_the_same_command_finishes(scenes: Root, ray_session: None) -> None:
+def test_f17_worker_and_driver_are_killed_and_the_same_command_finishes(
+    scenes: ArchiveStore, ray_session: None
+) -> None:
     import ray
 
     settings = {"steps": 40, "check_every": 4, "patience": 1000}
     reference = start(scenes, job(scenes, "sharpen", **settings, learning_rate=1e-4))
     whole = lines_of(scenes, reference, 1)
     same = reference.id
-    root = Root(scenes.url + "-killed")
+    root = ArchiveStore(scenes.url + "-killed")
     shutil.copytree(scenes.url, root.url, ignore=shutil.ignore_patterns("training"), dirs_exist_ok=True)
     asked = job(root, "sharpen", **settings, learning_rate=1e-4, workers=2)
     plan = plan_training(asked)
     assert plan.id == same
-    ledger = Ledger(root, plan.folder)
+    ledger = TrainingStore(root, plan.folder)
     words = [
         "--archive", root.url, "--task", "sharpen", "--name", asked.name, "--validation-scene", "three",
         "--steps", "40", "--check-every", "4", "--patience", "1000", "--batch", "4", "--no-bf16", "--filters", "4",
@@ -345,11 +347,11 @@ def test_f17_worker_and_driver_are_killed_and_the_same_command_finishes(scenes: 
     assert model.card.trained_on == ("one", "two") and model.card.accepts_range_nm == (420.0, 720.0)
 
 
-def test_of_two_drivers_the_earlier_stops(scenes: Root) -> None:
+def test_of_two_drivers_the_earlier_stops(scenes: ArchiveStore) -> None:
     plan = start(scenes, job(scenes, "sharpen", steps=4, patience=71))
-    ledger = Ledger(scenes, plan.folder)
+    ledger = TrainingStore(scenes, plan.folder)
     ledger.take("first")
-    running = work(scenes, plan, Crew(), driver="first")
+    running = work(scenes, plan, WorkerGroup(), driver="first")
     next(running)
     ledger.take("second")
     with pytest.raises(TrainingStopped, match="taken over by another driver"):
@@ -363,7 +365,7 @@ def hypermend(*words: object) -> Result:
     return CliRunner().invoke(app, [str(w) for w in words], catch_exceptions=False)
 
 
-def refused(root: Root, *words: object) -> str:
+def refused(root: ArchiveStore, *words: object) -> str:
     """The one line of a refused training."""
     name = () if "--name" in words else ("--name", "m")
     result = hypermend("train", "--archive", root.url, *name, "--steps", 2, *words)
@@ -371,7 +373,7 @@ def refused(root: Root, *words: object) -> str:
     return str(result.stderr)
 
 
-def test_what_cannot_be_trained_is_refused_in_one_line(scenes: Root, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused_in_one_line(scenes: ArchiveStore, tmp_path: Path) -> None:
     words = ("--task", "sharpen")
     both = refused(scenes, *words, "--scene", "one", "--validation-scene", "one")
     assert "scene(s) one are among the training and the validation scenes" in both
@@ -385,7 +387,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(scenes: Root, tmp_path: P
     assert "'blur' " not in (unknown := refused(scenes, "--task", "blur")) and "task" in unknown
     with pytest.raises(BadJob, match="needs an end: give steps, minutes or both"):
         parse(TrainJob, {"archive": "a", "task": "fuse", "name": "m"}, where="test")
-    lonely = Root(tmp_path)
+    lonely = ArchiveStore(tmp_path)
     add_scene(lonely, "one", edge=128)
     assert "1 source cube(s) match" in refused(lonely, *words)
     add_scene(lonely, "two", usable=20)
@@ -393,7 +395,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(scenes: Root, tmp_path: P
 
 
 def test_a_genotype_on_bands_needs_scenes_of_one_kind(tmp_path: Path) -> None:
-    root = fill(Root(tmp_path))
+    root = fill(ArchiveStore(tmp_path))
     add_genotype(root)
     plan = start(root, job(root, "denoise", genotype="g", steps=2))
     assert plan.config["channels"] == 10 and len(lines_of(root, plan, 1)) == 2
@@ -403,10 +405,10 @@ def test_a_genotype_on_bands_needs_scenes_of_one_kind(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
-    root = fill(Root(tmp_path))
+    root = fill(ArchiveStore(tmp_path))
     plan = start(root, job(root, "sharpen", steps=1))
-    ledger = Ledger(root, plan.folder)
-    list(work(root, plan, Crew()))
+    ledger = TrainingStore(root, plan.folder)
+    list(work(root, plan, WorkerGroup()))
     record = ledger.read()
     assert record is not None
     publish(root, "taken", plan, ledger, record)
@@ -415,25 +417,25 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     assert f"models/taken of {root.url} was made by {plan.id}" in said
 
 
-def test_a_checkpoint_of_another_network_is_refused(scenes: Root) -> None:
+def test_a_checkpoint_of_another_network_is_refused(scenes: ArchiveStore) -> None:
     plan = start(scenes, job(scenes, "sharpen", steps=2, patience=61))
     other = start(scenes, job(scenes, "sharpen", steps=2, patience=61, filters=5))
-    running = work(scenes, plan, Crew())
+    running = work(scenes, plan, WorkerGroup())
     next(running)
     running.close()
-    record = Ledger(scenes, plan.folder).read()
+    record = TrainingStore(scenes, plan.folder).read()
     assert record is not None
-    Ledger(scenes, other.folder).put(record)
+    TrainingStore(scenes, other.folder).put(record)
     with pytest.raises(TrainingStopped, match="checkpoint at step 1 is of another network"):
-        list(work(scenes, other, Crew()))
+        list(work(scenes, other, WorkerGroup()))
 
 
-def test_a_loss_that_is_no_number_stops_with_step_scenes_and_windows(scenes: Root) -> None:
+def test_a_loss_that_is_no_number_stops_with_step_scenes_and_windows(scenes: ArchiveStore) -> None:
     plan = start(scenes, job(scenes, "sharpen", steps=6, learning_rate=1e30))
     said = r"(loss|PSNR) is \w+ at step \d+: lower.*batch: (one|two) y \d+-\d+ x \d"
     with pytest.raises(TrainingStopped, match=said):
-        list(work(scenes, plan, Crew()))
-    record = Ledger(scenes, plan.folder).read()
+        list(work(scenes, plan, WorkerGroup()))
+    record = TrainingStore(scenes, plan.folder).read()
     assert record is not None and record.state == "diverged"
     result = hypermend(
         "train", "--archive", scenes.url, "--name", "d", "--task", "sharpen", "--steps", 6, "--batch", 4, "--no-bf16",
@@ -443,23 +445,23 @@ def test_a_loss_that_is_no_number_stops_with_step_scenes_and_windows(scenes: Roo
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_full_disk_stops_every_worker(scenes: Root, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_every_worker(scenes: ArchiveStore, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = start(scenes, job(scenes, "sharpen", steps=2, patience=51 + rank))
 
-    def full(self: Root, key: str, data: bytes) -> str:
+    def full(self: ArchiveStore, key: str, data: bytes) -> str:
         raise ArchiveError(f"write {self.href(key)}: No space left on device")
 
-    monkeypatch.setattr(Root, "put", full)
+    monkeypatch.setattr(ArchiveStore, "put", full)
     share = {0: None, 1: lambda flat: flat.copy_(torch.ones_like(flat))}[rank]  # worker 1 hears that worker 0 failed
     said = "No space left on device" if rank == 0 else "worker 0 could not keep the training"
     with pytest.raises(TrainingStopped, match=said):
-        list(work(scenes, plan, Crew(rank=rank, size=1 + rank, share=share)))
+        list(work(scenes, plan, WorkerGroup(rank=rank, size=1 + rank, share=share)))
 
 
-def test_early_stop_and_minutes_end_a_training(scenes: Root) -> None:
+def test_early_stop_and_minutes_end_a_training(scenes: ArchiveStore) -> None:
     plan = start(scenes, job(scenes, "sharpen", steps=50, check_every=1, patience=2, learning_rate=1e-12))
     lines = lines_of(scenes, plan, 1)
-    record = Ledger(scenes, plan.folder).read()
+    record = TrainingStore(scenes, plan.folder).read()
     assert len(lines) < 10 and record is not None and record.reason == "no gain in 2 validations"
     short = start(scenes, job(scenes, "sharpen", steps=None, minutes=1e-4, check_every=1))
     assert lines_of(scenes, short, 1)[-1]["fraction"] == 1.0
@@ -468,7 +470,7 @@ def test_early_stop_and_minutes_end_a_training(scenes: Root) -> None:
 # ------------------------------------------------------------------------------------------------------ the verb
 
 
-def test_the_plan_is_shown_and_is_a_value(scenes: Root) -> None:
+def test_the_plan_is_shown_and_is_a_value(scenes: ArchiveStore) -> None:
     # The collection is that of the scenes, as `ingest` and `restore` have it.
     words = (
         "train", "--archive", scenes.url, "--task", "fuse", "--name", "m", "--collection", "enmap", "--patch-px", 24,
@@ -487,10 +489,10 @@ def test_the_plan_is_shown_and_is_a_value(scenes: Root) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_what_was_trained_becomes_a_model(scenes: Root, task: str, tmp_path: Path) -> None:
+def test_what_was_trained_becomes_a_model(scenes: ArchiveStore, task: str, tmp_path: Path) -> None:
     plan = start(scenes, job(scenes, task, steps=2, patience=31))
-    list(work(scenes, plan, Crew()))
-    ledger = Ledger(scenes, plan.folder)
+    list(work(scenes, plan, WorkerGroup()))
+    ledger = TrainingStore(scenes, plan.folder)
     record = ledger.read()
     assert record is not None
     card = publish(scenes, f"m-{task}", plan, ledger, record)
@@ -501,7 +503,7 @@ def test_what_was_trained_becomes_a_model(scenes: Root, task: str, tmp_path: Pat
     again = train(job(scenes, task, steps=2, patience=31, name=card.name), lambda line: None)
     assert (again.state, again.model) == ("current", f"models/{card.name}")
     assert {e.key: e.version for e in scenes.list("")} == versions, "a finished training was touched"
-    board = Board(tmp_path, plan.id)
+    board = TensorBoardWriter(tmp_path, plan.id)
     board.show(ledger.lines())
     board.close()
     assert list((tmp_path / plan.id).glob("events.out.tfevents.*"))
@@ -510,4 +512,4 @@ def test_what_was_trained_becomes_a_model(scenes: Root, task: str, tmp_path: Pat
 def test_without_tensorboard_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(Refused, match=r"pip install 'hypermend\[tensorboard\]'"):
-        Board(tmp_path, "x")
+        TensorBoardWriter(tmp_path, "x")

@@ -15,11 +15,11 @@ import numpy as np
 import zarr
 
 from hypermend.catalog.cube.layout import opening, read_spec
-from hypermend.catalog.cube.marks import Marks, Shard, TileIndex
+from hypermend.catalog.cube.marks import DoneMarks, Shard, TileIndex
 from hypermend.catalog.cube.spec import NODATA
 from hypermend.catalog.cube.stores import Reads, Writes, zarr_store
 from hypermend.catalog.errors import BadCube
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 
 Flags = np.ndarray[Any, np.dtype[np.uint8]]
 Stored = np.ndarray[Any, np.dtype[Any]]
@@ -29,7 +29,7 @@ _REPAIR = "`hypermend verify` lists such tiles, the same ingest or restore comma
 class Cube:
     """An existing cube, for reading windows and writing tiles. Open it once per worker; it pickles as its address."""
 
-    def __init__(self, root: Root, path: str) -> None:
+    def __init__(self, root: ArchiveStore, path: str) -> None:
         """
         Raises:
             NotFound: no cube there.
@@ -38,7 +38,7 @@ class Cube:
         self.root = root
         self.path = path
         self.spec = read_spec(root, path)
-        self.marks = Marks(root, path)
+        self.marks = DoneMarks(root, path)
         self._reads = Reads(zarr_store(root, path, read_only=True))
         self._writes = Writes(zarr_store(root, path, read_only=False))
         with opening(root, path):
@@ -47,7 +47,7 @@ class Cube:
             self._stored_out = self._out("reflectance")
             self._flags_out = self._out("valid")
 
-    def __reduce__(self) -> tuple[type[Cube], tuple[Root, str]]:
+    def __reduce__(self) -> tuple[type[Cube], tuple[ArchiveStore, str]]:
         return Cube, (self.root, self.path)
 
     def __repr__(self) -> str:

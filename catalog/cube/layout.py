@@ -26,7 +26,7 @@ from hypermend.catalog.cube import cf
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.cube.stores import zarr_store
 from hypermend.catalog.errors import BadCube, NotFound
-from hypermend.catalog.storage.root import Root, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 
 SPEC_ATTR = "hypermend:spec"
 ZSTD_LEVEL = 1
@@ -35,7 +35,7 @@ _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 
 
 def create(
-    root: Root,
+    root: ArchiveStore,
     path: str,
     spec: CubeSpec,
     *,
@@ -66,7 +66,7 @@ def create(
         )
 
 
-def read_spec(root: Root, path: str) -> CubeSpec:
+def read_spec(root: ArchiveStore, path: str) -> CubeSpec:
     """The spec that the cube at `path` was created with.
 
     Raises:
@@ -80,7 +80,7 @@ def read_spec(root: Root, path: str) -> CubeSpec:
         raise BadCube(f"{root.href(path)} is no Hypermend cube: attribute {SPEC_ATTR} is missing or damaged") from e
 
 
-def open_cube(root: Root, path: str, *, chunks: dict[str, int] | None = None) -> xr.Dataset:
+def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = None) -> xr.Dataset:
     """The cube as a lazy Dataset in physical values, by plain `xarray.open_zarr`.
 
     chunks: None reads on access without dask; {} makes dask arrays of the cube's chunks.
@@ -98,7 +98,7 @@ def open_cube(root: Root, path: str, *, chunks: dict[str, int] | None = None) ->
 
 
 @contextmanager
-def opening(root: Root, path: str) -> Iterator[None]:
+def opening(root: ArchiveStore, path: str) -> Iterator[None]:
     """What the store, and what Zarr at metadata that it cannot follow, raise, as errors of ours."""
     try:
         with root.errors("open", path):

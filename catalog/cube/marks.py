@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypermend.catalog.errors import BadCube, NotFound
-from hypermend.catalog.storage.root import NotJson, Root
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 
 _NAME = re.compile(r"/(\d+)-(\d+)\.json$")
 _AT_ONCE = 16  # small reads: waiting, not work
@@ -60,10 +60,10 @@ class Mark:
         return cls(index=(int(iy), int(ix)), shards=shards, extra=data.get("extra", {}))
 
 
-class Marks:
+class DoneMarks:
     """The marks of the cube at `path`."""
 
-    def __init__(self, root: Root, path: str) -> None:
+    def __init__(self, root: ArchiveStore, path: str) -> None:
         self.root = root
         self.path = path
         self.folder = f"{path}.done"
@@ -77,7 +77,7 @@ class Marks:
         mark = Mark(index=(iy, ix), shards=tuple(shards), extra=dict(extra or {}))
         data = json.dumps(mark.to_dict(), sort_keys=True, allow_nan=False).encode()
         key = self._key(mark.index)
-        if self.root.put_new(key, data):
+        if self.root.put_if_absent(key, data):
             return True
         old = self._read(key)
         if old is not None and old.shards == mark.shards:

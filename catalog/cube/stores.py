@@ -11,10 +11,10 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, ObjectStore, WrapperStore
 
 from hypermend.catalog.cube.marks import Shard, crc32_hex
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 
 
-def zarr_store(root: Root, path: str, *, read_only: bool) -> Store:
+def zarr_store(root: ArchiveStore, path: str, *, read_only: bool) -> Store:
     """The Zarr store whose root is the cube."""
     local = root.local_path(path)
     if local is not None:

@@ -21,7 +21,7 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.grids import ALIGN_PX, at
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.sensors import seen, srf
+from hypermend.catalog.sensors import band_coverage, srf
 
 MIN_OVERLAP = 0.5
 """Least share of a scene that its guide must cover. The rest of the scene keeps its own detail and is flagged."""
@@ -58,7 +58,7 @@ class GuideScenes:
         boxes = [s.bbox if s.bbox is not None and s.bbox[0] <= s.bbox[2] else whole_earth for s in self._scenes]
         self._boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
-    def of(self, scene: Scene) -> Paired:
+    def find(self, scene: Scene) -> Paired:
         """The guide of `scene`: the same choice every time.
 
         Raises:
@@ -204,7 +204,7 @@ def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class SpectralOverlap:
     """How the guide sees the scene's spectrum."""
 
     bands: tuple[int, ...]
@@ -219,7 +219,7 @@ class Sight:
     """Wavelengths in nm of the scene's good bands outside that range."""
 
 
-def sight(hyper: CubeSpec, guide: CubeSpec) -> Sight:
+def spectral_overlap(hyper: CubeSpec, guide: CubeSpec) -> SpectralOverlap:
     """What of each other the two instruments see, from their tables and the bands of both cubes.
 
     Raises:
@@ -227,7 +227,7 @@ def sight(hyper: CubeSpec, guide: CubeSpec) -> Sight:
     """
     nm = [w for w, good in zip(hyper.wavelength_nm, hyper.good, strict=True) if good]
     good = [i for i in range(guide.bands) if guide.good[i]]
-    share = dict(zip(good, seen(nm, guide.sensor, [guide.band_name[i] for i in good]), strict=True))
+    share = dict(zip(good, band_coverage(nm, guide.sensor, [guide.band_name[i] for i in good]), strict=True))
     bands = tuple(i for i in good if share[i] >= MIN_SEEN)
     if not bands:
         names = ", ".join(guide.band_name[i] for i in good) or "none that is good"
@@ -237,7 +237,7 @@ def sight(hyper: CubeSpec, guide: CubeSpec) -> Sight:
         )
     response = srf(nm, guide.sensor, bands=[guide.band_name[i] for i in bands])
     felt = np.flatnonzero((response > SLIGHT * response.max(axis=1, keepdims=True)).any(axis=0))
-    return Sight(
+    return SpectralOverlap(
         bands=bands,
         response=response,
         left_out=tuple(guide.band_name[i] for i in good if i not in bands),

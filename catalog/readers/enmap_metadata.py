@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.scene import Asset
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 
 LIMIT_BYTES = 64 << 20
@@ -36,9 +36,9 @@ def find_metadata(assets: Mapping[str, Asset]) -> Asset | None:
     return next((a for a in assets.values() if a.href.split("?")[0].upper().endswith("METADATA.XML")), None)
 
 
-def read_metadata(asset: Asset, reach: Reach) -> EnmapMetadata:
+def read_metadata(asset: Asset, reach: AssetFetcher) -> EnmapMetadata:
     """Raises BadAsset when it is no EnMAP metadata, or the bands differ in scale."""
-    body = Reach(reach.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
+    body = AssetFetcher(reach.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
     text = body.getvalue() if isinstance(body, io.BytesIO) else Path(body).read_bytes()
     where = shown(asset.href)
     if b"<!ENTITY" in text:  # entities can blow up a small file; the product has none

@@ -37,7 +37,7 @@ from hypermend.catalog.readers.bands import (
 )
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, shown
 
 # ENVI data type -> NumPy; complex types hold no image
@@ -47,12 +47,12 @@ HEADER_BYTES = 16 << 20
 
 
 def open_envi(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: Reach, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> EnviSource:
     """An ENVI image; see `readers.open_scene`."""
     data, header = _pair(scene, assets)
     identity = reach.identity([data, header])
-    fields = parse_header(_text(header, Reach(reach.sign, max_bytes=HEADER_BYTES)))
+    fields = parse_header(_text(header, AssetFetcher(reach.sign, max_bytes=HEADER_BYTES)))
     where = shown(header.href)
     lines, columns, count = (_int(fields, k, where) for k in ("lines", "samples", "bands"))
     kind = _int(fields, "data type", where)
@@ -86,7 +86,7 @@ class EnviSource:
     lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def __init__(
-        self, spec: CubeSpec, identity: str, data: Asset, header: Asset, reach: Reach, file_bands: Sequence[int]
+        self, spec: CubeSpec, identity: str, data: Asset, header: Asset, reach: AssetFetcher, file_bands: Sequence[int]
     ) -> None:
         self.spec = spec
         self.identity = identity
@@ -118,7 +118,7 @@ class EnviSource:
 class _Local:
     """Header and data beside each other on this machine, as GDAL wants them."""
 
-    def __init__(self, data: Asset, header: Asset, reach: Reach) -> None:
+    def __init__(self, data: Asset, header: Asset, reach: AssetFetcher) -> None:
         self.data, self.header, self._reach = data, header, reach
         self._folder: Path | None = None
 
@@ -166,7 +166,7 @@ def _path(asset: Asset) -> str:
     return urlsplit(asset.href).path if is_remote(asset.href) else asset.href
 
 
-def _text(header: Asset, reach: Reach) -> str:
+def _text(header: Asset, reach: AssetFetcher) -> str:
     body = reach.fetch(header.href)
     return body.getvalue().decode("latin-1") if isinstance(body, io.BytesIO) else body.read_text(encoding="latin-1")
 
@@ -210,7 +210,7 @@ def _bands(fields: Mapping[str, str], table: Sensor, count: int, where: str) -> 
     )
 
 
-def _check_length(data: Asset, reach: Reach, declared: int) -> None:
+def _check_length(data: Asset, reach: AssetFetcher, declared: int) -> None:
     size = reach.stat(data.href).size
     if size is not None and size < declared:
         raise BadAsset(f"{shown(data.href)}: {size} bytes, its header declares {declared}; truncated or a wrong header")
@@ -225,14 +225,14 @@ def _open(path: str) -> Any:
 
 
 def _georeference(
-    data: Asset, header: Asset, reach: Reach
+    data: Asset, header: Asset, reach: AssetFetcher
 ) -> tuple[str | None, tuple[float, float, float, float, float, float] | None]:
     """CRS and transform as GDAL understands the header's map info.
 
     Only the header matters: beside a remote image's header lies an empty data file while GDAL looks.
     """
     with tempfile.TemporaryDirectory(prefix="hypermend-envi-") as folder:
-        text = _text(header, Reach(reach.sign, max_bytes=HEADER_BYTES))
+        text = _text(header, AssetFetcher(reach.sign, max_bytes=HEADER_BYTES))
         sized = re.sub(r"(?mi)^\s*(bands|lines|samples)\s*=.*$", r"\1 = 1", text)
         sized = re.sub(r"(?mis)^\s*(wavelength|fwhm|bbl|band names)\s*=\s*\{[^}]*\}", "", sized)
         sized = re.sub(r"(?mi)^\s*header offset\s*=.*$", "header offset = 0", sized)

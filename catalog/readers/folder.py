@@ -30,7 +30,7 @@ from hypermend.catalog.readers.mat import layout_of, shares_file
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import sensor as sensor_table
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 
 MTIME = {"hypermend:datetime_from": "mtime"}
 _PER_BAND = re.compile(r"^(?P<stem>.+)_B(?P<band>\d{1,3}[A-Z]?)(?P<level>_L1[A-Z]+)?\.tiff?$", re.I)
@@ -64,7 +64,7 @@ def from_folder(path: str | Path, *, sensor: str, collection: str) -> Iterator[S
     root = Path(path).resolve()
     if not root.is_dir():
         raise BadAsset(f"{path}: no such folder")
-    maker = _Maker(sensor=table.name, collection=collection)
+    maker = _SceneBuilder(sensor=table.name, collection=collection)
     for folder, names in _folders(root):
         yield from maker.scenes(folder, names)
 
@@ -77,7 +77,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Maker:
+class _SceneBuilder:
     sensor: str
     collection: str
     seen: dict[str, str] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class _Maker:
         for name in names:
             asset = Asset(key=Path(name).stem, href=str(folder / name), roles=("data",), media_type=_TIFF_MEDIA)
             try:
-                header = read_header(asset, Reach())
+                header = read_header(asset, AssetFetcher())
             except (ArchiveError, ValueError, TypeError, KeyError) as e:
                 yield Skipped(id=Path(name).stem, reason=f"its header cannot be read: {e}")
                 continue
@@ -147,7 +147,7 @@ class _Maker:
             if len(stems) == 1 and stems[0].split("SPECTRAL_IMAGE")[0].rstrip("-_") in xml.stem:
                 asset = Asset(key="metadata", href=str(xml), roles=("metadata",), media_type="application/xml")
                 assets["metadata"] = asset
-                if not told and (start := _parse(read_metadata(asset, Reach()).start or "")) is not None:
+                if not told and (start := _parse(read_metadata(asset, AssetFetcher()).start or "")) is not None:
                     when, told = start, True
         return self._scene(id, when, assets, grid=_union(headers), properties={} if told else MTIME)
 
@@ -169,7 +169,7 @@ class _Maker:
         day = fields.get("DATE_ACQUIRED") or fields.get("ACQUISITION_DATE")
         clock = fields.get("SCENE_CENTER_TIME", "00:00:00").rstrip("Z")[:15]
         when = _parse(f"{day}T{clock}") if day else None
-        grid = _union([read_header(first, Reach())])
+        grid = _union([read_header(first, AssetFetcher())])
         return self._scene(
             stem,
             when or _mtime(Path(first.href)),
@@ -188,12 +188,12 @@ class _Maker:
     def _single(self, path: Path, media_type: str) -> Scene:
         asset = Asset(key="data", href=str(path), roles=("data",), media_type=media_type)
         if path.suffix.lower() == ".mat":
-            layout = layout_of(asset, sensor_table(self.sensor), Reach())
+            layout = layout_of(asset, sensor_table(self.sensor), AssetFetcher())
             # one file can hold the cubes of two instruments: each scene has an id of its own
             id = f"{path.stem}-{self.sensor}" if shares_file(layout) else path.stem
             facts = {"hypermend:mat_key": layout.cube}
             return self._scene(id, _mtime(path), {"data": asset}, properties={**MTIME, **facts})
-        when = _parse(start_time(asset, Reach()) or "")
+        when = _parse(start_time(asset, AssetFetcher()) or "")
         return self._scene(path.stem, when or _mtime(path), {"data": asset}, properties={} if when else MTIME)
 
     def _envi(self, folder: Path, name: str, names: Sequence[str]) -> Scene:

@@ -20,7 +20,7 @@ from hypermend.catalog.errors import ArchiveError, BadAsset
 from hypermend.catalog.readers.bands import Band, Pixels, by_wavelength, choose, default_fill, flags_of, make_spec
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 
 _PRISMA = "HDFEOS/SWATHS/PRS_L2D_HCO"
@@ -52,7 +52,7 @@ class HdfSource:
         spec: CubeSpec,
         identity: str,
         asset: Asset,
-        reach: Reach,
+        reach: AssetFetcher,
         parts: Sequence[HdfPart],
         lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class HdfSource:
 
 
 def open_hdf(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: Reach, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> HdfSource:
     """A PRISMA or EMIT product; see `readers.open_scene`."""
     if len(assets) != 1:
@@ -264,7 +264,7 @@ def _listed(group: Any, limit: int = 20) -> list[str]:
 
 
 @contextmanager
-def open_file(asset: Asset, reach: Reach) -> Iterator[Any]:
+def open_file(asset: Asset, reach: AssetFetcher) -> Iterator[Any]:
     """The open HDF5 file, local or by ranges."""
     try:
         file = h5py.File(reach.seekable(asset.href), "r")
@@ -277,7 +277,7 @@ def open_file(asset: Asset, reach: Reach) -> Iterator[Any]:
             raise BadAsset(f"{shown(asset.href)}: is damaged: {e}") from e
 
 
-def start_time(asset: Asset, reach: Reach) -> str | None:
+def start_time(asset: Asset, reach: AssetFetcher) -> str | None:
     """When the acquisition began, as the product writes it."""
     with open_file(asset, reach) as file:
         for name in ("Product_StartTime", "time_coverage_start"):
@@ -286,7 +286,7 @@ def start_time(asset: Asset, reach: Reach) -> str | None:
     return None
 
 
-def mat_variables(asset: Asset, reach: Reach) -> Mapping[str, tuple[tuple[int, ...], str]]:
+def mat_variables(asset: Asset, reach: AssetFetcher) -> Mapping[str, tuple[tuple[int, ...], str]]:
     """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
     with open_file(asset, reach) as file:
         own = (n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink))
@@ -300,7 +300,7 @@ def _matlab_class(item: Any) -> str:
     return name if name in _MATLAB else name or str(item.dtype)
 
 
-def read_small(asset: Asset, reach: Reach, name: str) -> NDArray[Any]:
+def read_small(asset: Asset, reach: AssetFetcher, name: str) -> NDArray[Any]:
     """A whole dataset in file order."""
     with open_file(asset, reach) as file:
         return np.asarray(_need(file, name, shown(asset.href))[()])

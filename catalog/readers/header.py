@@ -15,7 +15,7 @@ from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.hrefs import shown
 
 if TYPE_CHECKING:
-    from hypermend.catalog.storage.fetch import Reach
+    from hypermend.catalog.storage.fetch import AssetFetcher
 
 _WAVELENGTH_NM = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
 
@@ -50,7 +50,7 @@ class Header:
         return abs(self.transform.a)
 
 
-def read_header(asset: Asset, reach: Reach) -> Header:
+def read_header(asset: Asset, reach: AssetFetcher) -> Header:
     """Open, look, close."""
 
     def look(dataset: Any) -> Header:

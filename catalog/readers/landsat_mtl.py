@@ -18,7 +18,7 @@ from typing import Any
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.readers.bands import Band
 from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 
 LIMIT_BYTES = 4 << 20
 
@@ -33,12 +33,12 @@ class Calibration:
     attrs: dict[str, Any]
 
 
-def calibration(scene: Scene, bands: Sequence[Band], reach: Reach) -> Calibration | None:
+def calibration(scene: Scene, bands: Sequence[Band], reach: AssetFetcher) -> Calibration | None:
     """From the scene's MTL file; None when it has none."""
     asset = find_mtl(scene.assets)
     if asset is None:
         return None
-    body = Reach(reach.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
+    body = AssetFetcher(reach.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
     text = body.read_text(encoding="latin-1") if isinstance(body, Path) else _decoded(body)
     fields = parse_mtl(text)
     factors = [_factor(fields, b) for b in bands]

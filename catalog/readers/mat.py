@@ -33,7 +33,7 @@ from hypermend.catalog.readers.bands import (
 from hypermend.catalog.readers.hdf import HdfPart, HdfSource, mat_variables, read_small
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 
 HEADER_BYTES = 128
@@ -98,7 +98,7 @@ _DAMAGE = (ValueError, TypeError, KeyError, OSError, NotImplementedError, zlib.e
 class _File:
     """Variables of a .mat file, v5 or v7.3: name -> (MATLAB shape, MATLAB class)."""
 
-    def __init__(self, asset: Asset, reach: Reach) -> None:
+    def __init__(self, asset: Asset, reach: AssetFetcher) -> None:
         self.where = shown(asset.href)
         self.asset, self.reach = asset, reach
         self.body: Path | io.BytesIO | None = None
@@ -137,7 +137,7 @@ class _File:
 
 
 def open_mat(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: Reach, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> ArraySource | HdfSource:
     """The cube of a .mat file; see the module's text for which variable that is."""
     if len(assets) != 1:
@@ -189,7 +189,7 @@ def _check_bytes(file: _File, name: str, declared: int) -> None:
         raise Refused(f"{file.where}: {name} holds {declared} bytes, read whole, the limit is {file.reach.max_bytes}")
 
 
-def layout_of(asset: Asset, table: Sensor, reach: Reach) -> Layout:
+def layout_of(asset: Asset, table: Sensor, reach: AssetFetcher) -> Layout:
     """What the cube of a file is for this sensor; see `pick_layout`."""
     file = _File(asset, reach)
     return pick_layout(file.variables, table, None, file.where, file.listed())
@@ -266,7 +266,7 @@ def _bands(layout: Layout, table: Sensor, count: int, file: _File) -> list[Band]
     return by_count(table, count, file.where)
 
 
-def _is_v73(asset: Asset, reach: Reach) -> bool:
+def _is_v73(asset: Asset, reach: AssetFetcher) -> bool:
     """v7.3 says so in the text at the start of the file."""
     head = reach.head(asset.href, HEADER_BYTES)
     if not head.startswith(b"MATLAB "):

@@ -21,7 +21,7 @@ from hypermend.catalog.readers.bands import Band
 from hypermend.catalog.readers.header import Header
 from hypermend.catalog.storage.hrefs import shown
 
-Found = tuple[Band, list[Header], int]
+BandFiles = tuple[Band, list[Header], int]
 """a band, the files that hold it, its 1-based number in them"""
 
 
@@ -51,7 +51,9 @@ class Layer:
     """0-based, in the cube"""
 
 
-def target_grid(found: Sequence[Found], gsd_m: float | None, what: str) -> tuple[Affine, tuple[int, int], str | None]:
+def target_grid(
+    found: Sequence[BandFiles], gsd_m: float | None, what: str
+) -> tuple[Affine, tuple[int, int], str | None]:
     """The cube's grid: pixels of the wanted (else the finest) size over the extent of all files."""
     headers = {h.asset.key: h for _, group, _ in found for h in group}.values()
     crs = {h.crs for h in headers}
@@ -101,7 +103,7 @@ def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> P
     )
 
 
-def layers_of(found: Sequence[Found], target: Affine, size: tuple[int, int], what: str) -> list[Layer]:
+def layers_of(found: Sequence[BandFiles], target: Affine, size: tuple[int, int], what: str) -> list[Layer]:
     """One layer per group of files; `found` in cube order."""
     groups: dict[int, tuple[list[Header], list[int], list[int]]] = {}
     for cube_band, (_, group, position) in enumerate(found):
@@ -134,7 +136,7 @@ def _covers(files: Sequence[Placed], size: tuple[int, int]) -> bool:
     return bool(covered.all())
 
 
-def resampling(found: Sequence[Found], target: Affine) -> list[str]:
+def resampling(found: Sequence[BandFiles], target: Affine) -> list[str]:
     out = []
     for _, group, _ in found:
         ratio = group[0].transform.a / target.a

@@ -17,7 +17,7 @@ from hypermend.catalog.errors import BadAsset, Refused
 from hypermend.catalog.readers.bands import ArraySource, Pixels, by_number, choose, make_spec
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, shown
 
 SCALE = 1 / 65535
@@ -27,7 +27,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def open_png(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: Reach, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> ArraySource:
     """A folder of PNGs as one cube of counts, scaled to 0..1; read whole."""
     what = f"scene {scene.id}"
@@ -71,7 +71,7 @@ def band_number(asset: Asset) -> int:
     return int(match[1])
 
 
-def _size(asset: Asset, reach: Reach) -> tuple[int, int]:
+def _size(asset: Asset, reach: AssetFetcher) -> tuple[int, int]:
     """(y, x) from the PNG header.
 
     Raises:

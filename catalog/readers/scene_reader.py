@@ -23,7 +23,7 @@ from hypermend.catalog.readers.mat import open_mat
 from hypermend.catalog.readers.png import open_png
 from hypermend.catalog.readers.tiff import open_tiff
 from hypermend.catalog.scene import Asset, Scene, is_data
-from hypermend.catalog.storage.fetch import GIB, Reach
+from hypermend.catalog.storage.fetch import GIB, AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 from hypermend.catalog.storage.signing import Signer
 
@@ -101,7 +101,7 @@ def open_scene(
     (kind, assets), *_ = kinds.items()
     if gsd_m is not None and kind != "tiff":
         raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m was asked for, but {kind} files have one grid")
-    reach = Reach(sign, max_bytes=max_bytes)
+    reach = AssetFetcher(sign, max_bytes=max_bytes)
     table = sensors.sensor(scene.sensor)
     options = {"gsd_m": gsd_m} if kind == "tiff" else {}
     try:

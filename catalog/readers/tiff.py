@@ -38,7 +38,7 @@ from hypermend.catalog.readers.enmap_metadata import EnmapMetadata, find_metadat
 from hypermend.catalog.readers.header import Header, check_against_item, read_header
 from hypermend.catalog.readers.landsat_mtl import Calibration, calibration, find_mtl
 from hypermend.catalog.readers.mosaic import (
-    Found,
+    BandFiles,
     Layer,
     Placed,
     averaged,
@@ -50,7 +50,7 @@ from hypermend.catalog.readers.mosaic import (
 )
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
-from hypermend.catalog.storage.fetch import Reach
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, shown
 
 THERMAL = "TIR"
@@ -60,7 +60,7 @@ def open_tiff(
     scene: Scene,
     assets: Sequence[Asset],
     table: Sensor,
-    reach: Reach,
+    reach: AssetFetcher,
     *,
     bands: Sequence[str] | None = None,
     gsd_m: float | None = None,
@@ -111,7 +111,7 @@ class TiffSource:
     lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def __init__(
-        self, spec: CubeSpec, identity: str, layers: Sequence[Layer], classes: Sequence[Layer], reach: Reach
+        self, spec: CubeSpec, identity: str, layers: Sequence[Layer], classes: Sequence[Layer], reach: AssetFetcher
     ) -> None:
         self.spec = spec
         self.identity = identity
@@ -178,9 +178,9 @@ class TiffSource:
 
 def _sorted_out(
     groups: Sequence[list[Header]], table: Sensor, what: str
-) -> tuple[list[Found], list[tuple[list[Header], int]], list[str]]:
+) -> tuple[list[BandFiles], list[tuple[list[Header], int]], list[str]]:
     """Bands of the cube, bands of classes (files, 1-based number in them), and the names of what is left out."""
-    found: list[Found] = []
+    found: list[BandFiles] = []
     classes: list[tuple[list[Header], int]] = []
     left_out: list[str] = []
     for group in groups:
@@ -204,7 +204,7 @@ def _of_bands(assets: Sequence[Asset], bands: Sequence[str], table: Sensor) -> S
     return picked if {a.bands[0] for a in picked} == wanted else assets
 
 
-def _headers(assets: Sequence[Asset], reach: Reach) -> list[Header]:
+def _headers(assets: Sequence[Asset], reach: AssetFetcher) -> list[Header]:
     """Headers of all files; remote ones several at a time, each is a round trip or two."""
     if not any(is_remote(a.href) for a in assets):
         return [read_header(a, reach) for a in assets]
@@ -258,8 +258,8 @@ def _bands_of(header: Header, table: Sensor, what: str) -> list[Band | str]:
 def _pixels(
     scene: Scene,
     table: Sensor,
-    found: list[Found],
-    reach: Reach,
+    found: list[BandFiles],
+    reach: AssetFetcher,
     target: Affine,
     crs: str | None,
     left_out: Sequence[str],

@@ -10,12 +10,12 @@ from hypermend.catalog.errors import NotFound
 from hypermend.catalog.keys import item_folder, item_key
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.item import STAC_VERSION
-from hypermend.catalog.storage.root import NotJson, Root, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, to_json
 
 JSON, GEOJSON = "application/json", "application/geo+json"
 
 
-def rebuild_catalogs(root: Root) -> None:
+def rebuild_catalogs(root: ArchiveStore) -> None:
     """Make catalog.json, the collections and the date catalogs anew from the listing of the items."""
     tree: dict[str, dict[str, list[str]]] = {}
     for entry in root.list("items"):
@@ -36,7 +36,7 @@ def rebuild_catalogs(root: Root) -> None:
     root.put_json("catalog.json", _with_children(_root_catalog(), children))
 
 
-def link_item(root: Root, scene: Scene) -> int:
+def link_item(root: ArchiveStore, scene: Scene) -> int:
     """See that every catalog between the root and the item links on; bytes written."""
     folder = item_folder(scene)
     _, collection, date = folder.split("/")
@@ -60,7 +60,7 @@ def link_item(root: Root, scene: Scene) -> int:
     return written
 
 
-def read_catalog(root: Root, key: str) -> dict[str, Any] | None:
+def read_catalog(root: ArchiveStore, key: str) -> dict[str, Any] | None:
     """A document of ours; None when it is absent or damaged, so that it is written anew."""
     try:
         document = root.get_json(key)

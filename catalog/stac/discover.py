@@ -20,13 +20,13 @@ from pystac_client.stac_api_io import StacApiIO
 from hypermend.catalog.errors import ArchiveError, BadAsset, BadItem, NotFound, Unreachable
 from hypermend.catalog.readers.folder import Skipped, from_folder
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.stac.filters import Select
+from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item, items_in
-from hypermend.catalog.storage.fetch import TIMEOUT_S, Reach, allowed, http_error, patiently
+from hypermend.catalog.storage.fetch import TIMEOUT_S, AssetFetcher, allowed, http_error, patiently
 from hypermend.catalog.storage.hrefs import is_remote, resolve_href, shown
 
-__all__ = ["Found", "Select", "Skipped", "discover", "from_folder"]
-Found = Scene | Skipped
+__all__ = ["Discovered", "ItemFilter", "Skipped", "discover", "from_folder"]
+Discovered = Scene | Skipped
 DOCUMENT_BYTES = 256 << 20
 MAX_DEPTH = 32
 PAGE_ITEMS = 100
@@ -41,7 +41,7 @@ def discover(
     datetime: str | None = None,
     query: Sequence[str] = (),
     limit: int | None = None,
-) -> Iterator[Found]:
+) -> Iterator[Discovered]:
     """Scenes of a STAC API or of a static catalog; the document at `where` tells which it is.
 
     Args:
@@ -53,7 +53,7 @@ def discover(
         BadAsset: no STAC there, or a filter that cannot be read.
         NotFound, Refused, Unreachable: from the way to it.
     """
-    select = Select.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
+    select = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
     href = _href(where)
     document = _document(href)
     if isinstance(document, Mapping) and _is_api(document):
@@ -61,7 +61,7 @@ def discover(
     return _limited(_static(document, href, select, sensor=sensor), limit)
 
 
-def _limited(found: Iterator[Found], limit: int | None) -> Iterator[Found]:
+def _limited(found: Iterator[Discovered], limit: int | None) -> Iterator[Discovered]:
     """The same item twice is said once; at most `limit` scenes."""
     seen: set[tuple[str, str]] = set()
     for one in found:
@@ -83,8 +83,8 @@ def _limited(found: Iterator[Found], limit: int | None) -> Iterator[Found]:
 
 
 def _scenes(
-    items: Iterator[Mapping[str, Any]], select: Select, *, href: str, within: str | None, sensor: str | None
-) -> Iterator[Found]:
+    items: Iterator[Mapping[str, Any]], select: ItemFilter, *, href: str, within: str | None, sensor: str | None
+) -> Iterator[Discovered]:
     for item in items:
         try:
             if select.accepts(item):
@@ -119,7 +119,7 @@ class _PatientIO(StacApiIO):
         return patiently(once)
 
 
-def _api(url: str, select: Select, *, sensor: str | None, limit: int | None) -> Iterator[Found]:
+def _api(url: str, select: ItemFilter, *, sensor: str | None, limit: int | None) -> Iterator[Discovered]:
     client = pystac_client.Client.open(url, stac_io=_PatientIO(timeout=TIMEOUT_S, max_retries=None))
     asked: dict[str, Any] = {"limit": min(limit or PAGE_ITEMS, PAGE_ITEMS)}
     if select.collections:
@@ -152,12 +152,12 @@ def _pages(client: pystac_client.Client, asked: Mapping[str, Any], url: str) -> 
 class _Walk:
     """A walk through a static catalog: what it looks for, and what it has seen."""
 
-    select: Select
+    select: ItemFilter
     sensor: str | None
     within: str | None
     seen: set[str] = field(default_factory=set)
 
-    def of(self, document: Any, href: str, depth: int = 0) -> Iterator[Found]:
+    def of(self, document: Any, href: str, depth: int = 0) -> Iterator[Discovered]:
         yield from _scenes(items_in(document), self.select, href=href, within=self.within, sensor=self.sensor)
         if not isinstance(document, Mapping) or document.get("type") == "Feature":
             return
@@ -165,7 +165,7 @@ class _Walk:
             if isinstance(link, Mapping) and link.get("rel") in ("child", "item"):
                 yield from self._follow(str(link.get("href", "")), href, depth + 1)
 
-    def _follow(self, link: str, base: str, depth: int) -> Iterator[Found]:
+    def _follow(self, link: str, base: str, depth: int) -> Iterator[Discovered]:
         try:
             href = resolve_href(link, base, within=self.within)
             if href in self.seen:
@@ -180,7 +180,7 @@ class _Walk:
         yield from self.of(document, href, depth)
 
 
-def _static(document: Any, href: str, select: Select, *, sensor: str | None) -> Iterator[Found]:
+def _static(document: Any, href: str, select: ItemFilter, *, sensor: str | None) -> Iterator[Discovered]:
     within = None if is_remote(href) else str(Path(href).parent)
     yield from _Walk(select=select, sensor=sensor, within=within, seen={href}).of(document, href)
 
@@ -206,7 +206,7 @@ def _href(where: str | Path) -> str:
 
 
 def _document(href: str) -> Any:
-    body = Reach(max_bytes=DOCUMENT_BYTES).fetch(href)
+    body = AssetFetcher(max_bytes=DOCUMENT_BYTES).fetch(href)
     text = body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()
     try:
         return json.loads(text)

@@ -27,7 +27,7 @@ _OPERATORS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Select:
+class ItemFilter:
     """Filters of a search; what is empty or None accepts all."""
 
     collections: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Select:
         bbox: Sequence[float] | None = None,
         datetime: str | None = None,
         query: Sequence[str] = (),
-    ) -> Select:
+    ) -> ItemFilter:
         """From what a user writes.
 
         Raises:

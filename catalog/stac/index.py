@@ -29,9 +29,9 @@ from hypermend.catalog import sensors
 from hypermend.catalog.errors import BadItem, NotFound, Refused
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.fields import moment
-from hypermend.catalog.stac.filters import Select
+from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item
-from hypermend.catalog.storage.root import Entry, NotJson, Root, safe_name
+from hypermend.catalog.storage.archive_store import ArchiveStore, Entry, NotJson, safe_name
 
 log = logging.getLogger(__name__)
 STAGES = ("raw", "source", "restored")
@@ -53,7 +53,7 @@ _SCHEMA = pa.schema(
         ("item", pa.string()),
     ]
 )
-_ANY = Select.of()
+_ANY = ItemFilter.of()
 _LAST = datetime.max.replace(tzinfo=UTC)
 _SEARCHED = [name for name in _SCHEMA.names if name != "item"]
 
@@ -105,7 +105,7 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
     )
 
 
-def add(root: Root, row: Row, *, run: str) -> int:
+def add(root: ArchiveStore, row: Row, *, run: str) -> int:
     """Append `row` to the last part of this run, or to a new one when that is full; bytes written."""
     folder = f"index/{row.key.split('/')[1]}"
     mine = sorted(e.key for e in root.list(folder) if e.key.startswith(f"{folder}/{run}-"))
@@ -122,7 +122,7 @@ def add(root: Root, row: Row, *, run: str) -> int:
     return len(data)
 
 
-class Found:
+class SearchResult:
     """The items that a search found, by time and id. Iterating reads them, some hundreds at a time.
 
     One that turns out to be no scene, or to fail a comparison of properties, is left out: `len` may be too large.
@@ -130,7 +130,7 @@ class Found:
 
     at_once = 500
 
-    def __init__(self, root: Root, rows: Sequence[Row], properties: Select = _ANY) -> None:
+    def __init__(self, root: ArchiveStore, rows: Sequence[Row], properties: ItemFilter = _ANY) -> None:
         self.rows = rows
         self._root = root
         self._properties = properties
@@ -149,13 +149,13 @@ class Found:
                 if (scene := _scene(self._root, row, item)) is not None:
                     yield scene
 
-    def where(self, wanted: Callable[[Row], bool]) -> Found:
+    def where(self, wanted: Callable[[Row], bool]) -> SearchResult:
         """Those whose row is wanted."""
-        return Found(self._root, [row for row in self.rows if wanted(row)], self._properties)
+        return SearchResult(self._root, [row for row in self.rows if wanted(row)], self._properties)
 
 
 def search(
-    root: Root,
+    root: ArchiveStore,
     *,
     stage: str | None = None,
     sensor: str | None = None,
@@ -164,7 +164,7 @@ def search(
     datetime: str | None = None,
     query: Sequence[str] = (),
     ids: Sequence[str] | None = None,
-) -> Found:
+) -> SearchResult:
     """The current items that pass every filter: found by the index alone, read when they are iterated.
 
     Args:
@@ -184,8 +184,8 @@ def search(
         raise Refused(f"stage {stage!r}; an item is one of {', '.join(STAGES)}")
     if sensor is not None:
         sensor = sensors.sensor(sensor).name
-    select = Select.of(collections=collections, bbox=bbox, datetime=datetime)
-    properties = Select.of(query=query)
+    select = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime)
+    properties = ItemFilter.of(query=query)
     named = None if ids is None else frozenset(ids)
     wanted = [
         row
@@ -195,10 +195,10 @@ def search(
         and (named is None or row.id in named)
         and _accepts(select, row)
     ]
-    return Found(root, sorted(wanted, key=_when), properties)
+    return SearchResult(root, sorted(wanted, key=_when), properties)
 
 
-def rebuild(root: Root) -> int:
+def rebuild(root: ArchiveStore) -> int:
     """Make the index anew in few large parts; the number of items. Run it when no driver is publishing."""
     rows = _rows(root, ())
     by_folder: dict[str, list[Row]] = {}
@@ -218,7 +218,7 @@ def rebuild(root: Root) -> int:
     return len(rows)
 
 
-def _rows(root: Root, collections: Sequence[str]) -> list[Row]:
+def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
     """One row per item that is there now, from the index where it knows this version and else from the item."""
     folders = [f"/{safe_name(c)}" for c in collections] or [""]
     entries: dict[str, Entry] = {}
@@ -239,7 +239,7 @@ def _rows(root: Root, collections: Sequence[str]) -> list[Row]:
     return list(rows.values())
 
 
-def _index_rows(root: Root, folder: str) -> Iterator[Row]:
+def _index_rows(root: ArchiveStore, folder: str) -> Iterator[Row]:
     parts = [e.key for e in root.list(folder) if e.key.endswith(".parquet")]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for part, table in zip(parts, pool.map(lambda p: _read_part(root, p, _SEARCHED), parts), strict=True):
@@ -247,7 +247,7 @@ def _index_rows(root: Root, folder: str) -> Iterator[Row]:
                 yield Row(**values, item=None, part=part, position=position)
 
 
-def _read_part(root: Root, key: str, columns: list[str]) -> pa.Table | None:
+def _read_part(root: ArchiveStore, key: str, columns: list[str]) -> pa.Table | None:
     """None when the part is gone, damaged or has other columns: search does without it."""
     try:
         # In this thread alone: Arrow's own pools can abort the interpreter when it ends just after a search. A file
@@ -260,7 +260,7 @@ def _read_part(root: Root, key: str, columns: list[str]) -> pa.Table | None:
     return table if table.column_names == columns else None
 
 
-def _read_item(root: Root, entry: Entry) -> Row | None:
+def _read_item(root: ArchiveStore, entry: Entry) -> Row | None:
     """The row of an item that the index does not know; None, with a warning, when it is no item."""
     try:
         return row_of(entry.key, entry.version, root.get_json(entry.key))
@@ -281,7 +281,7 @@ def _newest(rows: Iterable[Row]) -> list[Row]:
     return list(best.values())
 
 
-def _accepts(select: Select, row: Row) -> bool:
+def _accepts(select: ItemFilter, row: Row) -> bool:
     item: dict[str, Any] = {
         "id": row.id,
         "collection": row.collection,
@@ -296,7 +296,7 @@ def _when(row: Row) -> tuple[datetime, str, str]:
     return moment(row.start) if row.start else _LAST, row.id, row.collection
 
 
-def _with_items(root: Root, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """(key, JSON) of the items that are still there, each part of the index read once."""
     by_part: dict[str, list[Row]] = {}
     for row in rows:
@@ -315,14 +315,14 @@ def _with_items(root: Root, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
                 yield row.key, text
 
 
-def _item_itself(root: Root, key: str) -> str | None:
+def _item_itself(root: ArchiveStore, key: str) -> str | None:
     try:
         return root.get(key).decode()
     except NotFound:
         return None
 
 
-def _scene(root: Root, row: Row, item: Mapping[str, Any]) -> Scene | None:
+def _scene(root: ArchiveStore, row: Row, item: Mapping[str, Any]) -> Scene | None:
     try:
         return from_item(item, href=root.href(row.key), own=True)
     except BadItem as e:

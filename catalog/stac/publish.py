@@ -33,8 +33,8 @@ from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.browse import GEOJSON, JSON, entry_link, link_item, read_catalog
 from hypermend.catalog.stac.item import document
+from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name, to_json
 from hypermend.catalog.storage.hrefs import is_remote
-from hypermend.catalog.storage.root import Root, safe_name, to_json
 
 ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
 # Facts about the writing, not about the scene: they alone are no reason to write an item again.
@@ -94,7 +94,7 @@ def restored_item(
     return _cube_scene(source, spec, collection, key, valid_fraction, facts)
 
 
-def put_item(root: Root, scene: Scene, *, run: str) -> int:
+def put_item(root: ArchiveStore, scene: Scene, *, run: str) -> int:
     """Publish `scene`: write its item, then link and index it. Returns the bytes written, 0 when nothing is new.
 
     A scene that is there already in this collection is replaced, in one put.
@@ -168,7 +168,7 @@ def _cube_scene(
     )
 
 
-def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:
+def _item(root: ArchiveStore, key: str, scene: Scene) -> dict[str, Any]:
     """The document that is stored at `key`."""
     folder = posixpath.dirname(key)
     item = document(scene)
@@ -188,7 +188,7 @@ def _item(root: Root, key: str, scene: Scene) -> dict[str, Any]:
     return item
 
 
-def _stored_href(root: Root, folder: str, href: str) -> str:
+def _stored_href(root: ArchiveStore, folder: str, href: str) -> str:
     """An href as it is stored in an item of `folder`: relative inside the archive, unsigned outside."""
     if is_remote(href):
         prefix = root.url.rstrip("/") + "/"

@@ -1,1 +1,1 @@
-"""Bytes: root (an archive's objects), leases, hrefs, fetch and ranged_file (assets over HTTP), signing."""
+"""Bytes: archive_store (an archive's objects), leases, hrefs, fetch and ranged_file (assets over HTTP), signing."""

@@ -92,7 +92,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_Redirects)
 
 
-class Reach:
+class AssetFetcher:
     """How the files of one scene are reached: signer, size limit, retries."""
 
     def __init__(self, sign: Signer | None = None, *, max_bytes: int = 4 * GIB) -> None:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hypermend.catalog.errors import ArchiveError, NotFound
-from hypermend.catalog.storage.root import Root, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 
 TTL_S = 120.0
 """A holder that has not been heard of for so long may be replaced."""
@@ -50,7 +50,7 @@ class Claim:
 class Leases:
     """The leases of one driver. A thread renews them; `close` gives all back."""
 
-    def __init__(self, root: Root, *, what: str, ttl_s: float = TTL_S) -> None:
+    def __init__(self, root: ArchiveStore, *, what: str, ttl_s: float = TTL_S) -> None:
         self._root = root
         self._what = what
         self._ttl_s = ttl_s
@@ -145,7 +145,7 @@ class Leases:
         return age is None or age > claim.ttl_s
 
 
-def _read(root: Root, key: str) -> tuple[str, Claim] | None:
+def _read(root: ArchiveStore, key: str) -> tuple[str, Claim] | None:
     """(version, claim) of the lease, or None. A damaged one counts as one that nobody holds."""
     try:
         data, version = root.get_versioned(key)

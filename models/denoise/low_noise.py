@@ -55,7 +55,7 @@ def _mean(x: torch.Tensor, size: int) -> torch.Tensor:
     return functional.avg_pool2d(x, size, stride=1, padding=size // 2, count_include_pad=False)
 
 
-class Fit:
+class GuideRegression:
     """Least squares on guides in windows: set up once for a tile, then used for each band."""
 
     def __init__(self, coefficients: torch.Tensor) -> None:
@@ -85,7 +85,7 @@ class Fit:
         return mean.reshape(*products.shape[:-2], *mean.shape[-2:])
 
 
-def surely_noise(gone: torch.Tensor, band: torch.Tensor, fit: Fit) -> torch.Tensor:
+def certain_noise(gone: torch.Tensor, band: torch.Tensor, fit: GuideRegression) -> torch.Tensor:
     """Steps 1 to 4: of what was to be removed from a band, what is sure to be noise.
 
     Args:
@@ -105,7 +105,7 @@ def surely_noise(gone: torch.Tensor, band: torch.Tensor, fit: Fit) -> torch.Tens
     return gone - mean.repeat_interleave(CELL, dim=2).repeat_interleave(CELL, dim=3)
 
 
-class Careful:
+class ConservativeDenoiser:
     """The restorer, bound to a scene."""
 
     scale = 1
@@ -133,13 +133,13 @@ class Careful:
         edges = (top, -(w + top) % CELL, top, -(h + top) % CELL)
         inner = (..., slice(top, top + h), slice(top, top + w))
         z = functional.pad(torch.einsum("jb,nbhw->njhw", self.project, x), edges, mode="replicate")
-        first = dct_shrinkage.one_scale(z, self.power)
-        fit = Fit(first)
+        first = dct_shrinkage.dct_denoise_single_scale(z, self.power)
+        fit = GuideRegression(first)
         noise = z - first - self.rest * z
         out = x.clone()
         for b, std in enumerate(self.noise_std):  # one at a time: a tile has hundreds
             if std > 0:
                 band = functional.pad(x[:, b : b + 1] / std, edges, mode="replicate")
                 gone = self.rest * band + torch.einsum("j,njhw->nhw", self.back[b], noise)[:, None]
-                out[:, b] -= std * surely_noise(gone, band, fit)[inner][:, 0]
+                out[:, b] -= std * certain_noise(gone, band, fit)[inner][:, 0]
         return out

@@ -3,7 +3,7 @@
 Domain "subspace" (what ships). A scene's noise, whitening and axes are estimated once (`subspace.py`). Then, in each
 pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient, whatever the sensor and the noise, and
 
-    z_k' = pilot(z)_k - t_k c_k pilot: a sliding DCT (`pilot.py`); c = STAS(features) corrects it for k = 1..K,
+    z_k' = pilot(z)_k - t_k c_k pilot: `dct_shrinkage.py`; c = STAS(features) corrects it for k = 1..K,
                                 and t_k (`trust`) is near 1 where there is signal, 0 where there is noise alone
     z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q = 1.08)
     z'   = z' + long waves      of all stored coefficients, from means of 4x4 pixels (`pilot.long_waves`)
@@ -11,7 +11,8 @@ pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient,
     y'   = W^-1 (U z' + r')
 
 Every correction is a multiple of the noise: it vanishes with the noise, and nothing of the signal is cut off. A scene
-whose noise is small gets the careful restorer instead (`careful.py`), a clean one is returned bit for bit (`Gate`).
+whose noise is small gets the conservative restorer (`low_noise.py`), a clean one is returned bit for bit
+(`NoiseGate`).
 
 Domain "bands": y' = scale * STAS(y / scale) in windows of as many bands as the network was built for.
 """
@@ -28,15 +29,15 @@ from torch.nn import functional
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.denoise import low_noise
 from hypermend.models.denoise.stas import Genotype, Stas, fold
-from hypermend.models.restorer import Facts, Identity, Restorer, Window
+from hypermend.models.restorer import Identity, Restorer, SceneStatistics, Window
 from hypermend.models.signal import dct_shrinkage
 from hypermend.models.signal.subspace import Subspace, moments, subspace
 
-NEAR = 2
+CONTRAST_RADIUS_PX = 2
 """Pixels that the local mean among the features reaches."""
-CONTEXT = dct_shrinkage.HALO
+CONTEXT_PX = dct_shrinkage.HALO
 """Pixels that the network's input reaches beyond the pixel."""
-MOST = 4.0
+LARGEST_CORRECTION = 4.0
 """Largest correction of the pilot, in standard deviations of the noise."""
 
 
@@ -53,7 +54,9 @@ def features(z: torch.Tensor, first: torch.Tensor, power: torch.Tensor) -> torch
         the pilot and the noise, both relative to the coefficient's power.
     """
     scale = power.clamp_min(1e-6).rsqrt()[:, :, None, None]  # (B, K, 1, 1)
-    mean = functional.avg_pool2d(z, 2 * NEAR + 1, stride=1, padding=NEAR, count_include_pad=False)
+    mean = functional.avg_pool2d(
+        z, 2 * CONTRAST_RADIUS_PX + 1, stride=1, padding=CONTRAST_RADIUS_PX, count_include_pad=False
+    )
     contrast = 4 * torch.asinh((z - mean) / 4)
     return torch.cat((z - first, contrast, first * scale, scale.expand_as(z)), dim=1)
 
@@ -68,7 +71,7 @@ def trust(power: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class NoiseGate:
     """How much is done to a scene, by its noise as a share of its bright value."""
 
     of_scene: float
@@ -78,7 +81,7 @@ class Gate:
     of_band: float
     """In full, bands below `of_scene` are restored if their noise is above this share of their root mean square."""
 
-    def full(self, s: Subspace) -> list[bool]:
+    def noisy_bands(self, s: Subspace) -> list[bool]:
         """For each band, whether it is restored in full. A band that does not vary never is."""
         live = s.noise_std > 0
         if not live.any() or np.median(s.noise_std[live]) <= self.of_scene * s.input_scale:
@@ -86,7 +89,7 @@ class Gate:
         noisy = (s.noise_std > self.of_scene * s.input_scale) | (s.noise_std > self.of_band * s.rms)
         return [bool(b) for b in noisy & live]
 
-    def careful(self, s: Subspace) -> list[bool]:
+    def low_noise_bands(self, s: Subspace) -> list[bool]:
         """For each band, whether it is restored with care: all that vary, or none."""
         live = s.noise_std > 0
         noisy = live.sum() > 1 and np.sort(s.noise_std)[-2] > self.of_noisiest * s.input_scale
@@ -139,14 +142,14 @@ class StasModel:
             raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
         self.net = _channels_last(fold(net)).requires_grad_(False)
         self.on_bands = card.config["domain"] == "bands"
-        self.halo = net.halo if self.on_bands else max(net.halo + CONTEXT, low_noise.HALO)
+        self.halo = net.halo if self.on_bands else max(net.halo + CONTEXT_PX, low_noise.HALO)
         if card.halo != self.halo:
             raise BadCard(f"model {card.name!r}: card says halo {card.halo}, its genotype reaches {self.halo}")
         if card.window_bands != (net.channels if self.on_bands else None):
             raise BadCard(f"model {card.name!r}: window_bands {card.window_bands} is not what the config takes")
-        self.gate = None if self.on_bands else Gate(**card.config["gate"])
+        self.gate = None if self.on_bands else NoiseGate(**card.config["gate"])
 
-    def estimate(self, windows: Iterable[Window]) -> Facts:
+    def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
         """Input scale; for the subspace also noise, axes and which bands are noisy enough."""
         m = moments(windows)
         if m is None:
@@ -156,30 +159,30 @@ class StasModel:
         s = subspace(m)
         if s is None:
             return {"kind": "untouched", "reason": "too few bands or pixels to tell noise from texture"}
-        full = self.gate.full(s)
-        restored = full if any(full) else self.gate.careful(s)
+        full = self.gate.noisy_bands(s)
+        restored = full if any(full) else self.gate.low_noise_bands(s)
         # Median over bands, in parts of the bright value: what a person wants to know of a scene.
         level = float(np.median(s.noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
-        summary: Facts = {"noise_level": level, "bands_restored": sum(restored), "bands": len(restored)}
+        summary: SceneStatistics = {"noise_level": level, "bands_restored": sum(restored), "bands": len(restored)}
         if not any(restored):
             reason = "the scene's noise is below what the model was shown to improve"
             return {"kind": "untouched", "reason": reason, "input_scale": s.input_scale, **summary}
         kind = "subspace" if any(full) else "careful"
         return {"kind": kind, **summary, "restored": [int(r) for r in restored], **s.to_facts()}
 
-    def bind(self, facts: Facts) -> Restorer:
+    def bind(self, facts: SceneStatistics) -> Restorer:
         """The restorer of the scene; the identity where nothing is to be done."""
         if facts["kind"] == "untouched":
             return Identity(halo=self.halo)
         if facts["kind"] == "bands":
-            return OnBands(self.net, float(facts["input_scale"]))
+            return BandDenoiser(self.net, float(facts["input_scale"]))
         s = Subspace.from_facts(facts)
         if facts["kind"] == "careful":
-            return low_noise.Careful(s, self.halo)
-        return OnSubspace(self.net, s, [bool(r) for r in facts["restored"]], self.halo)
+            return low_noise.ConservativeDenoiser(s, self.halo)
+        return SubspaceDenoiser(self.net, s, [bool(r) for r in facts["restored"]], self.halo)
 
 
-class OnBands:
+class BandDenoiser:
     """Domain "bands", bound to a scene."""
 
     scale = 1
@@ -196,7 +199,7 @@ class OnBands:
         return y.contiguous()
 
 
-class OnSubspace:
+class SubspaceDenoiser:
     """Domain "subspace", bound to a scene."""
 
     scale = 1
@@ -224,7 +227,7 @@ class OnSubspace:
         z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
         first, noise = z * (1 - self.removed), z * self.removed
         first[:, : self.net.channels], noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
-        noise -= dct_shrinkage.long_waves(z, first)
+        noise -= dct_shrinkage.low_frequency_residual(z, first)
         # y - y' = W^-1 (U noise + q (W y - U z)), q the share of the rest that goes
         rest = torch.where(self.live, x, 0.0) * self.removed_rest
         gone = rest + torch.einsum("bj,njhw->nbhw", self.back, noise - self.removed_rest * z)
@@ -245,7 +248,9 @@ class OnSubspace:
         k, missing = z.shape[1], self.net.channels - z.shape[1]
         power = torch.cat((self.power[:k], self.power.new_ones(missing)))[None]  # (1, K)
         z = functional.pad(z, (0, 0, 0, 0, 0, missing))
-        first = dct_shrinkage.pilot(z, power[0])
+        first = dct_shrinkage.dct_denoise(z, power[0])
         x = features(z, first, power).contiguous(memory_format=torch.channels_last)
         correction: torch.Tensor = self.net(x) - x[:, : self.net.channels]
-        return first[:, :k], (z - first + trust(power) * correction.clamp(-MOST, MOST))[:, :k]
+        return first[:, :k], (z - first + trust(power) * correction.clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION))[
+            :, :k
+        ]

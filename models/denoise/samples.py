@@ -15,7 +15,7 @@ import torch
 
 from hypermend.models.denoise.model import features, trust
 from hypermend.models.fit import Batch
-from hypermend.models.signal.dct_shrinkage import pilot
+from hypermend.models.signal.dct_shrinkage import dct_denoise
 from hypermend.models.signal.degrade import gaussian, stripes
 from hypermend.models.signal.subspace import moments, subspace
 
@@ -57,7 +57,7 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
-class Realisation:
+class NoisyScene:
     """Whitened coefficients of one noisy scene."""
 
     noisy: torch.Tensor
@@ -70,7 +70,7 @@ class Realisation:
     """(K,) as estimated."""
 
 
-def realise(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) -> Realisation | None:
+def simulate(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) -> NoisyScene | None:
     """Draw part, resolution, bands and noise; estimate the subspace; project. None where there is no subspace."""
     clean = scene.cube
     b, h, w = clean.shape
@@ -99,8 +99,8 @@ def realise(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) -
     fill = ((0, missing), (0, 0), (0, 0))
     power = np.concatenate((space.power[:k], np.ones(missing))).astype(np.float32)
     coefficients = torch.from_numpy(np.pad(z, fill))
-    first = pilot(coefficients[None], torch.from_numpy(power))[0]
-    return Realisation(coefficients, first, torch.from_numpy(np.pad(noise, fill)), torch.from_numpy(power))
+    first = dct_denoise(coefficients[None], torch.from_numpy(power))[0]
+    return NoisyScene(coefficients, first, torch.from_numpy(np.pad(noise, fill)), torch.from_numpy(power))
 
 
 def _level(low: float, high: float, rng: np.random.Generator) -> float:
@@ -123,21 +123,21 @@ def batches(scenes: Sequence[TrainingScene], s: SampleSettings, *, seed: int) ->
     rng = np.random.default_rng(seed)
     chance = np.array([scene.weight for scene in scenes])
     chance /= chance.sum()
-    pool: list[Realisation] = []
+    pool: list[NoisyScene] = []
     step = 0
     while True:
         wanted = 8 if step == 0 else int(step % s.refresh_every == 0)
         while wanted:
-            r = realise(scenes[int(rng.choice(len(scenes), p=chance))], s, rng)
+            r = simulate(scenes[int(rng.choice(len(scenes), p=chance))], s, rng)
             if r is not None and min(r.noisy.shape[1:]) >= size:
                 pool.append(r)
                 wanted -= 1
         pool = pool[-s.pool :]
         step += 1
-        yield learnt([patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)])
+        yield network_batch([patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)])
 
 
-def learnt(patches: Sequence[Batch]) -> Batch:
+def network_batch(patches: Sequence[Batch]) -> Batch:
     """What the network sees of patches and what it has to say: (B, 4K, P, P) and (B, 2, K, P, P)."""
     triple, power = (
         torch.stack([c[0] for c in patches]),
@@ -150,7 +150,7 @@ def learnt(patches: Sequence[Batch]) -> Batch:
     return features(z, first, power).contiguous(memory_format=torch.channels_last), target
 
 
-def patch(r: Realisation, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def patch(r: NoisyScene, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A patch away from the border, turned, mirrored and with random signs: (3, K, P, P) and (K,).
 
     The pilot commutes with all of these, so it is computed once for the whole realisation.

@@ -12,9 +12,9 @@ step a share of its own, seven numbers (`state`: gain, share; step 0 is what the
     L1(u N - missed) over the guide bands + CONSISTENT * L1(H (u N) - what the start leaves of Y) over the coefficients
 
 One in four squares of the block is held out. Kept is, of the fusion, the start and every tenth step, what is best
-there: better by `WORTH` over all guide bands, worse in none, no worse by angle (of the vector of guide bands) and no
-less consistent with Y; and of that the share `CAREFUL`.
-Otherwise the block stays as it was and says so. All images are computed once, so steps cost milliseconds.
+there: better by `LEAST_GAIN` over all guide bands, worse in none, no worse by angle (of the vector of guide bands) and
+no less consistent with Y; and of that the share `CAREFUL`. Otherwise the block stays as it was and says so. All images are
+computed once, so steps cost milliseconds.
 
 By the same guide bands the network has to prove itself on a scene at all (`trial`): where the start foretells them as
 well, as between sensors unlike those trained on, the start it is.
@@ -33,10 +33,22 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from hypermend.models.fuse.correction_net import STEPS, Spread, corrected, evidence, guide_view, unit
-from hypermend.models.fuse.local_regression import LocalMap, Start, Starter, guide_axes
-from hypermend.models.fuse.protocol import Adapted, Budget, Pair
-from hypermend.models.restorer import Facts, unpack
+from hypermend.models.fuse.correction_net import (
+    STEPS,
+    CorrectionNet,
+    coefficient_features,
+    corrected,
+    guide_features,
+    residual_scale,
+)
+from hypermend.models.fuse.local_regression import (
+    LocalRegression,
+    LocalRegressionModel,
+    LocalRegressionStages,
+    guide_axes,
+)
+from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, Pair
+from hypermend.models.restorer import SceneStatistics, array_from_json
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -49,7 +61,7 @@ CONSISTENT = 0.1
 EVERY = 10
 CAREFUL = 0.5
 """Share of what was learned that is applied: guide bands are like the unknown spectra, not the same."""
-WORTH = 0.01
+LEAST_GAIN = 0.01
 """Least gain on the held-out squares, as a share of the squared error, for which a block departs from the fusion."""
 COEFFICIENTS = 4
 """Strongest coefficients of Y that must stay consistent."""
@@ -62,14 +74,14 @@ Learned = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Task:
+class Channel:
     """One channel, ready to be corrected."""
 
     answer: torch.Tensor
     """(1, 1 + STEPS, H, W) the network's."""
-    evidence: torch.Tensor
+    coefficient_features: torch.Tensor
     """(1, EVIDENCE, H, W)."""
-    unit: torch.Tensor
+    residual_scale: torch.Tensor
     """(1, 1, H, W)."""
     missed: torch.Tensor
     """(1, 1, H, W) truth less start for a guide band, (1, 1, h, w) what the start leaves of Y for a coefficient."""
@@ -82,7 +94,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Score:
+class HeldOutScore:
     """On the held-out squares."""
 
     errors: tuple[float, ...]
@@ -94,13 +106,20 @@ class Score:
         """Mean over bands."""
         return sum(self.errors) / len(self.errors)
 
-    def beats(self, other: Score) -> bool:
-        """Better by `WORTH`, worse in no band and no worse by angle."""
+    def beats(self, other: HeldOutScore) -> bool:
+        """Better by `LEAST_GAIN`, worse in no band and no worse by angle."""
         each = all(a <= b for a, b in zip(self.errors, other.errors, strict=True))
-        return self.error < (1 - WORTH) * other.error and each and self.angle_deg <= other.angle_deg
+        return self.error < (1 - LEAST_GAIN) * other.error and each and self.angle_deg <= other.angle_deg
 
 
-def adapt(net: Spread, channels: int, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+def adapt(
+    net: CorrectionNet,
+    channels: int,
+    facts: SceneStatistics,
+    pair: Pair,
+    core: tuple[slice, slice],
+    budget: AdaptationBudget,
+) -> Adapted:
     """See the head of this file.
 
     Args:
@@ -164,12 +183,12 @@ def adapt(net: Spread, channels: int, facts: Facts, pair: Pair, core: tuple[slic
     )
 
 
-def trial(net: Spread, channels: int, facts: Facts, pairs: Iterable[Pair]) -> Facts:
+def trial(net: CorrectionNet, channels: int, facts: SceneStatistics, pairs: Iterable[Pair]) -> SceneStatistics:
     """Whether the network helps on a scene: "used", "reason", and what start and network miss of the guide bands.
 
     The middle of the first `WINDOWS` windows counts. A guide of one band proves nothing, so the network is not used.
     """
-    scores: list[tuple[Score, Score]] = []
+    scores: list[tuple[HeldOutScore, HeldOutScore]] = []
     edge = max(1, WINDOW_PX // int(facts["scale"]))
     for pair in islice(pairs, WINDOWS):
         if len(pair.x) < 2:
@@ -215,7 +234,7 @@ def _cut(pair: Pair, core: tuple[slice, slice], scale: int) -> tuple[Pair, torch
     return window, torch.from_numpy(inside & window.x_valid & trusted)
 
 
-def _unfit(window: Pair, learn: torch.Tensor, held: torch.Tensor, budget: Budget) -> str:
+def _unfit(window: Pair, learn: torch.Tensor, held: torch.Tensor, budget: AdaptationBudget) -> str:
     if budget.steps == 0:
         return "no steps in the budget"
     if len(window.x) < 2:
@@ -229,11 +248,13 @@ def _unfit(window: Pair, learn: torch.Tensor, held: torch.Tensor, budget: Budget
 
 
 @torch.no_grad()
-def _tasks(net: Spread, channels: int, facts: Facts, window: Pair) -> tuple[list[Task], list[Task], Starter]:
+def _tasks(
+    net: CorrectionNet, channels: int, facts: SceneStatistics, window: Pair
+) -> tuple[list[Channel], list[Channel], LocalRegressionModel]:
     """Guide bands as tasks, the strongest real coefficients, and the starter of the scene."""
-    scene = LocalMap.from_facts(facts["start"])
-    noise_x = unpack(facts["blur"]["noise_x"]).astype(np.float64)
-    starter = Starter(scene)
+    scene = LocalRegression.from_facts(facts["start"])
+    noise_x = array_from_json(facts["blur"]["noise_x"]).astype(np.float64)
+    starter = LocalRegressionModel(scene)
     y, x = torch.from_numpy(window.y)[None], torch.from_numpy(window.x)[None]
     start = starter(y, x)
     k = min(channels, COEFFICIENTS, start.coefficients.shape[1])
@@ -246,19 +267,23 @@ def _tasks(net: Spread, channels: int, facts: Facts, window: Pair) -> tuple[list
     return tasks, real, starter
 
 
-def _task(net: Spread, starter: Starter, start: Start, k: int, missed: torch.Tensor) -> Task:
-    u = unit(starter, start)
-    e = evidence(starter, start, u)[:, k]
-    answer = net.answer(torch.cat((e, guide_view(start)), dim=1))
-    return Task(answer, e, u[:, k : k + 1], missed, float(missed.abs().mean()) + 0.3)
+def _task(
+    net: CorrectionNet, starter: LocalRegressionModel, start: LocalRegressionStages, k: int, missed: torch.Tensor
+) -> Channel:
+    u = residual_scale(starter, start)
+    e = coefficient_features(starter, start, u)[:, k]
+    answer = net.answer(torch.cat((e, guide_features(start)), dim=1))
+    return Channel(answer, e, u[:, k : k + 1], missed, float(missed.abs().mean()) + 0.3)
 
 
-def _guide_task(net: Spread, scene: LocalMap, window: Pair, noise_x: F64, a: int, level: float) -> Task:
+def _guide_task(
+    net: CorrectionNet, scene: LocalRegression, window: Pair, noise_x: F64, a: int, level: float
+) -> Channel:
     """Guide band `a` as the unknown, the others as its guide."""
     others = np.arange(len(window.x)) != a
     one = replace(window, x=window.x[others])
     axes, power = guide_axes(lambda: [one], noise_x[others])
-    starter = Starter(replace(scene, guide=axes, guide_power=power))
+    starter = LocalRegressionModel(replace(scene, guide=axes, guide_power=power))
     x = torch.from_numpy(window.x[a])[None, None]
     low = starter.down(x)[0, 0].numpy().astype(np.float64)
     g = torch.einsum("gm,mhw->ghw", starter.t["guide"], torch.from_numpy(one.x))
@@ -278,7 +303,7 @@ def _guide_task(net: Spread, scene: LocalMap, window: Pair, noise_x: F64, a: int
         weights=np.asarray(weights[None] / std),
         level=np.diag(normal) / low.size,
     )
-    starter = Starter(ready)
+    starter = LocalRegressionModel(ready)
     y = torch.from_numpy((low / std + noise).astype(np.float32))[None, None]
     start = starter(y, torch.from_numpy(one.x)[None])
     return replace(_task(net, starter, start, 0, x / std - start.coefficients), std=std, truth=x)
@@ -292,9 +317,9 @@ def _split(inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return inside & ~held, inside & held
 
 
-def _step(learned: Learned, task: Task) -> torch.Tensor:
+def _step(learned: Learned, task: Channel) -> torch.Tensor:
     """(1, 1, H, W) what is added to the start."""
-    return task.unit * corrected(task.answer, task.evidence, learned["gain"], learned["share"])
+    return task.residual_scale * corrected(task.answer, task.coefficient_features, learned["gain"], learned["share"])
 
 
 def _dark(x: F32) -> torch.Tensor:
@@ -305,9 +330,9 @@ def _dark(x: F32) -> torch.Tensor:
 
 def _loss(
     learned: Learned,
-    tasks: list[Task],
-    real: list[Task],
-    starter: Starter,
+    tasks: list[Channel],
+    real: list[Channel],
+    starter: LocalRegressionModel,
     learn: torch.Tensor,
     weight: torch.Tensor,
 ) -> torch.Tensor:
@@ -315,7 +340,7 @@ def _loss(
     return torch.stack(by_guide).mean() + CONSISTENT * _inconsistent(learned, real, starter)
 
 
-def _inconsistent(learned: Learned, real: list[Task], starter: Starter) -> torch.Tensor:
+def _inconsistent(learned: Learned, real: list[Channel], starter: LocalRegressionModel) -> torch.Tensor:
     """L1 of what is left of Y in its strongest coefficients, in what the start leaves."""
     added = starter.down(torch.cat([_step(learned, t) for t in real], dim=1))
     left = torch.cat([t.missed for t in real], dim=1)
@@ -323,7 +348,7 @@ def _inconsistent(learned: Learned, real: list[Task], starter: Starter) -> torch
 
 
 @torch.no_grad()
-def _score(learned: Learned, tasks: list[Task], held: torch.Tensor) -> Score:
+def _score(learned: Learned, tasks: list[Channel], held: torch.Tensor) -> HeldOutScore:
     errors, truth, answer = [], [], []
     for t in tasks:
         assert t.truth is not None
@@ -332,4 +357,4 @@ def _score(learned: Learned, tasks: list[Task], held: torch.Tensor) -> Score:
         truth.append(t.truth[0, 0][held])
         answer.append(truth[-1] + t.std * miss)
     cosine = functional.cosine_similarity(torch.stack(truth).double(), torch.stack(answer).double(), dim=0)
-    return Score(tuple(errors), math.degrees(float(cosine.clamp(-1, 1).acos().mean())))
+    return HeldOutScore(tuple(errors), math.degrees(float(cosine.clamp(-1, 1).acos().mean())))

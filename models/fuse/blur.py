@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hypermend.models.fuse.kernel_fit import F64, TAUS, Fit, Gains, Pairs, Rows, Support, fit
+from hypermend.models.fuse.kernel_fit import F64, TAUS, Gains, KernelFit, Pairs, Rows, Support, fit
 from hypermend.models.fuse.moments import GAP
-from hypermend.models.fuse.protocol import BadPair, Pair, Setup
-from hypermend.models.restorer import Facts, pack, unpack
+from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
+from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian_kernel
 from hypermend.models.signal.subspace import moments, subspace
 
@@ -95,21 +95,21 @@ class Blur:
     input_scale: float
     """A bright value of Y, physical units."""
 
-    def to_facts(self) -> Facts:
+    def to_facts(self) -> SceneStatistics:
         """JSON types."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
-            k: pack(v) if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v
+            k: array_to_json(v) if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v
             for k, v in values.items()
         }
 
     @classmethod
-    def from_facts(cls, facts: Facts) -> Blur:
+    def from_facts(cls, facts: SceneStatistics) -> Blur:
         """Inverse of `to_facts`, to float32 precision."""
         values: dict[str, Any] = {f.name: facts[f.name] for f in fields(cls)}
         for k, v in values.items():
             if isinstance(v, dict):
-                values[k] = unpack(v).astype(np.float64)
+                values[k] = array_from_json(v).astype(np.float64)
             elif isinstance(v, list):
                 values[k] = tuple(v)
         return cls(**values)
@@ -120,7 +120,7 @@ def reach(scale: int) -> int:
     return next((r for r in REACHES if r >= 2 * scale), REACHES[-1])
 
 
-def most_shift(setup: Setup) -> float:
+def most_shift(setup: PairGeometry) -> float:
     """HR pixels that the guide may be off.
 
     Half an LR pixel on a grid. In a laboratory a shift is as good as a kernel off its centre, which is found and used,
@@ -129,7 +129,7 @@ def most_shift(setup: Setup) -> float:
     return setup.scale / 2 if setup.expected_centroid_px else float(setup.scale)
 
 
-def estimate(pairs: Pairs, setup: Setup) -> Blur:
+def estimate(pairs: Pairs, setup: PairGeometry) -> Blur:
     """Kernel, gains and noise of a scene. Deterministic.
 
     Args:
@@ -142,7 +142,7 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
     """
     middle, largest = math.floor(setup.expected_centroid_px), reach(setup.scale)
     rows = Rows.of(pairs, setup, middle, largest)
-    found: Fit | None = None
+    found: KernelFit | None = None
     if setup.kernel is None:
         found = _find(rows, setup, largest)
     kernel = found.kernel() if found else _odd(np.asarray(setup.kernel))
@@ -174,7 +174,7 @@ def estimate(pairs: Pairs, setup: Setup) -> Blur:
     )
 
 
-def _find(rows: Rows, setup: Setup, largest: int) -> Fit:
+def _find(rows: Rows, setup: PairGeometry, largest: int) -> KernelFit:
     """Kernel and gains in turns on the smallest support, then a wider one if the kernel does not fit into it."""
     # In a laboratory a kernel may be smaller than an LR pixel.
     least = setup.scale / 2 if setup.expected_centroid_px else 0.0
@@ -196,7 +196,7 @@ def _find(rows: Rows, setup: Setup, largest: int) -> Fit:
     return best
 
 
-def match(pairs: Pairs, setup: Setup) -> F64:
+def match(pairs: Pairs, setup: PairGeometry) -> F64:
     """The guide's own blur and shift against the image, g (n, n): P Y = ((X * g) * k) decimated, with k known.
 
     Where k is estimated it holds g already. Where k is known, two sensors still differ by their optics and by a
@@ -253,7 +253,7 @@ def _check_response(gains: Gains) -> None:
         )
 
 
-def _check_kernel(kernel: F64, shift: tuple[float, float], setup: Setup, support: Support) -> None:
+def _check_kernel(kernel: F64, shift: tuple[float, float], setup: PairGeometry, support: Support) -> None:
     """Raises BadPair where the guide is off by too much, or the kernel runs out of its support."""
     outer = support.outer(kernel)
     if outer > BORDER_SHARE:

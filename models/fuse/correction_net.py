@@ -4,10 +4,12 @@ A scene's spectra are its own, so a network that learns spectra fails on the nex
 works on one coefficient of the signal subspace at a time, all with the same weights, in units u of what the global map
 leaves around the pixel. What it learns is the same in every scene, sensor, brightness and noise:
 
-    c_k' = c_k + u_k N(e_k, v)        c the start (`local_map.py`), e_k `evidence`, v `guide_view`, N = `Spread`
+    c_k' = c_k + u_k N(e_k, v)        c the start (`local_regression.py`), e_k `coefficient_features`,
+                                      v `guide_features`, N = `CorrectionNet`
 
 N is the paper's fusion network (`ual.py`), narrow: its branches are the guide's view, a coefficient's evidence, and
-both. u fades with the residual (`unit`), and N begins at zero, so where there is nothing to learn the start stays.
+both. u fades with the residual (`residual_scale`), and N begins at zero, so where there is nothing to learn the start
+stays.
 """
 
 from __future__ import annotations
@@ -16,18 +18,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hypermend.models.fuse.local_regression import AROUND, Start, Starter, smooth
+from hypermend.models.fuse.local_regression import (
+    ERROR_WINDOW_LR_PX,
+    LocalRegressionModel,
+    LocalRegressionStages,
+    smooth,
+)
 from hypermend.models.fuse.ual import Fusion
 
-NEAR = 4
+GUIDE_CONTRAST_RADIUS_PX = 4
 """HR pixels that the local means among the features reach."""
 STEPS, EVIDENCE, VIEW = 3, 7, 4
 """Channels: candidate steps, all the evidence of a coefficient, the view of the guide."""
-MOST = 6.0
+LARGEST_CORRECTION = 6.0
 """Largest free correction and MOST + 2 the largest step, in units."""
 
 
-class Spread(nn.Module):
+class CorrectionNet(nn.Module):
     """N: the paper's fusion network, narrow, whose answer is a correction and a share of each candidate step."""
 
     def __init__(self, *, width: int, depth: int, stages: int) -> None:
@@ -65,29 +72,29 @@ def corrected(
     if gain is not None:
         answer = answer * (1 + gain[:, None, None])
     shares = answer[:, 1:] if share is None else answer[:, 1:] + share[:, None, None]
-    return answer[:, :1].clamp(-MOST, MOST) + (shares * e[:, :STEPS]).sum(1, keepdim=True)
+    return answer[:, :1].clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION) + (shares * e[:, :STEPS]).sum(1, keepdim=True)
 
 
-def unit(starter: Starter, s: Start) -> torch.Tensor:
+def residual_scale(starter: LocalRegressionModel, s: LocalRegressionStages) -> torch.Tensor:
     """u, (B, k, H, W): root of the power that the global map leaves around a pixel, above the noise; at least 0.5."""
-    power = starter.up(smooth(s.rest.square(), AROUND)) - 1
+    power = starter.up(smooth(s.rest.square(), ERROR_WINDOW_LR_PX)) - 1
     return (power.clamp_min(0) + 0.25).sqrt()
 
 
-def evidence(starter: Starter, s: Start, u: torch.Tensor) -> torch.Tensor:
+def coefficient_features(starter: LocalRegressionModel, s: LocalRegressionStages, u: torch.Tensor) -> torch.Tensor:
     """What is known of each coefficient, (B, k, EVIDENCE, H, W).
 
     Candidate steps from the start (to the global map, from the firm to the free local map, what was put back), detail,
     and, even in the sign of the coefficient, the trust, the unit and what the local map leaves.
     """
-    left = starter.up(smooth(s.left.square(), AROUND)).clamp_min(0)
-    most = MOST + 2
+    left = starter.up(smooth(s.left.square(), ERROR_WINDOW_LR_PX)).clamp_min(0)
+    most = LARGEST_CORRECTION + 2
     steps = [(a / u).clamp(-most, most) for a in (s.plain - s.coefficients, s.step, s.back)]
     detail = torch.asinh((s.coefficients - near(s.coefficients)) / u)
     return torch.stack((*steps, detail, s.trust, u.log(), (left + 0.25).log() / 2), dim=2)
 
 
-def guide_view(s: Start) -> torch.Tensor:
+def guide_features(s: LocalRegressionStages) -> torch.Tensor:
     """Detail of the guide's first three axes and how much of it there is, (B, VIEW, H, W)."""
     g = s.guide[:, :3]
     g = functional.pad(g, (0, 0, 0, 0, 0, 3 - g.shape[1]))
@@ -98,4 +105,6 @@ def guide_view(s: Start) -> torch.Tensor:
 
 def near(c: torch.Tensor) -> torch.Tensor:
     """Mean over the pixels around."""
-    return functional.avg_pool2d(c, 2 * NEAR + 1, stride=1, padding=NEAR, count_include_pad=False)
+    return functional.avg_pool2d(
+        c, 2 * GUIDE_CONTRAST_RADIUS_PX + 1, stride=1, padding=GUIDE_CONTRAST_RADIUS_PX, count_include_pad=False
+    )

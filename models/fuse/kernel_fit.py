@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, ndimage
 
-from hypermend.models.fuse.protocol import BadPair, Pair, Setup
+from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -99,7 +99,7 @@ class Rows:
     needed: int
 
     @classmethod
-    def of(cls, pairs: Pairs, setup: Setup, middle: int, reach_px: int) -> Rows:
+    def of(cls, pairs: Pairs, setup: PairGeometry, middle: int, reach_px: int) -> Rows:
         m, n, first = setup.response.shape[0], 2 * reach_px + 1, middle - reach_px
         found = [_usable(pair, setup.scale, middle, reach_px) for pair in pairs()]
         total, needed = sum(len(i) for i, _ in found), -(-LEAST_EQUATIONS // m)
@@ -161,7 +161,7 @@ def _usable(pair: Pair, scale: int, middle: int, reach_px: int) -> tuple[npt.NDA
 
 
 @dataclass(frozen=True)
-class Fit:
+class KernelFit:
     support: Support
     weights: F64
     tau: float
@@ -198,7 +198,7 @@ class Equations:
         return float(self.power - 2 * self.b @ weights + weights @ self.h @ weights)
 
 
-def fit(rows: Rows, gains: Gains, support: Support, taus: Sequence[float]) -> Fit:
+def fit(rows: Rows, gains: Gains, support: Support, taus: Sequence[float]) -> KernelFit:
     """The kernel on one support, with the smoothness that predicts held-out LR pixels best."""
     halves = _equations(rows, gains, support)
     whole = halves[0] + halves[1]
@@ -212,7 +212,7 @@ def fit(rows: Rows, gains: Gains, support: Support, taus: Sequence[float]) -> Fi
     }
     tau = min(scores, key=lambda t: scores[t])
     weights = _solve(whole.h + prior[tau], whole.b)
-    return Fit(support, weights, tau, scores[tau] / whole.power, whole.h, prior[tau])
+    return KernelFit(support, weights, tau, scores[tau] / whole.power, whole.h, prior[tau])
 
 
 def _equations(rows: Rows, gains: Gains, support: Support) -> tuple[Equations, Equations]:

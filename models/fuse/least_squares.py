@@ -24,8 +24,8 @@ from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import blur, local_regression
 from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import Adapted, Budget, Pair, Setup, State
-from hypermend.models.restorer import Facts, pack, unpack
+from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, Pair, PairGeometry, State
+from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, upsample
 
 F64 = npt.NDArray[np.float64]
@@ -55,7 +55,7 @@ class LeastSquaresModel:
         """LR pixels."""
         return self.card.halo_at(scale)
 
-    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
         """Kernel, noise, gains and the maps.
 
         Facts: "scale", "blur" (`Blur`), "floor" ("weights" (b, m + 1) of the bands of (X, 1)), "start" (`LocalMap`,
@@ -70,10 +70,10 @@ class LeastSquaresModel:
         second = pair_moments(pairs, known.kernel, setup.scale)
         weights, explained = regression(second, len(setup.response))
         top = setup.response.max(axis=1, keepdims=True)
-        facts: Facts = {
+        facts: SceneStatistics = {
             "scale": setup.scale,
             "blur": known.to_facts(),
-            "floor": {"weights": pack(weights)},
+            "floor": {"weights": array_to_json(weights)},
             "explained": [round(float(e), 4) for e in explained],
             "outside": np.flatnonzero((setup.response < OUTSIDE * top).all(axis=0)).tolist(),
         }
@@ -86,11 +86,11 @@ class LeastSquaresModel:
             facts["start"] = local_regression.estimate(pairs, known, setup.scale, second, match).to_facts()
         return facts
 
-    def bind(self, facts: Facts, state: State | None = None) -> LeastSquaresRestorer:
+    def bind(self, facts: SceneStatistics, state: State | None = None) -> LeastSquaresRestorer:
         """The restorer of a scene; there is nothing a block could have learned."""
         return LeastSquaresRestorer(facts, halo=self.halo(int(facts["scale"])), local=self.local)
 
-    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+    def adapt(self, facts: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget) -> Adapted:
         """Nothing to adapt."""
         return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": "the model does not adapt"})
 
@@ -113,7 +113,7 @@ def regression(second: F64, m: int) -> tuple[F64, F64]:
     return np.asarray(weights, np.float64), np.clip(1 - left / variance, 0.0, 1.0)
 
 
-class Floor:
+class GlobalRegression:
     """z = A x + a + upsample(y - A H x - a) for one kernel H and one map (A, a)."""
 
     def __init__(self, scale: int, kernel: F64, weights: F64) -> None:
@@ -141,11 +141,15 @@ class Floor:
 class LeastSquaresRestorer:
     """(y, x) -> z by the floor or by the local map, bound to a scene."""
 
-    def __init__(self, facts: Facts, *, halo: int, local: bool) -> None:
+    def __init__(self, facts: SceneStatistics, *, halo: int, local: bool) -> None:
         self.halo, self.scale = halo, int(facts["scale"])
-        kernel, weights = Blur.from_facts(facts["blur"]).kernel, unpack(facts["floor"]["weights"])
-        self.floor = Floor(self.scale, kernel, weights.astype(np.float64))
-        self.starter = local_regression.Starter(local_regression.LocalMap.from_facts(facts["start"])) if local else None
+        kernel, weights = Blur.from_facts(facts["blur"]).kernel, array_from_json(facts["floor"]["weights"])
+        self.floor = GlobalRegression(self.scale, kernel, weights.astype(np.float64))
+        self.starter = (
+            local_regression.LocalRegressionModel(local_regression.LocalRegression.from_facts(facts["start"]))
+            if local
+            else None
+        )
 
     @torch.no_grad()
     def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

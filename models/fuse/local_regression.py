@@ -8,9 +8,9 @@ and on axes g of the guide that are whitened by its noise and made less noisy by
                w a Gaussian of about an LR pixel: what the materials of one neighbourhood have in common, shrunk to the
                global map; moments are smoothed images, so every pixel has its own A; interpolated, applied to sharp g
                as far as g stays near what the neighbourhood has shown
-    mixed      a `FREE` local map and a `FIRM` one, by the trust t in the free: how much better it foretells LR pixels
-               that it has not seen (leave one out, closed form) than their neighbours alone do.  t = sqrt((E_n - E_f) /
-               (E_n - 1)), E mean squares over the neighbourhood, 1 the noise
+    mixed      a `LOOSE_FIT` map and a `STIFF_FIT` one, by the trust t in the loose: how much better it foretells LR
+               pixels that it has not seen (leave one out, closed form) than their neighbours alone do.
+               t = sqrt((E_n - E_f) / (E_n - 1)), E mean squares over the neighbourhood, 1 the noise
     back       c += upsample(q (c_Y - H c)),   q = max(0, 1 - EMPTY / local power): only what stands out of the noise
 
 What Y holds outside the stored axes is interpolated, shrunk by one Wiener weight. Every step is local: `HALO` LR pixels
@@ -29,21 +29,21 @@ from torch.nn import functional
 
 from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.protocol import Pair
-from hypermend.models.restorer import Facts, pack, unpack
-from hypermend.models.signal.dct_shrinkage import ONE_SCALE_HALO, one_scale
+from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
+from hypermend.models.signal.dct_shrinkage import ONE_SCALE_HALO, dct_denoise_single_scale
 from hypermend.models.signal.degrade import UPSAMPLE_TAPS, blur_down, upsample
 from hypermend.models.signal.subspace import EMPTY, Moments, Subspace, moments, subspace
 
 F64 = npt.NDArray[np.float64]
 AXES, GUIDE_AXES = 12, 12
 """Most coefficients of Y and of the guide."""
-FREE, FIRM = (1.0, 1e-3), (1.5, 1.0)
+LOOSE_FIT, STIFF_FIT = (1.0, 1e-3), (1.5, 1.0)
 """(LR pixels, ridge as a share of the scene's mean squares) of the two local maps."""
-BESIDE = 0.7
+LEAVE_ONE_OUT_LR_PX = 0.7
 """LR pixels: of the window over the neighbours of a pixel that is left out."""
-AROUND = 1.5
+ERROR_WINDOW_LR_PX = 1.5
 """LR pixels: of the neighbourhood in which powers and errors are averaged."""
-SHOWN, BEYOND = 2, 1.0
+GUIDE_RANGE_WINDOW_LR_PX, BEYOND_GUIDE_RANGE = 2, 1.0
 """LR pixels around, and how far beyond the range of their guide values a local map is followed, in ranges."""
 REACH = 4
 """LR pixels that every smoothing window reaches."""
@@ -56,7 +56,7 @@ GUIDE_HALO = 2 * BLUR_HR + ONE_SCALE_HALO
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalMap:
+class LocalRegression:
     """What the start must know of a pair. Arrays over bands b, coefficients k, guide bands m, guide axes g."""
 
     scale: int
@@ -80,25 +80,25 @@ class LocalMap:
     level: F64
     """(g + 1,) mean squares of (H g, 1)."""
 
-    def to_facts(self) -> Facts:
+    def to_facts(self) -> SceneStatistics:
         """JSON types."""
-        out: Facts = {}
+        out: SceneStatistics = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            out[f.name] = pack(value) if isinstance(value, np.ndarray) else value
+            out[f.name] = array_to_json(value) if isinstance(value, np.ndarray) else value
         return {**out, "centroid_px": list(self.centroid_px)}
 
     @classmethod
-    def from_facts(cls, facts: Facts) -> LocalMap:
+    def from_facts(cls, facts: SceneStatistics) -> LocalRegression:
         """Inverse of `to_facts`, to float32 precision."""
         values = {f.name: facts[f.name] for f in fields(cls)}
-        arrays = {k: unpack(v).astype(np.float64) for k, v in values.items() if isinstance(v, dict)}
+        arrays = {k: array_from_json(v).astype(np.float64) for k, v in values.items() if isinstance(v, dict)}
         y, x = values["centroid_px"]
         return cls(**{**values, **arrays, "centroid_px": (float(y), float(x))})
 
 
 @dataclass(frozen=True)
-class Start:
+class LocalRegressionStages:
     """The steps of the start for one window; coefficients (B, k, ., .), guide axes (B, g, H, W)."""
 
     y: torch.Tensor
@@ -121,10 +121,10 @@ class Start:
     """HR, the answer."""
 
 
-class Starter:
+class LocalRegressionModel:
     """The start bound to a scene: (y, x) -> Start."""
 
-    def __init__(self, m: LocalMap) -> None:
+    def __init__(self, m: LocalRegression) -> None:
         self.scale, self.centroid_px = m.scale, m.centroid_px
         as_tensor = {f.name: getattr(m, f.name) for f in fields(m) if isinstance(getattr(m, f.name), np.ndarray)}
         self.t = {k: torch.from_numpy(v.astype(np.float32)) for k, v in as_tensor.items()}
@@ -147,24 +147,26 @@ class Starter:
         """HR -> LR, H."""
         return blur_down(c, self.t["kernel"], self.scale)
 
-    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> Start:
+    def __call__(self, y: torch.Tensor, x: torch.Tensor) -> LocalRegressionStages:
         """(B, b, h, w), (B, m, s*h, s*w)."""
         self.to(y.device)
         c = torch.einsum("kb,nbhw->nkhw", self.t["project"], y)
-        g = one_scale(torch.einsum("gm,nmhw->nghw", self.t["guide"], self.matched(x)), self.t["guide_power"])
+        g = dct_denoise_single_scale(
+            torch.einsum("gm,nmhw->nghw", self.t["guide"], self.matched(x)), self.t["guide_power"]
+        )
         low = self.down(g)
         weights = self.t["weights"]
         first = torch.einsum("kg,nghw->nkhw", weights[:, :-1], g) + weights[:, -1, None, None]
         rest = c - torch.einsum("kg,nghw->nkhw", weights[:, :-1], low) - weights[:, -1, None, None]
-        free, unseen = self._local(rest, low, g, *FREE)
-        firm, _ = self._local(rest, low, g, *FIRM)
+        free, unseen = self._local(rest, low, g, *LOOSE_FIT)
+        firm, _ = self._local(rest, low, g, *STIFF_FIT)
         trust = self.up(trusted(rest, rest - unseen)).clamp(0, 1)
         mixed = first + firm + trust * (free - firm)
         left = c - self.down(mixed)
         back = self.up(shrink(left))
-        return Start(c, g, first + self.up(rest), free - firm, trust, rest, left, back, mixed + back)
+        return LocalRegressionStages(c, g, first + self.up(rest), free - firm, trust, rest, left, back, mixed + back)
 
-    def bands(self, coefficients: torch.Tensor, s: Start, y: torch.Tensor) -> torch.Tensor:
+    def bands(self, coefficients: torch.Tensor, s: LocalRegressionStages, y: torch.Tensor) -> torch.Tensor:
         """Coefficients (B, k, H, W) -> bands (B, b, H, W), with what Y holds outside the axes."""
         out = torch.einsum("bk,nkhw->nbhw", self.t["back"], coefficients)
         if self.rest_kept > 0:
@@ -200,15 +202,16 @@ class Starter:
         return out, unseen
 
     def _held(self, low: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """The guide, held to what the LR pixels of the neighbourhood have shown and `BEYOND` as much on either side.
+        """The guide, held to what the LR pixels of the neighbourhood have shown and `BEYOND_GUIDE_RANGE` as much on
+        either side.
 
         A local map knows nothing of values that no pixel near it has: at a glint it would go on along a slope that was
         fitted to the shade around it.
         """
-        images = functional.pad(low, (SHOWN,) * 4, mode="replicate")
-        most = functional.max_pool2d(images, 2 * SHOWN + 1, stride=1)
-        least = -functional.max_pool2d(-images, 2 * SHOWN + 1, stride=1)
-        more = BEYOND * (most - least) + 1  # the guide's noise
+        images = functional.pad(low, (GUIDE_RANGE_WINDOW_LR_PX,) * 4, mode="replicate")
+        most = functional.max_pool2d(images, 2 * GUIDE_RANGE_WINDOW_LR_PX + 1, stride=1)
+        least = -functional.max_pool2d(-images, 2 * GUIDE_RANGE_WINDOW_LR_PX + 1, stride=1)
+        more = BEYOND_GUIDE_RANGE * (most - least) + 1  # the guide's noise
         bounds = [functional.interpolate(b, scale_factor=self.scale) for b in (least - more, most + more)]
         return torch.minimum(torch.maximum(g, bounds[0]), bounds[1])
 
@@ -229,19 +232,19 @@ def smooth(c: torch.Tensor, sigma: float) -> torch.Tensor:
 
 def shrink(r: torch.Tensor) -> torch.Tensor:
     """What of a residual with unit noise stands out of the noise, by its power in the neighbourhood (Wiener)."""
-    power = smooth(r.square(), AROUND)
+    power = smooth(r.square(), ERROR_WINDOW_LR_PX)
     return r * (1 - EMPTY / power.clamp_min(EMPTY))
 
 
 def trusted(r: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
     """Trust in a map that left `error` on pixels that it had not seen, r being what was to be foretold; 0 to 1."""
-    own = float(window(BESIDE)[REACH]) ** 2
-    beside = (smooth(r, BESIDE) - own * r) / (1 - own)
-    neighbours, maps = smooth((r - beside).square(), AROUND), smooth(error.square(), AROUND)
+    own = float(window(LEAVE_ONE_OUT_LR_PX)[REACH]) ** 2
+    beside = (smooth(r, LEAVE_ONE_OUT_LR_PX) - own * r) / (1 - own)
+    neighbours, maps = smooth((r - beside).square(), ERROR_WINDOW_LR_PX), smooth(error.square(), ERROR_WINDOW_LR_PX)
     return ((neighbours - maps) / (neighbours - 1).clamp_min(0.3)).clamp(0, 1).sqrt()
 
 
-def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, second: F64, match: F64) -> LocalMap:
+def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, second: F64, match: F64) -> LocalRegression:
     """Axes and the global map, from all windows of a scene. Deterministic; passes over them twice.
 
     Args:
@@ -261,7 +264,7 @@ def estimate(pairs: Callable[[], Iterable[Pair]], blur: Blur, scale: int, second
     axes[-1, -1] = 1.0
     h, b = axes @ second[: m + 1, : m + 1] @ axes.T, axes @ second[: m + 1, m + 1 :] @ project.T
     ridge = 1e-6 * np.diag(np.diag(h)) + 1e-12 * np.trace(h) * np.eye(len(h))
-    return LocalMap(
+    return LocalRegression(
         scale=scale,
         kernel=blur.kernel,
         match=match,

@@ -14,11 +14,18 @@ import torch
 
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import adaptation
-from hypermend.models.fuse.correction_net import NEAR, Spread, corrected, evidence, guide_view, unit
+from hypermend.models.fuse.correction_net import (
+    GUIDE_CONTRAST_RADIUS_PX,
+    CorrectionNet,
+    coefficient_features,
+    corrected,
+    guide_features,
+    residual_scale,
+)
 from hypermend.models.fuse.least_squares import LeastSquaresModel
-from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO, LocalMap, Starter
-from hypermend.models.fuse.protocol import Adapted, Budget, Pair, Setup, State
-from hypermend.models.restorer import Facts
+from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO, LocalRegression, LocalRegressionModel
+from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, Pair, PairGeometry, State
+from hypermend.models.restorer import SceneStatistics
 
 
 class UalModel:
@@ -37,13 +44,13 @@ class UalModel:
             raise BadCard(f"model {card.name!r}: config with keys {sorted(card.config)}; ual takes {sorted(known)}")
         self.card = card
         self.channels = int(card.config["channels"])
-        self.net = Spread(**{k: int(card.config[k]) for k in known - {"channels"}})
+        self.net = CorrectionNet(**{k: int(card.config[k]) for k in known - {"channels"}})
         try:
             self.net.load_state_dict({k: v.float() for k, v in state.items()})
         except RuntimeError as e:
             raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
         self.net.eval().requires_grad_(False)
-        halos = (HALO, GUIDE_HALO + NEAR + self.net.halo)
+        halos = (HALO, GUIDE_HALO + GUIDE_CONTRAST_RADIUS_PX + self.net.halo)
         if (card.halo, card.guide_halo) != halos:
             raise BadCard(f"model {card.name!r}: card says halo {card.halo} and {card.guide_halo}, it reaches {halos}")
         self.start = LeastSquaresModel(
@@ -54,7 +61,7 @@ class UalModel:
         """LR pixels."""
         return self.card.halo_at(scale)
 
-    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
         """The facts of the training-free start (`LeastSquaresModel.estimate`), which raises BadPair, and "network".
 
         That is whether the network is used on this scene, and why not (`adapter.trial`).
@@ -62,11 +69,11 @@ class UalModel:
         facts = self.start.estimate(pairs, setup)
         return {**facts, "network": adaptation.trial(self.net, self.channels, facts, pairs())}
 
-    def bind(self, facts: Facts, state: State | None = None) -> UalRestorer:
+    def bind(self, facts: SceneStatistics, state: State | None = None) -> UalRestorer:
         """The restorer of the scene, with what a block has learned, if it has."""
         return UalRestorer(self, facts, state or {})
 
-    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+    def adapt(self, facts: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget) -> Adapted:
         """See `adapter.py`."""
         return adaptation.adapt(self.net, self.channels, facts, pair, core, budget)
 
@@ -74,10 +81,10 @@ class UalModel:
 class UalRestorer:
     """(y, x) -> z, bound to a scene and perhaps a block."""
 
-    def __init__(self, model: UalModel, facts: Facts, state: State) -> None:
+    def __init__(self, model: UalModel, facts: SceneStatistics, state: State) -> None:
         self.scale = int(facts["scale"])
         self.halo, self.channels = model.halo(self.scale), model.channels
-        self.starter = Starter(LocalMap.from_facts(facts["start"]))
+        self.starter = LocalRegressionModel(LocalRegression.from_facts(facts["start"]))
         self.net = model.net
         if not state and not facts["network"]["used"]:
             state = adaptation.silent()
@@ -90,8 +97,8 @@ class UalRestorer:
         if next(self.net.parameters()).device != y.device:
             self.net = copy.deepcopy(self.net).to(y.device)  # the model's own stays where it is, for `adapt`
         gain, share = (t if t is None else t.to(y.device) for t in self.learned)
-        u = unit(self.starter, s)
-        e, v = evidence(self.starter, s, u), guide_view(s)
+        u = residual_scale(self.starter, s)
+        e, v = coefficient_features(self.starter, s, u), guide_features(s)
         coefficients = s.coefficients.clone()
         for k in range(min(self.channels, e.shape[1])):  # one after the other: memory
             answer = self.net.answer(torch.cat((e[:, k], v), dim=1))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from hypermend.models.card import ModelCard
-from hypermend.models.restorer import Facts
+from hypermend.models.restorer import SceneStatistics
 
 F32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -71,7 +71,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class PairGeometry:
     """What the pair is, known before any pixel is read."""
 
     scale: int
@@ -100,7 +100,7 @@ class Setup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class AdaptationBudget:
     """How long one block may adapt; the end is whichever comes first."""
 
     steps: int
@@ -115,7 +115,7 @@ class Adapted:
 
     state: dict[str, torch.Tensor]
     """Few parameters, for `bind`; small enough to store. {}: the block stays with the unadapted model."""
-    figures: Facts
+    figures: SceneStatistics
     """JSON: adapted, steps, loss_first, loss_last, held_out_first, held_out_last, seconds, reason, fell_back_to."""
 
 
@@ -158,7 +158,7 @@ class FusionModel(Protocol):
         """LR pixels, as for the restorers it binds: equals `card.halo_at(scale)`."""
         ...
 
-    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: Setup) -> Facts:
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
         """What must be known of the whole scene: kernel, noise, gains, axes. Deterministic: same windows, same facts.
 
         Args:
@@ -170,11 +170,11 @@ class FusionModel(Protocol):
         """
         ...
 
-    def bind(self, facts: Facts, state: State | None = None) -> FusionRestorer:
+    def bind(self, facts: SceneStatistics, state: State | None = None) -> FusionRestorer:
         """The restorer of the scene, with what one block learned; None or {}: unadapted."""
         ...
 
-    def adapt(self, facts: Facts, pair: Pair, core: tuple[slice, slice], budget: Budget) -> Adapted:
+    def adapt(self, facts: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget) -> Adapted:
         """Adapt to one block. Deterministic for a budget without seconds.
 
         Args:

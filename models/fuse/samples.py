@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from hypermend.models.fit import Batch
 from hypermend.models.fuse.blur import Blur
-from hypermend.models.fuse.correction_net import EVIDENCE, STEPS, evidence, guide_view, unit
-from hypermend.models.fuse.local_regression import Starter, estimate
+from hypermend.models.fuse.correction_net import EVIDENCE, STEPS, coefficient_features, guide_features, residual_scale
+from hypermend.models.fuse.local_regression import LocalRegressionModel, estimate
 from hypermend.models.fuse.moments import pair_moments
 from hypermend.models.fuse.protocol import Pair
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian, snr_std
@@ -54,11 +54,11 @@ class FusionSampleSettings:
 class Sample:
     """One started pair; half precision, for there are many."""
 
-    evidence: torch.Tensor
+    coefficient_features: torch.Tensor
     """(k, EVIDENCE, H, W)."""
     view: torch.Tensor
     """(VIEW, H, W)."""
-    unit: torch.Tensor
+    residual_scale: torch.Tensor
     """(k, H, W)."""
     missed: torch.Tensor
     """(k, H, W): truth less start."""
@@ -121,7 +121,7 @@ def response(bands: int, rng: np.random.Generator) -> F32:
     return np.asarray(p / p.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def realise(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.random.Generator) -> Sample:
+def simulate(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.random.Generator) -> Sample:
     """Make a pair of a part of a cube and start it.
 
     Args:
@@ -157,18 +157,18 @@ def realise(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.ra
         pair_moments(lambda: [pair], guess, scale),
         np.ones((1, 1)),
     )
-    starter = Starter(start_from)
+    starter = LocalRegressionModel(start_from)
     start = starter(torch.from_numpy(y)[None], torch.from_numpy(x)[None])
     k = min(s.channels, start.coefficients.shape[1])
-    u = unit(starter, start)
+    u = residual_scale(starter, start)
     truth = torch.einsum("kb,bhw->khw", starter.t["project"], sharp)
     missed = (truth - start.coefficients[0])[:k]
     level = truth.square().sum(0).sqrt()
     share = missed.abs().mean((1, 2)).numpy().astype(np.float64)
     chance = np.sqrt(share) + 0.2
     return Sample(
-        evidence(starter, start, u)[0, :k].half(),
-        guide_view(start)[0].half(),
+        coefficient_features(starter, start, u)[0, :k].half(),
+        guide_features(start)[0].half(),
         u[0, :k].half(),
         missed.half(),
         (1 + 0.5 * (level.mean() / level.clamp_min(1e-6)).clamp_max(4.0)).half(),
@@ -218,7 +218,7 @@ def batches(cubes: Sequence[F32], known: Sequence[F32], s: FusionSampleSettings,
     step = 0
     while True:
         wanted = min(s.pool, 12) if step == 0 else int(step % (s.refresh_every if len(pool) == s.pool else 4) == 0)
-        pool += [realise(cubes[int(rng.integers(len(cubes)))], known, s, rng) for _ in range(wanted)]
+        pool += [simulate(cubes[int(rng.integers(len(cubes)))], known, s, rng) for _ in range(wanted)]
         pool = pool[-s.pool :]
         step += 1
         cut = [patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)]
@@ -229,14 +229,14 @@ def batches(cubes: Sequence[F32], known: Sequence[F32], s: FusionSampleSettings,
 def patch(r: Sample, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """A patch of one coefficient, with random signs of it and of the guide's axes."""
     k = int(rng.choice(len(r.chance), p=r.chance))
-    top, left = (int(rng.integers(0, n - size + 1)) for n in r.unit.shape[1:])
+    top, left = (int(rng.integers(0, n - size + 1)) for n in r.residual_scale.shape[1:])
     at = (slice(top, top + size), slice(left, left + size))
     sign = float(rng.choice([-1.0, 1.0]))
     odd = STEPS + 1
     signs = torch.tensor([sign] * odd + [1.0] * (EVIDENCE - odd) + [*rng.choice([-1.0, 1.0], 3), 1.0])
-    x = torch.cat((r.evidence[(k, slice(None), *at)], r.view[(slice(None), *at)])).float()
-    target = (r.missed[(k, *at)].float() * sign / r.error, r.unit[(k, *at)].float() / r.error, r.weight[at].float())
-    return x * signs.float()[:, None, None], torch.stack(target)
+    x = torch.cat((r.coefficient_features[(k, slice(None), *at)], r.view[(slice(None), *at)])).float()
+    missed, unit = r.missed[(k, *at)].float() * sign, r.residual_scale[(k, *at)].float()
+    return x * signs.float()[:, None, None], torch.stack((missed / r.error, unit / r.error, r.weight[at].float()))
 
 
 def loss(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.memory import SHARPEN_BYTES, SHARPEN_MAPS
-from hypermend.models.restorer import Facts, Restorer, Window, pack, unpack
+from hypermend.models.restorer import Restorer, SceneStatistics, Window, array_from_json, array_to_json
 from hypermend.models.sharpen.ssrnet import SSRNet, fold
 from hypermend.models.signal.bicubic import REACH, enlarge
 
@@ -45,7 +45,7 @@ def network(config: Mapping[str, object]) -> SSRNet:
         raise BadCard(f"ssrnet config: {e}") from e
 
 
-def measure(windows: Iterable[Window]) -> Facts:
+def measure(windows: Iterable[Window]) -> SceneStatistics:
     """Mean of each band, and the bright value: the 99.9th percentile, the largest of the windows' own."""
     bright, total, pixels = 0.0, np.zeros(0), 0
     for values, valid in windows:
@@ -55,7 +55,7 @@ def measure(windows: Iterable[Window]) -> Facts:
             total, pixels = known.sum(axis=1) + (total if pixels else 0.0), pixels + known.shape[1]
     if not pixels:
         return {"kind": "bicubic", "reason": "no valid pixel"}
-    return {"kind": "network", "input_scale": bright, "mean": pack(total / pixels)}
+    return {"kind": "network", "input_scale": bright, "mean": array_to_json(total / pixels)}
 
 
 class SsrnetModel:
@@ -79,15 +79,15 @@ class SsrnetModel:
         self.net = fold(net).requires_grad_(False)
         self.scale, self.halo = net.scale, net.halo
 
-    def estimate(self, windows: Iterable[Window]) -> Facts:
+    def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
         """See `measure`."""
         return measure(windows)
 
-    def bind(self, facts: Facts) -> Restorer:
+    def bind(self, facts: SceneStatistics) -> Restorer:
         """The restorer of the scene; bicubic where nothing is known of it."""
         if facts["kind"] == "bicubic":
             return Bicubic(self.scale, halo=self.halo)
-        return OnScene(self.net, float(facts["input_scale"]), torch.from_numpy(unpack(facts["mean"])))
+        return BoundSsrnet(self.net, float(facts["input_scale"]), torch.from_numpy(array_from_json(facts["mean"])))
 
 
 class Bicubic:
@@ -101,7 +101,7 @@ class Bicubic:
         return enlarge(x, self.scale)
 
 
-class OnScene:
+class BoundSsrnet:
     """The network, bound to a scene."""
 
     def __init__(self, net: SSRNet, input_scale: float, mean: torch.Tensor) -> None:

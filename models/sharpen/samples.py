@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from hypermend.models.fit import Batch
-from hypermend.models.restorer import Facts, unpack
+from hypermend.models.restorer import SceneStatistics, array_from_json
 from hypermend.models.sharpen.model import measure
 from hypermend.models.signal.bicubic import reduce, resize
 
@@ -47,7 +47,7 @@ class Pair:
     """(bands, scale*h, scale*w)."""
 
 
-def pairs(cube: F32, s: PatchSettings, facts: Facts | None = None) -> list[Pair]:
+def pairs(cube: F32, s: PatchSettings, facts: SceneStatistics | None = None) -> list[Pair]:
     """The scene (bands, h, w), or a part of it, at each of its sizes.
 
     `facts` are the scene's (`sharpener.measure`); None measures each size.
@@ -65,7 +65,7 @@ def pairs(cube: F32, s: PatchSettings, facts: Facts | None = None) -> list[Pair]
         fine = fine[:, : s.scale * h, : s.scale * w]
         coarse = reduce(fine, s.scale)
         own = facts or measure([(coarse.numpy(), np.ones((h, w), dtype=bool))])
-        mean = torch.from_numpy(unpack(own["mean"]))[:, None, None]
+        mean = torch.from_numpy(array_from_json(own["mean"]))[:, None, None]
         bright = own["input_scale"] or 1.0
         out.append(Pair((coarse - mean) / bright, (fine - mean) / bright))
     if not out:

@@ -47,7 +47,7 @@ def _dct() -> torch.Tensor:
 DCT = _dct()
 
 
-def pilot(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+def dct_denoise(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     """First estimate of coefficients with unit white noise.
 
     Args:
@@ -57,14 +57,14 @@ def pilot(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, K, H, W).
     """
-    fine = one_scale(z, power)
+    fine = dct_denoise_single_scale(z, power)
     # A mean of 2x2 pixels has half the noise, so in units of its own noise it is twice as strong.
-    coarse = one_scale(2 * _cells(z), 1 + 4 * (power - 1)) / 2
+    coarse = dct_denoise_single_scale(2 * _cells(z), 1 + 4 * (power - 1)) / 2
     better = functional.interpolate(coarse - _cells(fine), scale_factor=2, mode="bilinear", align_corners=False)
     return fine + better[..., : z.shape[2], : z.shape[3]]
 
 
-def long_waves(z: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+def low_frequency_residual(z: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """What an estimate lacks of waves longer than 16 pixels: hard threshold, one pass, on means of 4x4 pixels.
 
     Args:
@@ -95,7 +95,7 @@ def _cells(z: torch.Tensor) -> torch.Tensor:
     return functional.avg_pool2d(functional.pad(z, odd, mode="replicate"), 2)
 
 
-def one_scale(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+def dct_denoise_single_scale(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     """The estimate from the pixels as they are, (B, K, H, W), (K,) -> (B, K, H, W): waves up to 8 pixels long."""
     (strong, low), (weak, high) = THRESHOLD
     threshold = low + (high - low) * ((strong - power) / (strong - weak)).clamp(0, 1)  # (K,)

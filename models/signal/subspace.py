@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hypermend.models.restorer import Facts, Window, pack, unpack
+from hypermend.models.restorer import SceneStatistics, Window, array_from_json, array_to_json
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -65,26 +65,26 @@ class Subspace:
         """Wiener: the share of each stored coefficient (j,), and of what is not stored, that is noise."""
         return (EMPTY / np.maximum(self.power, EMPTY)).astype(np.float32), EMPTY / max(EMPTY, self.rest_power)
 
-    def to_facts(self) -> Facts:
+    def to_facts(self) -> SceneStatistics:
         """JSON types."""
         return {
             "input_scale": self.input_scale,
-            "rms": pack(self.rms),
-            "noise_std": pack(self.noise_std),
-            "basis": pack(self.basis),
-            "power": pack(self.power),
+            "rms": array_to_json(self.rms),
+            "noise_std": array_to_json(self.noise_std),
+            "basis": array_to_json(self.basis),
+            "power": array_to_json(self.power),
             "rest_power": self.rest_power,
         }
 
     @classmethod
-    def from_facts(cls, facts: Facts) -> Subspace:
+    def from_facts(cls, facts: SceneStatistics) -> Subspace:
         """Inverse of `to_facts`, to float32 precision."""
         return cls(
             input_scale=float(facts["input_scale"]),
-            rms=unpack(facts["rms"]).astype(np.float64),
-            noise_std=unpack(facts["noise_std"]).astype(np.float64),
-            basis=unpack(facts["basis"]).astype(np.float64),
-            power=unpack(facts["power"]).astype(np.float64),
+            rms=array_from_json(facts["rms"]).astype(np.float64),
+            noise_std=array_from_json(facts["noise_std"]).astype(np.float64),
+            basis=array_from_json(facts["basis"]).astype(np.float64),
+            power=array_from_json(facts["power"]).astype(np.float64),
             rest_power=float(facts["rest_power"]),
         )
 

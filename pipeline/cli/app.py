@@ -58,7 +58,7 @@ def settings(file: Path | None, kind: type[J], **options: Any) -> J:
     return parse(kind, given, where=f"options of {kind.__name__.removesuffix('Job').lower()}")
 
 
-def carry_out(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
+def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
     """Run a job to its end, show it, and leave with its exit code."""
     from hypermend.pipeline.engine.cluster import start_ray
     from hypermend.pipeline.runs.progress import follow, summary
@@ -121,15 +121,15 @@ def refuse(message: str) -> Never:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Errors that a person can act on, as one line; anything else is a bug and keeps its traceback."""
     try:
         yield
-    except _told() as error:
+    except _user_error_types() as error:
         refuse(str(error))
 
 
-def _told() -> tuple[type[Exception], ...]:
+def _user_error_types() -> tuple[type[Exception], ...]:
     """Asked for only where something was raised: what makes plans takes longer to import than most verbs take."""
     from hypermend.pipeline.engine.outcome import NoWorkers
     from hypermend.pipeline.errors import Refused

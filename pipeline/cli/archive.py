@@ -22,12 +22,12 @@ from hypermend.pipeline.cli.app import (
     When,
     Workers,
     app,
-    carry_out,
     emit,
     kept_for_json,
-    refusals,
     refuse,
+    run_job,
     settings,
+    user_errors,
 )
 from hypermend.pipeline.config import IngestJob
 
@@ -40,7 +40,7 @@ def demo(
     """Make an archive of synthetic scenes and walk it from files to restored cubes."""
     from hypermend.pipeline.demo.driver import run
 
-    with refusals(), kept_for_json(as_json):
+    with user_errors(), kept_for_json(as_json):
         result = run(archive, Console(stderr=as_json))
     if as_json:
         emit(result)
@@ -57,7 +57,7 @@ def catalog(
     """Make STAC items for a folder of files, so that it can be ingested."""
     from hypermend.pipeline.ingest import catalog_folder
 
-    with refusals():
+    with user_errors():
         made = catalog_folder(archive, path, sensor=sensor, collection=collection)
     for skipped in made.skipped:
         print(f"skipped {skipped.id}: {skipped.reason}", file=sys.stderr)
@@ -95,7 +95,7 @@ def ingest(
     from hypermend.pipeline.ingest import ingest as start
     from hypermend.pipeline.ingest import scenes
 
-    with refusals():
+    with user_errors():
         asked = settings(
             job, IngestJob, archive=archive, stac=stac, collections=collection, bbox=bbox, datetime=datetime,
             query=query, sensor=sensor, limit=limit, bands=band, gsd_m=gsd, sign=sign, tile_px=tile_px,
@@ -109,7 +109,7 @@ def ingest(
                 for scene, reason in found:
                     print(scene if reason is None else f"{scene}: skipped: {reason}")
             raise typer.Exit(1 if any(reason for _, reason in found) else 0)
-        carry_out(start, asked, as_json)
+        run_job(start, asked, as_json)
 
 
 @app.command()
@@ -123,7 +123,7 @@ def query(
     as_json: Json = False,
 ) -> None:
     """Find scenes. With --json a STAC FeatureCollection; each item's asset "cube" is the Zarr, ready to open."""
-    with refusals():
+    with user_errors():
         items = hypermend.open(archive).search(
             stage=stage, sensor=sensor, collection=collection, bbox=bbox, datetime=datetime
         )
@@ -146,7 +146,7 @@ def verify(
     """Read every shard against its mark, and the metadata. `ingest` or `restore` writes again what is torn."""
     from hypermend.pipeline.maintenance.verify import verify as check
 
-    with refusals(), Console(stderr=True).status("looking for cubes") as status:
+    with user_errors(), Console(stderr=True).status("looking for cubes") as status:
         report = check(archive, lambda done, total: status.update(f"{done} of {total} cubes read"))
     if as_json:
         emit(report.to_dict())
@@ -160,6 +160,6 @@ def verify(
 @app.command()
 def index(archive: Annotated[str, typer.Option(help="Root of the archive.")]) -> None:
     """Rebuild the query index and the browsable catalogs from the items."""
-    with refusals():
+    with user_errors():
         count = hypermend.open(archive).reindex()
     print(f"{count} items indexed")

@@ -17,10 +17,10 @@ from hypermend.pipeline.cli.app import (
     app,
     emit,
     kept_for_json,
-    refusals,
     refuse,
     settings,
     until_told_to_stop,
+    user_errors,
 )
 from hypermend.pipeline.config import NightlyJob
 
@@ -54,7 +54,7 @@ def nightly(
         with until_told_to_stop(run):
             follow(run, console)
 
-    with refusals():
+    with user_errors():
         asked = settings(job, NightlyJob, archive=archive, workers=workers, ray_address=address, limit=limit)
         with kept_for_json(as_json):
             night = night_of(asked, work=work)
@@ -79,14 +79,14 @@ def submit(
     """Run a job on a cluster, through Ray's Jobs API; submitting the same work twice is one job."""
     from hypermend.pipeline.engine.submit import Cluster, package
 
-    with refusals():
+    with user_errors():
         made = package(job, verb)
         cluster = Cluster(address)
         submitted = cluster.submit(made)
     said = f"{submitted.id}: {'submitted' if submitted.new else 'already there, ' + submitted.status.lower()}"
     print(said, file=sys.stderr if as_json else sys.stdout)
     if wait:
-        with refusals():
+        with user_errors():
             submitted = cluster.follow(submitted.id, lambda text: print(text, end="", file=sys.stderr))
     if as_json:
         emit(submitted.to_dict())
@@ -98,7 +98,7 @@ def list_jobs(address: HeadAddress, as_json: Json = False) -> None:
     """Every job of Hypermend on the cluster, the newest first."""
     from hypermend.pipeline.engine.submit import Cluster
 
-    with refusals():
+    with user_errors():
         found = Cluster(address).jobs()
     if as_json:
         emit({"jobs": [one.to_dict() for one in found]})
@@ -114,7 +114,7 @@ def logs(job: JobId, address: HeadAddress, follow: Annotated[bool, typer.Option(
     """What a job has printed so far."""
     from hypermend.pipeline.engine.submit import Cluster
 
-    with refusals():
+    with user_errors():
         cluster = Cluster(address)
         if follow:
             end = cluster.follow(job, lambda text: print(text, end="", flush=True))
@@ -127,7 +127,7 @@ def stop(job: JobId, address: HeadAddress) -> None:
     """Let a job finish its tiles in flight and end; submitted again, it goes on."""
     from hypermend.pipeline.engine.submit import Cluster
 
-    with refusals():
+    with user_errors():
         stopped = Cluster(address).stop(job)
     if not stopped:
         refuse(f"job {job} had already ended")
@@ -139,7 +139,7 @@ def retry(job: JobId, address: HeadAddress, as_json: Json = False) -> None:
     """Run a job again that has ended: it does what is left, failed tiles and scenes included."""
     from hypermend.pipeline.engine.submit import Cluster
 
-    with refusals():
+    with user_errors():
         submitted = Cluster(address).retry(job)
     if as_json:
         emit(submitted.to_dict())

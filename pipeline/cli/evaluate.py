@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hypermend.pipeline.cli.app import Collections, Json, Sensor, app, emit, refusals, refuse, settings
+from hypermend.pipeline.cli.app import Collections, Json, Sensor, app, emit, refuse, settings, user_errors
 from hypermend.pipeline.config import EvaluateJob
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def evaluate(
     if as_json and as_markdown:
         refuse("--json or --markdown, not both")
     people = Console(stderr=as_json or as_markdown)
-    with refusals():
+    with user_errors():
         asked = settings(
             None, EvaluateJob, archive=archive, model=model, task=task, sigma=sigma, scale=scale, scenes=scene,
             guide_sensor=guide_sensor, collections=collection, sensor=sensor, crop_px=crop_px,

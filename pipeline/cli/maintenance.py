@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hypermend.pipeline.cli.app import Address, Json, Workers, app, emit, kept_for_json, refusals, until_told_to_stop
+from hypermend.pipeline.cli.app import Address, Json, Workers, app, emit, kept_for_json, until_told_to_stop, user_errors
 from hypermend.pipeline.config import IngestJob, Job, RestoreJob
 
 OfArchive = Annotated[str, typer.Option("--archive", help="Root of the archive: a folder or s3://bucket/prefix.")]
@@ -31,7 +31,7 @@ def failures(
     """What failed and has not been published since, from the ledgers in the archive; no cluster is needed."""
     from hypermend.pipeline.maintenance.failures import failures as read
 
-    with refusals():
+    with user_errors():
         found = read(archive, run=run, scene=scene, reason=reason, all_of_them=every)
     if as_json:
         emit({"failures": [failure.to_dict() for failure in found]})
@@ -58,7 +58,7 @@ def retry(
     from hypermend.pipeline.maintenance.failures import jobs_of
 
     console = Console(stderr=as_json)
-    with refusals():
+    with user_errors():
         found = read(archive, run=run, scene=scene, reason=reason)
         jobs = [job.model_copy(update=_where(workers, address)) for job in jobs_of(archive, found)]
         if dry_run or not jobs:
@@ -114,7 +114,7 @@ def prune(
     from hypermend.pipeline.formatting import plural, size
     from hypermend.pipeline.maintenance.prune import prune as remove
 
-    with refusals():
+    with user_errors():
         report = remove(archive, older_than_hours=older_than, dry_run=dry_run)
     if as_json:
         emit(report.to_dict())

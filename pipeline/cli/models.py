@@ -13,12 +13,12 @@ from rich.table import Table
 
 import hypermend
 from hypermend.catalog.sensors import sensor as sensor_table
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import task_of
-from hypermend.pipeline.cli.app import Json, app, emit, refusals, refuse
+from hypermend.pipeline.cli.app import Json, app, emit, refuse, user_errors
 from hypermend.pipeline.registry.models import archived, defaults, model_card, shipped, slot
-from hypermend.pipeline.registry.spectrum import spectrum_of
+from hypermend.pipeline.registry.spectrum import training_spectrum
 
 ArchiveOrNone = Annotated[str | None, typer.Option("--archive", help="Root of an archive; default: built-in ones.")]
 Name = Annotated[str, typer.Argument(help="Name of a model, in the archive or built in.")]
@@ -31,7 +31,7 @@ def listed(context: typer.Context, archive: ArchiveOrNone = None, as_json: Json 
     """List the models that there are, those of the archive first."""
     if context.invoked_subcommand is not None:
         return
-    with refusals():
+    with user_errors():
         rows, broken = overview(_root(archive))
     if as_json:
         emit({"models": [row.to_dict() for row in rows], "broken": [str(error) for error in broken]})
@@ -45,7 +45,7 @@ def listed(context: typer.Context, archive: ArchiveOrNone = None, as_json: Json 
 @models.command()
 def show(name: Name, archive: ArchiveOrNone = None, as_json: Json = False) -> None:
     """Show the card of a model."""
-    with refusals():
+    with user_errors():
         card = _card(_root(archive), name)
     if as_json:
         emit(card.to_dict())
@@ -57,7 +57,7 @@ def show(name: Name, archive: ArchiveOrNone = None, as_json: Json = False) -> No
 @models.command()
 def compare(a: Name, b: Name, archive: ArchiveOrNone = None, as_json: Json = False) -> None:
     """Show in what the cards and figures of two models differ."""
-    with refusals():
+    with user_errors():
         root = _root(archive)
         found = differences(_card(root, a), _card(root, b))
     if as_json:
@@ -78,7 +78,7 @@ def promote(
     """Make a model the default of a sensor and its task in this archive."""
     from hypermend.pipeline.registry.models import promote as put
 
-    with refusals():
+    with user_errors():
         root = hypermend.open(archive).root
         card = _card(root, name)
         table = sensor_table(sensor)
@@ -99,11 +99,11 @@ def promote(
         print(f"{table.name}, {place}: {said['model'] or 'the built-in default'} (before: {before or 'none promoted'})")
 
 
-def _root(archive: str | None) -> Root | None:
+def _root(archive: str | None) -> ArchiveStore | None:
     return None if archive is None else hypermend.open(archive).root
 
 
-def _card(root: Root | None, name: str) -> ModelCard:
+def _card(root: ArchiveStore | None, name: str) -> ModelCard:
     return model_card(root, name)
 
 
@@ -130,7 +130,7 @@ class Listed:
         }
 
 
-def overview(root: Root | None) -> tuple[list[Listed], list[BadCard]]:
+def overview(root: ArchiveStore | None) -> tuple[list[Listed], list[BadCard]]:
     """Every model, the archive's first, and the cards that cannot be read."""
     from hypermend.pipeline.registry.selection import DEFAULT_MODEL, UNTRAINED
 
@@ -159,7 +159,7 @@ def accepts(card: ModelCard) -> str:
         said.append("every {:g}-{:g} nm".format(*card.accepts_spacing_nm))
     if card.quantity is not None:
         said.append("/".join(card.quantity))
-    trained = f" (trained on {spectrum_of(card)})" if card.spectrum else ""
+    trained = f" (trained on {training_spectrum(card)})" if card.spectrum else ""
     return (", ".join(said) or "any") + trained
 
 

@@ -26,10 +26,10 @@ from hypermend.pipeline.cli.app import (
     When,
     Workers,
     app,
-    carry_out,
     emit,
-    refusals,
+    run_job,
     settings,
+    user_errors,
 )
 from hypermend.pipeline.config import RestoreJob
 
@@ -55,16 +55,16 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what a restoration would do: scenes, tiles, bytes, memory, time; what is new and what is done."""
-    from hypermend.pipeline.restore.dry_run import plan_table, planned
+    from hypermend.pipeline.restore.dry_run import estimate_scenes, plan_table
 
-    with refusals():
+    with user_errors():
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
             bbox=bbox, datetime=datetime, model=model, scale=scale, guide_collection=guide_collection,
             budget_steps=budget_steps, budget_seconds=budget_seconds, tile_px=tile_px, workers=workers,
             memory_gib=memory_gib,
         )  # fmt: skip
-        rows = list(planned(asked))
+        rows = list(estimate_scenes(asked))
     if as_json:
         emit({"scenes": [row.to_dict() for row in rows]})
     else:
@@ -97,11 +97,11 @@ def restore(
     """Restore source cubes tile by tile and publish the results; run it again to resume, repair or catch up."""
     from hypermend.pipeline.restore.driver import restore as start
 
-    with refusals():
+    with user_errors():
         asked = settings(
             job, RestoreJob, archive=archive, task=task, scenes=scene, collections=collection, sensor=sensor,
             bbox=bbox, datetime=datetime, model=model, scale=scale, guide_collection=guide_collection,
             budget_steps=budget_steps, budget_seconds=budget_seconds, tile_px=tile_px, workers=workers,
             memory_gib=memory_gib, ray_address=address, deadline_s=deadline,
         )  # fmt: skip
-        carry_out(start, asked, as_json)
+        run_job(start, asked, as_json)

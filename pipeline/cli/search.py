@@ -19,8 +19,8 @@ from hypermend.pipeline.cli.app import (
     app,
     emit,
     kept_for_json,
-    refusals,
     settings,
+    user_errors,
 )
 from hypermend.pipeline.config import SearchJob
 from hypermend.pipeline.formatting import duration
@@ -50,7 +50,7 @@ def search(
     from hypermend.pipeline.search.driver import search_archive
 
     console = Console(stderr=as_json)
-    with refusals():
+    with user_errors():
         asked = settings(
             None, SearchJob, archive=archive, sensors=sensor, strategy=strategy, trials=trials, budget=budget,
             domain=domain, scenes=scene, collections=collection, anew=anew, workers=workers, ray_address=address,
@@ -69,11 +69,11 @@ def genotypes(
     as_json: Json = False,
 ) -> None:
     """List the architectures that an archive has found, each with the spectrum it was found on."""
-    from hypermend.pipeline.registry.genotypes import Found, known
+    from hypermend.pipeline.registry.genotypes import StoredGenotype, stored_genotypes
 
-    with refusals():
-        every = list(known(hypermend.open(archive).root))
-    usable = [g for g in every if isinstance(g, Found)]
+    with user_errors():
+        every = list(stored_genotypes(hypermend.open(archive).root))
+    usable = [g for g in every if isinstance(g, StoredGenotype)]
     if as_json:
         emit({"genotypes": [g.to_dict() for g in usable]})
     else:
@@ -81,7 +81,7 @@ def genotypes(
             print(f"{g.id}  {g.spectrum}  {g.figures['strategy']}, {g.figures['budget']}")
             print(f"    {' '.join(g.genotype.ops)}")
             print(f"    {g.picture}")
-    for bad in (g for g in every if not isinstance(g, Found)):
+    for bad in (g for g in every if not isinstance(g, StoredGenotype)):
         print(bad, file=sys.stderr)
     if not every:
         print("no genotype yet; `hypermend search` finds them", file=sys.stderr)

@@ -22,8 +22,8 @@ from hypermend.pipeline.cli.app import (
     app,
     emit,
     kept_for_json,
-    refusals,
     settings,
+    user_errors,
 )
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.formatting import duration
@@ -78,7 +78,7 @@ def train(
     from hypermend.pipeline.train.make_plan import plan_training
 
     console = Console(stderr=as_json)
-    with refusals():
+    with user_errors():
         asked = settings(
             job, TrainJob, archive=archive, task=task, name=name, scenes=scene, validation_scenes=validation_scene,
             collections=collection, sensor=sensor, bbox=bbox, datetime=datetime, guide_collection=guide_collection,

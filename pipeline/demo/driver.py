@@ -39,7 +39,7 @@ from hypermend.pipeline.engine.cluster import start_ray
 from hypermend.pipeline.formatting import duration, size
 from hypermend.pipeline.ingest import catalog_folder, ingest
 from hypermend.pipeline.restore.driver import restore
-from hypermend.pipeline.restore.dry_run import plan_table, planned
+from hypermend.pipeline.restore.dry_run import estimate_scenes, plan_table
 from hypermend.pipeline.runs.progress import follow, summary
 from hypermend.pipeline.runs.report import RunReport
 from hypermend.pipeline.runs.run import Run
@@ -78,7 +78,7 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     say("Plan", "what a restoration would do")
     alone = tuple(f"demo-{kind}" for kind in truths)
     job = RestoreJob(archive=str(archive), collections=alone, tile_px=chosen.tile_px)
-    plan_table(list(planned(job)), console)
+    plan_table(list(estimate_scenes(job)), console)
 
     say("Denoise", "tile by tile on an embedded Ray")
     restored = _carry_out(restore(job), console)
@@ -87,7 +87,7 @@ def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -
     fusion = RestoreJob(
         archive=str(archive), task="fuse", collections=(COARSE,), guide_collection=SHARP, tile_px=chosen.tile_px
     )
-    plan_table(list(planned(fusion)), console)
+    plan_table(list(estimate_scenes(fusion)), console)
     fused = _carry_out(restore(fusion), console)
     runs = (ingested, restored, fused)
     wrote += sum(report.bytes_written for report in runs)

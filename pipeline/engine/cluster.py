@@ -28,7 +28,7 @@ def start_ray(*, cpus: int | None = None, address: str | None = None) -> None:
     # "local": without an address Ray would join whatever cluster was last started on this machine.
     where: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     if address is not None:
-        _knock(address)
+        _check_head_reachable(address)
         where = {"address": address}
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
@@ -37,7 +37,7 @@ def start_ray(*, cpus: int | None = None, address: str | None = None) -> None:
         raise NoWorkers(f"{what}: {first_line(error)}") from error
 
 
-def _knock(address: str) -> None:
+def _check_head_reachable(address: str) -> None:
     """Whether anybody listens there: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
@@ -52,7 +52,7 @@ def _knock(address: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class ActorResources:
     """What each actor asks of a machine, and how many there may be."""
 
     count: int
@@ -62,7 +62,7 @@ class Ask:
     lane: str | None
 
 
-def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
+def actor_resources(workers: Workers, nodes: list[dict[str, float]]) -> ActorResources:
     """What to ask of a cluster whose living machines have these resources.
 
     Raises:
@@ -86,10 +86,10 @@ def ask_of(workers: Workers, nodes: list[dict[str, float]]) -> Ask:
         room = min(room, int(workers.max_gpus / gpus))
     on_one = max(1, math.ceil(room / len(fit)))
     cpus = max(1, int(min(node["CPU"] for node in fit) / on_one))
-    return Ask(count=max(1, room), cpus=cpus, gpus=gpus, memory_bytes=workers.memory_bytes, lane=lane)
+    return ActorResources(count=max(1, room), cpus=cpus, gpus=gpus, memory_bytes=workers.memory_bytes, lane=lane)
 
 
-def first_ask(workers: Workers) -> Ask:
+def first_ask(workers: Workers) -> ActorResources:
     """What to ask of the machines there are; where none has it, a first one is waited for.
 
     What waits asks for it, so that a cluster that grows by itself sees what is wanted.
@@ -102,7 +102,7 @@ def first_ask(workers: Workers) -> Ask:
     try:
         while True:
             try:
-                return ask_of(workers, list(living().values()))
+                return actor_resources(workers, list(living().values()))
             except NoWorkers as error:
                 if time.monotonic() >= end:
                     raise

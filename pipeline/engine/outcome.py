@@ -37,7 +37,7 @@ class NoWorkers(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done(Generic[T, R]):
+class TaskResult(Generic[T, R]):
     """A task that ended well."""
 
     task: T
@@ -48,7 +48,7 @@ class Done(Generic[T, R]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed(Generic[T]):
+class TaskFailure(Generic[T]):
     """A task that was given up; ``error`` is the class of what was raised, ``message`` its text."""
 
     task: T
@@ -101,12 +101,12 @@ class Workers:
     its head, and takes minutes to start one."""
 
 
-Make = Callable[[], Callable[[T], R]]
-Outcome = Done[T, R] | Failed[T]
+HandlerFactory = Callable[[], Callable[[T], R]]
+Outcome = TaskResult[T, R] | TaskFailure[T]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raised:
+class HandlerError:
     """What a handler raised, in words: an exception object may not survive the way back."""
 
     error: str
@@ -117,7 +117,7 @@ class Raised:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Returned:
+class HandlerResult:
     """What a handler gave back."""
 
     result: Any
@@ -125,28 +125,28 @@ class Returned:
     node: str
 
 
-def answer_of(handle: Callable[[Any], Any], task: Any) -> Raised | Returned:
+def run_handler(handle: Callable[[Any], Any], task: Any) -> HandlerError | HandlerResult:
     """Do the task, whatever comes of it."""
     start = time.perf_counter()
     node = socket.gethostname()
     try:
         result = handle(task)
     except Exception as error:  # noqa: BLE001 - reported whole to whoever asked for the task, never swallowed
-        return Raised(
+        return HandlerError(
             error=type(error).__name__,
             message=str(error),
             transient=bool(getattr(error, "transient", False)),
             node=node,
             kind=FailureKind.MEMORY if _out_of_memory(error) else FailureKind.ERROR,
         )
-    return Returned(result=result, seconds=time.perf_counter() - start, node=node)
+    return HandlerResult(result=result, seconds=time.perf_counter() - start, node=node)
 
 
-def outcome_of(task: T, answer: Raised | Returned, attempts: int) -> Outcome[T, Any]:
+def outcome_of(task: T, answer: HandlerError | HandlerResult, attempts: int) -> Outcome[T, Any]:
     """How the task ended."""
-    if isinstance(answer, Returned):
-        return Done(task=task, result=answer.result, attempts=attempts, seconds=answer.seconds, node=answer.node)
-    return Failed(
+    if isinstance(answer, HandlerResult):
+        return TaskResult(task=task, result=answer.result, attempts=attempts, seconds=answer.seconds, node=answer.node)
+    return TaskFailure(
         task=task,
         kind=answer.kind,
         error=answer.error,

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.util import metrics
 
-from hypermend.pipeline.engine.outcome import Done, Failed
+from hypermend.pipeline.engine.outcome import TaskFailure, TaskResult
 
 SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 SEND_S = 2.0
@@ -33,9 +33,9 @@ class Metrics:
         self._written: Counter[str] = Counter()
         self._sent = 0.0
 
-    def ended(self, outcome: Done[Any, Any] | Failed[Any]) -> None:
+    def ended(self, outcome: TaskResult[Any, Any] | TaskFailure[Any]) -> None:
         task = type(outcome.task).__name__
-        if isinstance(outcome, Done):
+        if isinstance(outcome, TaskResult):
             self._sums[task, "done"] += 1
             self._written["tiles"] += len(getattr(outcome.result, "tiles", ()))
             self._written["bytes"] += getattr(outcome.result, "bytes_written", 0)

@@ -1,8 +1,8 @@
-"""The two engines: ``serial``, the reference, and ``on_ray``, the same answers on a cluster.
+"""The engine on Ray: ``on_ray`` gives the answers of ``serial``, the reference, on a cluster.
 
-Both take ``make``, which builds a handler inside the process that will use it, and a stream of tasks; both yield one
-``Done`` or ``Failed`` for each task as it ends. Pixels never pass through here: tasks and results are small values, and
-``outcome`` has what they are wrapped in.
+It takes a factory, which builds a handler inside the process that will use it, and a stream of tasks; it yields one
+``TaskResult`` or ``TaskFailure`` for each task as it ends. Pixels never pass through here: tasks and results are small
+values (``outcome``).
 
 A stream may yield ``WAIT`` when it has nothing to give until an earlier task has ended (the tiles of a scene become
 known only once the scene is opened). This is the dispatcher that ``ray.util.ActorPool`` is not: it replaces dead
@@ -21,23 +21,23 @@ from typing import Any, Generic
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from hypermend.pipeline.engine.cluster import ask_of, first_ask, first_line, living, start_ray
+from hypermend.pipeline.engine.cluster import actor_resources, first_ask, first_line, living, start_ray
 from hypermend.pipeline.engine.outcome import (
     PATIENT,
-    Failed,
     FailureKind,
-    Make,
+    HandlerError,
+    HandlerFactory,
+    HandlerResult,
     NoWorkers,
     Outcome,
     Policy,
     R,
-    Raised,
-    Returned,
     T,
+    TaskFailure,
     Wait,
     Workers,
-    answer_of,
     outcome_of,
+    run_handler,
 )
 from hypermend.pipeline.engine.prometheus import Metrics
 from hypermend.pipeline.engine.worker_memory import limit_growth
@@ -55,8 +55,8 @@ class _Worker:
         """Where it is: the id of its node."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def run(self, task: Any) -> Raised | Returned:
-        return answer_of(self._handle, task)
+    def run(self, task: Any) -> HandlerError | HandlerResult:
+        return run_handler(self._handle, task)
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class _Attempt(Generic[T]):
 
 
 @dataclass(eq=False)
-class _Seat(Generic[T]):
+class _Slot(Generic[T]):
     """A place for one actor. ``attempt`` is None while the actor is starting."""
 
     actor: Any
@@ -79,7 +79,7 @@ class _Seat(Generic[T]):
 
 
 def on_ray(
-    make: Make[T, R],
+    make: HandlerFactory[T, R],
     tasks: Iterable[T | Wait],
     *,
     policy: Policy = PATIENT,
@@ -91,20 +91,20 @@ def on_ray(
         NoWorkers: no actor can be started (its handler fails to build, or the cluster lacks what is asked for).
     """
     start_ray()
-    crew = _Crew(make, workers or Workers(), policy)
+    pool = _ActorPool(make, workers or Workers(), policy)
     try:
-        yield from crew.work(iter(tasks))
+        yield from pool.work(iter(tasks))
     finally:
-        crew.dismiss()
+        pool.shutdown()
 
 
-class _Crew(Generic[T, R]):
+class _ActorPool(Generic[T, R]):
     start_limit_s = 180.0
     """An actor that is not ready by then will not come. Where none ever came, that is an error."""
     look_s = 5.0
     """How often it is seen whether machines have joined."""
 
-    def __init__(self, make: Make[T, R], workers: Workers, policy: Policy) -> None:
+    def __init__(self, make: HandlerFactory[T, R], workers: Workers, policy: Policy) -> None:
         self.start_limit_s = max(self.start_limit_s, workers.join_s)
         self._workers = workers
         self._policy = policy
@@ -118,12 +118,12 @@ class _Crew(Generic[T, R]):
             resources={self._ask.lane: 1.0} if self._ask.lane else None,
             max_restarts=0,
         )
-        self._busy: dict[Any, _Seat[T]] = {}
+        self._busy: dict[Any, _Slot[T]] = {}
         self._idle: list[tuple[Any, str]] = []
         self._queue: deque[_Attempt[T]] = deque()
         self._failed_starts = 0
         self._ever_ready = False
-        self._hire_after = 0.0
+        self._spawn_after = 0.0
         self._metrics = Metrics()
 
     def work(self, tasks: Iterator[T | Wait]) -> Iterator[Outcome[T, R]]:
@@ -148,13 +148,13 @@ class _Crew(Generic[T, R]):
                 self._metrics.ended(outcome)
                 yield outcome
 
-    def dismiss(self) -> None:
-        for actor in [*(actor for actor, _ in self._idle), *(seat.actor for seat in self._busy.values())]:
+    def shutdown(self) -> None:
+        for actor in [*(actor for actor, _ in self._idle), *(slot.actor for slot in self._busy.values())]:
             ray.kill(actor)
 
     @property
     def _running(self) -> int:
-        return sum(seat.attempt is not None for seat in self._busy.values())
+        return sum(slot.attempt is not None for slot in self._busy.values())
 
     def _look(self) -> None:
         """Every few seconds: whether there is room for more or fewer actors than before."""
@@ -165,12 +165,12 @@ class _Crew(Generic[T, R]):
         self._metrics.workers(len(self._busy) + len(self._idle))
         if self._workers.count is None and (nodes := list(living().values())):
             try:
-                self._ask = ask_of(self._workers, nodes)
+                self._ask = actor_resources(self._workers, nodes)
             except NoWorkers:  # the machines that we need are gone for now; others may come
                 return
 
     def _assign(self) -> None:
-        """Give every queued attempt that is due to an idle actor; hire where there are too few."""
+        """Give every queued attempt that is due to an idle actor; spawn more where there are too few."""
         now = time.monotonic()
         for attempt in [a for a in self._queue if a.not_before <= now]:
             if not self._idle:
@@ -178,14 +178,14 @@ class _Crew(Generic[T, R]):
             self._queue.remove(attempt)
             attempt.attempts += 1
             actor, node = self._idle.pop()
-            self._busy[actor.run.remote(attempt.task)] = _Seat(actor, attempt, node)
+            self._busy[actor.run.remote(attempt.task)] = _Slot(actor, attempt, node)
         starting = len(self._busy) - self._running
         room = self._ask.count - len(self._busy) - len(self._idle)
-        if now < self._hire_after:
+        if now < self._spawn_after:
             return
         for _ in range(min(room, len(self._queue) - len(self._idle) - starting)):
             actor = self._actor_class.remote(self._make, self._workers.limit_bytes)
-            self._busy[actor.ready.remote()] = _Seat(actor)
+            self._busy[actor.ready.remote()] = _Slot(actor)
 
     def _collect(self) -> Iterator[Outcome[T, R]]:
         """Wait a moment, then settle what has ended, died or outstayed its deadline."""
@@ -197,37 +197,37 @@ class _Crew(Generic[T, R]):
             yield from self._settle(reference, self._busy.pop(reference))
         yield from self._overdue()
 
-    def _settle(self, reference: Any, seat: _Seat[T]) -> Iterator[Outcome[T, R]]:
+    def _settle(self, reference: Any, slot: _Slot[T]) -> Iterator[Outcome[T, R]]:
         try:
             answer = ray.get(reference, timeout=10)
         except RayTaskError:
             raise  # a bug of this file: a handler's own errors come back as answers
         except RayError as error:  # the actor died, ran out of memory, or its answer is lost
-            ray.kill(seat.actor)
-            yield from self._died(seat, error)
+            ray.kill(slot.actor)
+            yield from self._died(slot, error)
             return
-        if seat.attempt is None:
-            self._idle.append((seat.actor, answer))
+        if slot.attempt is None:
+            self._idle.append((slot.actor, answer))
             self._failed_starts, self._ever_ready = 0, True
             return
-        self._idle.append((seat.actor, seat.node))
-        attempt = seat.attempt
-        if isinstance(answer, Raised) and answer.transient and attempt.attempts < self._policy.max_attempts:
+        self._idle.append((slot.actor, slot.node))
+        attempt = slot.attempt
+        if isinstance(answer, HandlerError) and answer.transient and attempt.attempts < self._policy.max_attempts:
             attempt.not_before = time.monotonic() + self._policy.pause_s(attempt.attempts)
             self._queue.append(attempt)
             return
         yield outcome_of(attempt.task, answer, attempt.attempts)
 
-    def _died(self, seat: _Seat[T], error: Exception) -> Iterator[Outcome[T, R]]:
+    def _died(self, slot: _Slot[T], error: Exception) -> Iterator[Outcome[T, R]]:
         warned = isinstance(error, ActorDiedError) and error.preempted
-        lost = warned or (seat.node != "" and seat.node not in living()) or "node has died" in str(error)
+        lost = warned or (slot.node != "" and slot.node not in living()) or "node has died" in str(error)
         self._metrics.died("machine" if lost else "process")
-        if seat.attempt is None:
+        if slot.attempt is None:
             self._failed_starts += not lost
             if self._failed_starts >= 3:
                 raise NoWorkers(f"no worker can be started: {_cause(error)}") from error
             return
-        attempt = seat.attempt
+        attempt = slot.attempt
         if lost:
             attempt.attempts -= 1  # the machine was taken away: not the task's doing
             attempt.losses += not warned
@@ -241,39 +241,39 @@ class _Crew(Generic[T, R]):
             if lost
             else f"its worker process died {attempt.deaths} times"
         )
-        yield Failed(
+        yield TaskFailure(
             task=attempt.task,
             kind=FailureKind.CRASH,
             error=type(error).__name__,
             message=f"{what} under it: {first_line(error)}",
             attempts=max(1, attempt.attempts),
-            node=seat.node,
+            node=slot.node,
         )
 
     def _overdue(self) -> Iterator[Outcome[T, R]]:
         now = time.monotonic()
-        for reference, seat in list(self._busy.items()):
-            limit = self.start_limit_s if seat.attempt is None else self._policy.deadline_s
-            if limit is None or now - seat.started <= limit:
+        for reference, slot in list(self._busy.items()):
+            limit = self.start_limit_s if slot.attempt is None else self._policy.deadline_s
+            if limit is None or now - slot.started <= limit:
                 continue
             del self._busy[reference]
-            ray.kill(seat.actor)
-            if seat.attempt is None:
-                self._no_show(limit)
+            ray.kill(slot.actor)
+            if slot.attempt is None:
+                self._start_timed_out(limit)
                 continue
-            yield Failed(
-                task=seat.attempt.task,
+            yield TaskFailure(
+                task=slot.attempt.task,
                 kind=FailureKind.DEADLINE,
                 error="Deadline",
                 message=f"still running after {limit:g} s; its worker was stopped",
-                attempts=seat.attempt.attempts,
-                node=seat.node,
+                attempts=slot.attempt.attempts,
+                node=slot.node,
             )
 
-    def _no_show(self, limit: float) -> None:
+    def _start_timed_out(self, limit: float) -> None:
         """An actor did not come: an error where none ever came, else it is asked for again later."""
         if self._ever_ready:
-            self._hire_after = time.monotonic() + limit / 6
+            self._spawn_after = time.monotonic() + limit / 6
             return
         free = ray.available_resources()  # type: ignore[no-untyped-call]
         raise NoWorkers(

@@ -7,21 +7,21 @@ from collections.abc import Iterable, Iterator
 
 from hypermend.pipeline.engine.outcome import (
     PATIENT,
-    Make,
+    HandlerError,
+    HandlerFactory,
     Outcome,
     Policy,
     R,
-    Raised,
     T,
     Wait,
     Workers,
-    answer_of,
     outcome_of,
+    run_handler,
 )
 
 
 def serial(
-    make: Make[T, R], tasks: Iterable[T | Wait], *, policy: Policy = PATIENT, workers: Workers | None = None
+    make: HandlerFactory[T, R], tasks: Iterable[T | Wait], *, policy: Policy = PATIENT, workers: Workers | None = None
 ) -> Iterator[Outcome[T, R]]:
     """Run every task here, one after the other: the answer that the other engine must give."""
     handle = make()
@@ -31,8 +31,8 @@ def serial(
         attempts = 0
         while True:
             attempts += 1
-            answer = answer_of(handle, task)
-            if isinstance(answer, Raised) and answer.transient and attempts < policy.max_attempts:
+            answer = run_handler(handle, task)
+            if isinstance(answer, HandlerError) and answer.transient and attempts < policy.max_attempts:
                 time.sleep(policy.pause_s(attempts))
                 continue
             yield outcome_of(task, answer, attempts)

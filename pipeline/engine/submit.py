@@ -28,7 +28,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 import hypermend
-from hypermend.catalog.storage.root import digest
+from hypermend.catalog.storage.archive_store import digest
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, load_job
 
 ROOMS = ("catalog", "models", "pipeline")

@@ -10,8 +10,8 @@ import torch
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.pairs.pairing import MIN_SEEN
-from hypermend.catalog.sensors import seen, sensor, srf
-from hypermend.models.fuse.protocol import FusionModel, Pair, Setup
+from hypermend.catalog.sensors import band_coverage, sensor, srf
+from hypermend.models.fuse.protocol import FusionModel, Pair, PairGeometry
 from hypermend.models.signal import degrade
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.evaluate import kernels
@@ -25,7 +25,9 @@ OTHER_GUIDE = "sentinel2a"
 """Whose bands a scene's guide has, where nobody says."""
 
 
-def degraded_pair(truth: F32, kernel: F64, setup: Setup, snr_db: float, guide_snr_db: float | None = None) -> Pair:
+def degraded_pair(
+    truth: F32, kernel: F64, setup: PairGeometry, snr_db: float, guide_snr_db: float | None = None
+) -> Pair:
     """Blur and decimate a truth (b, s*h, s*w), look at it through the guide's bands; noise of Y first, then of X where
     asked for. Seeded by the decibels, afresh for each pair.
     """
@@ -43,13 +45,13 @@ def whole_pair(y: F32, x: F32) -> Pair:
     return Pair(y=y, y_valid=np.ones(y.shape[1:], dtype=bool), x=x, x_valid=np.ones(x.shape[1:], dtype=bool))
 
 
-def degraded(truth: F32, setup: Setup) -> Iterator[tuple[str, Pair, Setup]]:
+def degraded(truth: F32, setup: PairGeometry) -> Iterator[tuple[str, Pair, PairGeometry]]:
     """The pairs of a truth under every built-in kernel."""
     for name, kernel in kernels.built_in().items():
         yield name, degraded_pair(truth, kernel, setup, SNR_DB), setup
 
 
-def laboratory(spec: CubeSpec, guide: str | None, scale: int) -> Setup:
+def wald_setup(spec: CubeSpec, guide: str | None, scale: int) -> PairGeometry:
     """The protocol's pair: the guide's bands through the scene's, no shift.
 
     Raises:
@@ -57,10 +59,10 @@ def laboratory(spec: CubeSpec, guide: str | None, scale: int) -> Setup:
     """
     name = guide or GUIDES.get(spec.sensor, OTHER_GUIDE)
     nm, bands = good_nm(spec), sensor(name).band_name
-    used = [band for band, share in zip(bands, seen(nm, name, bands), strict=True) if share >= MIN_SEEN]
+    used = [band for band, share in zip(bands, band_coverage(nm, name, bands), strict=True) if share >= MIN_SEEN]
     if not used:
         raise Refused(f"no band of {name} lies where the scene has bands; choose another --guide-sensor")
-    return Setup(scale=scale, response=srf(nm, name, bands=used).astype(np.float32), expected_centroid_px=0.0)
+    return PairGeometry(scale=scale, response=srf(nm, name, bands=used).astype(np.float32), expected_centroid_px=0.0)
 
 
 def tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,12 +70,12 @@ def tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None]
 
 
-def bicubic_pair(pair: Pair, setup: Setup) -> F32:
+def bicubic_pair(pair: Pair, setup: PairGeometry) -> F32:
     """The coarse image made finer, its samples where the convention has them; no guide."""
     c = setup.expected_centroid_px
     return np.asarray(degrade.upsample(tensors(pair)[0], setup.scale, (c, c))[0].numpy())
 
 
-def unadapted(model: FusionModel, pair: Pair, setup: Setup) -> F32:
+def unadapted(model: FusionModel, pair: Pair, setup: PairGeometry) -> F32:
     """A model as it is, on the whole image."""
     return np.asarray(model.bind(model.estimate(lambda: [pair], setup))(*tensors(pair))[0].numpy())

@@ -16,16 +16,16 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import sensor
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import Model
 from hypermend.models.signal.bicubic import enlarge, reduce
 from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.config import EvaluateJob
 from hypermend.pipeline.errors import Refused
-from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded, laboratory, unadapted
+from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded, unadapted, wald_setup
 from hypermend.pipeline.evaluate.scores import F32, Mask, restored, scores, truncated_svd
-from hypermend.pipeline.registry.compatibility import not_accepted
+from hypermend.pipeline.registry.compatibility import incompatibility
 from hypermend.pipeline.registry.models import load_model, load_pair_model
 from hypermend.pipeline.tiling.pixels import data_mask, fill_holes, physical
 from hypermend.pipeline.tiling.spectral_windows import SpectralWindow, spectral_windows
@@ -66,7 +66,7 @@ def describe_protocol(job: EvaluateJob) -> str:
 Trial = Callable[[Scene], Iterator[Row]]
 
 
-def make_trial(job: EvaluateJob, root: Root, card: ModelCard) -> Trial:
+def make_trial(job: EvaluateJob, root: ArchiveStore, card: ModelCard) -> Trial:
     """What is done with one scene: a row for each level and method."""
     crop = job.crop_px or CROP_PX[job.task]
     if job.task == "fuse":
@@ -77,7 +77,7 @@ def make_trial(job: EvaluateJob, root: Root, card: ModelCard) -> Trial:
 
 @dataclass(frozen=True)
 class _Denoise:
-    root: Root
+    root: ArchiveStore
     model: Model
     crop: int
     sigma: tuple[int, ...]
@@ -97,7 +97,7 @@ class _Denoise:
 
 @dataclass(frozen=True)
 class _Sharpen:
-    root: Root
+    root: ArchiveStore
     model: Model
     crop: int
 
@@ -120,7 +120,7 @@ class _Sharpen:
 
 
 class _Fuse:
-    def __init__(self, job: EvaluateJob, root: Root, crop: int) -> None:
+    def __init__(self, job: EvaluateJob, root: ArchiveStore, crop: int) -> None:
         self.root, self.crop, self.scale = root, crop, job.scale or 8
         self.guide = None if job.guide_sensor is None else sensor(job.guide_sensor).name
         self.model = load_pair_model(root, job.model)
@@ -135,7 +135,7 @@ class _Fuse:
         s = self.scale
         h, w = (n // s * s for n in truth.shape[1:])
         truth = np.ascontiguousarray(truth[:, :h, :w])
-        for name, pair, setup in degraded(truth, laboratory(spec, self.guide, s)):
+        for name, pair, setup in degraded(truth, wald_setup(spec, self.guide, s)):
             methods: dict[str, Method] = {"bicubic": partial(bicubic_pair, pair, setup)}
             methods |= {m.card.name: partial(unadapted, m, pair, setup) for m in (self.start, self.model)}
             yield from _rows(scene, f"x{s} {name}", truth, known[:h, :w], methods, ratio=s)
@@ -163,7 +163,7 @@ def _windows(spec: CubeSpec, model: Model) -> tuple[SpectralWindow, ...] | None:
 
 
 def _image(
-    root: Root, scene: Scene, card: ModelCard, *, crop: int, centre: bool, peak: float | None = None
+    root: ArchiveStore, scene: Scene, card: ModelCard, *, crop: int, centre: bool, peak: float | None = None
 ) -> tuple[CubeSpec, F32, Mask]:
     """(spec, (good bands, h, w) in 0..1 without holes, where there was data) of the pixels that are scored.
 
@@ -177,7 +177,7 @@ def _image(
     good = np.flatnonzero(spec.good)
     if not len(good):
         raise Refused(f"scene {scene.id}: all {spec.bands} bands are marked bad")
-    if (reason := not_accepted(spec, card)) is not None:
+    if (reason := incompatibility(spec, card)) is not None:
         raise Refused(f"scene {scene.id} {reason}")
     top, left = (max(0, (n - crop) // 2) if centre else 0 for n in (spec.height, spec.width))
     window = Window(y0=top, y1=min(top + crop, spec.height), x0=left, x1=min(left + crop, spec.width))

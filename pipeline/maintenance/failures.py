@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hypermend
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 from hypermend.pipeline.runs.report import RunReport
 
@@ -105,10 +105,12 @@ def settle(archive: str, report: RunReport) -> None:
         for r in report.scenes if r.status == "current"
     ]  # fmt: skip
     if lines:
-        Root(archive).put(f"runs/{report.run}/failures/current.jsonl", "\n".join(map(json.dumps, lines)).encode())
+        ArchiveStore(archive).put(
+            f"runs/{report.run}/failures/current.jsonl", "\n".join(map(json.dumps, lines)).encode()
+        )
 
 
-def _lines(root: Root) -> Iterator[Failure]:
+def _lines(root: ArchiveStore) -> Iterator[Failure]:
     for folder in root.folders("runs"):
         for entry in sorted(root.list(f"runs/{folder}/failures"), key=lambda e: e.key):
             for text in root.get(entry.key).splitlines():
@@ -147,7 +149,7 @@ def jobs_of(archive: str, found: list[Failure]) -> list[Job]:
     Raises:
         BadJob: a run that kept no job (it is of an earlier version), or one that cannot be read.
     """
-    root = Root(archive)
+    root = ArchiveStore(archive)
     scenes: dict[str, tuple[type[Job], dict[str, Any], set[str]]] = {}
     for failure in found:
         if failure.scene == "(search)":
@@ -166,7 +168,7 @@ def jobs_of(archive: str, found: list[Failure]) -> list[Job]:
     return jobs
 
 
-def _asked(root: Root, run: str) -> tuple[type[Job], dict[str, Any]]:
+def _asked(root: ArchiveStore, run: str) -> tuple[type[Job], dict[str, Any]]:
     key = f"runs/{run}/job.json"
     if not root.exists(key):
         raise BadJob(f"{root.href(key)} is not there: run the job of {run} again by hand")

@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import hypermend
-from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.errors import NotFound
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.scene import Scene
+from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.root import Root, safe_name
 from hypermend.pipeline.restore.plan import plan_key, read_plan
 
 _LEASES = {"source": ("ingest", "restore-denoise", "restore-fuse"), "restored": ("restore-denoise", "restore-fuse")}
@@ -105,18 +105,18 @@ def _updated(scene: Scene) -> datetime:
     return datetime.fromisoformat(scene.properties["updated"])
 
 
-def _finished(root: Root, stage: str, folder: str) -> Iterator[str]:
+def _finished(root: ArchiveStore, stage: str, folder: str) -> Iterator[str]:
     """Cubes of a scene that are whole, or that an earlier prune had begun to remove."""
     prefix = f"{stage}/{folder}"
     for name in root.folders(prefix):
         if not name.endswith(".zarr"):
             continue
         cube = f"{prefix}/{name}"
-        if root.exists(Marks(root, cube).folded) or root.exists(_begun(cube)):
+        if root.exists(DoneMarks(root, cube).folded) or root.exists(_begun(cube)):
             yield cube
 
 
-def _sources_read(root: Root, restored: list[Scene]) -> set[str]:
+def _sources_read(root: ArchiveStore, restored: list[Scene]) -> set[str]:
     """Source cubes that the plans of current restored cubes read."""
     read: set[str] = set()
     for scene in restored:
@@ -135,19 +135,19 @@ def _begun(cube: str) -> str:
     return f"{cube}.pruned"
 
 
-def _objects(root: Root, cube: str) -> dict[str, int]:
+def _objects(root: ArchiveStore, cube: str) -> dict[str, int]:
     """Every object of a cube, with those beside it: key -> bytes."""
     stem = cube.removesuffix(".zarr")
     folder = cube.rpartition("/")[0]
     return {e.key: e.size for e in root.list(folder) if e.key.startswith((f"{cube}/", f"{stem}."))}
 
 
-def _remove(root: Root, cube: str) -> None:
+def _remove(root: ArchiveStore, cube: str) -> None:
     """Marks first: what is half gone must not count as done."""
     root.put(_begun(cube), b"")
     stem = cube.removesuffix(".zarr")
-    root.delete(Marks(root, cube).folded)
-    for prefix in (Marks(root, cube).folder, cube, f"{stem}.adapt", f"{stem}.adapt.done"):
+    root.delete(DoneMarks(root, cube).folded)
+    for prefix in (DoneMarks(root, cube).folder, cube, f"{stem}.adapt", f"{stem}.adapt.done"):
         root.delete_prefix(prefix)
     for key in (f"{stem}.adapt.done.json", plan_key(cube), _begun(cube)):
         root.delete(key)

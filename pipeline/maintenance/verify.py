@@ -10,10 +10,10 @@ from typing import Any
 import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import open_cube
-from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.errors import BadCube, NotFound
 from hypermend.catalog.keys import cube_key
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.plan import plan_key, read_plan
 from hypermend.pipeline.tiling.tiles import Index
@@ -72,7 +72,7 @@ def verify(archive: str, seen: Callable[[int, int], None] = lambda done, total: 
     return VerifyReport(cubes=len(items), tiles=tiles, torn=tuple(torn))
 
 
-def _opened(root: Root, key: str) -> Cube | None:
+def _opened(root: ArchiveStore, key: str) -> Cube | None:
     """The cube; None where its metadata are lost or damaged. A cube without its group counts as not there."""
     try:
         open_cube(root, key)  # as users do, by the group's copy of all metadata
@@ -90,7 +90,7 @@ def _torn(cube: Cube) -> list[tuple[str, Index | None]]:
     return [*((cube.path, index) for index in missing), *_torn_blocks(cube)]
 
 
-def _whole(marks: Marks) -> Collection[Index]:
+def _whole(marks: DoneMarks) -> Collection[Index]:
     """What is as it was marked; the other marks are withdrawn."""
     try:
         torn = marks.verify()
@@ -116,5 +116,5 @@ def _torn_blocks(cube: Cube) -> list[tuple[str, Index | None]]:
         return [(key, None)]
     if plan.blocks is None:
         return []
-    whole = _whole(Marks(cube.root, plan.adapted))
+    whole = _whole(DoneMarks(cube.root, plan.adapted))
     return [(plan.adapted, block.index) for block in plan.blocks if block.index not in whole]

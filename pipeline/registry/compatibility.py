@@ -13,7 +13,7 @@ def good_nm(spec: CubeSpec) -> list[float]:
     return [w for w, good in zip(spec.wavelength_nm, spec.good, strict=True) if good]
 
 
-def not_accepted(spec: CubeSpec, card: ModelCard) -> str | None:
+def incompatibility(spec: CubeSpec, card: ModelCard) -> str | None:
     """What of the cube the model does not accept, both numbers in it; None where it accepts it."""
     nm = good_nm(spec)
     if card.quantity is not None and spec.quantity not in card.quantity:
@@ -31,7 +31,7 @@ def not_accepted(spec: CubeSpec, card: ModelCard) -> str | None:
     return None
 
 
-def remark(spec: CubeSpec, card: ModelCard) -> str | None:
+def advisory(spec: CubeSpec, card: ModelCard) -> str | None:
     """What is accepted, and worth saying all the same."""
     count = len(good_nm(spec))
     if card.window_bands is None or count >= card.window_bands:

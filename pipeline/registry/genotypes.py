@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hypermend.catalog.errors import ArchiveError
-from hypermend.catalog.storage.root import NotJson, Root
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.registry.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class BadGenotype(ArchiveError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class StoredGenotype:
     """A genotype with where it comes from."""
 
     id: str
@@ -59,7 +59,7 @@ class Found:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, where: str) -> Found:
+    def from_dict(cls, data: Mapping[str, Any], *, where: str) -> StoredGenotype:
         """Parse JSON types.
 
         Raises:
@@ -83,22 +83,22 @@ class Found:
             raise BadGenotype(f"{where}: {e}; search again with --anew") from None
 
 
-def put(root: Root, found: Found) -> None:
+def put(root: ArchiveStore, found: StoredGenotype) -> None:
     """Keep a genotype; its picture is there before it."""
     root.put_json(found.key, found.to_dict())
 
 
-def read(root: Root, id: str) -> Found:
+def read(root: ArchiveStore, id: str) -> StoredGenotype:
     """One genotype of the archive.
 
     Raises:
         NotFound, BadGenotype: as they say.
     """
     key = f"{FOLDER}/{id}.json"
-    return Found.from_dict(root.get_json(key), where=root.href(key))
+    return StoredGenotype.from_dict(root.get_json(key), where=root.href(key))
 
 
-def known(root: Root) -> Iterator[Found | BadGenotype]:
+def stored_genotypes(root: ArchiveStore) -> Iterator[StoredGenotype | BadGenotype]:
     """All genotypes of the archive in order of id; a file that cannot be used comes as its error."""
     for entry in sorted(root.list(FOLDER), key=lambda e: e.key):
         if entry.key.endswith(".json"):
@@ -110,7 +110,7 @@ def known(root: Root) -> Iterator[Found | BadGenotype]:
                 yield BadGenotype(str(e))
 
 
-def nearest(genotypes: Iterable[Found], spectrum: Spectrum) -> tuple[Found, float] | None:
+def nearest(genotypes: Iterable[StoredGenotype], spectrum: Spectrum) -> tuple[StoredGenotype, float] | None:
     """The genotype with the nearest spectrum, and its distance; of equals the first."""
     ranked = [(found.spectrum.distance(spectrum), found.id, found) for found in genotypes]
     return (best[2], best[0]) if (best := min(ranked, default=None)) else None

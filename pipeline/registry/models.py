@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypermend.catalog.errors import NotFound
-from hypermend.catalog.storage.root import NotJson, Root
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion, task_of
 from hypermend.pipeline.errors import Refused
@@ -27,17 +27,17 @@ FOLDER = "models"
 DEFAULTS = f"{FOLDER}/defaults.json"
 
 
-def load_model(root: Root, name: str) -> Model:
+def load_model(root: ArchiveStore, name: str) -> Model:
     """The model ``name`` of the archive, or the built-in one."""
     return _found(root, name, load)
 
 
-def load_pair_model(root: Root, name: str) -> FusionModel:
+def load_pair_model(root: ArchiveStore, name: str) -> FusionModel:
     """The same for a model that fuses two images."""
     return _found(root, name, load_fusion)
 
 
-def _found(root: Root, name: str, read: Callable[[Path], M]) -> M:
+def _found(root: ArchiveStore, name: str, read: Callable[[Path], M]) -> M:
     with tempfile.TemporaryDirectory() as folder:
         for file in (CARD, WEIGHTS):
             try:
@@ -48,7 +48,7 @@ def _found(root: Root, name: str, read: Callable[[Path], M]) -> M:
         return read(Path(folder))
 
 
-def model_card(root: Root | None, name: str) -> ModelCard:
+def model_card(root: ArchiveStore | None, name: str) -> ModelCard:
     """The card alone: what a plan needs of a model.
 
     Raises:
@@ -63,7 +63,7 @@ def model_card(root: Root | None, name: str) -> ModelCard:
     return ModelCard.read(builtin(name) / CARD)
 
 
-def _card(root: Root, name: str) -> ModelCard:
+def _card(root: ArchiveStore, name: str) -> ModelCard:
     key = f"{FOLDER}/{name}/{CARD}"
     try:
         data = root.get_json(key)
@@ -74,7 +74,7 @@ def _card(root: Root, name: str) -> ModelCard:
     return replace(ModelCard.from_dict(data), name=name)  # a folder that was copied has the name it has now
 
 
-def archived(root: Root) -> Iterator[tuple[str, ModelCard | BadCard]]:
+def archived(root: ArchiveStore) -> Iterator[tuple[str, ModelCard | BadCard]]:
     """Name and card of every model of the archive, by name; a card that cannot be read comes as its error."""
     for name in root.folders(FOLDER):
         try:
@@ -97,7 +97,7 @@ def slot(card: ModelCard) -> str | None:
     return f"{task}-x{card.scale}" if task == "sharpen" else task
 
 
-def defaults(root: Root) -> dict[str, dict[str, str]]:
+def defaults(root: ArchiveStore) -> dict[str, dict[str, str]]:
     """The promoted models: {sensor: {slot: name}}.
 
     Raises:
@@ -114,7 +114,7 @@ def defaults(root: Root) -> dict[str, dict[str, str]]:
     return found
 
 
-def promote(root: Root, sensor: str, where: str, name: str | None) -> str | None:
+def promote(root: ArchiveStore, sensor: str, where: str, name: str | None) -> str | None:
     """Make a model the default of a sensor; None takes the default away. Returns the one before."""
     table = defaults(root)
     of_sensor = table.setdefault(sensor, {})

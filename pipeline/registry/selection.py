@@ -14,14 +14,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hypermend.catalog.cube.spec import CubeSpec
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import FUSIONS
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.errors import Refused
-from hypermend.pipeline.registry.compatibility import good_nm, not_accepted
+from hypermend.pipeline.registry.compatibility import good_nm, incompatibility
 from hypermend.pipeline.registry.models import archived, defaults, model_card, slot
-from hypermend.pipeline.registry.spectrum import NEAR, Spectrum, spectrum_of
+from hypermend.pipeline.registry.spectrum import NEAR_DISTANCE, Spectrum, training_spectrum
 
 if TYPE_CHECKING:
     pass
@@ -31,7 +31,7 @@ DEFAULT_SCALE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ModelChoice:
     """A model for one task of one scene."""
 
     task: str
@@ -43,10 +43,10 @@ class Chosen:
         return self.card.name
 
 
-class Chooser:
+class ModelSelector:
     """Chooses for every scene of a job; what it knows of the archive's models is read once."""
 
-    def __init__(self, job: RestoreJob, root: Root) -> None:
+    def __init__(self, job: RestoreJob, root: ArchiveStore) -> None:
         """
         Raises:
             Refused, BadCheckpoint: a model that was asked for is of another task, or there is none of this name.
@@ -58,7 +58,7 @@ class Chooser:
         for task, name in self._asked.items():
             self._checked(task, self._card(name))
 
-    def __call__(self, task: str, sensor: str, spec: Callable[[], CubeSpec], builtin: str | None = None) -> Chosen:
+    def __call__(self, task: str, sensor: str, spec: Callable[[], CubeSpec], builtin: str | None = None) -> ModelChoice:
         """
         Args:
             spec: gives the spec of the scene's cube, where it is asked for.
@@ -68,21 +68,21 @@ class Chooser:
             Refused, BadCheckpoint: the promoted model is of no use any more, or no default has the scale.
         """
         if task in self._asked:
-            return Chosen(task=task, card=self._card(self._asked[task]), why="asked for")
+            return ModelChoice(task=task, card=self._card(self._asked[task]), why="asked for")
         place = self._slot(task)
         if (name := self._promoted.get(sensor, {}).get(place)) is not None:
             card = self._card(name)
             self._checked(task, card)
-            return Chosen(task=task, card=card, why=f"promoted for {sensor}")
+            return ModelChoice(task=task, card=card, why=f"promoted for {sensor}")
         if (near := self._nearest(place, spec)) is not None:
             card, distance = near
-            return Chosen(
+            return ModelChoice(
                 task=task, card=card,
-                why=f"of the archive's models trained on the nearest spectrum ({spectrum_of(card)}; "
+                why=f"of the archive's models trained on the nearest spectrum ({training_spectrum(card)}; "
                 f"distance {distance:.2f})",
             )  # fmt: skip
         name = builtin or DEFAULT_MODEL[task].format(scale=self._scale or DEFAULT_SCALE)
-        return Chosen(task=task, card=self._card(name), why="built-in default")
+        return ModelChoice(task=task, card=self._card(name), why="built-in default")
 
     def _slot(self, task: str) -> str:
         return f"sharpen-x{self._scale or DEFAULT_SCALE}" if task == "sharpen" else task
@@ -99,7 +99,7 @@ class Chooser:
     @cached_property
     def _archived(self) -> list[ModelCard]:
         """Models of the archive that say what they were trained on; a card that cannot be read is no candidate."""
-        return [c for _, c in archived(self._root) if isinstance(c, ModelCard) and spectrum_of(c) is not None]
+        return [c for _, c in archived(self._root) if isinstance(c, ModelCard) and training_spectrum(c) is not None]
 
     def _nearest(self, place: str, spec: Callable[[], CubeSpec]) -> tuple[ModelCard, float] | None:
         candidates = [card for card in self._archived if slot(card) == place]
@@ -112,12 +112,12 @@ class Chooser:
         scene = Spectrum(bands=len(nm), low_nm=nm[0], high_nm=nm[-1])
         ranked = []
         for card in candidates:
-            trained = spectrum_of(card)
+            trained = training_spectrum(card)
             assert trained is not None
-            if not_accepted(cube, card) is None:
+            if incompatibility(cube, card) is None:
                 ranked.append((trained.distance(scene), card.name, card))
         best = min(ranked, default=None)
-        return None if best is None or best[0] > NEAR else (best[2], best[0])
+        return None if best is None or best[0] > NEAR_DISTANCE else (best[2], best[0])
 
     def _checked(self, task: str, card: ModelCard) -> None:
         """
@@ -138,7 +138,7 @@ class Chooser:
             raise Refused(f"model {name} makes pixels finer: it is for task 'sharpen'; choose another with --model")
 
 
-def possible(job: RestoreJob, root: Root) -> list[ModelCard]:
+def possible(job: RestoreJob, root: ArchiveStore) -> list[ModelCard]:
     """Every model that a scene of the job may get, whichever that will be."""
     if job.models:
         return [model_card(root, name) for name in job.models]

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     pass
 
 
-def spectrum_of(card: ModelCard) -> Spectrum | None:
+def training_spectrum(card: ModelCard) -> Spectrum | None:
     """What the model was trained on; None where its card does not say, and then it is used by its name alone."""
     return Spectrum(**card.spectrum) if card.spectrum else None
 
 
-NEAR = 0.25
+NEAR_DISTANCE = 0.25
 """Distance up to which a genotype is proposed again: a fifth more bands, or a quarter of the range moved."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hypermend.models.restorer import Facts, Model, Restorer
+from hypermend.models.restorer import Model, Restorer, SceneStatistics
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step, margins
 from hypermend.pipeline.tiling.pixels import (
@@ -45,7 +45,7 @@ class Chain:
         return np.asarray(x[0].cpu().numpy(), dtype=np.float32) if changed else None
 
 
-def bind(plan: Plan, models: Sequence[Model], facts: Sequence[Sequence[Facts]]) -> list[Restorer]:
+def bind(plan: Plan, models: Sequence[Model], facts: Sequence[Sequence[SceneStatistics]]) -> list[Restorer]:
     """The restorers of the first steps of a plan, for every good band of its scene.
 
     Args:
@@ -56,7 +56,7 @@ def bind(plan: Plan, models: Sequence[Model], facts: Sequence[Sequence[Facts]]) 
 
 
 def bound(
-    model: Model, windows: Sequence[SpectralWindow] | None, good: Sequence[bool], facts: Sequence[Facts]
+    model: Model, windows: Sequence[SpectralWindow] | None, good: Sequence[bool], facts: Sequence[SceneStatistics]
 ) -> Restorer:
     """A restorer of every good band."""
     if windows is None:

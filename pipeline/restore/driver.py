@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import hypermend
 from hypermend.catalog.keys import cube_key, scene_collection
 from hypermend.catalog.stac.publish import put_item, restored_item
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.outcome import WAIT, Wait
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
 from hypermend.pipeline.restore.plan import Plan, pending
-from hypermend.pipeline.restore.work_list import Todo, granted, sources, todo
+from hypermend.pipeline.restore.work_list import SceneRequest, memory_grant, scene_requests, sources
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run
-from hypermend.pipeline.runs.run_log import Refusal
+from hypermend.pipeline.runs.run_log import SkippedScene
 from hypermend.pipeline.runs.unit import Finished, Opened
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class RestoreUnit:
     """One scene's walk from its source cube to a published restored cube."""
 
-    def __init__(self, todo: Todo, root: Root, run: str) -> None:
+    def __init__(self, todo: SceneRequest, root: ArchiveStore, run: str) -> None:
         self._source, self._task = todo.source, todo.task
         self._guide, self._guide_scene = todo.guide, todo.guide_scene
         self.collection, self.scene = scene_collection(self._source.collection), self._source.id
@@ -113,15 +113,15 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None)
     root = hypermend.open(job.archive).root
     run_id = run or new_run_id("restore")
     found = sources(job)
-    dealt, workers = granted(job, root, todo(job, root, found))
+    dealt, workers = memory_grant(job, root, scene_requests(job, root, found))
     models: set[str] = set()
 
-    def units() -> Iterator[RestoreUnit | Refusal]:
+    def units() -> Iterator[RestoreUnit | SkippedScene]:
         for one in dealt:
-            if isinstance(one, Todo):
+            if isinstance(one, SceneRequest):
                 models.add(one.task.model)
                 begun.report.notes["model"] = ", ".join(sorted(models))
-            yield RestoreUnit(one, root, run_id) if isinstance(one, Todo) else one
+            yield RestoreUnit(one, root, run_id) if isinstance(one, SceneRequest) else one
 
     make = partial(_worker, root.url)  # absolute: a worker may stand in another folder
     lease = f"restore-{'-'.join(job.tasks)}"

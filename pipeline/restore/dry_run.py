@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 import hypermend
-from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.keys import scene_collection
-from hypermend.catalog.storage.root import NotJson, Root
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.formatting import duration, plural, size
 from hypermend.pipeline.restore.plan import Plan
-from hypermend.pipeline.restore.work_list import plan_of, sources, todo
+from hypermend.pipeline.restore.work_list import plan_scene, scene_requests, sources
 from hypermend.pipeline.runs.report import unit_id
-from hypermend.pipeline.runs.run_log import Refusal
+from hypermend.pipeline.runs.run_log import SkippedScene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class PlannedScene:
         return values
 
 
-def planned(job: RestoreJob) -> Iterator[PlannedScene]:
+def estimate_scenes(job: RestoreJob) -> Iterator[PlannedScene]:
     """Plan every scene of the job without reading a pixel.
 
     Raises:
@@ -64,17 +64,17 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
     """
     root = hypermend.open(job.archive).root
     rate = cache(lambda model: _seconds_per_sample(root, model))
-    for one in todo(job, root, sources(job)):
-        if isinstance(one, Refusal):
+    for one in scene_requests(job, root, sources(job)):
+        if isinstance(one, SkippedScene):
             yield PlannedScene(collection=one.collection or "", scene=one.scene, reason=one.reason)
             continue
         try:
-            plan = plan_of(one, root)
+            plan = plan_scene(one, root)
         except Refused as refusal:
             scene = one.source
             yield PlannedScene(collection=scene_collection(scene.collection), scene=scene.id, reason=str(refusal))
             continue
-        to_do = len(plan.grid) - len(Marks(root, plan.target).tiles()[0])
+        to_do = len(plan.grid) - len(DoneMarks(root, plan.target).tiles()[0])
         share = to_do / len(plan.grid)
         read_px = [px // plan.scale + 2 * plan.halo for px in plan.grid.read_px]
         itemsize = np.dtype(plan.spec.dtype).itemsize
@@ -89,7 +89,7 @@ def planned(job: RestoreJob) -> Iterator[PlannedScene]:
         )
 
 
-def _seconds_per_sample(root: Root, model: str) -> float | None:
+def _seconds_per_sample(root: ArchiveStore, model: str) -> float | None:
     """Worker seconds for one band of one pixel in the latest run of ``model`` that wrote something."""
     reports = sorted(entry.key for entry in root.list("runs") if entry.key.endswith("-restore/report.json"))
     for key in reversed(reports):

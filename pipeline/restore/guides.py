@@ -11,7 +11,7 @@ from hypermend.catalog.pairs.pairing import GuideScenes
 from hypermend.catalog.scene import Scene
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.errors import Refused
-from hypermend.pipeline.restore.plan import Budget, Guide
+from hypermend.pipeline.restore.plan import AdaptationBudget, Guide
 
 if TYPE_CHECKING:
     from hypermend.models.fuse.protocol import FusionModel
@@ -38,14 +38,14 @@ class Guides:
         self.collection = name
         self._scenes = GuideScenes(found, collection=name)
 
-    def of(self, scene: Scene) -> tuple[Guide, Scene]:
+    def find(self, scene: Scene) -> tuple[Guide, Scene]:
         """The guide of a scene, as its plan names it, and its item.
 
         Raises:
             Refused: it has none that covers enough of it.
         """
         try:
-            paired = self._scenes.of(scene)
+            paired = self._scenes.find(scene)
         except NotPaired as error:
             raise Refused(str(error)) from error
         guide = Guide(
@@ -60,7 +60,7 @@ class Guides:
         return guide, paired.guide
 
 
-def budget_of(job: RestoreJob, model: FusionModel) -> Budget | None:
+def budget_of(job: RestoreJob, model: FusionModel) -> AdaptationBudget | None:
     """How long each block may adapt; None where the model does not.
 
     Raises:
@@ -73,4 +73,6 @@ def budget_of(job: RestoreJob, model: FusionModel) -> Budget | None:
         return None
     if job.budget_steps == 0:
         return None
-    return Budget(steps=DEFAULT_STEPS if job.budget_steps is None else job.budget_steps, seconds=job.budget_seconds)
+    return AdaptationBudget(
+        steps=DEFAULT_STEPS if job.budget_steps is None else job.budget_steps, seconds=job.budget_seconds
+    )

@@ -21,16 +21,16 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from hypermend.catalog.cube.marks import Marks, Shard, crc32_hex
+from hypermend.catalog.cube.marks import DoneMarks, Shard, crc32_hex
 from hypermend.catalog.errors import NotFound
-from hypermend.catalog.storage.root import Root
-from hypermend.models.fuse.protocol import BadPair, Budget, FusionModel, FusionRestorer, Pair
-from hypermend.models.restorer import Facts, pack, unpack
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, FusionModel, FusionRestorer, Pair
+from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.engine.worker_memory import peak_bytes
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.pair_reader import PairReader, PairWindow, inside, scaled
 from hypermend.pipeline.restore.plan import Plan
-from hypermend.pipeline.runs.run_log import Receipt
+from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.tiling.pixels import (
     Physical,
     TilePixels,
@@ -46,7 +46,7 @@ SAMPLE_EDGE_PX = (16, 128)
 SAMPLE_EDGE_HR_PX = 1024
 
 
-def pair_facts(plan: Plan, root: Root, model: FusionModel) -> Facts:
+def pair_facts(plan: Plan, root: ArchiveStore, model: FusionModel) -> SceneStatistics:
     """What depends on the whole pair: mean spectra that fill deep holes, and what the model asks for.
 
     Raises:
@@ -70,7 +70,7 @@ def pair_facts(plan: Plan, root: Root, model: FusionModel) -> Facts:
         facts = model.estimate(pairs, reader.setup)
     except BadPair as error:
         raise Refused(f"scene {plan.scene_id} with guide {plan.guide.scene_id}: {error}") from error
-    return {"mean": pack(y_mean), "guide_mean": pack(x_mean), "model": facts}
+    return {"mean": array_to_json(y_mean), "guide_mean": array_to_json(x_mean), "model": facts}
 
 
 def _means(plan: Plan, reader: PairReader, windows: list[Window]) -> tuple[Physical, Physical]:
@@ -90,24 +90,26 @@ def _means(plan: Plan, reader: PairReader, windows: list[Window]) -> tuple[Physi
     return y_mean, x_mean
 
 
-class FusedScene:
+class ImagePairScene:
     """A plan with its two cubes open and its restorers bound."""
 
     keep_blocks = 32
 
-    def __init__(self, plan: Plan, root: Root, model: FusionModel) -> None:
+    def __init__(self, plan: Plan, root: ArchiveStore, model: FusionModel) -> None:
         assert plan.scene_facts is not None
         self.plan = plan
         self._root = root
         self._model = model
-        self._facts: Facts = plan.scene_facts["model"]
+        self._facts: SceneStatistics = plan.scene_facts["model"]
         self._reader = PairReader(plan, root)
-        self._reader.fill_with(unpack(plan.scene_facts["mean"]), unpack(plan.scene_facts["guide_mean"]))
+        self._reader.fill_with(
+            array_from_json(plan.scene_facts["mean"]), array_from_json(plan.scene_facts["guide_mean"])
+        )
         self._plain = model.bind(self._facts)
         self._marks = block_marks(root, plan)
         self._adapted: OrderedDict[Index, FusionRestorer] = OrderedDict()
 
-    def adapt(self, index: Index) -> Receipt:
+    def adapt(self, index: Index) -> TaskReceipt:
         """Adapt to one block and store what it learned; the mark is written last."""
         plan = self.plan
         assert plan.blocks is not None
@@ -117,9 +119,9 @@ class FusedScene:
         found = self._reader.read(self._reader.grown(support, plan.halo))
         read = time.perf_counter()
         core = inside(support, found.window)
-        budget = Budget(steps=plan.budget.steps, seconds=plan.budget.seconds)
+        budget = AdaptationBudget(steps=plan.budget.steps, seconds=plan.budget.seconds)
         state: Mapping[str, torch.Tensor] = {}
-        figures: Facts = {"adapted": False, "steps": 0, "reason": "no pixel is usable in both images"}
+        figures: SceneStatistics = {"adapted": False, "steps": 0, "reason": "no pixel is usable in both images"}
         pair = found.pair
         if pair.y_valid[core].any() and pair.x_valid[tuple(scaled(s, plan.scale) for s in core)].any():
             adapted = self._model.adapt(self._facts, pair, core, budget)
@@ -128,7 +130,7 @@ class FusedScene:
         # How long it took is the receipt's: an undisturbed run and a resumed one leave the same bytes.
         figures.pop("seconds", None)
         wrote = self._store(index, state, figures)
-        return Receipt(
+        return TaskReceipt(
             tiles=(),
             block=index,
             figures=figures,
@@ -141,7 +143,7 @@ class FusedScene:
             peak_bytes=peak_bytes(),
         )
 
-    def _store(self, index: Index, state: Mapping[str, torch.Tensor], figures: Facts) -> int:
+    def _store(self, index: Index, state: Mapping[str, torch.Tensor], figures: SceneStatistics) -> int:
         shards = []
         if state:
             data = save_tensors({k: v.detach().cpu().contiguous() for k, v in sorted(state.items())})
@@ -264,19 +266,19 @@ def _shared(a: Window, b: Window) -> Window:
     return Window(y0=max(a.y0, b.y0), y1=min(a.y1, b.y1), x0=max(a.x0, b.x0), x1=min(a.x1, b.x1))
 
 
-def block_marks(root: Root, plan: Plan) -> Marks:
+def block_marks(root: ArchiveStore, plan: Plan) -> DoneMarks:
     """Which blocks are adapted, with size and crc32 of their weights and their figures."""
-    return Marks(root, plan.adapted)
+    return DoneMarks(root, plan.adapted)
 
 
-def block_figures(root: Root, plan: Plan) -> list[Facts]:
+def block_figures(root: ArchiveStore, plan: Plan) -> list[SceneStatistics]:
     """Steps, losses and fall-back of every block, in order; their marks are folded into one."""
     if plan.blocks is None:
         return []
     return [{"block": list(index), **mark.extra} for index, mark in block_marks(root, plan).fold().items()]
 
 
-def summary(plan: Plan, blocks: list[Facts]) -> Facts:
+def summary(plan: Plan, blocks: list[SceneStatistics]) -> SceneStatistics:
     """What the run's report says of a fused scene."""
     assert plan.guide is not None
     assert plan.scene_facts is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hypermend.pipeline.restore.plan import Budget, Guide, Plan
+from hypermend.pipeline.restore.plan import AdaptationBudget, Guide, Plan
 from hypermend.pipeline.tiling.tiles import Index
 
 
@@ -27,7 +27,7 @@ class Prepare:
     """Why each task got its model."""
     tile_px: int | None
     guide: Guide | None = None
-    budget: Budget | None = None
+    budget: AdaptationBudget | None = None
     granted_bytes: int | None = None
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.pairs.guide import GuideOnGrid
-from hypermend.catalog.pairs.pairing import sight
-from hypermend.catalog.storage.root import Root
-from hypermend.models.fuse.protocol import Pair, Setup
+from hypermend.catalog.pairs.pairing import spectral_overlap
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.fuse.protocol import Pair, PairGeometry
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.tiling.pixels import (
     FILL_REACH_PX,
@@ -53,17 +53,17 @@ class PairWindow:
 class PairReader:
     """Windows of a scene and of its guide on the refined grid."""
 
-    def __init__(self, plan: Plan, root: Root) -> None:
+    def __init__(self, plan: Plan, root: ArchiveStore) -> None:
         assert plan.guide is not None
         self._source = Cube(root, plan.source)
         guide = Cube(root, plan.guide.source)
-        seen = sight(self._source.spec, guide.spec)
+        seen = spectral_overlap(self._source.spec, guide.spec)
         self._guide = GuideOnGrid(guide, seen.bands, plan.spec)
         self._good = np.flatnonzero(plan.spec.good)
         self._scale = plan.scale
         self._size = plan.source_px
         placed = plan.spec.grid is not None
-        self.setup = Setup(
+        self.setup = PairGeometry(
             scale=plan.scale,
             response=seen.response.astype(np.float32),
             # On the ground an LR pixel covers its HR pixels; in a laboratory its centre lies on the first of them.

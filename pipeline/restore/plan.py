@@ -16,12 +16,12 @@ import numpy as np
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError
-from hypermend.catalog.pairs.pairing import Sight, refined, scale_between, sight
-from hypermend.catalog.storage.root import NotJson, Root, digest, safe_name
+from hypermend.catalog.pairs.pairing import SpectralOverlap, refined, scale_between, spectral_overlap
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, digest, safe_name
 from hypermend.models.card import ModelCard
 from hypermend.models.memory import activation_bytes
 from hypermend.pipeline.errors import Refused
-from hypermend.pipeline.registry.compatibility import good_nm, not_accepted, remark
+from hypermend.pipeline.registry.compatibility import advisory, good_nm, incompatibility
 from hypermend.pipeline.restore.steps import LATTICE_PX, Step, chain_tile_px, margins, scale_of, windows_px
 from hypermend.pipeline.tiling.blocks import BlockGrid
 from hypermend.pipeline.tiling.spectral_windows import SpectralWindow, spectral_windows
@@ -50,7 +50,7 @@ class Guide:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class AdaptationBudget:
     """How long each block of a scene may adapt; the end is whichever comes first."""
 
     steps: int
@@ -75,7 +75,7 @@ class Plan:
     tile_px: int
     """Target pixels, a multiple of ``scale``."""
     guide: Guide | None = None
-    budget: Budget | None = None
+    budget: AdaptationBudget | None = None
     """Of each block's adaptation; None where the model does not adapt."""
     network_bytes: int = 0
     """What the networks hold of one tile at their peak, on top of its pixels."""
@@ -169,7 +169,7 @@ class Plan:
             "steps": tuple(Step(**step) for step in values["steps"]),
             "warnings": tuple(values["warnings"]),
             "guide": Guide(**g) if (g := values.get("guide")) else None,
-            "budget": Budget(**b) if (b := values.get("budget")) else None,
+            "budget": AdaptationBudget(**b) if (b := values.get("budget")) else None,
         }
         return cls(**{**values, **parsed})
 
@@ -192,7 +192,7 @@ def plan_key(target: str) -> str:
     return target.removesuffix(".zarr") + ".plan.json"
 
 
-def read_plan(root: Root, key: str) -> Plan:
+def read_plan(root: ArchiveStore, key: str) -> Plan:
     """The plan that lies at ``key``.
 
     Raises:
@@ -218,7 +218,7 @@ def make_plan(
     why: Mapping[str, str] = MappingProxyType({}),
     tile_px: int | None = None,
     guide: tuple[Guide, CubeSpec] | None = None,
-    budget: Budget | None = None,
+    budget: AdaptationBudget | None = None,
     granted_bytes: int | None = None,
 ) -> Plan:
     """Plan the restoration of the source cube ``spec`` by a chain of models.
@@ -295,10 +295,12 @@ def _check_grant(plan: Plan, granted_bytes: int) -> None:
         )
 
 
-def _beside(scene_id: str, spec: CubeSpec, guide: Guide, guide_spec: CubeSpec) -> tuple[int, Sight, dict[str, Any]]:
+def _beside(
+    scene_id: str, spec: CubeSpec, guide: Guide, guide_spec: CubeSpec
+) -> tuple[int, SpectralOverlap, dict[str, Any]]:
     """Scale and sight of a pair, and what of them decides pixels."""
     try:
-        scale, seen = scale_between(spec, guide_spec), sight(spec, guide_spec)
+        scale, seen = scale_between(spec, guide_spec), spectral_overlap(spec, guide_spec)
     except ArchiveError as error:
         raise Refused(f"scene {scene_id} with guide {guide.scene_id}: {error}") from error
     # Rounded: another machine's last digit must not give the work of this one another name.
@@ -306,7 +308,7 @@ def _beside(scene_id: str, spec: CubeSpec, guide: Guide, guide_spec: CubeSpec) -
     return scale, seen, {"guide": guide.ingest_id, "bands": list(seen.bands), "scale": scale, "response": response}
 
 
-def _said_of(guide: Guide, seen: Sight) -> tuple[str, ...]:
+def _said_of(guide: Guide, seen: SpectralOverlap) -> tuple[str, ...]:
     """What a person should know of the pair before it is fused."""
     said = []
     if guide.others:
@@ -331,9 +333,9 @@ def _accepted(scene_id: str, spec: CubeSpec, card: ModelCard) -> str | None:
     """
     if not good_nm(spec):
         raise Refused(f"scene {scene_id}: all {spec.bands} bands are marked bad; nothing to restore")
-    if (reason := not_accepted(spec, card)) is not None:
+    if (reason := incompatibility(spec, card)) is not None:
         raise Refused(f"scene {scene_id} {reason}; choose another with --model")
-    return remark(spec, card)
+    return advisory(spec, card)
 
 
 def _step(task: str, card: ModelCard, why: str) -> Step:

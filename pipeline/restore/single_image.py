@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.storage.root import Root
-from hypermend.models.restorer import Facts, Model, pack, unpack
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.restorer import Model, SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.chain import Chain, bind, inner_window
 from hypermend.pipeline.restore.plan import Plan
@@ -37,7 +37,7 @@ from hypermend.pipeline.tiling.pixels import (
 from hypermend.pipeline.tiling.tiles import PaddedRead, Tile, Window, padded_window, sample_windows
 
 
-def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> Facts:
+def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> SceneStatistics:
     """What depends on the whole scene: the mean spectrum that fills deep holes, and what each model asks for.
 
     A model is told of what it will see: sampled windows of the scene, restored by the steps before it.
@@ -46,7 +46,7 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> Facts:
         Refused: no sampled pixel of the scene holds data.
     """
     mean = _mean_spectrum(plan, source, np.flatnonzero(plan.spec.good))
-    facts: list[list[Facts]] = []
+    facts: list[list[SceneStatistics]] = []
     for i, (step, model) in enumerate(zip(plan.steps, models, strict=True)):
         if i == 0:
             # One estimate for each spectral window, on the bands that it feeds.
@@ -55,7 +55,7 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> Facts:
         before = Chain(plan.steps[:i], bind(plan, models[:i], facts))
         position = np.cumsum(plan.spec.good) - 1
         facts.append([model.estimate(_restored(plan, source, mean, before, position[b])) for b in _fed(plan, step)])
-    return {"mean": pack(mean), "steps": facts}
+    return {"mean": array_to_json(mean), "steps": facts}
 
 
 def _fed(plan: Plan, step: Step) -> list[NDArray[np.intp]]:
@@ -138,15 +138,15 @@ class Reader:
         return read.take(stored), read.take(flags)
 
 
-class ChainScene:
+class SingleImageScene:
     """A plan with its source open and its restorers bound."""
 
-    def __init__(self, plan: Plan, root: Root, models: Sequence[Model]) -> None:
+    def __init__(self, plan: Plan, root: ArchiveStore, models: Sequence[Model]) -> None:
         assert plan.scene_facts is not None
         self.plan = plan
         source = Cube(root, plan.source)
         self._good = np.flatnonzero(plan.spec.good)
-        self._reader = Reader(plan, source, unpack(plan.scene_facts["mean"]))
+        self._reader = Reader(plan, source, array_from_json(plan.scene_facts["mean"]))
         self._chain = Chain(plan.steps, bind(plan, models, plan.scene_facts["steps"]))
 
     def pixels(self, tile: Tile) -> TilePixels:

@@ -16,8 +16,8 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.keys import cube_key, scene_collection, source_collection
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.stac.index import Found
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.stac.index import SearchResult
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import BadCard
 from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.config import RestoreJob
@@ -25,25 +25,25 @@ from hypermend.pipeline.engine.outcome import Workers
 from hypermend.pipeline.engine.worker_memory import GIB, SLACK_BYTES, share_bytes
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.models import load_pair_model
-from hypermend.pipeline.registry.selection import Chooser, Chosen, default_model
+from hypermend.pipeline.registry.selection import ModelChoice, ModelSelector, default_model
 from hypermend.pipeline.restore.guides import Guides, budget_of
-from hypermend.pipeline.restore.plan import Budget, Guide, Plan, make_plan
+from hypermend.pipeline.restore.plan import AdaptationBudget, Guide, Plan, make_plan
 from hypermend.pipeline.runs.run import workers_of
-from hypermend.pipeline.runs.run_log import Refusal
+from hypermend.pipeline.runs.run_log import SkippedScene
 
 if TYPE_CHECKING:
     pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class SceneTask:
     """What is done to a scene."""
 
-    chain: tuple[Chosen, ...]
+    chain: tuple[ModelChoice, ...]
     """A model for each task, first done first."""
     tile_px: int | None
     granted_bytes: int | None
-    budget: Budget | None = None
+    budget: AdaptationBudget | None = None
 
     @property
     def model(self) -> str:
@@ -52,16 +52,18 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Todo:
+class SceneRequest:
     """One scene of a job."""
 
     source: Scene
-    task: Task
+    task: SceneTask
     guide: Guide | None = None
     guide_scene: Scene | None = None
 
 
-def todo(job: RestoreJob, root: Root, found: Iterable[Scene]) -> Iterator[Todo | Refusal]:
+def scene_requests(
+    job: RestoreJob, root: ArchiveStore, found: Iterable[Scene]
+) -> Iterator[SceneRequest | SkippedScene]:
     """The scenes one by one, each with its models and, for a fusion, its guide; or why it has none.
 
     Raises:
@@ -79,47 +81,47 @@ def todo(job: RestoreJob, root: Root, found: Iterable[Scene]) -> Iterator[Todo |
             one = _refusal(scene, error)
         except ArchiveError as error:
             one = _refusal(scene, error)
-        begun |= isinstance(one, Todo)
+        begun |= isinstance(one, SceneRequest)
         yield one
 
 
-def _refusal(scene: Scene, error: Exception) -> Refusal:
-    return Refusal(scene=scene.id, collection=scene_collection(scene.collection), reason=str(error))
+def _refusal(scene: Scene, error: Exception) -> SkippedScene:
+    return SkippedScene(scene=scene.id, collection=scene_collection(scene.collection), reason=str(error))
 
 
-def _chains(job: RestoreJob, root: Root) -> Callable[[Scene], Todo | Refusal]:
+def _chains(job: RestoreJob, root: ArchiveStore) -> Callable[[Scene], SceneRequest | SkippedScene]:
     """What gives a scene its models."""
-    choose = Chooser(job, root)
+    choose = ModelSelector(job, root)
     limit = granted_bytes(job)
 
-    def deal(scene: Scene) -> Todo:
+    def deal(scene: Scene) -> SceneRequest:
         chosen = tuple(choose(task, scene.sensor, _spec(root, scene)) for task in job.tasks)
-        return Todo(source=scene, task=Task(chain=chosen, tile_px=job.tile_px, granted_bytes=limit))
+        return SceneRequest(source=scene, task=SceneTask(chain=chosen, tile_px=job.tile_px, granted_bytes=limit))
 
     return deal
 
 
-def _fusions(job: RestoreJob, root: Root) -> Callable[[Scene], Todo | Refusal]:
+def _fusions(job: RestoreJob, root: ArchiveStore) -> Callable[[Scene], SceneRequest | SkippedScene]:
     """What gives a scene its guide and its model."""
-    choose = Chooser(job, root)
+    choose = ModelSelector(job, root)
     limit = granted_bytes(job)
     guides = Guides(job)
     budget = cache(lambda name: budget_of(job, load_pair_model(root, name)))
 
-    def deal(scene: Scene) -> Todo | Refusal:
+    def deal(scene: Scene) -> SceneRequest | SkippedScene:
         try:
-            guide, guide_scene = guides.of(scene)
+            guide, guide_scene = guides.find(scene)
         except Refused as error:
             return _refusal(scene, error)
         builtin = default_model(scene.sensor, guide_scene.sensor)
         chosen = choose("fuse", scene.sensor, _spec(root, scene), builtin)
-        task = Task(chain=(chosen,), tile_px=job.tile_px, granted_bytes=limit, budget=budget(chosen.model))
-        return Todo(source=scene, task=task, guide=guide, guide_scene=guide_scene)
+        task = SceneTask(chain=(chosen,), tile_px=job.tile_px, granted_bytes=limit, budget=budget(chosen.model))
+        return SceneRequest(source=scene, task=task, guide=guide, guide_scene=guide_scene)
 
     return deal
 
 
-def _spec(root: Root, scene: Scene) -> Callable[[], CubeSpec]:
+def _spec(root: ArchiveStore, scene: Scene) -> Callable[[], CubeSpec]:
     return lambda: read_spec(root, cube_key(scene))
 
 
@@ -127,7 +129,9 @@ LOOKED_AT = 8
 MARGIN = 1.5
 
 
-def granted(job: RestoreJob, root: Root, found: Iterator[Todo | Refusal]) -> tuple[Iterator[Todo | Refusal], Workers]:
+def memory_grant(
+    job: RestoreJob, root: ArchiveStore, found: Iterator[SceneRequest | SkippedScene]
+) -> tuple[Iterator[SceneRequest | SkippedScene], Workers]:
     """What each worker asks for and may take.
 
     On a cluster where the job does not say, that is what the plans of the first scenes say with a margin: machines are
@@ -142,13 +146,13 @@ def granted(job: RestoreJob, root: Root, found: Iterator[Todo | Refusal]) -> tup
         return found, replace(workers, memory_bytes=asked, limit_bytes=limit)
     figures = []
     for one in first:
-        if isinstance(one, Todo):
+        if isinstance(one, SceneRequest):
             with contextlib.suppress(Refused, ArchiveError):  # said when the scene's turn comes
-                figures.append(plan_of(one, root).tile_bytes)
+                figures.append(plan_scene(one, root).tile_bytes)
     if not figures:
         return found, workers
     grant = round(MARGIN * max(figures))
-    told = (replace(o, task=replace(o.task, granted_bytes=grant)) if isinstance(o, Todo) else o for o in found)
+    told = (replace(o, task=replace(o.task, granted_bytes=grant)) if isinstance(o, SceneRequest) else o for o in found)
     return told, replace(workers, memory_bytes=grant + SLACK_BYTES, limit_bytes=grant)
 
 
@@ -159,7 +163,7 @@ def granted_bytes(job: RestoreJob) -> int | None:
     return share_bytes(job.workers) if job.ray_address is None else None
 
 
-def sources(job: RestoreJob) -> Found:
+def sources(job: RestoreJob) -> SearchResult:
     """The source cubes that the job's filters match.
 
     Raises:
@@ -184,7 +188,7 @@ def sources(job: RestoreJob) -> Found:
     return found
 
 
-def plan_of(one: Todo, root: Root) -> Plan:
+def plan_scene(one: SceneRequest, root: ArchiveStore) -> Plan:
     scene, task, source = one.source, one.task, cube_key(one.source)
     return make_plan(
         scene_id=scene.id,

@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create, open_cube, read_spec
-from hypermend.catalog.cube.marks import Marks
+from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.errors import NotFound
 from hypermend.catalog.pairs.pairing import refined_lonlat
-from hypermend.catalog.storage.root import Root, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import Model
 from hypermend.pipeline.engine.worker_memory import keep_freed_memory, peak_bytes
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.models import load_model, load_pair_model
-from hypermend.pipeline.restore.image_pair import FusedScene, block_figures, block_marks, pair_facts, summary
+from hypermend.pipeline.restore.image_pair import ImagePairScene, block_figures, block_marks, pair_facts, summary
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
 from hypermend.pipeline.restore.plan import Plan, make_plan, read_plan
-from hypermend.pipeline.restore.single_image import ChainScene, scene_facts
-from hypermend.pipeline.runs.run_log import Receipt
+from hypermend.pipeline.restore.single_image import SingleImageScene, scene_facts
+from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import Finished, Opened
 from hypermend.pipeline.tiling.tiles import Index
 
@@ -45,8 +45,8 @@ class RestoreWorker:
 
     def __init__(self, archive: str) -> None:
         keep_freed_memory()
-        self._root = Root(archive)
-        self._scenes: OrderedDict[str, tuple[ChainScene | FusedScene, Cube]] = OrderedDict()
+        self._root = ArchiveStore(archive)
+        self._scenes: OrderedDict[str, tuple[SingleImageScene | ImagePairScene, Cube]] = OrderedDict()
         self._model = cache(lambda name: load_model(self._root, name))
         self._fusion = cache(lambda name: load_pair_model(self._root, name))
 
@@ -79,10 +79,10 @@ class RestoreWorker:
         except NotFound:
             data = to_json(plan.with_facts(self._facts(plan)).to_dict())
             # Of two drivers that estimate at once, one wins, and both go on with its facts.
-            wrote = len(data) if self._root.put_new(plan.key, data) else 0
+            wrote = len(data) if self._root.put_if_absent(plan.key, data) else 0
             plan = read_plan(self._root, plan.key)
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, plan))
-        done, folded = Marks(self._root, plan.target).tiles()
+        done, folded = DoneMarks(self._root, plan.target).tiles()
         adapted = block_marks(self._root, plan).tiles()[0] if plan.blocks else frozenset[Index]()
         settled = folded and len(done) == len(plan.grid) and (plan.blocks is None or len(adapted) == len(plan.blocks))
         facts = plan.scene_facts
@@ -105,12 +105,12 @@ class RestoreWorker:
             return scene_facts(plan, Cube(self._root, plan.source), self._models(plan))
         return pair_facts(plan, self._root, self._fusion(plan.model))
 
-    def _adapt(self, task: AdaptBlock) -> Receipt:
+    def _adapt(self, task: AdaptBlock) -> TaskReceipt:
         scene, _ = self._scene(task.plan)
-        assert isinstance(scene, FusedScene)
+        assert isinstance(scene, ImagePairScene)
         return scene.adapt(task.block)
 
-    def _restore(self, task: RestoreTile) -> Receipt:
+    def _restore(self, task: RestoreTile) -> TaskReceipt:
         """Restore and write one tile; the mark is written last."""
         scene, target = self._scene(task.plan)
         tile = scene.plan.grid[task.index]
@@ -120,7 +120,7 @@ class RestoreWorker:
         shards = target.write(tile.core.y, tile.core.x, stored, out.flags)
         usable = int(np.count_nonzero(out.flags & VALID))
         target.mark(*tile.index, shards, {"valid_px": usable})
-        return Receipt(
+        return TaskReceipt(
             tiles=(tile.index,),
             read_s=out.read_s,
             model_s=out.model_s,
@@ -133,14 +133,14 @@ class RestoreWorker:
 
     def _finish(self, plan: Plan) -> Finished:
         """Fold the marks."""
-        marks = Marks(self._root, plan.target).fold()
+        marks = DoneMarks(self._root, plan.target).fold()
         valid = sum(mark.extra["valid_px"] for mark in marks.values())
         figures: dict[str, Any] = {"models": [{"task": s.task, "model": s.model, "why": s.why} for s in plan.steps]}
         if plan.guide is not None:
             figures |= summary(plan, block_figures(self._root, plan))
         return Finished(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
 
-    def _scene(self, key: str) -> tuple[ChainScene | FusedScene, Cube]:
+    def _scene(self, key: str) -> tuple[SingleImageScene | ImagePairScene, Cube]:
         if key not in self._scenes:
             plan = read_plan(self._root, key)
             for step in plan.steps:
@@ -148,10 +148,10 @@ class RestoreWorker:
                     raise Refused(
                         f"scene {plan.scene_id}: the weights of {step.model} changed under its plan; run it again"
                     )
-            scene: ChainScene | FusedScene = (
-                ChainScene(plan, self._root, self._models(plan))
+            scene: SingleImageScene | ImagePairScene = (
+                SingleImageScene(plan, self._root, self._models(plan))
                 if plan.guide is None
-                else FusedScene(plan, self._root, self._fusion(plan.model))
+                else ImagePairScene(plan, self._root, self._fusion(plan.model))
             )
             self._scenes[key] = scene, Cube(self._root, plan.target)
             while len(self._scenes) > self.keep_open:
@@ -167,7 +167,7 @@ class RestoreWorker:
         return replace(card, name=name)
 
 
-def _lonlat(root: Root, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def _lonlat(root: ArchiveStore, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """2-D longitude and latitude of a cube in sensor geometry, on the pixels of the target."""
     if plan.spec.grid is not None:
         return None

@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.root import Root
 from hypermend.pipeline.config import Job
-from hypermend.pipeline.engine.outcome import Make, Outcome, Policy, Workers
+from hypermend.pipeline.engine.outcome import HandlerFactory, Outcome, Policy, Workers
 from hypermend.pipeline.runs.report import Event, RunReport
-from hypermend.pipeline.runs.run_log import Ledger, Refusal
-from hypermend.pipeline.runs.scene_leases import Hold
-from hypermend.pipeline.runs.scheduler import Board
+from hypermend.pipeline.runs.run_log import RunLog, SkippedScene
+from hypermend.pipeline.runs.scene_leases import SceneLeases
+from hypermend.pipeline.runs.scheduler import SceneScheduler
 from hypermend.pipeline.runs.unit import Unit
 
 
@@ -26,7 +26,7 @@ class Engine(Protocol):
     """``serial`` or ``on_ray``."""
 
     def __call__(
-        self, make: Make[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
+        self, make: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
     ) -> Iterator[Outcome[Any, Any]]: ...
 
 
@@ -52,8 +52,8 @@ class Run:
         self,
         run_id: str,
         job: Job,
-        units: Iterable[Unit | Refusal],
-        make: Make[Any, Any],
+        units: Iterable[Unit | SkippedScene],
+        make: HandlerFactory[Any, Any],
         engine: Engine,
         *,
         scenes: int | None = None,
@@ -70,10 +70,10 @@ class Run:
         """How many units there will be, where that is known beforehand."""
         self.report = RunReport(run=run_id)
         self._job = job
-        self._root = Root(job.archive)
-        hold = None if lease is None else Hold(Leases(self._root, what=run_id), lease)
-        ledger = Ledger(self._root, run_id, job=job.to_record())
-        self._board = Board(units, self.report, ledger, open_scenes=open_scenes, hold=hold)
+        self._root = ArchiveStore(job.archive)
+        hold = None if lease is None else SceneLeases(Leases(self._root, what=run_id), lease)
+        ledger = RunLog(self._root, run_id, job=job.to_record())
+        self._board = SceneScheduler(units, self.report, ledger, open_scenes=open_scenes, hold=hold)
         asked = workers or workers_of(job)
         self._start = lambda tasks: engine(make, tasks, policy=Policy(deadline_s=job.deadline_s), workers=asked)
 

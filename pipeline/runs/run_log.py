@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from hypermend.catalog.storage.root import Root
-from hypermend.pipeline.engine.outcome import Done, Failed
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.pipeline.engine.outcome import TaskFailure, TaskResult
 from hypermend.pipeline.tiling.tiles import Index
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt:
+class TaskReceipt:
     """What became of one task's tiles."""
 
     tiles: tuple[Index, ...]
@@ -37,7 +37,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class SkippedScene:
     """A scene that never becomes a unit: a bad item, an unreachable asset."""
 
     scene: str
@@ -56,7 +56,7 @@ class Subject(Protocol):
     def scene(self) -> str: ...
 
 
-class Ledger:
+class RunLog:
     """Receipts and failures of one run: ``runs/<run>/{receipts,failures}/<driver>/<n>.jsonl``.
 
     Object stores cannot append, so lines are gathered into numbered parts. A run that does nothing writes nothing.
@@ -65,7 +65,7 @@ class Ledger:
     flush_lines = 500
     flush_s = 30.0
 
-    def __init__(self, root: Root, run: str, *, job: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, root: ArchiveStore, run: str, *, job: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             job: what was asked for; kept as ``job.json`` beside the first line, for `hypermend retry` to ask again.
@@ -78,11 +78,11 @@ class Ledger:
         self._parts = {"receipts": 0, "failures": 0}
         self._flushed = time.monotonic()
 
-    def receipt(self, subject: Subject, receipt: Receipt, outcome: Done[Any, Any]) -> None:
+    def receipt(self, subject: Subject, receipt: TaskReceipt, outcome: TaskResult[Any, Any]) -> None:
         line = {"attempts": outcome.attempts, "node": outcome.node, **asdict(receipt)}
         self._add("receipts", subject, line)
 
-    def failure(self, subject: Subject, *, step: str, tiles: Any, outcome: Failed[Any]) -> None:
+    def failure(self, subject: Subject, *, step: str, tiles: Any, outcome: TaskFailure[Any]) -> None:
         self._add(
             "failures",
             subject,
@@ -97,7 +97,7 @@ class Ledger:
             },
         )
 
-    def skipped(self, refusal: Refusal) -> None:
+    def skipped(self, refusal: SkippedScene) -> None:
         self._add("failures", refusal, {"step": "discover", "message": refusal.reason})
 
     def _add(self, kind: str, subject: Subject, line: dict[str, Any]) -> None:

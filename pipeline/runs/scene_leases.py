@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 
 from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.storage.archive_store import safe_name
 from hypermend.catalog.storage.leases import Claim, Leases
-from hypermend.catalog.storage.root import safe_name
 from hypermend.pipeline.runs.unit import Unit
 
 
-class Hold:
+class SceneLeases:
     """The leases of a run on its scenes: one driver at a time writes one."""
 
     def __init__(self, leases: Leases, kind: str) -> None:

@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from hypermend.catalog.errors import ArchiveError, Full
 from hypermend.catalog.storage.leases import Claim
-from hypermend.pipeline.engine.outcome import WAIT, Done, Failed, Outcome, Wait
+from hypermend.pipeline.engine.outcome import WAIT, Outcome, TaskFailure, TaskResult, Wait
 from hypermend.pipeline.runs.report import Event, RunReport, SceneResult, Status
-from hypermend.pipeline.runs.run_log import Ledger, Receipt, Refusal
-from hypermend.pipeline.runs.scene_leases import Hold
+from hypermend.pipeline.runs.run_log import RunLog, SkippedScene, TaskReceipt
+from hypermend.pipeline.runs.scene_leases import SceneLeases
 from hypermend.pipeline.runs.unit import Finished, Opened, Unit
 
 
 @dataclass(eq=False)
-class _Open:
+class SceneState:
     """One scene on the board."""
 
     unit: Unit
@@ -39,17 +39,17 @@ class _Open:
     """Another driver has it."""
 
 
-class Board:
+class SceneScheduler:
     """The open scenes of a run: a few at a time, their tasks dealt in turn."""
 
     def __init__(
         self,
-        units: Iterable[Unit | Refusal],
+        units: Iterable[Unit | SkippedScene],
         report: RunReport,
-        ledger: Ledger,
+        ledger: RunLog,
         *,
         open_scenes: int,
-        hold: Hold | None = None,
+        hold: SceneLeases | None = None,
     ) -> None:
         self._hold = hold
         self._stopping = False
@@ -57,8 +57,8 @@ class Board:
         self._report = report
         self._ledger = ledger
         self._width = open_scenes
-        self._open: deque[_Open] = deque()
-        self._by_id: dict[str, _Open] = {}
+        self._open: deque[SceneState] = deque()
+        self._by_id: dict[str, SceneState] = {}
         self._seen: set[str] = set()
         self._held: list[Unit] = []
         self._more = True
@@ -114,7 +114,7 @@ class Board:
             if self._hold is not None and (claim := self._hold.other(unit)) is not None:
                 self._refuse(unit, "held", _held_by(claim))
                 continue
-            scene = _Open(unit, iter([unit.prepare()]))
+            scene = SceneState(unit, iter([unit.prepare()]))
             self._open.append(scene)
             self._by_id[unit.id] = scene
 
@@ -143,29 +143,29 @@ class Board:
             unit = next(self._units, None)
         except ArchiveError as error:  # the search died: what was found before it is still worked on
             self._more = False
-            refusal = Refusal(scene="(search)", reason=f"no more scenes are looked for: {error}")
+            refusal = SkippedScene(scene="(search)", reason=f"no more scenes are looked for: {error}")
             self._ledger.skipped(refusal)
             self._end(SceneResult(scene=refusal.scene, status="failed", reason=refusal.reason))
             return None
         if unit is None:
             self._more = False
             return None
-        if not isinstance(unit, Refusal) and unit.id not in self._seen:
+        if not isinstance(unit, SkippedScene) and unit.id not in self._seen:
             self._seen.add(unit.id)
             return unit
         twice = f"collection {unit.collection} has it twice in this run; give one of them another id"
-        self._refuse(unit, "skipped", unit.reason if isinstance(unit, Refusal) else twice)
+        self._refuse(unit, "skipped", unit.reason if isinstance(unit, SkippedScene) else twice)
         return None
 
-    def _refuse(self, unit: Unit | Refusal, status: Status, reason: str) -> None:
+    def _refuse(self, unit: Unit | SkippedScene, status: Status, reason: str) -> None:
         """A scene that is not opened."""
-        refusal = Refusal(scene=unit.scene, collection=unit.collection, reason=reason)
+        refusal = SkippedScene(scene=unit.scene, collection=unit.collection, reason=reason)
         self._ledger.skipped(refusal)
         self._end(SceneResult(scene=unit.scene, collection=unit.collection, status=status, reason=reason))
 
-    def _settle(self, scene: _Open, outcome: Outcome[Any, Any]) -> None:
+    def _settle(self, scene: SceneState, outcome: Outcome[Any, Any]) -> None:
         scene.in_flight -= 1
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, TaskFailure):
             self._failed(scene, outcome)
         elif scene.opened is None:
             self._opened(scene, outcome.result)
@@ -176,7 +176,7 @@ class Board:
             self._wrote(scene, outcome)
         self._advance(scene)
 
-    def _opened(self, scene: _Open, opened: Opened) -> None:
+    def _opened(self, scene: SceneState, opened: Opened) -> None:
         scene.opened = opened
         if self._hold is not None and not opened.settled:
             claim = self._hold.take(scene.unit)
@@ -188,7 +188,7 @@ class Board:
         self._report.bytes_written += opened.bytes_written
         self._say("opened", scene, "; ".join(opened.warnings))
 
-    def _wrote(self, scene: _Open, outcome: Done[Any, Receipt]) -> None:
+    def _wrote(self, scene: SceneState, outcome: TaskResult[Any, TaskReceipt]) -> None:
         receipt = outcome.result
         scene.adapted += receipt.block is not None
         scene.written += len(receipt.tiles)
@@ -200,7 +200,7 @@ class Board:
         self._ledger.receipt(scene.unit, receipt, outcome)
         self._say("tile" if receipt.block is None else "block", scene)
 
-    def _failed(self, scene: _Open, outcome: Failed[Any]) -> None:
+    def _failed(self, scene: SceneState, outcome: TaskFailure[Any]) -> None:
         during = "tile" if getattr(outcome.task, "block", None) is None else "adapt"
         step = "prepare" if scene.opened is None else "finish" if scene.finishing else during
         tiles = getattr(outcome.task, "tiles", ())
@@ -211,7 +211,7 @@ class Board:
             self._report.notes["stopped"] = outcome.message
             self.stop()
 
-    def _advance(self, scene: _Open) -> None:
+    def _advance(self, scene: SceneState) -> None:
         """Close the scene if nothing of it is left to do, else leave it on the board."""
         if scene.in_flight:
             return
@@ -229,18 +229,18 @@ class Board:
             scene.finishing = True
             scene.tasks = iter([scene.unit.finish(scene.opened)])
 
-    def _withdraw(self, scene: _Open, reason: str) -> None:
+    def _withdraw(self, scene: SceneState, reason: str) -> None:
         """Leave the scene to the other driver that has it."""
         scene.held, scene.ours, scene.reason, scene.tasks = True, False, reason, iter(())
-        self._ledger.skipped(Refusal(scene=scene.unit.scene, collection=scene.unit.collection, reason=reason))
+        self._ledger.skipped(SkippedScene(scene=scene.unit.scene, collection=scene.unit.collection, reason=reason))
 
-    def _commit(self, scene: _Open, finished: Finished) -> None:
+    def _commit(self, scene: SceneState, finished: Finished) -> None:
         assert scene.opened is not None
         try:
             wrote = scene.unit.commit(scene.opened, finished)
         except ArchiveError as error:  # every tile is there; the same command will publish them
             scene.reason = f"{type(error).__name__}: {error}"
-            refusal = Refusal(scene=scene.unit.scene, collection=scene.unit.collection, reason=scene.reason)
+            refusal = SkippedScene(scene=scene.unit.scene, collection=scene.unit.collection, reason=scene.reason)
             self._ledger.skipped(refusal)
             self._close(scene, "failed")
             return
@@ -249,7 +249,7 @@ class Board:
 
     def _close(
         self,
-        scene: _Open,
+        scene: SceneState,
         status: Status,
         figures: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
@@ -274,7 +274,7 @@ class Board:
         self._report.scenes.append(result)
         self._events.append(Event(kind=result.status, scene=result.unit, message=result.reason))
 
-    def _say(self, kind: Literal["opened", "block", "tile"], scene: _Open, message: str = "") -> None:
+    def _say(self, kind: Literal["opened", "block", "tile"], scene: SceneState, message: str = "") -> None:
         assert scene.opened is not None
         done, total = len(scene.opened.done) + scene.written, scene.opened.total
         if kind == "block":
@@ -282,7 +282,7 @@ class Board:
         self._events.append(Event(kind=kind, scene=scene.unit.id, done=done, total=total, message=message))
 
 
-def _next_task(scene: _Open) -> Any | None:
+def _next_task(scene: SceneState) -> Any | None:
     """The scene's next task that can be begun now; past a ``WAIT`` only when all before it has ended well."""
     task = next(scene.tasks, None)
     while task is WAIT:

@@ -27,15 +27,15 @@ from hypermend.catalog.archive import Archive
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.stas import Genotype
 from hypermend.pipeline.config import SearchJob
 from hypermend.pipeline.engine.cluster import start_ray
 from hypermend.pipeline.formatting import duration
-from hypermend.pipeline.registry.genotypes import FOLDER, BadGenotype, Found, known, nearest, put
-from hypermend.pipeline.registry.spectrum import NEAR, Spectrum
+from hypermend.pipeline.registry.genotypes import FOLDER, BadGenotype, StoredGenotype, nearest, put, stored_genotypes
+from hypermend.pipeline.registry.spectrum import NEAR_DISTANCE, Spectrum
 from hypermend.pipeline.search.cell_picture import draw_cell
-from hypermend.pipeline.search.plan import BUDGETS, SearchPlan, make_plan, spectrum_of
+from hypermend.pipeline.search.plan import BUDGETS, SearchPlan, cube_spectrum, make_plan
 from hypermend.pipeline.search.trial import (
     ENDED,
     TrialRecord,
@@ -70,7 +70,7 @@ def search_archive(job: SearchJob, say: Say) -> list[Answer]:
     for name in dict.fromkeys(job.sensors):
         sensors.sensor(name)
         cubes = _cubes(archive, job, name)
-        reused = _reuse(candidates, name, spectrum_of(read_spec(root, next(iter(cubes)))))
+        reused = _reuse(candidates, name, cube_spectrum(read_spec(root, next(iter(cubes)))))
         if reused is not None:
             answers[name] = reused
             continue
@@ -105,30 +105,30 @@ def _cubes(archive: Archive, job: SearchJob, sensor: str) -> dict[str, str]:
     return {cube_key(scene): str(scene.properties["hypermend:ingest"]) for scene in scenes}
 
 
-def _candidates(root: Root, job: SearchJob, say: Say) -> Iterator[Found]:
+def _candidates(root: ArchiveStore, job: SearchJob, say: Say) -> Iterator[StoredGenotype]:
     """Genotypes that may answer the job: found in the same domain, with no less work than is asked for."""
     budget = BUDGETS[job.budget]
-    for found in known(root):
+    for found in stored_genotypes(root):
         if isinstance(found, BadGenotype):
             say(f"not considered: {found}")
         elif found.figures["domain"] == job.domain and found.figures["steps"] >= budget.epochs * budget.steps:
             yield found
 
 
-def _reuse(candidates: Sequence[Found], sensor: str, spectrum: Spectrum) -> Answer | None:
+def _reuse(candidates: Sequence[StoredGenotype], sensor: str, spectrum: Spectrum) -> Answer | None:
     """The nearest known genotype, if it is near enough."""
     best = nearest(candidates, spectrum)
-    if best is None or best[1] > NEAR:
+    if best is None or best[1] > NEAR_DISTANCE:
         return None
     found, distance = best
     why = (
         f"genotype {found.id} was found on {found.spectrum}, at a distance of {distance:.3f} from {spectrum} "
-        f"(near: up to {NEAR}); --anew searches all the same"
+        f"(near: up to {NEAR_DISTANCE}); --anew searches all the same"
     )
     return Answer(sensor=sensor, found=found, reused=True, why=why)
 
 
-def _settle(root: Root, plan: SearchPlan) -> Answer:
+def _settle(root: ArchiveStore, plan: SearchPlan) -> Answer:
     """The best trial's genotype with its picture, kept in the archive."""
     records = tuple(r for n in range(plan.trials) if (r := read_record(root, plan.id, n)))
     finished = [r for r in records if r.state == "finished"]
@@ -140,7 +140,7 @@ def _settle(root: Root, plan: SearchPlan) -> Answer:
     genotype = Genotype.from_dict(best.genotype)
     picture = f"{FOLDER}/{plan.id}.png"
     root.put_if_changed(picture, draw_cell(genotype, title=f"{plan.id}: {plan.spectrum}"))
-    found = Found(
+    found = StoredGenotype(
         id=plan.id,
         genotype=genotype,
         sensor=plan.sensor,
@@ -171,7 +171,9 @@ def _count(records: Iterable[TrialRecord], state: str) -> int:
     return sum(r.state == state for r in records)
 
 
-def run_plans(root: Root, plans: Sequence[SearchPlan], *, workers: int | None, address: str | None, say: Say) -> None:
+def run_plans(
+    root: ArchiveStore, plans: Sequence[SearchPlan], *, workers: int | None, address: str | None, say: Say
+) -> None:
     """Run every trial that has not ended; its record says how it did."""
     todo = _Todo(root, plans)
     if not todo.count:
@@ -220,7 +222,7 @@ def _trainable(config: Mapping[str, Any]) -> None:
     """What Tune runs in a worker."""
     import torch
 
-    root = Root(config["archive"])
+    root = ArchiveStore(config["archive"])
     plan = SearchPlan.from_dict(root.get_json(config["plan"]))
     record = read_record(root, plan.id, config["number"])
     assert record is not None
@@ -234,7 +236,7 @@ def _trainable(config: Mapping[str, Any]) -> None:
 class _Todo(Searcher):
     """The trials that have not ended, sensors in turn; settings beyond the first seeds are Optuna's."""
 
-    def __init__(self, root: Root, plans: Sequence[SearchPlan]) -> None:
+    def __init__(self, root: ArchiveStore, plans: Sequence[SearchPlan]) -> None:
         super().__init__(metric="validation_loss", mode="min")
         self._root = root
         self._queue: deque[tuple[SearchPlan, int]] = deque()
@@ -307,7 +309,7 @@ class _Halving(FIFOScheduler):
 
     _supports_buffered_results = False
 
-    def __init__(self, root: Root, plans: Sequence[SearchPlan], say: Say) -> None:
+    def __init__(self, root: ArchiveStore, plans: Sequence[SearchPlan], say: Say) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._root, self._say = root, say
         self._plans = {plan.key: plan for plan in plans}
@@ -350,7 +352,7 @@ class Answer:
     """What became of one sensor."""
 
     sensor: str
-    found: Found | None
+    found: StoredGenotype | None
     reused: bool
     why: str
     trials: tuple[TrialRecord, ...] = ()

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
-from hypermend.catalog.storage.root import Root, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.models.denoise.samples import MARGIN
 from hypermend.models.denoise.stas import SPACE
 from hypermend.models.denoise.stas_search import Strategy
 from hypermend.pipeline.registry.spectrum import Spectrum
-from hypermend.pipeline.train.areas import Area, spread, usable
+from hypermend.pipeline.train.areas import Area, interleave_by_cube, usable
 
 SEARCH_VERSION = 2
 """Raised by hand when the same plan would find something else."""
@@ -36,7 +36,7 @@ Domain = Literal["subspace", "bands"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class SearchBudget:
     """How much work a search is."""
 
     trials: int
@@ -60,10 +60,14 @@ class Budget:
         return self.patch_px + 2 * MARGIN
 
 
-BUDGETS: Mapping[str, Budget] = {
-    "smoke": Budget(trials=2, seeds=2, epochs=2, steps=10, width=2, channels=8, patch_px=32, patches=4, areas=12),
-    "small": Budget(trials=4, seeds=4, epochs=8, steps=150, width=6, channels=12, patch_px=40, patches=4, areas=64),
-    "full": Budget(trials=8, seeds=4, epochs=100, steps=100, width=12, channels=12, patch_px=40, patches=8, areas=512),
+BUDGETS: Mapping[str, SearchBudget] = {
+    "smoke": SearchBudget(trials=2, seeds=2, epochs=2, steps=10, width=2, channels=8, patch_px=32, patches=4, areas=12),
+    "small": SearchBudget(
+        trials=4, seeds=4, epochs=8, steps=150, width=6, channels=12, patch_px=40, patches=4, areas=64
+    ),
+    "full": SearchBudget(
+        trials=8, seeds=4, epochs=100, steps=100, width=12, channels=12, patch_px=40, patches=8, areas=512
+    ),
 }
 """smoke shows that it works and says nothing of architectures; small is an hour or two of two cores for each sensor."""
 
@@ -77,7 +81,7 @@ class SearchPlan:
     strategy: Strategy
     domain: Domain
     budget_name: str
-    budget: Budget
+    budget: SearchBudget
     trials: int
     train: tuple[Area, ...]
     validation: tuple[Area, ...]
@@ -128,14 +132,14 @@ class SearchPlan:
             **{
                 **data,
                 "spectrum": Spectrum(**data["spectrum"]),
-                "budget": Budget(**data["budget"]),
+                "budget": SearchBudget(**data["budget"]),
                 "train": tuple(Area(**a) for a in data["train"]),
                 "validation": tuple(Area(**a) for a in data["validation"]),
             }
         )
 
 
-def spectrum_of(spec: CubeSpec) -> Spectrum:
+def cube_spectrum(spec: CubeSpec) -> Spectrum:
     """The good bands of a cube.
 
     Raises:
@@ -148,14 +152,14 @@ def spectrum_of(spec: CubeSpec) -> Spectrum:
 
 
 def make_plan(
-    root: Root,
+    root: ArchiveStore,
     cubes: Mapping[str, str],
     *,
     sensor: str,
     strategy: Strategy,
     domain: Domain,
     budget_name: str,
-    budget: Budget,
+    budget: SearchBudget,
     trials: int | None,
 ) -> SearchPlan:
     """Plan the search of one sensor; reads the flags of the cubes, no other pixels.
@@ -174,7 +178,7 @@ def make_plan(
         Refused: too few usable areas, or a search on bands whose cubes have too many or different ones.
     """
     specs = {key: read_spec(root, key) for key in cubes}
-    spectra = {key: spectrum_of(spec) for key, spec in specs.items()}
+    spectra = {key: cube_spectrum(spec) for key, spec in specs.items()}
     spectrum = next(iter(spectra.values()))
     if domain == "bands":
         if spectrum.bands > MOST_BANDS:
@@ -191,7 +195,7 @@ def make_plan(
     for patch_px in (budget.patch_px, *(p for p in SMALLER_PATCHES_PX if p < budget.patch_px)):
         budget = replace(budget, patch_px=patch_px)
         found = [list(usable(root, key, budget.area_px)) for key in specs]
-        areas = spread(found, budget.areas)
+        areas = interleave_by_cube(found, budget.areas)
         if len(areas) >= LEAST_AREAS:
             break
     if len(areas) < LEAST_AREAS:

@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.errors import NotFound
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.samples import SampleSettings, TrainingScene, band_batches, batches
 from hypermend.models.denoise.samples import loss as subspace_loss
 from hypermend.models.denoise.stas_search import (
@@ -85,7 +85,7 @@ def record_key(search: str, number: int) -> str:
     return f"searches/{search}/trials/{number:03d}.json"
 
 
-def read_record(root: Root, search: str, number: int) -> TrialRecord | None:
+def read_record(root: ArchiveStore, search: str, number: int) -> TrialRecord | None:
     """The archive's record of a trial; None where it never began."""
     try:
         data = root.get_json(record_key(search, number))
@@ -94,7 +94,7 @@ def read_record(root: Root, search: str, number: int) -> TrialRecord | None:
     return TrialRecord(**{**data, "history": tuple(data["history"])})
 
 
-def put_record(root: Root, search: str, record: TrialRecord) -> TrialRecord:
+def put_record(root: ArchiveStore, search: str, record: TrialRecord) -> TrialRecord:
     root.put_json(record_key(search, record.number), asdict(record))
     return record
 
@@ -105,7 +105,9 @@ def first_record(plan: SearchPlan, number: int) -> TrialRecord:
     return TrialRecord(number=number, seed=number, settings={"learning_rate": 1e-3, "alpha_rate": rate})
 
 
-def run_trial(root: Root, plan: SearchPlan, record: TrialRecord, *, device: str = "cpu") -> Iterator[TrialRecord]:
+def run_trial(
+    root: ArchiveStore, plan: SearchPlan, record: TrialRecord, *, device: str = "cpu"
+) -> Iterator[TrialRecord]:
     """Work on a trial to its end; yields its record, already in the archive, after each epoch.
 
     A loss that is no number ends it as "diverged", with the reason.
@@ -122,12 +124,12 @@ def run_trial(root: Root, plan: SearchPlan, record: TrialRecord, *, device: str 
     forget_state(root, plan.id, record)
 
 
-def forget_state(root: Root, search: str, record: TrialRecord) -> None:
+def forget_state(root: ArchiveStore, search: str, record: TrialRecord) -> None:
     """Delete the weights of a trial that needs them no more."""
     root.delete(_state_key(search, record.number, record.epoch))
 
 
-def _epochs(root: Root, plan: SearchPlan, record: TrialRecord, device: str) -> Iterator[TrialRecord]:
+def _epochs(root: ArchiveStore, plan: SearchPlan, record: TrialRecord, device: str) -> Iterator[TrialRecord]:
     samples = _Samples(root, plan, seed=record.seed)
     extra = 3 * plan.channels if plan.domain == "subspace" else 0
     net = SuperNet(plan.channels, width=plan.budget.width, extra=extra, seed=record.seed)
@@ -172,7 +174,7 @@ def _progress_score(net: SuperNet, held: Sequence[Batch], samples: _Samples, pla
 
 
 def _keep(
-    root: Root, plan: SearchPlan, record: TrialRecord, p: SearchProgress, line: Mapping[str, float]
+    root: ArchiveStore, plan: SearchPlan, record: TrialRecord, p: SearchProgress, line: Mapping[str, float]
 ) -> TrialRecord:
     """Weights, then the record that names them, then the old weights go: whole after a kill at any point."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in p.state.items()}
@@ -196,7 +198,7 @@ def _state_key(search: str, number: int, epoch: int) -> str:
 class _Samples:
     """The batches of one trial, by epoch; what an epoch sees depends on its number and the seed alone."""
 
-    def __init__(self, root: Root, plan: SearchPlan, *, seed: int) -> None:
+    def __init__(self, root: ArchiveStore, plan: SearchPlan, *, seed: int) -> None:
         self._plan, self._seed = plan, seed
         self._scenes = {True: read_areas(root, plan.train), False: read_areas(root, plan.validation)}
         self.loss = subspace_loss if plan.domain == "subspace" else log_mse
@@ -224,7 +226,7 @@ class _Samples:
         return batches(scenes, settings, seed=seed)
 
 
-def read_areas(root: Root, areas: Sequence[Area]) -> list[TrainingScene]:
+def read_areas(root: ArchiveStore, areas: Sequence[Area]) -> list[TrainingScene]:
     """The good bands of each area, divided by a bright value of what is read of its cube."""
     by_cube: dict[str, list[Area]] = {}
     for area in areas:

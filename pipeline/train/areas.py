@@ -9,7 +9,7 @@ import numpy as np
 
 from hypermend.catalog.cube.layout import open_cube, read_spec
 from hypermend.catalog.cube.spec import VALID
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -31,7 +31,7 @@ class Area:
         )
 
 
-def usable(root: Root, key: str, edge_px: int) -> Iterator[Area]:
+def usable(root: ArchiveStore, key: str, edge_px: int) -> Iterator[Area]:
     """Squares of a cube's lattice all of whose pixels are usable; reads its flags, no other pixels."""
     spec, flags = read_spec(root, key), open_cube(root, key)["valid"]
     for y0 in range(0, spec.height - edge_px + 1, edge_px):
@@ -41,7 +41,7 @@ def usable(root: Root, key: str, edge_px: int) -> Iterator[Area]:
                 yield Area(cube=key, y0=y0, x0=x0, edge_px=edge_px)
 
 
-def spread(found: Sequence[Sequence[Area]], at_most: int) -> list[Area]:
+def interleave_by_cube(found: Sequence[Sequence[Area]], at_most: int) -> list[Area]:
     """One area of each cube in turn, in an order of its own, until there are enough."""
     rng = np.random.default_rng(0)
     shuffled = [[areas[i] for i in rng.permutation(len(areas))] for areas in found]

@@ -6,7 +6,7 @@ from threading import Lock
 
 import torch
 
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.train.denoise import denoise_task
 from hypermend.pipeline.train.fuse import fuse_task
 from hypermend.pipeline.train.plan import TrainPlan
@@ -17,7 +17,7 @@ _SEEDED = Lock()
 """Torch's generator is that of the whole process."""
 
 
-def build(root: Root, plan: TrainPlan) -> Task:
+def build(root: ArchiveStore, plan: TrainPlan) -> Task:
     """The task of a plan, with new weights drawn from the seed."""
     with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.settings.seed)

@@ -23,7 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from hypermend.catalog.errors import ArchiveError, NotFound
-from hypermend.catalog.storage.root import Root, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.models.fit import Resume, State
 
 Line = dict[str, Any]
@@ -42,7 +42,7 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRecord:
+class TrainingState:
     """Where a training stands."""
 
     state: Literal["running", "finished", "diverged"] = "running"
@@ -59,26 +59,26 @@ class TrainRecord:
     """Validations since the best one."""
 
 
-class Ledger:
+class TrainingStore:
     """The files of one training."""
 
-    def __init__(self, root: Root, folder: str) -> None:
+    def __init__(self, root: ArchiveStore, folder: str) -> None:
         self.root, self.folder = root, folder
 
-    def read(self) -> TrainRecord | None:
+    def read(self) -> TrainingState | None:
         """None where nothing was kept yet."""
         try:
             data = self.root.get_json(f"{self.folder}/record.json")
         except NotFound:
             return None
         best = Saved(**data["best"]) if data["best"] else None
-        return TrainRecord(**{**data, "checkpoints": tuple(Saved(**c) for c in data["checkpoints"]), "best": best})
+        return TrainingState(**{**data, "checkpoints": tuple(Saved(**c) for c in data["checkpoints"]), "best": best})
 
-    def put(self, record: TrainRecord) -> TrainRecord:
+    def put(self, record: TrainingState) -> TrainingState:
         self.root.put_json(f"{self.folder}/record.json", asdict(record))
         return record
 
-    def checkpoint(self, record: TrainRecord, state: State, *, step: int, seconds: float) -> TrainRecord:
+    def checkpoint(self, record: TrainingState, state: State, *, step: int, seconds: float) -> TrainingState:
         """Keep everything that `resume` needs; the record with it in."""
         saved = self._save(f"checkpoints/{step:09d}.safetensors", state, step, seconds)
         others = [c for c in record.checkpoints if c.step != step]
@@ -86,11 +86,11 @@ class Ledger:
         self._sweep(kept)
         return kept
 
-    def better(self, record: TrainRecord, state: State, *, step: int, seconds: float) -> TrainRecord:
+    def better(self, record: TrainingState, state: State, *, step: int, seconds: float) -> TrainingState:
         """Keep the weights that scored best. The record is not put yet."""
         return replace(record, best=self._save(f"best-{step:09d}.safetensors", state, step, seconds))
 
-    def resume(self, record: TrainRecord) -> Resume | None:
+    def resume(self, record: TrainingState) -> Resume | None:
         """The newest checkpoint that is whole."""
         for saved in reversed(record.checkpoints):
             state = self.load(saved)
@@ -133,14 +133,14 @@ class Ledger:
         self.root.put(key, data)
         return Saved(key=key, sha256=hashlib.sha256(data).hexdigest(), step=step, seconds=seconds)
 
-    def _sweep(self, record: TrainRecord) -> None:
+    def _sweep(self, record: TrainingState) -> None:
         """Delete the tensors that the record does not name: older ones, and those of a kill."""
         named = {s.key for s in (*record.checkpoints, record.best) if s}
         for entry in list(self.root.list(self.folder)):
             if entry.key.endswith(".safetensors") and entry.key not in named:
                 self.root.delete(entry.key)
 
-    def forget(self, record: TrainRecord) -> TrainRecord:
+    def forget(self, record: TrainingState) -> TrainingState:
         """A finished training needs its checkpoints no more."""
         kept = self.put(replace(record, checkpoints=()))
         self._sweep(kept)

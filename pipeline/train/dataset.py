@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.signal.subspace import moments, subspace
 from hypermend.pipeline.tiling.pixels import physical
 from hypermend.pipeline.train.areas import Area
@@ -41,10 +41,10 @@ def scene_level(values: Iterable[F32], *, strongest: float) -> tuple[float, floa
     return bright, float(np.clip(own, 1 / 255, strongest / 4))
 
 
-class Areas(Generic[T]):
+class PatchDataset(Generic[T]):
     """The areas of a training, read on demand."""
 
-    def __init__(self, root: Root, areas: Sequence[Area], know: Callable[[Iterable[F32]], T]) -> None:
+    def __init__(self, root: ArchiveStore, areas: Sequence[Area], know: Callable[[Iterable[F32]], T]) -> None:
         """
         Args:
             root: the archive.

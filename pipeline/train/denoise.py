@@ -19,21 +19,21 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
 from hypermend.models.denoise import low_noise
 from hypermend.models.denoise import model as denoise_model
 from hypermend.models.denoise import samples as denoise_samples
-from hypermend.models.denoise.model import CONTEXT, StasModel, network
+from hypermend.models.denoise.model import CONTEXT_PX, StasModel, network
 from hypermend.models.denoise.samples import SampleSettings, TrainingScene, batches, loss
 from hypermend.models.denoise.stas import Genotype
 from hypermend.models.fit import Batch, FitSettings, Loss, State, fit
-from hypermend.models.sampling import Stream
+from hypermend.models.sampling import SampleStream
 from hypermend.models.signal import metrics
 from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.train import denoise
-from hypermend.pipeline.train.dataset import Areas, scene_level
+from hypermend.pipeline.train.dataset import PatchDataset, scene_level
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.recipe import OTHERS, VALIDATION, read
 from hypermend.pipeline.train.task import Scores, Task, task_card
@@ -87,7 +87,7 @@ def card(net_halo: int, trained_on: tuple[str, ...], recipe: dict[str, Any], psn
         name=NAME,
         architecture="stas",
         config=CONFIG,
-        halo=net_halo + CONTEXT,
+        halo=net_halo + CONTEXT_PX,
         input_scaling="whitened coefficients of the scene's signal subspace; noise and axes estimated from the scene",
         trained_on=trained_on,
         metrics={"psnr_db": psnr, "protocol": "CAVE, centre 300 px, sigma of 255, output clipped to 0..1"},
@@ -157,24 +157,24 @@ def denoise_edges(patch_px: int) -> list[int]:
     return [e for e in (256, 192, 128) if e > least] + [least]
 
 
-def denoise_task(root: Root, plan: TrainPlan) -> Task:
+def denoise_task(root: ArchiveStore, plan: TrainPlan) -> Task:
     s, net = plan.settings, denoise_model.network(plan.config)
     nn.init.zeros_(net.conv3.weight)  # the first answer is the input's, or the pilot's
     nn.init.zeros_(net.conv3.bias)  # type: ignore[arg-type]
-    areas = Areas(root, plan.train, partial(scene_level, strongest=STRONGEST))
+    areas = PatchDataset(root, plan.train, partial(scene_level, strongest=STRONGEST))
     on_bands = plan.config["domain"] == "bands"
     shape = {"seed": s.seed, "batch": s.batch}
     if on_bands:
-        stream: Stream[Any] = Stream(
+        stream: SampleStream[Any] = SampleStream(
             partial(_clean, areas), partial(_noisy, size=s.patch_px), every=16, keep=2, **shape
         )
     else:
         cut = partial(_whitened, size=s.patch_px)
-        stream = Stream(partial(_realise_noise, areas, plan), cut, every=12 * s.batch, keep=4, **shape)
+        stream = SampleStream(partial(_realise_noise, areas, plan), cut, every=12 * s.batch, keep=4, **shape)
     card = task_card(
         plan,
         architecture="stas",
-        halo=net.halo if on_bands else max(net.halo + CONTEXT, low_noise.HALO),
+        halo=net.halo if on_bands else max(net.halo + CONTEXT_PX, low_noise.HALO),
         window_bands=net.channels if on_bands else None,
         input_scaling="divided by the scene's bright value"
         if on_bands
@@ -186,7 +186,7 @@ def denoise_task(root: Root, plan: TrainPlan) -> Task:
     return Task(net=last_channels, loss=loss, stream=stream, draw=areas.draw, card=card, score=_score_denoise)
 
 
-def _clean(areas: Areas[tuple[float, float]], rng: np.random.Generator) -> F32:
+def _clean(areas: PatchDataset[tuple[float, float]], rng: np.random.Generator) -> F32:
     area = areas.draw(rng)
     return np.asarray(areas.read(area) / np.float32(areas.known(area.cube)[0]))
 
@@ -199,8 +199,8 @@ def _noisy(cube: F32, rng: np.random.Generator, *, size: int) -> Batch:
 
 
 def _realise_noise(
-    areas: Areas[tuple[float, float]], plan: TrainPlan, rng: np.random.Generator
-) -> denoise_samples.Realisation | None:
+    areas: PatchDataset[tuple[float, float]], plan: TrainPlan, rng: np.random.Generator
+) -> denoise_samples.NoisyScene | None:
     area = areas.draw(rng)
     bright, least = areas.known(area.cube)
     size = plan.settings.patch_px
@@ -211,12 +211,12 @@ def _realise_noise(
         strongest_noise=STRONGEST,
     )
     scene = denoise_samples.TrainingScene(cube=areas.read(area) / np.float32(bright), least_noise=least)
-    made = denoise_samples.realise(scene, s, rng)
+    made = denoise_samples.simulate(scene, s, rng)
     return made if made is not None and min(made.noisy.shape[1:]) >= size + 2 * denoise_samples.MARGIN else None
 
 
-def _whitened(r: denoise_samples.Realisation, rng: np.random.Generator, *, size: int) -> Batch:
-    x, target = denoise_samples.learnt([denoise_samples.patch(r, size, rng)])
+def _whitened(r: denoise_samples.NoisyScene, rng: np.random.Generator, *, size: int) -> Batch:
+    x, target = denoise_samples.network_batch([denoise_samples.patch(r, size, rng)])
     return x[0], target[0]
 
 

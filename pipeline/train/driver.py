@@ -19,15 +19,15 @@ from typing import Any
 import ray
 
 from hypermend.catalog.errors import Refused
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.engine.cluster import start_ray
-from hypermend.pipeline.train.checkpoints import Ledger, Line, TrainingStopped, TrainRecord
+from hypermend.pipeline.train.checkpoints import Line, TrainingState, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.make_plan import plan_training
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.publish import publish, published
-from hypermend.pipeline.train.tensorboard import Board
-from hypermend.pipeline.train.worker import Crew, cpu_has_bf16, work
+from hypermend.pipeline.train.tensorboard import TensorBoardWriter
+from hypermend.pipeline.train.worker import WorkerGroup, cpu_has_bf16, work
 
 MAX_DEATHS = 3
 """Of a worker's process before the training is given up; the same command goes on all the same."""
@@ -62,13 +62,13 @@ def train(job: TrainJob, show: Show) -> TrainReport:
         Refused: as `plan_training`, a name that is taken, or more workers than the cluster has room for.
     """
     plan = plan_training(job)
-    root = Root(job.archive)
-    ledger = Ledger(root, plan.folder)
+    root = ArchiveStore(job.archive)
+    ledger = TrainingStore(root, plan.folder)
     if job.bf16 and not job.gpus and not cpu_has_bf16():
         raise Refused("--bf16: this CPU has no bfloat16 units, training would be 35 times slower; leave it out")
-    board = Board(job.tensorboard, plan.id) if job.tensorboard else None
+    board = TensorBoardWriter(job.tensorboard, plan.id) if job.tensorboard else None
     was_there = published(root, job.name, plan)
-    record = ledger.read() or TrainRecord()
+    record = ledger.read() or TrainingState()
     reason = ""
     if record.state == "running":
         root.put_json(f"{plan.folder}/plan.json", plan.to_dict())
@@ -89,7 +89,7 @@ def train(job: TrainJob, show: Show) -> TrainReport:
     return _report(plan, record, None, "diverged" if record.state == "diverged" else "failed", record.reason or reason)
 
 
-def _report(plan: TrainPlan, record: TrainRecord, model: str | None, state: str, reason: str) -> TrainReport:
+def _report(plan: TrainPlan, record: TrainingState, model: str | None, state: str, reason: str) -> TrainReport:
     best = record.best
     return TrainReport(
         training=plan.id,
@@ -106,7 +106,7 @@ def _report(plan: TrainPlan, record: TrainRecord, model: str | None, state: str,
 class _Follower:
     """Shows the lines that worker 0 writes to the archive, each once."""
 
-    def __init__(self, ledger: Ledger, show: Show, board: Board | None) -> None:
+    def __init__(self, ledger: TrainingStore, show: Show, board: TensorBoardWriter | None) -> None:
         self._ledger, self._show, self._board = ledger, show, board
         self._last = 0
         self._stop = threading.Event()
@@ -137,7 +137,7 @@ class _Follower:
             self._board.show(new)
 
 
-def _on_ray(job: TrainJob, root: Root, plan: TrainPlan, ledger: Ledger, follower: _Follower) -> str:
+def _on_ray(job: TrainJob, root: ArchiveStore, plan: TrainPlan, ledger: TrainingStore, follower: _Follower) -> str:
     """Train on the cluster; why it stopped, or nothing."""
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -201,8 +201,8 @@ def _train_worker(config: dict[str, Any]) -> str:
 
     context = ray_train.get_context()
     torch.set_num_threads(config["threads"])
-    root, size = Root(config["archive"]), context.get_world_size()
-    crew = Crew(
+    root, size = ArchiveStore(config["archive"]), context.get_world_size()
+    crew = WorkerGroup(
         rank=context.get_world_rank(),
         size=size,
         share=None if size == 1 else distributed.all_reduce,

@@ -20,21 +20,21 @@ import torch
 
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.sensors import srf
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import Batch, FitSettings, State, fit
 from hypermend.models.fuse import samples as pairs
-from hypermend.models.fuse.correction_net import NEAR, Spread
+from hypermend.models.fuse.correction_net import GUIDE_CONTRAST_RADIUS_PX, CorrectionNet
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
 from hypermend.models.fuse.model import UalModel
-from hypermend.models.fuse.protocol import Pair, Setup
+from hypermend.models.fuse.protocol import Pair, PairGeometry
 from hypermend.models.fuse.samples import FusionSampleSettings, batches, kernel, loss
-from hypermend.models.sampling import Stream
+from hypermend.models.sampling import SampleStream
 from hypermend.models.signal import metrics
 from hypermend.models.signal.degrade import blur_down, gaussian, snr_std
 from hypermend.pipeline.train import fuse
-from hypermend.pipeline.train.dataset import Areas, scene_level
+from hypermend.pipeline.train.dataset import PatchDataset, scene_level
 from hypermend.pipeline.train.denoise import STRONGEST
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.recipe import VALIDATION, read
@@ -61,7 +61,7 @@ def validate(
         x = np.tensordot(response, z, 1).astype(np.float32)
         y, x = (gaussian(a, snr_std(a, SNR_DB), rng) for a in (y, x))
         pair = Pair(y=y, y_valid=np.ones(y.shape[1:], dtype=bool), x=x, x_valid=np.ones(x.shape[1:], dtype=bool))
-        setup = Setup(scale=scale, response=response, expected_centroid_px=0.0)
+        setup = PairGeometry(scale=scale, response=response, expected_centroid_px=0.0)
         facts = model.estimate(partial(list, (pair,)), setup)
         y_in, x_in = torch.from_numpy(y)[None], torch.from_numpy(x)[None]
         restorer = model.bind(facts)
@@ -83,7 +83,7 @@ def card(net_halo: int, trained_on: tuple[str, ...], recipe: dict[str, Any], sco
         architecture="ual",
         config=CONFIG,
         halo=HALO,
-        guide_halo=GUIDE_HALO + NEAR + net_halo,
+        guide_halo=GUIDE_HALO + GUIDE_CONTRAST_RADIUS_PX + net_halo,
         input_scaling="coefficients of the image's signal subspace in units of its noise, axes of the guide in its own",
         trained_on=trained_on,
         metrics={
@@ -114,7 +114,7 @@ def train(
     names = tuple(k for k in cave if k not in held_out)
     responses = [srf("cave", guide).astype(np.float32) for guide in GUIDES]
     torch.manual_seed(seed)
-    net = Spread(**{k: v for k, v in CONFIG.items() if k != "channels"})
+    net = CorrectionNet(**{k: v for k, v in CONFIG.items() if k != "channels"})
     before: dict[str, Any] = {}
     if begin:
         earlier = checkpoint.load_fusion(begin)
@@ -169,12 +169,12 @@ def fuse_edges(patch_px: int) -> list[int]:
     return [e for e in (256, 192, 128) if e > patch_px + 32] + [patch_px + 32]
 
 
-def fuse_task(root: Root, plan: TrainPlan) -> Task:
+def fuse_task(root: ArchiveStore, plan: TrainPlan) -> Task:
     s = plan.settings
-    net = Spread(**{k: v for k, v in plan.config.items() if k != "channels"})
-    areas = Areas(root, plan.train, partial(scene_level, strongest=STRONGEST))
+    net = CorrectionNet(**{k: v for k, v in plan.config.items() if k != "channels"})
+    areas = PatchDataset(root, plan.train, partial(scene_level, strongest=STRONGEST))
     responses = {key: _responses(root, key, plan.guides) for key in plan.scenes}
-    stream = Stream(
+    stream = SampleStream(
         partial(_realise_pair, areas, plan, responses),
         partial(_of_pair, size=s.patch_px),
         seed=s.seed,
@@ -186,7 +186,7 @@ def fuse_task(root: Root, plan: TrainPlan) -> Task:
         plan,
         architecture="ual",
         halo=HALO,
-        guide_halo=GUIDE_HALO + NEAR + net.halo,
+        guide_halo=GUIDE_HALO + GUIDE_CONTRAST_RADIUS_PX + net.halo,
         input_scaling="coefficients of the image's signal subspace in units of its noise, axes of the guide in its own",
         metrics={
             "protocol": f"{fuse.SNR_DB} dB, one random kernel, estimated from the pair; no adaptation; output "
@@ -201,7 +201,7 @@ LEAST_SCORED_PX = 192
 """Of a scene scored at the protocol's scale; a smaller one has too few coarse pixels to tell the kernel from."""
 
 
-def _responses(root: Root, key: str, guides: Iterable[str]) -> list[F32]:
+def _responses(root: ArchiveStore, key: str, guides: Iterable[str]) -> list[F32]:
     """What each guide's sensor sees of the good bands of a cube: (m, b)."""
     spec = read_spec(root, key)
     good = np.array(spec.wavelength_nm)[np.array(spec.good)]
@@ -209,12 +209,12 @@ def _responses(root: Root, key: str, guides: Iterable[str]) -> list[F32]:
 
 
 def _realise_pair(
-    areas: Areas[tuple[float, float]], plan: TrainPlan, known: Mapping[str, list[F32]], rng: np.random.Generator
+    areas: PatchDataset[tuple[float, float]], plan: TrainPlan, known: Mapping[str, list[F32]], rng: np.random.Generator
 ) -> pairs.Sample:
     area = areas.draw(rng)
     cube = areas.read(area) / np.float32(areas.known(area.cube)[0])
     s = pairs.FusionSampleSettings(channels=int(plan.config["channels"]), scene_px=min(224, area.edge_px))
-    return pairs.realise(cube, known[area.cube], s, rng)
+    return pairs.simulate(cube, known[area.cube], s, rng)
 
 
 def _of_pair(r: pairs.Sample, rng: np.random.Generator, *, size: int) -> Batch:

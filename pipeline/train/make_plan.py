@@ -11,13 +11,20 @@ from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.keys import cube_key, scene_collection, source_collection
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.registry import genotypes
 from hypermend.pipeline.train import denoise, fuse
 from hypermend.pipeline.train.denoise import denoise_edges
 from hypermend.pipeline.train.fuse import fuse_edges
-from hypermend.pipeline.train.plan import Spectrum, TrainPlan, TrainSettings, held_area, spectrum_of, training_areas
+from hypermend.pipeline.train.plan import (
+    SpectralRange,
+    TrainPlan,
+    TrainSettings,
+    spectral_range,
+    training_areas,
+    validation_crop,
+)
 from hypermend.pipeline.train.sharpen import sharpen_edges
 
 HELD_SHARE = 0.1
@@ -45,7 +52,7 @@ def plan_training(job: TrainJob) -> TrainPlan:
     train, held = _scenes(job)
     keys = {scene.id: cube_key(scene) for scene in (*train, *held)}
     specs = {keys[s.id]: read_spec(root, keys[s.id]) for s in train}
-    spectrum = spectrum_of(specs)
+    spectrum = spectral_range(specs)
     batch, patch_px, rate = DEFAULTS[job.task]
     batch, patch_px = job.batch or batch, job.patch_px or patch_px
     if job.workers is not None and job.workers > batch:
@@ -67,7 +74,7 @@ def plan_training(job: TrainJob) -> TrainPlan:
         guides=_guides(job),
         scenes={keys[s.id]: s.id for s in train},
         train=training_areas(root, [keys[s.id] for s in train], edges),
-        held={s.id: held_area(root, keys[s.id], s.id, least_px=64, multiple=multiple) for s in held},
+        held={s.id: validation_crop(root, keys[s.id], s.id, least_px=64, multiple=multiple) for s in held},
         cubes={keys[s.id]: str(s.properties["hypermend:ingest"]) for s in (*train, *held)},
         settings=TrainSettings(
             steps=job.steps,
@@ -127,7 +134,7 @@ def _scenes(job: TrainJob) -> tuple[list[Scene], list[Scene]]:
     return train, [s for s in chosen if s.id in held]
 
 
-def _config(root: Root, job: TrainJob, spectrum: Spectrum) -> dict[str, Any]:
+def _config(root: ArchiveStore, job: TrainJob, spectrum: SpectralRange) -> dict[str, Any]:
     """Of the network."""
     if job.task == "sharpen":
         return {
@@ -144,7 +151,7 @@ def _config(root: Root, job: TrainJob, spectrum: Spectrum) -> dict[str, Any]:
     try:
         found = genotypes.read(root, job.genotype)
     except NotFound:
-        there = ", ".join(g.id for g in genotypes.known(root) if isinstance(g, genotypes.Found))
+        there = ", ".join(g.id for g in genotypes.stored_genotypes(root) if isinstance(g, genotypes.StoredGenotype))
         raise Refused(
             f"no genotype {job.genotype!r} in {root.url}; there are: {there or 'none, `hypermend search` finds them'}"
         ) from None

@@ -16,8 +16,8 @@ import numpy as np
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
-from hypermend.catalog.storage.root import Root, to_json
-from hypermend.pipeline.train.areas import Area, spread, usable
+from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
+from hypermend.pipeline.train.areas import Area, interleave_by_cube, usable
 
 TRAIN_VERSION = 1
 """Raised by hand when the same plan would give other weights."""
@@ -31,7 +31,7 @@ TaskName = Literal["denoise", "sharpen", "fuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum:
+class SpectralRange:
     """What the training scenes' good bands are, all together: what the model's card accepts."""
 
     low_nm: float
@@ -73,7 +73,7 @@ class TrainPlan:
     config: Mapping[str, Any]
     """Of the network, as in a model card."""
     sensors: tuple[str, ...]
-    spectrum: Spectrum
+    spectrum: SpectralRange
     guides: tuple[str, ...]
     """Fuse: sensors whose response half of the pairs have."""
     scenes: Mapping[str, str]
@@ -124,7 +124,7 @@ class TrainPlan:
                 **data,
                 "sensors": tuple(data["sensors"]),
                 "guides": tuple(data["guides"]),
-                "spectrum": Spectrum(**spectrum),
+                "spectrum": SpectralRange(**spectrum),
                 "train": tuple(Area(**a) for a in data["train"]),
                 "held": {scene: Area(**a) for scene, a in data["held"].items()},
                 "settings": TrainSettings(**data["settings"]),
@@ -132,7 +132,7 @@ class TrainPlan:
         )
 
 
-def spectrum_of(specs: Mapping[str, CubeSpec]) -> Spectrum:
+def spectral_range(specs: Mapping[str, CubeSpec]) -> SpectralRange:
     """The good bands of the training cubes.
 
     Raises:
@@ -147,7 +147,7 @@ def spectrum_of(specs: Mapping[str, CubeSpec]) -> Spectrum:
         low.append(good[0])
         high.append(good[-1])
         spacings.append(float(np.median(np.diff(good))) if len(good) > 1 else 0.0)
-    return Spectrum(
+    return SpectralRange(
         low_nm=float(np.floor(min(low))),
         high_nm=float(np.ceil(max(high))),
         spacing_nm=(round(0.9 * min(spacings), 2), round(1.1 * max(spacings), 2)),
@@ -156,7 +156,7 @@ def spectrum_of(specs: Mapping[str, CubeSpec]) -> Spectrum:
     )
 
 
-def training_areas(root: Root, cubes: Sequence[str], edges_px: Sequence[int]) -> tuple[Area, ...]:
+def training_areas(root: ArchiveStore, cubes: Sequence[str], edges_px: Sequence[int]) -> tuple[Area, ...]:
     """Squares to learn from: of each cube at the largest of the edges that it has room for its share of squares at.
 
     Raises:
@@ -177,10 +177,10 @@ def training_areas(root: Root, cubes: Sequence[str], edges_px: Sequence[int]) ->
             f"too few valid patches: {LEAST_AREAS} squares of {edges_px[-1]} x {edges_px[-1]} usable pixels are "
             f"needed, {there} are in {len(cubes)} training scene(s); ingest more scenes or take a smaller --patch-px"
         )
-    return tuple(spread(found, MOST_AREAS))
+    return tuple(interleave_by_cube(found, MOST_AREAS))
 
 
-def held_area(root: Root, key: str, scene: str, *, least_px: int, multiple: int) -> Area:
+def validation_crop(root: ArchiveStore, key: str, scene: str, *, least_px: int, multiple: int) -> Area:
     """The square of a validation scene that is scored, near its middle.
 
     Raises:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hypermend.catalog.errors import NotFound, Refused
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
 from hypermend.pipeline.train.build import build
-from hypermend.pipeline.train.checkpoints import Ledger, TrainingStopped, TrainRecord
+from hypermend.pipeline.train.checkpoints import TrainingState, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.plan import TrainPlan
 
 
-def published(root: Root, name: str, plan: TrainPlan) -> bool:
+def published(root: ArchiveStore, name: str, plan: TrainPlan) -> bool:
     """Whether the model is there, made by this training.
 
     Raises:
@@ -35,7 +35,7 @@ def published(root: Root, name: str, plan: TrainPlan) -> bool:
     return True
 
 
-def publish(root: Root, name: str, plan: TrainPlan, ledger: Ledger, record: TrainRecord) -> ModelCard:
+def publish(root: ArchiveStore, name: str, plan: TrainPlan, ledger: TrainingStore, record: TrainingState) -> ModelCard:
     """Put weights, then card: a model with a card is whole.
 
     Raises:
@@ -71,7 +71,7 @@ def publish(root: Root, name: str, plan: TrainPlan, ledger: Ledger, record: Trai
     return card
 
 
-def _spectrum(plan: TrainPlan, record: TrainRecord) -> dict[str, Any]:
+def _spectrum(plan: TrainPlan, record: TrainingState) -> dict[str, Any]:
     """What makes scenes get the model unasked: nothing, if it scored no better than doing without it."""
     gains = [s["psnr_db"] - s["baseline_db"] for s in record.scores.values()]
     if sum(gains) <= 0:

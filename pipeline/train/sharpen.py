@@ -19,12 +19,12 @@ import numpy.typing as npt
 import torch
 
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import Batch, FitSettings, State, fit
-from hypermend.models.restorer import Facts, Restorer, pack, unpack
-from hypermend.models.sampling import Stream
+from hypermend.models.restorer import Restorer, SceneStatistics, array_from_json, array_to_json
+from hypermend.models.sampling import SampleStream
 from hypermend.models.sharpen import model as sharpen_model
 from hypermend.models.sharpen import samples as sharpen_samples
 from hypermend.models.sharpen.model import SsrnetModel, measure, network
@@ -32,7 +32,7 @@ from hypermend.models.sharpen.samples import PatchSettings, batches, loss, pairs
 from hypermend.models.signal import metrics
 from hypermend.models.signal.bicubic import enlarge, reduce
 from hypermend.pipeline.train import sharpen
-from hypermend.pipeline.train.dataset import Areas
+from hypermend.pipeline.train.dataset import PatchDataset
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.recipe import VALIDATION
 from hypermend.pipeline.train.task import Scores, Task, task_card
@@ -158,14 +158,14 @@ def sharpen_edges(patch_px: int, scale: int) -> list[int]:
     return [3 * scale * patch_px, 2 * scale * patch_px, scale * patch_px]
 
 
-def sharpen_task(root: Root, plan: TrainPlan) -> Task:
+def sharpen_task(root: ArchiveStore, plan: TrainPlan) -> Task:
     net = sharpen_model.network(plan.config)
     s = plan.settings
-    areas = Areas(root, plan.train, _measured)
+    areas = PatchDataset(root, plan.train, _measured)
     patch = sharpen_samples.PatchSettings(scale=net.scale, patch_px=s.patch_px)
     make = partial(_two_sizes, areas, patch, min(plan.spectrum.bands[0], SHARPEN_BANDS))
     cut = partial(_of_pairs, s=patch)
-    stream = Stream(make, cut, seed=s.seed, batch=s.batch, every=16, keep=2)
+    stream = SampleStream(make, cut, seed=s.seed, batch=s.batch, every=16, keep=2)
     card = task_card(
         plan,
         architecture="ssrnet",
@@ -181,18 +181,18 @@ SHARPEN_BANDS = 32
 """Most bands of a sample: a window of a cube with more, so that scenes of any bands share a batch."""
 
 
-def _measured(values: Iterable[F32]) -> Facts:
+def _measured(values: Iterable[F32]) -> SceneStatistics:
     return measure((v, np.ones(v.shape[1:], dtype=bool)) for v in values)
 
 
 def _two_sizes(
-    areas: Areas[Facts], s: sharpen_samples.PatchSettings, bands: int, rng: np.random.Generator
+    areas: PatchDataset[SceneStatistics], s: sharpen_samples.PatchSettings, bands: int, rng: np.random.Generator
 ) -> list[sharpen_samples.Pair]:
     area = areas.draw(rng)
     facts, cube = areas.known(area.cube), areas.read(area)
     first = int(rng.integers(len(cube) - bands + 1))
     window = slice(first, first + bands)
-    own = {**facts, "mean": pack(unpack(facts["mean"])[window])}
+    own = {**facts, "mean": array_to_json(array_from_json(facts["mean"])[window])}
     return sharpen_samples.pairs(np.ascontiguousarray(cube[window]), s, own)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import Loss, State
-from hypermend.models.sampling import Stream
+from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.train.areas import Area
 from hypermend.pipeline.train.plan import TrainPlan
 
@@ -32,7 +32,7 @@ class Task:
 
     net: nn.Module
     loss: Loss
-    stream: Stream[Any]
+    stream: SampleStream[Any]
     draw: Callable[[np.random.Generator], Area]
     """Of a generator of `stream.sources`: the area that its sample is of."""
     card: ModelCard

@@ -17,7 +17,7 @@ TAGS = {
 """Curve -> key of a line; one group, so that all are seen at once."""
 
 
-class Board:
+class TensorBoardWriter:
     """Event files in a local folder, one run in it for each training."""
 
     def __init__(self, folder: Path, training: str) -> None:

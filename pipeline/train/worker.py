@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from hypermend.catalog.errors import ArchiveError
-from hypermend.catalog.storage.root import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.stas import OPS
-from hypermend.models.fit import Diverged, FitSettings, Progress, Resume, Share, State, fit
-from hypermend.models.sampling import ahead
+from hypermend.models.fit import AllReduce, Diverged, FitSettings, Progress, Resume, State, fit
+from hypermend.models.sampling import prefetch
 from hypermend.pipeline.train.build import build
-from hypermend.pipeline.train.checkpoints import Ledger, Line, TrainingStopped, TrainRecord
-from hypermend.pipeline.train.dataset import Areas, named
+from hypermend.pipeline.train.checkpoints import Line, TrainingState, TrainingStopped, TrainingStore
+from hypermend.pipeline.train.dataset import PatchDataset, named
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.task import Scores, Task
 
@@ -32,12 +32,12 @@ WRITE_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crew:
+class WorkerGroup:
     """The workers of a training, as one of them sees them."""
 
     rank: int = 0
     size: int = 1
-    share: Share | None = None
+    share: AllReduce | None = None
     """None for one alone."""
     device: str = "cpu"
 
@@ -50,7 +50,7 @@ class Crew:
         return [float(v) for v in flat]
 
 
-def work(root: Root, plan: TrainPlan, crew: Crew, *, driver: str = "") -> Iterator[Line]:
+def work(root: ArchiveStore, plan: TrainPlan, crew: WorkerGroup, *, driver: str = "") -> Iterator[Line]:
     """Train to the end, from where the archive says it stands; yields the metrics of each report.
 
     Args:
@@ -62,8 +62,8 @@ def work(root: Root, plan: TrainPlan, crew: Crew, *, driver: str = "") -> Iterat
     Raises:
         TrainingStopped: the loss is no number, nothing can be written, or another driver has taken over.
     """
-    ledger = Ledger(root, plan.folder)
-    record = ledger.read() or TrainRecord()
+    ledger = TrainingStore(root, plan.folder)
+    record = ledger.read() or TrainingState()
     if record.state != "running":
         return
     resume = ledger.resume(record)
@@ -71,10 +71,10 @@ def work(root: Root, plan: TrainPlan, crew: Crew, *, driver: str = "") -> Iterat
     if resume:
         _check_fits(ledger, resume, task.net)
     step = resume.step if resume else 0
-    keeper = _Keeper(ledger, plan, crew, record, step, driver)
+    keeper = CheckpointWriter(ledger, plan, crew, record, step, driver)
     settings = fit_settings(plan, crew.device)
     slots = range(crew.rank, plan.settings.batch, crew.size)
-    batches = ahead(lambda at: task.stream.batch(at, slots), step)
+    batches = prefetch(lambda at: task.stream.batch(at, slots), step)
     net = task.net.to(crew.device)
     try:
         for p in fit(net, batches, task.loss, settings, share=crew.share, resume=resume):
@@ -89,7 +89,7 @@ def work(root: Root, plan: TrainPlan, crew: Crew, *, driver: str = "") -> Iterat
         batches.close()
 
 
-def _check_fits(ledger: Ledger, resume: Resume, net: torch.nn.Module) -> None:
+def _check_fits(ledger: TrainingStore, resume: Resume, net: torch.nn.Module) -> None:
     """
     Raises:
         TrainingStopped: the checkpoint is of another network than the plan's.
@@ -139,24 +139,24 @@ def cpu_has_bf16() -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def validate(root: Root, plan: TrainPlan, task: Task, state: State, crew: Crew) -> dict[str, Scores]:
+def validate(root: ArchiveStore, plan: TrainPlan, task: Task, state: State, crew: WorkerGroup) -> dict[str, Scores]:
     """The scores of each validation scene; the workers take turns, and all get all."""
     names = sorted(plan.held)
     own: dict[str, Scores] = {}
     for i, name in enumerate(names):
         if i % crew.size == crew.rank:
-            square = Areas(root, [plan.held[name]], lambda _: None).read(plan.held[name])
+            square = PatchDataset(root, [plan.held[name]], lambda _: None).read(plan.held[name])
             own[name] = task.score(task.card, state, np.asarray(square / square.max()))
     keys = ("psnr_db", "baseline_db")
     flat = crew.sum([own[n][k] if n in own else 0.0 for n in names for k in keys])
     return {n: {k: round(flat[2 * i + j], 3) for j, k in enumerate(keys)} for i, n in enumerate(names)}
 
 
-class _Keeper:
+class CheckpointWriter:
     """The records of a running training: worker 0 writes them, all follow them."""
 
     def __init__(
-        self, ledger: Ledger, plan: TrainPlan, crew: Crew, record: TrainRecord, step: int, driver: str
+        self, ledger: TrainingStore, plan: TrainPlan, crew: WorkerGroup, record: TrainingState, step: int, driver: str
     ) -> None:
         self.record = record
         self._ledger, self._plan, self._crew, self._driver = ledger, plan, crew, driver
@@ -210,7 +210,9 @@ class _Keeper:
             raise TrainingStopped(failed or "worker 0 could not keep the training")
         self.record = record
 
-    def _write(self, record: TrainRecord, p: Progress, average: State, better: bool, at: dict[str, Any]) -> TrainRecord:
+    def _write(
+        self, record: TrainingState, p: Progress, average: State, better: bool, at: dict[str, Any]
+    ) -> TrainingState:
         if self._driver and self._ledger.taken_by_another(self._driver):
             raise TrainingStopped(f"training {self._plan.id} was taken over by another driver; this one stops")
         self._ledger.put_lines(self._lines)

@@ -1,7 +1,7 @@
 """Root: the one place where an archive lies, a local folder or a prefix of an S3 bucket.
 
 Keys are relative, with "/" between parts: "items/enmap/2024-06-01/a.json". Everything an archive holds goes in
-and out through here, or (the chunks of cubes) through the Zarr store that `cube.py` puts on `Root.store`.
+and out through here, or (the chunks of cubes) through the Zarr store that `cube.py` puts on `ArchiveStore.store`.
 
 Writes are atomic: an object is there whole or not at all, also when the writer is killed in the middle. On S3
 that is the nature of a put; on a local folder obstore writes `<name>#1` beside the file and renames it. What a
@@ -68,7 +68,7 @@ class Entry:
     """changes when the object does: its ETag, or the time of its last change"""
 
 
-class Root:
+class ArchiveStore:
     """One archive: a local folder or s3://bucket/prefix.
 
     Raises:
@@ -99,13 +99,13 @@ class Root:
         return f"Root({self.url!r})"
 
     def __eq__(self, other: object) -> bool:
-        return self.url == other.url if isinstance(other, Root) else NotImplemented
+        return self.url == other.url if isinstance(other, ArchiveStore) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.url)
 
-    def __reduce__(self) -> tuple[type[Root], tuple[str]]:
-        return Root, (self.url,)
+    def __reduce__(self) -> tuple[type[ArchiveStore], tuple[str]]:
+        return ArchiveStore, (self.url,)
 
     @property
     def is_local(self) -> bool:
@@ -122,7 +122,7 @@ class Root:
 
     def at(self, key: str) -> LocalStore | S3Store:
         """The obstore store whose own root is the folder `key`: what a Zarr store is put on."""
-        return Root(self.href(key)).store
+        return ArchiveStore(self.href(key)).store
 
     def get(self, key: str) -> bytes:
         with self.errors("read", key):
@@ -142,7 +142,7 @@ class Root:
             tag = obstore.put(self.store, check_key(key), data)["e_tag"]
         return tag.strip('"') if tag else ""
 
-    def put_new(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write the object unless it is already there; True when it was written. Of many writers one wins."""
         with self.errors("write", key):
             try:
