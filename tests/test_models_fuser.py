@@ -185,7 +185,7 @@ def test_samples_are_seeded_and_train() -> None:
     s = FusionSampleSettings(channels=5, scene_px=72, patch_px=32, patches=3, pool=2, scales=(4,))
     z = cube()
     one, two = (simulate(z, [], s, np.random.default_rng(5)) for _ in range(2))
-    assert torch.equal(one.missed, two.missed) and one.evidence.isfinite().all()
+    assert torch.equal(one.missed, two.missed) and one.coefficient_features.isfinite().all()
     x, target = next(batches([z], [], s, seed=0))
     net = CorrectionNet(width=4, depth=1, stages=1)
     first = loss(net(x), target)

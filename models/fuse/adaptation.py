@@ -13,8 +13,8 @@ step a share of its own, seven numbers (`state`: gain, share; step 0 is what the
 
 One in four squares of the block is held out. Kept is, of the fusion, the start and every tenth step, what is best
 there: better by `LEAST_GAIN` over all guide bands, worse in none, no worse by angle (of the vector of guide bands) and
-no less consistent with Y; and of that the share `CAREFUL`. Otherwise the block stays as it was and says so. All images are
-computed once, so steps cost milliseconds.
+no less consistent with Y; and of that the share `CAREFUL`. Otherwise the block stays as it was and says so. All images
+are computed once, so steps cost milliseconds.
 
 By the same guide bands the network has to prove itself on a scene at all (`trial`): where the start foretells them as
 well, as between sensors unlike those trained on, the start it is.
