@@ -1,7 +1,8 @@
 """What a network holds of a tile at its peak, from its card alone: no torch, so that a plan can be made on a laptop.
 
 The figures are float32 numbers for each pixel of the tile, halo included. They were held against the peak that a
-process was seen to reach on tiles of 400 and 816 pixels (`tests/test_pipeline_memory.py`): within a factor of 1.5.
+process was seen to reach on tiles of 400 and 816 pixels (`tests/test_pipeline_worker_memory.py`): within a factor
+of 1.5.
 """
 
 from __future__ import annotations

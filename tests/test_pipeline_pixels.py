@@ -7,7 +7,7 @@ import pytest
 
 from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID
 from hypermend.pipeline.tiling.pixels import FILL_REACH_PX, data_mask, fill_holes, mark_near_fill, physical, to_stored
-from tests.test_pipeline_plan import make_spec
+from tests.test_pipeline_restore_plan import make_spec
 
 RNG = np.random.default_rng(7)
 

@@ -27,7 +27,7 @@ from hypermend.pipeline.restore.worker import Prepare, RestoreTile, RestoreWorke
 from hypermend.pipeline.runs.run_log import SkippedScene
 from hypermend.pipeline.tiling.pixels import Flags, Stored
 from tests.small_cubes import make_scene
-from tests.test_pipeline_plan import make_spec
+from tests.test_pipeline_restore_plan import make_spec
 
 HEIGHT, WIDTH, BANDS = 75, 58, 12
 SOURCE = "source/s/i.zarr"

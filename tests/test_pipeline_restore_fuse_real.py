@@ -33,7 +33,7 @@ from hypermend.pipeline.ingest import catalog_folder, ingest
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.plan import Plan, plan_key
 from hypermend.pipeline.runs.report import RunReport
-from tests.test_pipeline_fuse import fused
+from tests.test_pipeline_restore_fuse import fused
 
 F32 = npt.NDArray[np.float32]
 

@@ -245,7 +245,7 @@ import os, sys, time
 from pathlib import Path
 import ray
 from hypermend.pipeline.engine.ray_actors import on_ray
-from hypermend.pipeline.engine.outcome import Done, Workers
+from hypermend.pipeline.engine.outcome import Workers
 ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 folder = sys.argv[1]
 def make():
@@ -280,7 +280,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ray
 from ray.cluster_utils import Cluster
 from hypermend.pipeline.engine.ray_actors import on_ray
-from hypermend.pipeline.engine.outcome import Done, NoWorkers, Workers
+from hypermend.pipeline.engine.outcome import NoWorkers, TaskResult, Workers
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)  # "auto" of other tests must not find it
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -296,7 +296,7 @@ with ThreadPoolExecutor(1) as pool:
     time.sleep(3)
     cluster.add_node(num_cpus=2, resources={"lane_nightly": 2})
     seen = working.result()
-assert sorted(o.result for o in seen if isinstance(o, Done)) == [1, 2, 3], seen
+assert sorted(o.result for o in seen if isinstance(o, TaskResult)) == [1, 2, 3], seen
 """
 
 

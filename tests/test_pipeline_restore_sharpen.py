@@ -26,8 +26,8 @@ from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step, margins
 from hypermend.pipeline.runs.report import RunReport
 from hypermend.pipeline.tiling.pixels import Flags, Stored, repeated
-from tests.test_pipeline_fuse import Killed, cube_spec, killed_after, put_source, snapshot
 from tests.test_pipeline_restore import put_model, stas_card
+from tests.test_pipeline_restore_fuse import Killed, cube_spec, killed_after, put_source, snapshot
 
 HEIGHT, WIDTH, BANDS = 42, 27, 13
 CHAIN = {"task": "denoise,sharpen", "model": "windows,up"}

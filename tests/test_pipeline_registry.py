@@ -27,9 +27,9 @@ from hypermend.pipeline.evaluate.scores import restored, scores
 from hypermend.pipeline.registry.models import defaults, load_model, model_card
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.dry_run import estimate_scenes
-from tests.test_pipeline_fuse import cube_spec, put_source
 from tests.test_pipeline_restore import put_model, stas_card
-from tests.test_pipeline_sharpen import sharpener
+from tests.test_pipeline_restore_fuse import cube_spec, put_source
+from tests.test_pipeline_restore_sharpen import sharpener
 
 EDGE = 48
 NEAR = {"bands": 13, "low_nm": 400.0, "high_nm": 700.0}

@@ -16,7 +16,7 @@ from hypermend.pipeline.engine import worker_memory
 from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.selection import DEFAULT_MODEL
 from hypermend.pipeline.restore.work_list import granted_bytes
-from tests.test_pipeline_plan import make_spec, plan_of
+from tests.test_pipeline_restore_plan import make_spec, plan_of
 
 CARD = ModelCard.read(builtin(DEFAULT_MODEL["denoise"]) / "card.json")
 PEAK = """
