@@ -16,7 +16,7 @@ from affine import Affine
 
 from hypermend.catalog.errors import BadAsset, BadSensor, NotFound, Unreachable
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.stac.discover import Select, Skipped, discover, from_folder
+from hypermend.catalog.stac.discover import ItemFilter, Skipped, discover, from_folder
 from hypermend.catalog.stac.item import from_item, to_item
 from hypermend.catalog.storage import fetch
 
@@ -287,7 +287,7 @@ def test_real_documents(shared_data: Path) -> None:
     ],
 )
 def test_times(text: str, span: tuple[str | None, str | None]) -> None:
-    found = Select.of(datetime=text).interval()
+    found = ItemFilter.of(datetime=text).interval()
     assert found is not None and tuple(None if t is None else t.isoformat() for t in found) == span
 
 
@@ -311,9 +311,9 @@ def test_filters_that_cannot_be_read_are_said_before_any_work(wrong: dict[str, A
 def test_a_box_over_the_date_line() -> None:
     east, west = item("e", bbox=[178.0, 0.0, 179.0, 1.0]), item("w", bbox=[-179.0, 0.0, -178.0, 1.0])
     over, none = item("o", bbox=[179.5, 0.0, -179.5, 1.0]), item("n", bbox=[0.0, 0.0, 1.0, 1.0])
-    box = Select.of(bbox=[177, 0, -177, 1])
+    box = ItemFilter.of(bbox=[177, 0, -177, 1])
     assert [box.accepts(i) for i in (east, west, over, none)] == [True, True, True, False]
-    assert not Select.of(bbox=[-170, 0, 170, 1]).accepts(over)
+    assert not ItemFilter.of(bbox=[-170, 0, 170, 1]).accepts(over)
 
 
 def tile(path: Path, *, col: int = 0, time: str | None = "2022-01-01T00:00:00", crs: str = "EPSG:32633") -> None:
