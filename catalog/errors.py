@@ -8,7 +8,8 @@ ArchiveError
 ├── NotFound      the thing is not there
 ├── Full          no room to write: nothing more can be done until there is some
 ├── Unreachable   it may be there, but the way to it failed: try again (transient)
-└── Refused       we could, but must not (offset unknown, too large, not signed)
+├── AccessDenied  the archive's store does not let us: credentials
+└── Refused       we could, but must not (offset unknown, too large, not signed, a model that does not fit)
 """
 
 from __future__ import annotations
@@ -61,5 +62,9 @@ class Unreachable(ArchiveError):
     transient: ClassVar[bool] = True
 
 
+class AccessDenied(ArchiveError):
+    """The archive's store does not let these credentials do it."""
+
+
 class Refused(ArchiveError):
-    """It could be done, but must not be: the message says what is missing."""
+    """It could be done, but must not be, or the plan cannot be carried out: says which scene, why and what to do."""

@@ -28,7 +28,6 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.config import NightlyJob
 from hypermend.pipeline.engine.ray_actors import on_ray
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.ingest import ingest, scenes
 from hypermend.pipeline.registry.selection import possible
 from hypermend.pipeline.restore.driver import restore
@@ -262,7 +261,7 @@ class _Night:
             run_id = f"{self._night.run}-{digest(collection)[:6]}-restore"
             try:
                 run = restore(self._job.model_copy(update=plain), engine=self._engine, run=run_id)
-            except (Refused, ArchiveError) as error:
+            except ArchiveError as error:
                 failed = [SceneResult(scene=i, collection=collection, status="failed", reason=str(error)) for i in ids]
                 ended |= {result.unit: result for result in failed}
                 continue

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.errors import ArchiveError, NotFound, Refused, Unreachable
+from hypermend.catalog.errors import AccessDenied, ArchiveError, NotFound, Refused, Unreachable
 from hypermend.catalog.storage.archive_store import ArchiveStore, redact, safe_name
 from tests.small_cubes import make_cube, make_spec
 
@@ -223,7 +223,7 @@ def test_f10_a_lasting_fault_is_an_error_and_never_pixels(
     cube, _, _ = make_cube(root, "a.zarr", make_spec((2, 32, 32), tile_px=32))
     flaky.seen.clear()
     flaky.failures = 1000
-    expected = Refused if plan == "403" else Unreachable
+    expected = AccessDenied if plan == "403" else Unreachable
     for act in (
         lambda: cube.read(slice(0, 32), slice(0, 32)),
         lambda: root.get("a.zarr/zarr.json"),

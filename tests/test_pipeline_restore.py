@@ -13,12 +13,12 @@ import torch
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID, CubeSpec
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import save
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.models import promote
 from hypermend.pipeline.registry.selection import DEFAULT_MODEL
 from hypermend.pipeline.restore.plan import RESULT_VERSION, Plan, make_plan

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import Refused
 from hypermend.models.card import ModelCard
 from hypermend.pipeline.config import BadJob, IngestJob, RestoreJob, load_job, parse
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.plan import Plan, make_plan, pending
 
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from hypermend.catalog.errors import Refused
 from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import builtin
 from hypermend.models.memory import activation_bytes
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine import worker_memory
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.selection import DEFAULT_MODEL
 from hypermend.pipeline.restore.work_list import granted_bytes
 from tests.test_pipeline_restore_plan import make_spec, plan_of

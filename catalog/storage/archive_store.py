@@ -40,7 +40,7 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, S3Store
 
-from hypermend.catalog.errors import ArchiveError, Full, NotFound, Refused, Unreachable
+from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, Refused, Unreachable
 
 # obstore tries again by itself on 429, 5xx, time-outs and resets, with exponential waits and jitter.
 _RETRY = {
@@ -73,7 +73,7 @@ class ArchiveStore:
 
     Raises:
         Refused: a scheme that is neither, credentials in the URL, a key that leaves the root.
-        NotFound, Unreachable: as their names say; only Unreachable is worth another try.
+        NotFound, AccessDenied, Unreachable: as their names say; only Unreachable is worth another try.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
@@ -267,7 +267,7 @@ class ArchiveStore:
         except FileNotFoundError as e:
             raise NotFound(f"{self.href(key)} is not there") from e
         except (PermissionDeniedError, UnauthenticatedError) as e:
-            raise Refused(
+            raise AccessDenied(
                 f"{verb} {self.href(key)}: not allowed ({_first_line(e)}); check the AWS_* environment"
             ) from e
         except AlreadyExistsError:

@@ -132,6 +132,5 @@ def user_errors() -> Iterator[None]:
 def _user_error_types() -> tuple[type[Exception], ...]:
     """Asked for only where something was raised: what makes plans takes longer to import than most verbs take."""
     from hypermend.pipeline.engine.outcome import NoWorkers
-    from hypermend.pipeline.errors import Refused
 
-    return ArchiveError, BadJob, BadCard, BadCheckpoint, NoWorkers, Refused
+    return ArchiveError, BadJob, BadCard, BadCheckpoint, NoWorkers

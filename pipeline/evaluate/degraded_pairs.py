@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.pairs.pairing import MIN_SEEN
 from hypermend.catalog.sensors import band_coverage, sensor, srf
 from hypermend.models.fuse.protocol import FusionModel, Pair, PairGeometry
 from hypermend.models.signal import degrade
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.evaluate import kernels
 from hypermend.pipeline.registry.compatibility import good_nm
 

@@ -19,14 +19,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hypermend
-from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.keys import scene_collection
 from hypermend.catalog.scene import Scene
 from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import FUSIONS
 from hypermend.models.fuse.protocol import BadPair
 from hypermend.pipeline.config import EvaluateJob, RestoreJob
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.evaluate.protocols import FIGURES, Row, describe_protocol, make_trial
 from hypermend.pipeline.registry.models import model_card
 from hypermend.pipeline.restore.work_list import sources
@@ -97,7 +96,7 @@ def evaluate(job: EvaluateJob, said: Callable[[str], None] = lambda line: None) 
             for scored in trial(scene):
                 out.rows.append(replace(scored, trained_on=trained))
             said(scene.id)
-        except (Refused, ArchiveError, BadPair, ValueError) as error:
+        except (ArchiveError, BadPair, ValueError) as error:
             out.failed[scene.id] = str(error)
     return out
 

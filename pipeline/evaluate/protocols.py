@@ -13,6 +13,7 @@ import torch
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import sensor
@@ -22,7 +23,6 @@ from hypermend.models.restorer import Model
 from hypermend.models.signal.bicubic import enlarge, reduce
 from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.config import EvaluateJob
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded, unadapted, wald_setup
 from hypermend.pipeline.evaluate.scores import F32, Mask, restored, scores, truncated_svd
 from hypermend.pipeline.registry.compatibility import incompatibility

@@ -11,10 +11,9 @@ import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import open_cube
 from hypermend.catalog.cube.marks import DoneMarks
-from hypermend.catalog.errors import BadCube, NotFound
+from hypermend.catalog.errors import BadCube, NotFound, Refused
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.plan import plan_key, read_plan
 from hypermend.pipeline.tiling.tiles import Index
 

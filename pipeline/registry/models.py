@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hypermend.catalog.errors import NotFound
+from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion, task_of
-from hypermend.pipeline.errors import Refused
 
 if TYPE_CHECKING:
     from hypermend.models.fuse.protocol import FusionModel

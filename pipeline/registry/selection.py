@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import FUSIONS
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.compatibility import good_nm, incompatibility
 from hypermend.pipeline.registry.models import archived, defaults, model_card, slot
 from hypermend.pipeline.registry.spectrum import NEAR_DISTANCE, Spectrum, training_spectrum

@@ -14,10 +14,10 @@ from rich.table import Table
 
 import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import scene_collection
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.formatting import duration, plural, size
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.work_list import plan_scene, scene_requests, sources

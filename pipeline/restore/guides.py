@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import hypermend
-from hypermend.catalog.errors import Refused as NotPaired
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key, scene_collection
 from hypermend.catalog.pairs.pairing import GuideScenes
 from hypermend.catalog.scene import Scene
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.plan import AdaptationBudget, Guide
 
 if TYPE_CHECKING:
@@ -44,10 +43,7 @@ class Guides:
         Raises:
             Refused: it has none that covers enough of it.
         """
-        try:
-            paired = self._scenes.find(scene)
-        except NotPaired as error:
-            raise Refused(str(error)) from error
+        paired = self._scenes.find(scene)
         guide = Guide(
             scene_id=paired.guide.id,
             collection=self.collection,

@@ -22,12 +22,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from hypermend.catalog.cube.marks import DoneMarks, Shard, crc32_hex
-from hypermend.catalog.errors import NotFound
+from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, FusionModel, FusionRestorer, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.engine.worker_memory import peak_bytes
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.pair_reader import PairReader, PairWindow, inside, scaled
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.runs.run_log import TaskReceipt

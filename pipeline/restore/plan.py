@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from hypermend.catalog.cube.spec import CubeSpec
-from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.pairs.pairing import SpectralOverlap, refined, scale_between, spectral_overlap
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, digest, safe_name
 from hypermend.models.card import ModelCard
 from hypermend.models.memory import activation_bytes
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.compatibility import advisory, good_nm, incompatibility
 from hypermend.pipeline.restore.steps import LATTICE_PX, Step, chain_tile_px, margins, scale_of, windows_px
 from hypermend.pipeline.tiling.blocks import BlockGrid

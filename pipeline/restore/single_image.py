@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.restorer import Model, SceneStatistics, array_from_json, array_to_json
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.restore.chain import Chain, bind, inner_window
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import hypermend
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.cube.spec import CubeSpec
-from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.keys import cube_key, scene_collection, source_collection
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.index import SearchResult
@@ -23,7 +23,6 @@ from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.outcome import Workers
 from hypermend.pipeline.engine.worker_memory import GIB, SLACK_BYTES, share_bytes
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.models import load_pair_model
 from hypermend.pipeline.registry.selection import ModelChoice, ModelSelector, default_model
 from hypermend.pipeline.restore.guides import Guides, budget_of
@@ -147,7 +146,7 @@ def memory_grant(
     figures = []
     for one in first:
         if isinstance(one, SceneRequest):
-            with contextlib.suppress(Refused, ArchiveError):  # said when the scene's turn comes
+            with contextlib.suppress(ArchiveError):  # said when the scene's turn comes
                 figures.append(plan_scene(one, root).tile_bytes)
     if not figures:
         return found, workers

@@ -21,13 +21,12 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create, open_cube, read_spec
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID
-from hypermend.catalog.errors import NotFound
+from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.pairs.pairing import refined_lonlat
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import Model
 from hypermend.pipeline.engine.worker_memory import keep_freed_memory, peak_bytes
-from hypermend.pipeline.errors import Refused
 from hypermend.pipeline.registry.models import load_model, load_pair_model
 from hypermend.pipeline.restore.image_pair import ImagePairScene, block_figures, block_marks, pair_facts, summary
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
