@@ -7,7 +7,6 @@ whose size was checked first.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +28,7 @@ from hypermend.catalog.stac.discover import Skipped, discover, from_folder
 from hypermend.catalog.stac.index import search
 from hypermend.catalog.stac.publish import put_item, source_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, digest, safe_name
+from hypermend.catalog.storage.recent import Recent
 from hypermend.catalog.storage.signing import signer
 from hypermend.pipeline.config import IngestJob
 from hypermend.pipeline.engine.ray_actors import on_ray
@@ -89,15 +89,17 @@ class SourceCube:
     windowed: bool
 
 
+KEEP_OPEN = 4
+"""Scenes whose files a worker keeps open, and as many cubes."""
+
+
 class IngestWorker:
     """Handles the tasks of any number of scenes; keeps the files of the last few open."""
 
-    keep_open = 4
-
     def __init__(self, archive: str) -> None:
         self._root = ArchiveStore(archive)
-        self._files: OrderedDict[str, Source] = OrderedDict()
-        self._cubes: OrderedDict[str, Cube] = OrderedDict()
+        self._files: Recent[str, Source] = Recent(KEEP_OPEN, close=lambda source: source.close())
+        self._cubes: Recent[str, Cube] = Recent(KEEP_OPEN)
 
     def __call__(self, task: Prepare | WriteTiles | Finish) -> Any:
         if isinstance(task, Prepare):
@@ -167,26 +169,20 @@ class IngestWorker:
         valid = sum(mark.extra["valid_px"] for mark in cube.marks.fold().values())
         if valid == 0:
             raise BadAsset(f"scene {task.unit}: every pixel is nodata or flagged; there is nothing to publish")
-        if (files := self._files.pop(task.unit, None)) is not None:
-            files.close()
+        self._files.drop(task.unit)
         return Finished(valid_fraction=valid / (cube.spec.height * cube.spec.width))
 
     def _source(self, unit: str, files: Files) -> Source:
-        if unit not in self._files:
-            self._files[unit] = files.open()
-            # A file that is read whole is held whole: one of those is enough.
-            keep = self.keep_open if self._files[unit].windowed else 1
-            while len(self._files) > keep:
-                self._files.popitem(last=False)[1].close()
-        self._files.move_to_end(unit)
-        return self._files[unit]
+        def open() -> Source:
+            source = files.open()
+            if not source.windowed:  # a file that is read whole is held whole: one of those is enough
+                self._files.clear()
+            return source
+
+        return self._files.get(unit, open)
 
     def _cube(self, key: str) -> Cube:
-        if key not in self._cubes:
-            self._cubes[key] = Cube(self._root, key)
-            while len(self._cubes) > self.keep_open:
-                self._cubes.popitem(last=False)
-        return self._cubes[key]
+        return self._cubes.get(key, lambda: Cube(self._root, key))
 
 
 class IngestUnit:

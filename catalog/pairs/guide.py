@@ -6,8 +6,8 @@ pixels of a place are the same whatever window they are asked for in, and tiled 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.grids import at
 from hypermend.catalog.pairs.pairing import offset_on, outline_in
+from hypermend.catalog.storage.recent import Recent
 
 SQUARE_PX = 256
 """Edge of a square of the reprojection, in target pixels."""
+KEPT_SQUARES = 16
 MARGIN_PX = 4
 """Guide pixels around a square that the interpolation (cubic convolution) may look at."""
 HOLE_WEIGHT = 1e-5
@@ -32,8 +34,6 @@ Mask = NDArray[np.bool_]
 
 class GuideOnGrid:
     """Windows of a guide in target pixels."""
-
-    keep_squares = 16
 
     def __init__(self, cube: Cube, bands: Sequence[int], target: CubeSpec) -> None:
         """
@@ -46,7 +46,7 @@ class GuideOnGrid:
         self._bands = list(bands)
         self._shape = target.shape[1:]
         self._offset: tuple[int, int] | None = (0, 0)
-        self._squares: OrderedDict[tuple[int, int], tuple[Stored, Mask]] = OrderedDict()
+        self._squares: Recent[tuple[int, int], tuple[Stored, Mask]] = Recent(KEPT_SQUARES)
         if target.grid is not None and cube.spec.grid is not None:
             self._grid, self._own = target.grid, cube.spec.grid
             self._offset = offset_on(self._grid, self._own)
@@ -78,18 +78,10 @@ class GuideOnGrid:
             for ix in range(x.start // SQUARE_PX, -(-x.stop // SQUARE_PX)):
                 rows, from_rows = _shared(y, iy)
                 columns, from_columns = _shared(x, ix)
-                square, known = self._square(iy, ix)
+                square, known = self._squares.get((iy, ix), partial(self._reproject, iy, ix))
                 stored[:, rows, columns] = square[:, from_rows, from_columns]
                 trusted[rows, columns] = known[from_rows, from_columns]
         return stored, trusted
-
-    def _square(self, iy: int, ix: int) -> tuple[Stored, Mask]:
-        if (iy, ix) not in self._squares:
-            self._squares[iy, ix] = self._reproject(iy, ix)
-            while len(self._squares) > self.keep_squares:
-                self._squares.popitem(last=False)
-        self._squares.move_to_end((iy, ix))
-        return self._squares[iy, ix]
 
     def _reproject(self, iy: int, ix: int) -> tuple[Stored, Mask]:
         height, width = self._shape

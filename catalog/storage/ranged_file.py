@@ -6,8 +6,9 @@ Blocks are fetched through `Reach`, so that signing, retries and errors are thos
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from collections.abc import Callable
+
+from hypermend.catalog.storage.recent import Recent
 
 BLOCK_BYTES = 1 << 18
 KEPT_BLOCKS = 64
@@ -21,7 +22,7 @@ class RangeFile(io.RawIOBase):
         self._size = size
         self._fetch = fetch
         self._at = 0
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._blocks: Recent[int, bytes] = Recent(KEPT_BLOCKS)
 
     def readable(self) -> bool:
         return True
@@ -48,11 +49,5 @@ class RangeFile(io.RawIOBase):
         return done
 
     def _block(self, number: int) -> bytes:
-        if number in self._blocks:
-            self._blocks.move_to_end(number)
-            return self._blocks[number]
         start = number * BLOCK_BYTES
-        block = self._blocks[number] = self._fetch(start, min(start + BLOCK_BYTES, self._size))
-        if len(self._blocks) > KEPT_BLOCKS:
-            self._blocks.popitem(last=False)
-        return block
+        return self._blocks.get(number, lambda: self._fetch(start, min(start + BLOCK_BYTES, self._size)))

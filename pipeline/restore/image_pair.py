@@ -12,7 +12,6 @@ the edge sees the same edge as the whole scene, so tiled equals whole all the sa
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from safetensors.torch import save as save_tensors
 from hypermend.catalog.cube.marks import DoneMarks, Shard, crc32_hex
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.storage.recent import Recent
 from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, FusionModel, FusionRestorer, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.engine.worker_memory import peak_bytes
@@ -89,10 +89,12 @@ def _means(plan: Plan, reader: PairReader, windows: list[Window]) -> tuple[Physi
     return y_mean, x_mean
 
 
+KEEP_BLOCKS = 32
+"""Blocks whose adapted models a scene keeps."""
+
+
 class ImagePairScene:
     """A plan with its two cubes open and its restorers bound."""
-
-    keep_blocks = 32
 
     def __init__(self, plan: Plan, root: ArchiveStore, model: FusionModel) -> None:
         assert plan.scene_facts is not None
@@ -106,7 +108,7 @@ class ImagePairScene:
         )
         self._plain = model.bind(self._facts)
         self._marks = block_marks(root, plan)
-        self._adapted: OrderedDict[Index, FusionRestorer] = OrderedDict()
+        self._adapted: Recent[Index, FusionRestorer] = Recent(KEEP_BLOCKS)
 
     def adapt(self, index: Index) -> TaskReceipt:
         """Adapt to one block and store what it learned; the mark is written last."""
@@ -213,13 +215,11 @@ class ImagePairScene:
         return np.asarray(answer[:, scaled(y, self.plan.scale), scaled(x, self.plan.scale)], dtype=np.float32)
 
     def _of_block(self, index: Index) -> FusionRestorer:
-        if index not in self._adapted:
+        def bind() -> FusionRestorer:
             state = self._state(index)
-            self._adapted[index] = self._model.bind(self._facts, state) if state else self._plain
-            while len(self._adapted) > self.keep_blocks:
-                self._adapted.popitem(last=False)
-        self._adapted.move_to_end(index)
-        return self._adapted[index]
+            return self._model.bind(self._facts, state) if state else self._plain
+
+        return self._adapted.get(index, bind)
 
     def _state(self, index: Index) -> Mapping[str, torch.Tensor]:
         """What a block learned.

@@ -9,9 +9,8 @@ tile size, worker and order gives the same cube (DESIGN section 4).
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.pairs.pairing import refined_lonlat
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
+from hypermend.catalog.storage.recent import Recent
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import Model
 from hypermend.pipeline.engine.worker_memory import keep_freed_memory, peak_bytes
@@ -36,16 +36,17 @@ from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import Finished, Opened
 from hypermend.pipeline.tiling.tiles import Index
 
+KEEP_OPEN = 4
+"""Scenes that a worker keeps open."""
+
 
 class RestoreWorker:
     """Handles the tasks of any number of scenes; keeps models for its life and the last few scenes open."""
 
-    keep_open = 4
-
     def __init__(self, archive: str) -> None:
         keep_freed_memory()
         self._root = ArchiveStore(archive)
-        self._scenes: OrderedDict[str, tuple[SingleImageScene | ImagePairScene, Cube]] = OrderedDict()
+        self._scenes: Recent[str, tuple[SingleImageScene | ImagePairScene, Cube]] = Recent(KEEP_OPEN)
         self._model = cache(lambda name: load_model(self._root, name))
         self._fusion = cache(lambda name: load_pair_model(self._root, name))
 
@@ -140,23 +141,21 @@ class RestoreWorker:
         return Finished(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
 
     def _scene(self, key: str) -> tuple[SingleImageScene | ImagePairScene, Cube]:
-        if key not in self._scenes:
-            plan = read_plan(self._root, key)
-            for step in plan.steps:
-                if self._card(step.task, step.model).weights_sha256 != step.weights_sha256:
-                    raise Refused(
-                        f"scene {plan.scene_id}: the weights of {step.model} changed under its plan; run it again"
-                    )
-            scene: SingleImageScene | ImagePairScene = (
-                SingleImageScene(plan, self._root, self._models(plan))
-                if plan.guide is None
-                else ImagePairScene(plan, self._root, self._fusion(plan.model))
-            )
-            self._scenes[key] = scene, Cube(self._root, plan.target)
-            while len(self._scenes) > self.keep_open:
-                self._scenes.popitem(last=False)
-        self._scenes.move_to_end(key)
-        return self._scenes[key]
+        return self._scenes.get(key, partial(self._open, key))
+
+    def _open(self, key: str) -> tuple[SingleImageScene | ImagePairScene, Cube]:
+        plan = read_plan(self._root, key)
+        for step in plan.steps:
+            if self._card(step.task, step.model).weights_sha256 != step.weights_sha256:
+                raise Refused(
+                    f"scene {plan.scene_id}: the weights of {step.model} changed under its plan; run it again"
+                )
+        scene: SingleImageScene | ImagePairScene = (
+            SingleImageScene(plan, self._root, self._models(plan))
+            if plan.guide is None
+            else ImagePairScene(plan, self._root, self._fusion(plan.model))
+        )
+        return scene, Cube(self._root, plan.target)
 
     def _models(self, plan: Plan) -> list[Model]:
         return [self._model(step.model) for step in plan.steps]

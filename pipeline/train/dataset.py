@@ -5,7 +5,6 @@ Nothing is kept but the open cubes and a few numbers of each; an area is read fr
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.storage.recent import Recent
 from hypermend.models.signal.subspace import moments, subspace
 from hypermend.pipeline.tiling.pixels import physical
 from hypermend.pipeline.train.areas import Area
@@ -52,7 +52,7 @@ class PatchDataset(Generic[T]):
             know: what is to be known of a scene, from some of its areas.
         """
         self._root, self._areas, self._know = root, areas, know
-        self._open: OrderedDict[str, Cube] = OrderedDict()
+        self._open: Recent[str, Cube] = Recent(OPEN_CUBES)
         self._known: dict[str, T] = {}
         self._of_cube: dict[str, list[Area]] = {}
         for area in areas:
@@ -66,11 +66,7 @@ class PatchDataset(Generic[T]):
 
     def read(self, area: Area) -> F32:
         """(bands, edge, edge) of the good bands."""
-        if area.cube not in self._open:
-            self._open[area.cube] = Cube(self._root, area.cube)
-            if len(self._open) > OPEN_CUBES:
-                self._open.popitem(last=False)
-        cube = self._open[area.cube]
+        cube = self._open.get(area.cube, lambda: Cube(self._root, area.cube))
         stored, _ = cube.read(slice(area.y0, area.y0 + area.edge_px), slice(area.x0, area.x0 + area.edge_px))
         return np.asarray(physical(stored, cube.spec)[np.array(cube.spec.good)])
 
