@@ -39,10 +39,11 @@ from benchmarks.kernels import read
 from benchmarks.scenes import F32, Scenes, crop, quality
 from hypermend.catalog.sensors import srf
 from hypermend.models import checkpoint
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
 from hypermend.models.fuse.least_squares import GlobalRegression, LeastSquaresModel, regression
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, FusionModel, Pair, PairGeometry
+from hypermend.models.fuse.protocol import BadPair, FusionModel, Pair, PairGeometry
 from hypermend.models.restorer import SceneStatistics
 from hypermend.models.signal import degrade, metrics
 from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded_pair, tensors

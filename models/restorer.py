@@ -11,7 +11,7 @@ Restorer is a finite-halo map: tiled equals whole by construction.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -119,25 +119,3 @@ class IdentityModel:
     def bind(self, facts: SceneStatistics) -> Restorer:
         """The identity."""
         return Identity(halo=self.halo)
-
-
-class Chain:
-    """Restorers one after the other, as one restorer.
-
-    A later restorer works on pixels `scale` times finer, so its halo counts for that much less in input pixels:
-    halo = sum_i ceil(halo_i / product of the scales before i).
-    """
-
-    def __init__(self, restorers: Sequence[Restorer]) -> None:
-        """Join restorers, first applied first."""
-        self.restorers = tuple(restorers)
-        self.halo, self.scale = 0, 1
-        for r in self.restorers:
-            self.halo += -(-r.halo // self.scale)
-            self.scale *= r.scale
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, bands, H, W) -> (B, bands', scale*H, scale*W)."""
-        for r in self.restorers:
-            x = r(x)
-        return x

@@ -10,7 +10,7 @@ import torch
 
 from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
-from hypermend.models.restorer import Chain, Identity, array_from_json, array_to_json
+from hypermend.models.restorer import array_from_json, array_to_json
 
 CARD = ModelCard(
     name="a", architecture="identity", accepts_range_nm=(400.0, 700.0), quantity=("reflectance",), trained_on=("x", "y")
@@ -85,13 +85,6 @@ def test_unknown_names(tmp_path: Path) -> None:
     for name in ("nothing", "../identity"):
         with pytest.raises(checkpoint.BadCheckpoint, match="there are: identity"):
             checkpoint.builtin(name)
-
-
-def test_chain_adds_halos_in_input_pixels() -> None:
-    chain = Chain([Identity(halo=3), Identity(halo=4, scale=2), Identity(halo=5)])
-    assert (chain.halo, chain.scale) == (3 + 4 + 3, 2)
-    x = torch.randn(1, 2, 3, 3)
-    assert chain(x) is x
 
 
 def test_arrays_survive_as_json() -> None:

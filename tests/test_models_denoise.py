@@ -14,10 +14,11 @@ import torch
 from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.denoise.model import CONTEXT_PX, NoiseGate, StasModel, network
-from hypermend.models.denoise.stas import COUNTED, Genotype
+from hypermend.models.denoise.stas import Genotype
 from hypermend.models.restorer import SceneStatistics, Window
 from hypermend.models.signal.metrics import psnr, sam
 from hypermend.models.signal.subspace import FACTORS, Subspace, moments, subspace
+from tests.test_models_stas import COUNTED
 
 GENOTYPE = Genotype(("conv3",) * 10)
 SUBSPACE: dict[str, Any] = {

@@ -11,11 +11,12 @@ import torch
 from scipy import ndimage
 
 from hypermend.models import checkpoint
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import local_regression
 from hypermend.models.fuse.least_squares import LeastSquaresModel, regression
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, Pair, PairGeometry
+from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
 from hypermend.models.signal import degrade, metrics
 from tests.test_models_blur import bent, scene
 

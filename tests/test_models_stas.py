@@ -7,7 +7,10 @@ import copy
 import pytest
 import torch
 
-from hypermend.models.denoise.stas import CELLS, COUNTED, EDGES, OPS, Edge, Genotype, Stas, fold
+from hypermend.models.denoise.stas import CELLS, EDGES, OPS, Edge, Genotype, Stas, fold
+
+COUNTED = Genotype(("conv3",) + ("conv3_dil_grouped",) * 8 + ("conv3",))
+"""A genotype with the parameter count that the paper prints."""
 
 
 def settled(net: Stas) -> Stas:

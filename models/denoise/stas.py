@@ -93,10 +93,6 @@ class Genotype:
         return CELLS * (max(reach) + 1)
 
 
-COUNTED = Genotype(("conv3",) + ("conv3_dil_grouped",) * 8 + ("conv3",))
-"""The reading that meets the paper's parameter count."""
-
-
 def operation(name: str, m: int) -> nn.Sequential:
     """One of the eight operations, (B, m, H, W) -> (B, m, H, W), zero padded. The last layer is a convolution."""
     kernel, dilation, grouped, separable = OPS[name]

@@ -33,6 +33,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.fuse.correction_net import (
     STEPS,
     CorrectionNet,
@@ -47,7 +48,7 @@ from hypermend.models.fuse.local_regression import (
     LocalRegressionStages,
     guide_axes,
 )
-from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, Pair
+from hypermend.models.fuse.protocol import Adapted, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json
 
 F32 = npt.NDArray[np.float32]

@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import blur, local_regression
 from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, Pair, PairGeometry, State
+from hypermend.models.fuse.protocol import Adapted, Pair, PairGeometry, State
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, upsample
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import adaptation
 from hypermend.models.fuse.correction_net import (
@@ -24,7 +25,7 @@ from hypermend.models.fuse.correction_net import (
 )
 from hypermend.models.fuse.least_squares import LeastSquaresModel
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO, LocalRegression, LocalRegressionModel
-from hypermend.models.fuse.protocol import AdaptationBudget, Adapted, Pair, PairGeometry, State
+from hypermend.models.fuse.protocol import Adapted, Pair, PairGeometry, State
 from hypermend.models.restorer import SceneStatistics
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import SceneStatistics
 
@@ -97,16 +98,6 @@ class PairGeometry:
         sums = self.response.sum(axis=1)
         if not np.allclose(sums, 1.0, atol=1e-3):
             raise BadPair(f"rows of the response sum to {np.round(sums, 3).tolist()}; each must sum to 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptationBudget:
-    """How long one block may adapt; the end is whichever comes first."""
-
-    steps: int
-    """Optimiser steps. 0: no adaptation."""
-    seconds: float | None = None
-    """None: as long as the steps take. Seconds make the result depend on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,16 +99,12 @@ def centroid(kernel: npt.NDArray[np.floating]) -> tuple[float, float]:
     return float(kernel.sum(axis=1) @ at), float(kernel.sum(axis=0) @ at)
 
 
-def upsample_halo(scale: int, shift_px: float) -> int:
-    """LR pixels that `upsample` reaches, for centroids of at most `shift_px` HR pixels in either direction."""
-    return UPSAMPLE_TAPS + math.ceil(abs(shift_px) / scale)
-
-
 def upsample(y: torch.Tensor, scale: int, centroid_px: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:
     """Cubic interpolation of LR samples that lie `centroid_px` (y, x) away from their HR pixel.
 
     Sample i stands at HR position s i + c, so HR pixel p is read at LR coordinate (p - c) / s, with the four-tap cubic
-    convolution of Keys (TASSP 1981, a = -1/2). Exact for quadratics. Edges replicated; halo `upsample_halo`.
+    convolution of Keys (TASSP 1981, a = -1/2). Exact for quadratics. Edges replicated; an
+    HR pixel depends on LR pixels at most UPSAMPLE_TAPS + ceil(|c| / s) away.
 
     Args:
         y: (B, b, h, w).

@@ -9,8 +9,9 @@ from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key, scene_collection
 from hypermend.catalog.pairs.pairing import GuideScenes
 from hypermend.catalog.scene import Scene
+from hypermend.models.budget import AdaptationBudget
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.restore.plan import AdaptationBudget, Guide
+from hypermend.pipeline.restore.plan import Guide
 
 if TYPE_CHECKING:
     from hypermend.models.fuse.protocol import FusionModel

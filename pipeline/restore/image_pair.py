@@ -24,7 +24,7 @@ from hypermend.catalog.cube.marks import DoneMarks, Shard, crc32_hex
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.recent import Recent
-from hypermend.models.fuse.protocol import AdaptationBudget, BadPair, FusionModel, FusionRestorer, Pair
+from hypermend.models.fuse.protocol import BadPair, FusionModel, FusionRestorer, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.engine.worker_memory import peak_bytes
 from hypermend.pipeline.restore.pair_reader import PairReader, PairWindow, inside, scaled
@@ -120,12 +120,11 @@ class ImagePairScene:
         found = self._reader.read(self._reader.grown(support, plan.halo))
         read = time.perf_counter()
         core = inside(support, found.window)
-        budget = AdaptationBudget(steps=plan.budget.steps, seconds=plan.budget.seconds)
         state: Mapping[str, torch.Tensor] = {}
         figures: SceneStatistics = {"adapted": False, "steps": 0, "reason": "no pixel is usable in both images"}
         pair = found.pair
         if pair.y_valid[core].any() and pair.x_valid[tuple(scaled(s, plan.scale) for s in core)].any():
-            adapted = self._model.adapt(self._facts, pair, core, budget)
+            adapted = self._model.adapt(self._facts, pair, core, plan.budget)
             state, figures = adapted.state, dict(adapted.figures)
         modelled = time.perf_counter()
         # How long it took is the receipt's: an undisturbed run and a resumed one leave the same bytes.

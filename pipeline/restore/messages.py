@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hypermend.pipeline.restore.plan import AdaptationBudget, Guide, Plan
+from hypermend.models.budget import AdaptationBudget
+from hypermend.pipeline.restore.plan import Guide, Plan
 from hypermend.pipeline.tiling.tiles import Index
 
 

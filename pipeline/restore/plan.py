@@ -18,6 +18,7 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.pairs.pairing import SpectralOverlap, refined, scale_between, spectral_overlap
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, digest, safe_name
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
 from hypermend.models.memory import activation_bytes
 from hypermend.pipeline.registry.compatibility import advisory, good_nm, incompatibility
@@ -46,15 +47,6 @@ class Guide:
     days_apart: float = 0.0
     others: int = 0
     """How many more there were to choose from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptationBudget:
-    """How long each block of a scene may adapt; the end is whichever comes first."""
-
-    steps: int
-    seconds: float | None = None
-    """None: as long as the steps take. Seconds make the pixels depend on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from hypermend.catalog.keys import cube_key, scene_collection, source_collection
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.index import SearchResult
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard
 from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.config import RestoreJob
@@ -26,7 +27,7 @@ from hypermend.pipeline.engine.worker_memory import GIB, SLACK_BYTES, share_byte
 from hypermend.pipeline.registry.models import load_pair_model
 from hypermend.pipeline.registry.selection import ModelChoice, ModelSelector, default_model
 from hypermend.pipeline.restore.guides import Guides, budget_of
-from hypermend.pipeline.restore.plan import AdaptationBudget, Guide, Plan, make_plan
+from hypermend.pipeline.restore.plan import Guide, Plan, make_plan
 from hypermend.pipeline.runs.run import workers_of
 from hypermend.pipeline.runs.run_log import SkippedScene
 
