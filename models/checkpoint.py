@@ -1,7 +1,7 @@
 """Save and load a model: a folder with card.json and, if it has weights, weights.safetensors. No pickle anywhere.
 
-What a model computes with is imported when it is loaded: a plan asks only for its name and card, and a worker that
-denoises has no use for what a fusion solves its equations with.
+The code of a model is imported when the model is loaded: a plan needs only its name and card, and a worker that
+denoises does not need the solvers of a fusion.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from safetensors import SafetensorError
 
@@ -24,12 +24,22 @@ if TYPE_CHECKING:
 
     State = Mapping[str, torch.Tensor]
 
+Task = Literal["denoise", "sharpen", "fuse"]
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 _HOME = Path(__file__).parent / "weights"
 
 
 class BadCheckpoint(ValueError):
-    """A folder that does not hold the model its card speaks of."""
+    """A folder that does not hold the model that its card describes."""
+
+
+class Architecture(NamedTuple):
+    """One kind of model: its task, and how it is built from card and weights."""
+
+    task: Task | None
+    """None: the model has no task."""
+    build: Callable[[ModelCard, State], Model | FusionModel]
+    """Returns a FusionModel for the task "fuse", a Model for every other."""
 
 
 def _identity(card: ModelCard, state: State) -> Model:
@@ -62,21 +72,19 @@ def _ual(card: ModelCard, state: State) -> FusionModel:
     return UalModel(card, state)
 
 
-ARCHITECTURES: dict[str, Callable[[ModelCard, State], Model]] = {
-    "identity": _identity,
-    "ssrnet": _ssrnet,
-    "stas": _stas,
+ARCHITECTURES: dict[str, Architecture] = {
+    "identity": Architecture(None, _identity),
+    "least-squares": Architecture("fuse", _least_squares),
+    "ssrnet": Architecture("sharpen", _ssrnet),
+    "stas": Architecture("denoise", _stas),
+    "ual": Architecture("fuse", _ual),
 }
-"""Name in a card -> what builds the model from card and weights. A new network is one more row."""
-FUSIONS: dict[str, Callable[[ModelCard, State], FusionModel]] = {"least-squares": _least_squares, "ual": _ual}
-"""The same for models that fuse two images."""
-_TASKS = {"stas": "denoise", "ssrnet": "sharpen"}
-"""What a model of one image is for, by its architecture; the identity is for nothing."""
+"""Name in a card -> task and builder. A new network is one more row."""
 
 
-def task_of(card: ModelCard) -> str | None:
-    """What the model is for: denoise, sharpen or fuse; None where it is for nothing, or its architecture unknown."""
-    return "fuse" if card.architecture in FUSIONS else _TASKS.get(card.architecture)
+def task_of(card: ModelCard) -> Task | None:
+    """Task of the model; None for the identity and for an unknown architecture."""
+    return ARCHITECTURES[card.architecture].task if card.architecture in ARCHITECTURES else None
 
 
 def builtins() -> list[str]:
@@ -88,7 +96,7 @@ def builtin(name: str) -> Path:
     """Folder of weights that ship with the package.
 
     Raises:
-        BadCheckpoint: no such weights; lists those there are.
+        BadCheckpoint: no such weights; the message lists the available ones.
     """
     names = builtins()
     if name not in names:
@@ -97,9 +105,9 @@ def builtin(name: str) -> Path:
 
 
 def save(folder: Path, card: ModelCard, state: State) -> ModelCard:
-    """Write weights and card; returns the card with the sha256 of the weights in it.
+    """Write weights and card; return the card with the sha256 of the weights in it.
 
-    Float weights are stored as they are (half precision stays half).
+    Float weights keep their precision (half stays half).
     """
     from safetensors.torch import save as save_tensors
 
@@ -110,41 +118,41 @@ def save(folder: Path, card: ModelCard, state: State) -> ModelCard:
         digest = hashlib.sha256(data).hexdigest()
         (folder / WEIGHTS).write_bytes(data)
     card = dataclasses.replace(card, weights_sha256=digest)
-    card.write(folder / CARD)  # last: a folder with a card is whole
+    card.write(folder / CARD)  # last: a folder with a card is complete
     return card
 
 
 def load(folder: str | Path) -> Model:
-    """Read a model of one image; the weights are proved against the card's sha256 before they are parsed.
+    """Read a model of one image. The weights are checked against the card's sha256 before they are parsed.
 
     Raises:
-        BadCheckpoint: unknown architecture, missing, altered or unfitting weights, or a model that fuses two images.
+        BadCheckpoint: an unknown architecture, a model that fuses two images, or weights that are missing, altered or
+            do not fit.
         BadCard: no card, or one that cannot be read.
     """
     card, state = _read(Path(folder))
-    if card.architecture not in ARCHITECTURES:
+    if task_of(card) == "fuse":
         raise BadCheckpoint(f"model {card.name!r} fuses two images: it restores pairs, with the task fuse")
-    return ARCHITECTURES[card.architecture](card, state)
+    return cast("Model", ARCHITECTURES[card.architecture].build(card, state))
 
 
 def load_fusion(folder: str | Path) -> FusionModel:
     """Read a model that fuses two images; raises as `load` does."""
     card, state = _read(Path(folder))
-    if card.architecture not in FUSIONS:
-        raise BadCheckpoint(f"model {card.name!r} restores one image; a fusion is one of: {', '.join(sorted(FUSIONS))}")
-    return FUSIONS[card.architecture](card, state)
+    if task_of(card) != "fuse":
+        fusions = sorted(name for name, architecture in ARCHITECTURES.items() if architecture.task == "fuse")
+        raise BadCheckpoint(f"model {card.name!r} restores one image; a fusion is one of: {', '.join(fusions)}")
+    return cast("FusionModel", ARCHITECTURES[card.architecture].build(card, state))
 
 
 def _read(folder: Path) -> tuple[ModelCard, State]:
-    """Card and proved weights of a known architecture."""
+    """Card and verified weights of a known architecture."""
     from safetensors.torch import load as load_tensors
 
     card = ModelCard.read(folder / CARD)
-    known = sorted({*ARCHITECTURES, *FUSIONS})
-    if card.architecture not in known:
-        raise BadCheckpoint(
-            f"model {card.name!r}: unknown architecture {card.architecture!r}; known: {', '.join(known)}"
-        )
+    if card.architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise BadCheckpoint(f"model {card.name!r}: unknown architecture {card.architecture!r}; known: {known}")
     state: State = {}
     if card.weights_sha256:
         try:

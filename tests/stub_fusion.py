@@ -109,7 +109,7 @@ class StubFusion:
 
 def knowing_it(make: HandlerFactory[Any, Any]) -> Callable[[Any], Any]:
     """What ``make`` makes, in a process that knows the stub."""
-    checkpoint.FUSIONS["stub-fusion"] = StubFusion
+    checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion)
     return make()
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     """A driver of its own: the job as JSON in, the report as JSON out."""
     from hypermend.pipeline.engine.cluster import start_ray
 
-    checkpoint.FUSIONS["stub-fusion"] = StubFusion
+    checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion)
     start_ray(address=None)
     report = restore(RestoreJob(**json.loads(sys.argv[1])), engine=engine).wait()
     print(json.dumps(report.to_dict()))

@@ -39,7 +39,7 @@ RGB = ("B", "G", "R")
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkpoint.FUSIONS, "stub-fusion", StubFusion)
+    monkeypatch.setitem(checkpoint.ARCHITECTURES, "stub-fusion", checkpoint.Architecture("fuse", StubFusion))
 
 
 def scene_pixels(scale: int = S, height: int = HEIGHT, width: int = WIDTH) -> tuple[Stored, Stored]:

@@ -27,7 +27,7 @@ BLOCKS = 6
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkpoint.FUSIONS, "stub-fusion", StubFusion)
+    monkeypatch.setitem(checkpoint.ARCHITECTURES, "stub-fusion", checkpoint.Architecture("fuse", StubFusion))
 
 
 @pytest.fixture(scope="module")

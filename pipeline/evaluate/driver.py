@@ -23,7 +23,7 @@ from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.keys import scene_collection
 from hypermend.catalog.scene import Scene
 from hypermend.models.card import ModelCard
-from hypermend.models.checkpoint import FUSIONS
+from hypermend.models.checkpoint import task_of
 from hypermend.models.fuse.protocol import BadPair
 from hypermend.pipeline.config import EvaluateJob, RestoreJob
 from hypermend.pipeline.evaluate.protocols import FIGURES, Row, describe_protocol, make_trial
@@ -109,7 +109,7 @@ def trained_on(card: ModelCard, scene: Scene) -> bool:
 
 
 def _fits(card: ModelCard, job: EvaluateJob) -> None:
-    if (card.architecture in FUSIONS) != (job.task == "fuse"):
+    if (task_of(card) == "fuse") != (job.task == "fuse"):
         raise Refused(f"model {card.name} is not for task {job.task!r}; `hypermend models` shows what each is for")
     if job.task == "sharpen" and (card.scale == 1 or job.scale not in (None, card.scale)):
         raise Refused(f"model {card.name} makes pixels {card.scale} times finer, not {job.scale or 'at all'}")

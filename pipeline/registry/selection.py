@@ -17,7 +17,7 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
-from hypermend.models.checkpoint import FUSIONS
+from hypermend.models.checkpoint import task_of
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.registry.compatibility import good_nm, incompatibility
 from hypermend.pipeline.registry.models import archived, defaults, model_card, slot
@@ -124,7 +124,7 @@ class ModelSelector:
         Raises:
             Refused: the model is for another task, or another scale.
         """
-        name, fuses = card.name, card.architecture in FUSIONS
+        name, fuses = card.name, task_of(card) == "fuse"
         if fuses != (task == "fuse"):
             takes = "two images: it is for task 'fuse'" if fuses else "one image and cannot fuse two"
             raise Refused(f"model {name} takes {takes}; choose another with --model")
