@@ -31,8 +31,9 @@ import numpy as np
 import torch
 
 from benchmarks import denoise_real
-from benchmarks.scenes import F32, Scenes, crop, quality
+from benchmarks.scenes import Scenes, crop, quality
 from hypermend.models import checkpoint
+from hypermend.models.arrays import F32
 from hypermend.models.denoise.model import StasModel
 from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.evaluate.scores import eigenimages, from_eigenimages, restored, truncated_svd

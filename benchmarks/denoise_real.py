@@ -28,16 +28,14 @@ import torch
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from benchmarks.scenes import F32
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import from_folder
+from hypermend.models.arrays import F32, F64, Mask
 from hypermend.models.denoise.low_noise import CELL, detail
 from hypermend.models.denoise.model import StasModel
 from hypermend.models.signal.subspace import Subspace, moments, subspace
 from hypermend.pipeline.tiling.pixels import data_mask, fill_holes, physical
-
-Mask = npt.NDArray[np.bool_]
 
 SCENES = {"enmap_potsdam": "enmap", "hyperion_paris": "hyperion", "pavia": "rosis"}
 """Folder of --data -> sensor."""
@@ -99,7 +97,7 @@ def measure(model: StasModel, name: str, before: F32, known: Mask, picture: Path
     }
 
 
-def _left(after: F32, known: Mask, std: npt.NDArray[np.float64]) -> float | None:
+def _left(after: F32, known: Mask, std: F64) -> float | None:
     m = moments([(after, known)])
     s = subspace(m) if m else None
     return float(np.median(s.noise_std / std)) if s else None
@@ -108,7 +106,7 @@ def _left(after: F32, known: Mask, std: npt.NDArray[np.float64]) -> float | None
 def _blocks(before: F32, gone: F32, known: Mask, offset: int) -> dict[str, float]:
     """Change of the means of blocks that hold data in every pixel, in %."""
 
-    def means(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    def means(x: npt.NDArray[Any]) -> F64:
         rows, columns = ((n - offset) // CELL for n in x.shape[-2:])
         x = x[..., offset : offset + CELL * rows, offset : offset + CELL * columns].astype(np.float64)
         return np.asarray(x.reshape(*x.shape[:-2], rows, CELL, columns, CELL).mean(axis=(-3, -1)))

@@ -32,13 +32,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks import paper_schedule
 from benchmarks.kernels import read
-from benchmarks.scenes import F32, Scenes, crop, quality
+from benchmarks.scenes import Scenes, crop, quality
 from hypermend.catalog.sensors import srf
 from hypermend.models import checkpoint
+from hypermend.models.arrays import F32, F64
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
 from hypermend.models.fuse.least_squares import GlobalRegression, LeastSquaresModel, regression
@@ -51,8 +51,6 @@ from hypermend.pipeline.evaluate.kernels import built_in
 from hypermend.pipeline.restore.guides import DEFAULT_STEPS
 from hypermend.pipeline.tiling.blocks import BlockGrid
 from hypermend.pipeline.tiling.tiles import Window
-
-F64 = npt.NDArray[np.float64]
 
 NETWORK = "ual-fusion"
 FLOOR = ModelCard(name="floor", architecture="least-squares", config={"local": False})

@@ -27,8 +27,9 @@ import torch
 from scipy import io as matlab
 
 from benchmarks.fusion import METHODS, Problem
-from benchmarks.scenes import F32, versions
+from benchmarks.scenes import versions
 from hypermend.catalog.sensors import sensor, srf
+from hypermend.models.arrays import F32
 from hypermend.models.fuse.protocol import BadPair, PairGeometry
 from hypermend.models.signal import degrade, metrics
 from hypermend.pipeline.evaluate.degraded_pairs import whole_pair

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
+from hypermend.models.arrays import F64
 
 
 def read(path: Path) -> dict[str, F64]:

@@ -18,15 +18,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from hypermend.models.arrays import F32
 from hypermend.models.fuse.protocol import FusionModel
 from hypermend.models.fuse.ual import KERNEL_PX, Adaptation, Degradation
 from hypermend.models.signal import degrade, metrics
-
-F32 = npt.NDArray[np.float32]
 
 STEPS, LOOK_EVERY = 1500, 25
 RATE, DECAY = (9e-5, 1e-4), (1e-3, 1e-5)

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hypermend.models.arrays import F32
 from hypermend.pipeline.evaluate.scores import scores
-
-F32 = npt.NDArray[np.float32]
 
 
 class Unreadable(ValueError):

@@ -24,10 +24,11 @@ import torch
 from torch import nn
 
 from benchmarks.denoise_real import read
-from benchmarks.scenes import F32, crop
+from benchmarks.scenes import crop
 from benchmarks.search_scaled import SIGMAS_OF_255, Line, Scale, Units, begin_with_nothing, read_data
 from benchmarks.search_tables import Sizes, cell_of
 from hypermend.models import checkpoint
+from hypermend.models.arrays import F32
 from hypermend.models.denoise.model import CONTEXT_PX, StasModel, SubspaceDenoiser
 from hypermend.models.denoise.samples import SampleSettings, TrainingScene, band_batches, batches, loss
 from hypermend.models.denoise.stas import Genotype, Stas

@@ -29,7 +29,8 @@ import torch
 from torch import nn
 
 from benchmarks import denoise_real
-from benchmarks.scenes import F32, crop, read_scene, versions
+from benchmarks.scenes import crop, read_scene, versions
+from hypermend.models.arrays import F32
 from hypermend.models.denoise.samples import SIGMAS, band_batches
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.models.denoise.stas_search import (

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.scenes import F32, Scenes, quality
+from benchmarks.scenes import Scenes, quality
 from hypermend.models import checkpoint
+from hypermend.models.arrays import F32
 from hypermend.models.signal.bicubic import enlarge, reduce
 from hypermend.pipeline.evaluate.scores import restored
 

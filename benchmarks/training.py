@@ -30,9 +30,10 @@ import numpy as np
 import hypermend
 from benchmarks.measure import rounded
 from benchmarks.real_cluster import descendants, wait_for
-from benchmarks.scenes import F32, crop, read_scene, versions
+from benchmarks.scenes import crop, read_scene, versions
 from hypermend.catalog.sensors import srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.arrays import F32
 from hypermend.models.fuse.protocol import PairGeometry
 from hypermend.models.signal.degrade import gaussian_kernel
 from hypermend.pipeline.evaluate.degraded_pairs import SNR_DB, degraded_pair

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hypermend.models.arrays import F32, Mask
 from hypermend.models.card import ModelCard
 
 SceneStatistics = dict[str, Any]
 """JSON types only; arrays through `array_to_json`."""
-Window = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+Window = tuple[F32, Mask]
 """(bands, h, w) physical values of the good bands, (h, w) valid. A bounded sample of the scene, in a fixed order."""
 
 
@@ -78,7 +79,7 @@ def array_to_json(array: npt.NDArray[Any]) -> SceneStatistics:
     return {"float32": base64.b64encode(data.tobytes()).decode("ascii"), "shape": list(data.shape)}
 
 
-def array_from_json(packed: SceneStatistics) -> npt.NDArray[np.float32]:
+def array_from_json(packed: SceneStatistics) -> F32:
     """Inverse of `array_to_json`."""
     flat = np.frombuffer(base64.b64decode(packed["float32"]), dtype="<f4")
     return flat.reshape(packed["shape"]).astype(np.float32)

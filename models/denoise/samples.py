@@ -10,16 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from hypermend.models.arrays import F32
 from hypermend.models.denoise.model import features, trust
 from hypermend.models.fit import Batch
 from hypermend.models.signal.dct_shrinkage import dct_denoise
 from hypermend.models.signal.degrade import gaussian, stripes
 from hypermend.models.signal.subspace import moments, subspace
 
-F32 = npt.NDArray[np.float32]
 MARGIN = 16
 """Outer pixels of a realisation that no patch is cut from: the pilot there sees the edge repeated."""
 BORDER = 4

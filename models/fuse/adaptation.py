@@ -29,10 +29,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from hypermend.models.arrays import F32, F64
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.fuse.correction_net import (
     STEPS,
@@ -51,8 +51,6 @@ from hypermend.models.fuse.local_regression import (
 from hypermend.models.fuse.protocol import Adapted, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 MARGIN = 8
 """LR pixels around the block that the start sees; nothing there is learned from."""
 SQUARE = 16

@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hypermend.models.fuse.kernel_fit import F64, TAUS, Gains, KernelFit, Pairs, Rows, Support, fit
+from hypermend.models.arrays import F64
+from hypermend.models.fuse.kernel_fit import TAUS, Gains, KernelFit, Pairs, Rows, Support, fit
 from hypermend.models.fuse.moments import GAP
 from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json

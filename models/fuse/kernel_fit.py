@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, ndimage
 
+from hypermend.models.arrays import F32, F64, I64
 from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 Pairs = Callable[[], Iterable[Pair]]
 MOST_NUMBERS = 30_000_000
 """Guide pixels in all footprints together (120 MB); scenes with more LR pixels are thinned evenly."""
@@ -91,7 +90,7 @@ class Rows:
     """(m, N, n, n) about the support's middle."""
     view: F64
     """(m, N) P Y."""
-    fold: npt.NDArray[np.int64]
+    fold: I64
     """(N,) 0 or 1."""
     middle: int
     pixels: int
@@ -146,7 +145,7 @@ class Rows:
         return Gains(gain, offset, np.clip(np.diag(crossed), 0.0, 1.0), crossed)
 
 
-def _usable(pair: Pair, scale: int, middle: int, reach_px: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _usable(pair: Pair, scale: int, middle: int, reach_px: int) -> tuple[I64, I64]:
     """Rows and columns of the valid LR pixels whose footprint lies in the window and is valid."""
     if pair.scale != scale:
         raise BadPair(f"a window of scale {pair.scale} in a pair of scale {scale}")

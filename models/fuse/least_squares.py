@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from hypermend.models.arrays import F64
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import blur, local_regression
@@ -29,7 +29,6 @@ from hypermend.models.fuse.protocol import Adapted, Pair, PairGeometry, State
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, upsample
 
-F64 = npt.NDArray[np.float64]
 OUTSIDE = 0.02
 """A band whose largest weight in the response is below this share of that row's largest lies outside the guide."""
 RIDGE = 1e-9

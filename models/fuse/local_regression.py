@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from hypermend.models.arrays import F64
 from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.protocol import Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
@@ -34,7 +34,6 @@ from hypermend.models.signal.dct_shrinkage import ONE_SCALE_HALO, dct_denoise_si
 from hypermend.models.signal.degrade import UPSAMPLE_TAPS, blur_down, upsample
 from hypermend.models.signal.subspace import EMPTY, Moments, Subspace, moments, subspace
 
-F64 = npt.NDArray[np.float64]
 AXES, GUIDE_AXES = 12, 12
 """Most coefficients of Y and of the guide."""
 LOOSE_FIT, STIFF_FIT = (1.0, 1e-3), (1.5, 1.0)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from hypermend.models.arrays import F64
 from hypermend.models.fuse.protocol import BadPair, Pair
 from hypermend.models.signal.degrade import blur_down
 
-F64 = npt.NDArray[np.float64]
 GAP = 1e-3
 """Share of a kernel that may lie on invalid guide pixels."""
 

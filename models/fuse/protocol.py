@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from hypermend.models.arrays import F32, Floats, Mask
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import SceneStatistics
 
-F32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 State = Mapping[str, torch.Tensor]
 
 
@@ -82,7 +80,7 @@ class PairGeometry:
     expected_centroid_px: float
     """Where the blur kernel's centroid lies if the pair is aligned, in HR pixels from HR pixel (s*i, s*j), along both
     axes: (s - 1) / 2 where LR pixels cover HR pixels (every georeferenced pair), 0 in a laboratory."""
-    kernel: npt.NDArray[np.floating] | None = None
+    kernel: Floats | None = None
     """(n, n), sum 1, where the blur is known (an image that was degraded on purpose). None: estimated from the pair."""
 
     def __post_init__(self) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from hypermend.models.arrays import F32, F64
 from hypermend.models.fit import Batch
 from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.correction_net import EVIDENCE, STEPS, coefficient_features, guide_features, residual_scale
@@ -22,9 +22,6 @@ from hypermend.models.fuse.local_regression import LocalRegressionModel, estimat
 from hypermend.models.fuse.moments import pair_moments
 from hypermend.models.fuse.protocol import Pair
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian, snr_std
-
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from hypermend.models.arrays import F32
 from hypermend.models.fit import Batch
 from hypermend.models.restorer import SceneStatistics, array_from_json
 from hypermend.models.sharpen.model import measure
 from hypermend.models.signal.bicubic import reduce, resize
 
-F32 = npt.NDArray[np.float32]
 BORDER = 4
 """Outer coarse pixels of a patch that do not count: the network sees zeros beyond them, as it never does in a scene."""
 

@@ -12,8 +12,9 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
+
+from hypermend.models.arrays import F64, I64
 
 REACH = 2
 """Input pixels around an output pixel that an enlargement looks at."""
@@ -52,7 +53,7 @@ def reduce(x: torch.Tensor, scale: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def _taps(n_in: int, n_out: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _taps(n_in: int, n_out: int) -> tuple[I64, F64]:
     """Which input pixels make each output pixel, and how much each counts: (taps, n_out) twice."""
     stretch = max(1.0, n_in / n_out)
     centre = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5  # (n_out,)
@@ -65,7 +66,7 @@ def _taps(n_in: int, n_out: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     return np.where(index < n_in, index, 2 * n_in - 1 - index), weight[used]
 
 
-def _keys(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _keys(t: F64) -> F64:
     """Keys' cubic kernel, a = -0.5, zero from 2 on."""
     t = np.abs(t)
     near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2

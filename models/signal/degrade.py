@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
+from hypermend.models.arrays import F32, F64, Floats
+
 UPSAMPLE_TAPS = 2
 """LR samples on either side that `upsample` interpolates between."""
 
@@ -92,7 +92,7 @@ def gaussian_kernel(size: int, sigma_px: float, *, centroid_px: float = 0.0) -> 
     return np.asarray(k / k.sum())
 
 
-def centroid(kernel: npt.NDArray[np.floating]) -> tuple[float, float]:
+def centroid(kernel: Floats) -> tuple[float, float]:
     """Where a kernel (n, n) of sum 1 has its mass, (y, x) in HR pixels from the pixel of its centre."""
     n = kernel.shape[0]
     at = np.arange(n) - n // 2

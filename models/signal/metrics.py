@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-Array = npt.NDArray[np.floating]
-F64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from hypermend.models.arrays import F64, Floats, Mask
+
 WINDOW, SSIM_SIGMA = 11, 1.5
 """SSIM's gaussian window, pixels."""
 
@@ -28,7 +26,7 @@ class Angle:
     left_out: int
 
 
-def _spectra(truth: Array, estimate: Array, valid: Mask | None) -> tuple[F64, F64]:
+def _spectra(truth: Floats, estimate: Floats, valid: Mask | None) -> tuple[F64, F64]:
     """Both as (bands, n) float64 of the valid pixels.
 
     Raises:
@@ -50,25 +48,25 @@ def _decibels(mse: F64, peak: float) -> F64:
         return np.asarray(20 * np.log10(peak) - 10 * np.log10(mse), dtype=np.float64)
 
 
-def rmse(truth: Array, estimate: Array, valid: Mask | None = None) -> float:
+def rmse(truth: Floats, estimate: Floats, valid: Mask | None = None) -> float:
     """Root of one mean square over the cube."""
     t, e = _spectra(truth, estimate, valid)
     return float(np.sqrt(np.square(t - e).mean()))
 
 
-def psnr(truth: Array, estimate: Array, valid: Mask | None = None, *, peak: float = 1.0) -> float:
+def psnr(truth: Floats, estimate: Floats, valid: Mask | None = None, *, peak: float = 1.0) -> float:
     """Peak signal to noise, dB, from ONE mean square error over the whole cube; inf where they are equal."""
     t, e = _spectra(truth, estimate, valid)
     return float(_decibels(np.square(t - e).mean(), peak))
 
 
-def psnr_bands(truth: Array, estimate: Array, valid: Mask | None = None, *, peak: float = 1.0) -> float:
+def psnr_bands(truth: Floats, estimate: Floats, valid: Mask | None = None, *, peak: float = 1.0) -> float:
     """Mean over the bands of each band's own PSNR, dB (what some papers print; higher than `psnr`)."""
     t, e = _spectra(truth, estimate, valid)
     return float(_decibels(np.square(t - e).mean(axis=1), peak).mean())
 
 
-def sam(truth: Array, estimate: Array, valid: Mask | None = None) -> Angle:
+def sam(truth: Floats, estimate: Floats, valid: Mask | None = None) -> Angle:
     """Spectral angle mapper: angle between true and estimated spectrum, mean over pixels.
 
     An estimate that is all zero where the truth is not counts as 90 degrees.
@@ -87,7 +85,7 @@ def sam(truth: Array, estimate: Array, valid: Mask | None = None) -> Angle:
     return Angle(degrees=float(angle.mean()), counted=int(has.sum()), left_out=int((~has).sum()))
 
 
-def ergas(truth: Array, estimate: Array, valid: Mask | None = None, *, ratio: float = 4.0) -> float:
+def ergas(truth: Floats, estimate: Floats, valid: Mask | None = None, *, ratio: float = 4.0) -> float:
     """Relative global error: 100 / ratio * sqrt(mean over bands of (RMSE_b / mean_b)^2). Wald, 2000.
 
     Args:
@@ -104,7 +102,7 @@ def ergas(truth: Array, estimate: Array, valid: Mask | None = None, *, ratio: fl
     return float(100 / ratio * np.sqrt(error.mean()))
 
 
-def ssim(truth: Array, estimate: Array, valid: Mask | None = None, *, peak: float = 1.0) -> float:
+def ssim(truth: Floats, estimate: Floats, valid: Mask | None = None, *, peak: float = 1.0) -> float:
     """Structural similarity of each band, 11x11 gaussian window (1.5 px), K = 0.01, 0.03; mean over bands and windows.
 
     A window around every pixel, the image reflected at its edges (as torchmetrics does it); windows that hold an

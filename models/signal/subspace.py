@@ -19,12 +19,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from hypermend.models.arrays import F32, F64, Mask
 from hypermend.models.restorer import SceneStatistics, Window, array_from_json, array_to_json
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 FACTORS = 12
 """Most factors in the noise estimate. Measured on 15 CAVE scenes: fewer count texture of clean scenes as noise."""
 STORED = 24
@@ -127,7 +125,7 @@ def moments(windows: Iterable[Window]) -> Moments | None:
     return out
 
 
-def _calm_differences(y: F64, valid: npt.NDArray[np.bool_]) -> F64:
+def _calm_differences(y: F64, valid: Mask) -> F64:
     """(bands, m) diagonal differences of 2x2 pixels, from the less textured blocks of a window.
 
     Blocks are ranked by their horizontal and vertical differences. White noise makes those independent of the diagonal

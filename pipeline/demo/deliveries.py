@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 from affine import Affine
+
+from hypermend.models.arrays import F32, Mask
 
 ENMAP_FILL = -32768.0
 ENMAP_SCALE = 1e-4
@@ -42,8 +43,8 @@ class Place:
 
 def write_enmap_tiles(
     folder: Path,
-    reflectance: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
+    reflectance: F32,
+    valid: Mask,
     *,
     name: str,
     wavelength_nm: Sequence[float],
@@ -102,7 +103,7 @@ def write_enmap_tiles(
 
 def write_sentinel2_file(
     folder: Path,
-    reflectance: npt.NDArray[np.float32],
+    reflectance: F32,
     *,
     name: str,
     bands: Sequence[str],
@@ -134,8 +135,8 @@ def write_sentinel2_file(
 
 def write_hyperion_files(
     folder: Path,
-    radiance: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
+    radiance: F32,
+    valid: Mask,
     *,
     name: str,
     detector: Sequence[str],

@@ -21,6 +21,7 @@ import hypermend
 from hypermend.catalog.archive import Item
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.sensors import sensor
+from hypermend.models.arrays import F32
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.demo.deliveries import Place, write_enmap_tiles, write_hyperion_files
 from hypermend.pipeline.demo.pair import (
@@ -33,7 +34,7 @@ from hypermend.pipeline.demo.pair import (
     pair_scene,
 )
 from hypermend.pipeline.demo.picture import draw
-from hypermend.pipeline.demo.scenes import Array, DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
+from hypermend.pipeline.demo.scenes import DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
 from hypermend.pipeline.demo.score import Compared, score_table
 from hypermend.pipeline.engine.cluster import start_ray
 from hypermend.pipeline.formatting import duration, size
@@ -222,7 +223,7 @@ def compare(scene: SyntheticScene, before: Item, after: Item) -> Compared:
     )
 
 
-def in_unit_of_truth(cube: xarray.Dataset) -> Array:
+def in_unit_of_truth(cube: xarray.Dataset) -> F32:
     """A cube's numbers (band, y, x); counts of a Hyperion delivery become radiance by the factor of each band."""
     values = cube["reflectance"].values.astype(np.float32)
     factors = cube.attrs.get("hypermend:radiance_mult")

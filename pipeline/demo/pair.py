@@ -15,9 +15,10 @@ import torch
 from hypermend.catalog.archive import Item
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.sensors import sensor, srf
+from hypermend.models.arrays import F32
 from hypermend.models.signal.degrade import blur_down, gaussian, gaussian_kernel, upsample
 from hypermend.pipeline.demo.deliveries import Place, write_enmap_tiles, write_sentinel2_file
-from hypermend.pipeline.demo.scenes import Array, landscape
+from hypermend.pipeline.demo.scenes import landscape
 from hypermend.pipeline.demo.score import Compared
 
 PAIR_SCALE = 3
@@ -34,11 +35,11 @@ class SyntheticPair:
     """Two images of one place, with the answer. Reflectance."""
 
     name: str
-    truth: Array
+    truth: F32
     """(band, 3 y, 3 x)"""
-    coarse: Array
+    coarse: F32
     """(band, y, x)"""
-    sharp: Array
+    sharp: F32
     """(10, 3 y, 3 x)"""
 
 

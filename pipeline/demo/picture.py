@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
+
+from hypermend.models.arrays import F32, Floats, Mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +17,10 @@ class Panel:
     """One scene's row. Cubes are (3, y, x): red, green, blue, in the same unit."""
 
     title: str
-    before: npt.NDArray[np.float32]
-    after: npt.NDArray[np.float32]
-    truth: npt.NDArray[np.float32]
-    usable: npt.NDArray[np.bool_]
+    before: F32
+    after: F32
+    truth: F32
+    usable: Mask
     """(y, x)"""
     adds: bool = False
     """What the restoration did is shown as what it added, not as what it removed."""
@@ -61,25 +62,25 @@ def draw(panels: Sequence[Panel], path: Path, *, made_from: str) -> int:
     return path.stat().st_size
 
 
-def _range(panel: Panel) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _range(panel: Panel) -> tuple[F32, F32]:
     """The 1st and 99th percentile of the truth in each colour, (3, 1, 1): all four pictures share them."""
     low, high = np.percentile(panel.truth[:, panel.usable], (1, 99), axis=1).astype(np.float32)
     return low[:, None, None], np.maximum(high, low + 1e-6)[:, None, None]
 
 
-def _gain(panel: Panel, span: npt.NDArray[np.float32]) -> float:
+def _gain(panel: Panel, span: F32) -> float:
     """The factor of 1, 2, 5, 10 ... that shows three standard deviations of the removed part unclipped."""
     spread = float(((panel.before - panel.after) / span)[:, panel.usable].std())
     wanted = 0.5 / max(3 * spread, 1e-3)
     return max(step for step in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0) if step <= max(wanted, 1.0))
 
 
-def _bright(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _bright(values: F32) -> F32:
     """Dark fields and woods made visible, as a screen's gamma would."""
     return np.asarray(np.clip(values, 0, 1) ** 0.65, dtype=np.float32)
 
 
-def _rgb(values: npt.NDArray[np.floating], usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+def _rgb(values: Floats, usable: Mask) -> F32:
     """(3, y, x) to (y, x, 3) between 0 and 1; white where there is no data."""
     shown = np.where(usable, np.nan_to_num(values), 1.0)
     return np.clip(shown, 0, 1).transpose(1, 2, 0).astype(np.float32)

@@ -16,14 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 from scipy.interpolate import PchipInterpolator
 
+from hypermend.models.arrays import F32, Mask
 from hypermend.models.signal.degrade import gaussian
 
-Array = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 # Reflectance in percent at NODES_NM. Shapes after the USGS and ASTER/ECOSTRESS library entries of the same names.
 # fmt: off
 NODES_NM = (
@@ -76,9 +74,9 @@ class DemoSize:
 class Flaws:
     """What an instrument and its product do to the truth, in the truth's own unit unless said otherwise."""
 
-    noise: Array
+    noise: F32
     """Standard deviation of the independent noise, one for each band (bands,)."""
-    stripes: Array
+    stripes: F32
     """Standard deviation of each detector column's constant offset, one for each band (bands,)."""
     dead_columns: int = 0
     """Columns, in bands drawn at random, that repeat one constant: a detector element that no longer answers."""
@@ -95,8 +93,8 @@ class SyntheticScene:
     name: str
     quantity: str
     wavelength_nm: tuple[float, ...]
-    truth: Array
-    observed: Array
+    truth: F32
+    observed: F32
     """The spoilt scene, unclipped and unrounded; without meaning where `valid` is false."""
     valid: Mask
     """(y, x): false where the scene has no data."""
@@ -104,14 +102,14 @@ class SyntheticScene:
     """False for the bands that hold nothing but noise."""
 
 
-def spectra(materials: Sequence[str], wavelength_nm: Sequence[float]) -> Array:
+def spectra(materials: Sequence[str], wavelength_nm: Sequence[float]) -> F32:
     """Reflectance (material, band), between 0 and 1, of named materials at any wavelengths of 350 to 2520 nm."""
     at = np.clip(np.asarray(wavelength_nm, dtype=np.float64), NODES_NM[0], NODES_NM[-1])
     table = np.array([MATERIALS[name] for name in materials], dtype=np.float64) / 100
     return np.asarray(PchipInterpolator(np.array(NODES_NM, dtype=np.float64), table, axis=1)(at), dtype=np.float32)
 
 
-def sunlight(wavelength_nm: Sequence[float]) -> Array:
+def sunlight(wavelength_nm: Sequence[float]) -> F32:
     """Radiance (band,) in W m-2 sr-1 um-1 of a white surface under a clear sky, the sun 40 degrees from the zenith.
 
     A black body of 5778 K at one astronomical unit, times a two-way transmittance with ozone-free Rayleigh scattering
@@ -137,13 +135,13 @@ def sunlight(wavelength_nm: Sequence[float]) -> Array:
     return np.asarray(radiance, dtype=np.float32)
 
 
-def smooth_field(rng: np.random.Generator, height: int, width: int, scale_px: float) -> Array:
+def smooth_field(rng: np.random.Generator, height: int, width: int, scale_px: float) -> F32:
     """A random field (y, x) of mean 0 and standard deviation 1 whose details are about `scale_px` wide."""
     field = ndimage.gaussian_filter(rng.standard_normal((height, width)), scale_px, mode="reflect")
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-12), dtype=np.float32)
 
 
-def abundances(height: int, width: int, seed: int) -> tuple[tuple[str, ...], Array]:
+def abundances(height: int, width: int, seed: int) -> tuple[tuple[str, ...], F32]:
     """A landscape: the materials' names and their fractions (material, y, x), which sum to 1 in every pixel.
 
     Fields of one crop or soil each (nearest of random centres), woods, a town of roofs and streets on a turned grid, a
@@ -198,7 +196,7 @@ def abundances(height: int, width: int, seed: int) -> tuple[tuple[str, ...], Arr
 
 def landscape(
     wavelength_nm: Sequence[float], *, height: int, width: int, seed: int, quantity: str = "reflectance"
-) -> Array:
+) -> F32:
     """The truth (band, y, x): reflectance between 0 and about 0.7, or radiance in W m-2 sr-1 um-1."""
     names, fractions = abundances(height, width, seed)
     rng = np.random.default_rng([seed, height, width, 1])
@@ -214,7 +212,7 @@ def landscape(
     return np.ascontiguousarray(truth, dtype=np.float32)
 
 
-def spoil(truth: Array, flaws: Flaws, *, seed: int) -> tuple[Array, Mask, tuple[bool, ...]]:
+def spoil(truth: F32, flaws: Flaws, *, seed: int) -> tuple[F32, Mask, tuple[bool, ...]]:
     """What the instrument delivers for a truth (band, y, x): the observed cube, valid pixels (y, x) and good bands."""
     bands, height, width = truth.shape
     rng = np.random.default_rng([seed, bands, height, width])
@@ -234,7 +232,7 @@ def spoil(truth: Array, flaws: Flaws, *, seed: int) -> tuple[Array, Mask, tuple[
 
 
 def spoiled_scene(
-    name: str, quantity: str, wavelength_nm: Sequence[float], truth: Array, flaws: Flaws, *, seed: int
+    name: str, quantity: str, wavelength_nm: Sequence[float], truth: F32, flaws: Flaws, *, seed: int
 ) -> SyntheticScene:
     """The scene that an instrument with these flaws makes of a truth (band, y, x)."""
     observed, valid, good = spoil(truth, flaws, seed=seed)

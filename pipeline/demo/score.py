@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from hypermend.models.arrays import F32, Floats, Mask
 from hypermend.models.signal.metrics import psnr, sam
 from hypermend.pipeline.demo.picture import Panel
-from hypermend.pipeline.demo.scenes import Array
 
 RED_GREEN_BLUE_NM = (650.0, 550.0, 470.0)
 
@@ -37,13 +36,13 @@ class Compared:
     sensor: str
     task: str
     title: str
-    wavelength_nm: npt.NDArray[np.floating]
-    good: npt.NDArray[np.bool_]
-    usable: npt.NDArray[np.bool_]
+    wavelength_nm: Floats
+    good: Mask
+    usable: Mask
     """(y, x)"""
-    before: Array
-    after: Array
-    truth: Array
+    before: F32
+    after: F32
+    truth: F32
 
     def score(self) -> Score:
         truth, before, after = (cube[self.good] for cube in (self.truth, self.before, self.after))

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.pairs.pairing import MIN_SEEN
 from hypermend.catalog.sensors import band_coverage, sensor, srf
+from hypermend.models.arrays import F32, F64
 from hypermend.models.fuse.protocol import FusionModel, Pair, PairGeometry
 from hypermend.models.signal import degrade
 from hypermend.pipeline.evaluate import kernels
 from hypermend.pipeline.registry.compatibility import good_nm
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 SNR_DB = 40.0
 GUIDES = {"cave": "nikon-d700"}
 OTHER_GUIDE = "sentinel2a"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
+from hypermend.models.arrays import F64
+
 SIDE_PX = 21
 SEED = 20200616
 

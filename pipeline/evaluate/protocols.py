@@ -18,13 +18,14 @@ from hypermend.catalog.keys import cube_key
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import sensor
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.arrays import F32, Mask
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import Model
 from hypermend.models.signal.bicubic import enlarge, reduce
 from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.config import EvaluateJob
 from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded, unadapted, wald_setup
-from hypermend.pipeline.evaluate.scores import F32, Mask, restored, scores, truncated_svd
+from hypermend.pipeline.evaluate.scores import restored, scores, truncated_svd
 from hypermend.pipeline.registry.compatibility import incompatibility
 from hypermend.pipeline.registry.models import load_model, load_pair_model
 from hypermend.pipeline.tiling.pixels import data_mask, fill_holes, physical

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from hypermend.models.arrays import F32, Mask
 from hypermend.models.restorer import Model
 from hypermend.models.signal import metrics
 from hypermend.pipeline.restore.chain import Chain, bound
@@ -15,8 +15,6 @@ from hypermend.pipeline.restore.steps import Step
 from hypermend.pipeline.tiling.spectral_windows import SpectralWindow
 from hypermend.pipeline.tiling.tiles import TileGrid, padded_window
 
-F32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 TILE_PX, FINER_TILE_PX = 512, 128
 """Source pixels of the tiles that an image goes through in, and where pixels become finer."""
 

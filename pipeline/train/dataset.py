@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.recent import Recent
+from hypermend.models.arrays import F32
 from hypermend.models.signal.subspace import moments, subspace
 from hypermend.pipeline.tiling.pixels import physical
 from hypermend.pipeline.train.areas import Area
 
-F32 = npt.NDArray[np.float32]
 T = TypeVar("T")
 SEEN_AREAS = 6
 """Of a scene, at most, that what is known of it comes from."""

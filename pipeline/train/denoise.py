@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
+from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
 from hypermend.models.denoise import low_noise
 from hypermend.models.denoise import model as denoise_model
@@ -38,7 +38,6 @@ from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.recipe import OTHERS, VALIDATION, read
 from hypermend.pipeline.train.task import Scores, Task, task_card
 
-F32 = npt.NDArray[np.float32]
 NAME = "stas-subspace"
 # Ours to choose (the authors' are pictures). No dilation: oneDNN's bfloat16 weight gradient of a dilated channels_last
 # convolution is NaN (torch 2.13.0, AVX512-BF16), and half the training time is bfloat16's.

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.sensors import srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
+from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import Batch, FitSettings, State, fit
 from hypermend.models.fuse import samples as pairs
@@ -40,7 +40,6 @@ from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.recipe import VALIDATION, read
 from hypermend.pipeline.train.task import Scores, Task, task_card
 
-F32 = npt.NDArray[np.float32]
 NAME = "ual-fusion"
 CONFIG: dict[str, Any] = {"channels": 10, "width": 8, "depth": 3, "stages": 1}
 GUIDES = ("nikon-d700",)

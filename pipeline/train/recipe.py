@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from hypermend.catalog.scene import Scene
-
-F32 = npt.NDArray[np.float32]
+from hypermend.models.arrays import F32
 
 VALIDATION = ("fake_and_real_peppers_ms", "paints_ms", "thread_spools_ms")
 OTHERS = {"aviris": "aviris", "muufl": "muufl"}

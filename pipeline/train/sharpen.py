@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
+from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import Batch, FitSettings, State, fit
 from hypermend.models.restorer import Restorer, SceneStatistics, array_from_json, array_to_json
@@ -37,7 +37,6 @@ from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.recipe import VALIDATION
 from hypermend.pipeline.train.task import Scores, Task, task_card
 
-F32 = npt.NDArray[np.float32]
 FULL_SCALE = 65535
 """Of the camera: what the protocol divides by."""
 

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
+from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import Loss, State
 from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.train.areas import Area
 from hypermend.pipeline.train.plan import TrainPlan
 
-F32 = npt.NDArray[np.float32]
 Scores = dict[str, float]
 """psnr_db of the model and baseline_db of doing without it, and what else the task scores."""
 
