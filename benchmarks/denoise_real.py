@@ -73,11 +73,12 @@ def measure(model: StasModel, name: str, before: F32, known: Mask, picture: Path
     line = {"scene": name, "bands": len(before), "kind": facts["kind"]}
     if facts["kind"] == "untouched":
         return {**line, "noise": facts.get("noise_level"), "bands_restored": 0, "reason": facts["reason"]}
+    assert facts["kind"] != "bands"  # a model on bands has no noise estimate
     h = model.halo
     padded = np.pad(before, ((0, 0), (h, h), (h, h)), mode="reflect")
     after = model.bind(facts)(torch.from_numpy(padded)[None])[0, :, h:-h, h:-h].numpy()
     seconds = time.perf_counter() - begin
-    std = Subspace.from_facts(facts).noise_std
+    std = Subspace.from_json(facts).noise_std
     some = np.flatnonzero(facts["restored"])
     before, after, std = before[some], after[some], std[some]
     gone = before - after

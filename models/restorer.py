@@ -1,19 +1,19 @@
-"""What a model must offer so that a scene can be restored tile by tile with the same answer as in one piece.
+"""Contract of a model that restores a scene tile by tile with the same result as in one piece.
 
-    Model.estimate(windows of the scene) -> Facts      once per scene, deterministic, stored in the plan
-    Model.bind(Facts)                    -> Restorer   the same on every worker
-    Restorer(x)                          -> y          a function of the pixels within `halo` only
+    Model.estimate(windows of the scene) -> SceneStatistics    once per scene, deterministic, stored in the plan
+    Model.bind(SceneStatistics)          -> Restorer           the same on every worker
+    Restorer(x)                          -> y                  a function of the pixels within `halo` only
 
-Whatever depends on the whole scene (input scale, noise level, signal subspace) therefore sits in the Facts, and a
-Restorer is a finite-halo map: tiled equals whole by construction.
+Everything that depends on the whole scene (input scale, noise level, signal subspace) is in the statistics, so a
+Restorer is a map with a finite halo: tiled equals whole by construction.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,20 @@ import torch
 from hypermend.models.arrays import F32, Mask
 from hypermend.models.card import ModelCard
 
-SceneStatistics = dict[str, Any]
-"""JSON types only; arrays through `array_to_json`."""
+SceneStatistics = Mapping[str, Any]
+"""Values that a model estimates once from the whole scene, as a JSON object; arrays through `array_to_json`. Each model
+declares its keys in a TypedDict."""
 Window = tuple[F32, Mask]
-"""(bands, h, w) physical values of the good bands, (h, w) valid. A bounded sample of the scene, in a fixed order."""
+"""Physical values of the good bands (bands, h, w), and which pixels are valid (h, w). Windows are a bounded sample of
+the scene, in a fixed order."""
+
+
+class ArrayJson(TypedDict):
+    """An array as JSON types."""
+
+    float32: str
+    """base64 of the little-endian elements, in C order."""
+    shape: list[int]
 
 
 class Restorer(Protocol):
@@ -51,43 +61,43 @@ class Model(Protocol):
 
     @property
     def card(self) -> ModelCard:
-        """What the weights need to be used rightly."""
+        """Requirements of the weights."""
         ...
 
     @property
     def halo(self) -> int:
-        """As for the restorers it binds."""
+        """The halo of the restorers that it binds."""
         ...
 
     @property
     def scale(self) -> int:
-        """As for the restorers it binds."""
+        """The scale of the restorers that it binds."""
         ...
 
     def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
-        """What the restorer must know of the whole scene. Deterministic: same windows, same facts."""
+        """Estimate the scene statistics that `bind` needs. Deterministic: same windows, same statistics."""
         ...
 
-    def bind(self, facts: SceneStatistics) -> Restorer:
-        """The restorer for the scene that the facts were estimated on."""
+    def bind(self, statistics: SceneStatistics) -> Restorer:
+        """Return the restorer of the scene that the statistics were estimated on."""
         ...
 
 
-def array_to_json(array: npt.NDArray[Any]) -> SceneStatistics:
-    """An array as JSON: base64 of little-endian float32 with its shape."""
+def array_to_json(array: npt.NDArray[Any]) -> ArrayJson:
+    """Encode an array as base64 of little-endian float32, with its shape."""
     data = np.ascontiguousarray(array, dtype="<f4")
     return {"float32": base64.b64encode(data.tobytes()).decode("ascii"), "shape": list(data.shape)}
 
 
-def array_from_json(packed: SceneStatistics) -> F32:
-    """Inverse of `array_to_json`."""
+def array_from_json(packed: ArrayJson) -> F32:
+    """Decode an array; the inverse of `array_to_json`."""
     flat = np.frombuffer(base64.b64decode(packed["float32"]), dtype="<f4")
     return flat.reshape(packed["shape"]).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The restorer that changes nothing, bit for bit."""
+    """Restorer that returns its input bit for bit."""
 
     halo: int = 0
     scale: int = 1
@@ -99,13 +109,13 @@ class Identity:
 
 @dataclass(frozen=True)
 class IdentityModel:
-    """Architecture `identity`: no weights, no facts. A card with a halo reads (and ignores) that many extra pixels."""
+    """Architecture `identity`: no weights, no statistics. Reads and ignores the halo that its card names."""
 
     card: ModelCard
 
     @property
     def halo(self) -> int:
-        """As the card says: lets the cost of a halo be measured apart from any network."""
+        """The card's halo. A halo above 0 measures the cost of reading it without any network."""
         return self.card.halo
 
     @property
@@ -114,9 +124,9 @@ class IdentityModel:
         return 1
 
     def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
-        """Nothing to know."""
+        """Return no statistics."""
         return {}
 
-    def bind(self, facts: SceneStatistics) -> Restorer:
-        """The identity."""
+    def bind(self, statistics: SceneStatistics) -> Restorer:
+        """Return the identity."""
         return Identity(halo=self.halo)

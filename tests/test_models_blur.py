@@ -81,7 +81,7 @@ def test_windows_add_up_and_facts_come_back() -> None:
     assert error(b.kernel, k) < 0.15
     again = blur.estimate(lambda: halves, setup(4))
     np.testing.assert_array_equal(again.kernel, b.kernel)
-    back = Blur.from_facts(b.to_facts())
+    back = Blur.from_json(b.to_json())
     np.testing.assert_allclose(back.kernel, b.kernel, atol=1e-7)
     assert back.shift_px == b.shift_px and back.pixels == b.pixels
 

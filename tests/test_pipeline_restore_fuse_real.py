@@ -100,7 +100,7 @@ def test_paris_as_it_is(shared_data: Path, tmp_path: Path) -> None:
     (item,) = hypermend.open(str(archive)).search(stage="restored")
     plan = Plan.from_dict(item.root.get_json(plan_key(cube_key(item.scene))))
     assert plan.scene_facts is not None
-    kernel = torch.from_numpy(Blur.from_facts(plan.scene_facts["model"]["blur"]).kernel).float()
+    kernel = torch.from_numpy(Blur.from_json(plan.scene_facts["model"]["blur"]).kernel).float()
     seen = blur_down(torch.from_numpy(a.astype(np.float32))[None], kernel, 1)[0].numpy()
     assert np.abs(seen - b).mean() < 0.05 * b.mean()
     assert np.abs(np.diff(a, axis=2)).mean() > np.abs(np.diff(b, axis=2)).mean()

@@ -125,7 +125,9 @@ class ConservativeDenoiser:
             ValueError: another number of bands than the scene had.
         """
         if x.shape[1] != self.project.shape[1]:
-            raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {self.project.shape[1]} bands")
+            raise ValueError(
+                f"tile with {x.shape[1]} bands; the scene's statistics are of {self.project.shape[1]} bands"
+            )
         for name in ("project", "back", "power"):
             setattr(self, name, getattr(self, name).to(x.device))
         # Cells begin where the scene does, `halo` pixels after x does.

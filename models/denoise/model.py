@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from hypermend.models.denoise import low_noise
 from hypermend.models.denoise.stas import Genotype, Stas, fold
 from hypermend.models.restorer import Identity, Restorer, SceneStatistics, Window
 from hypermend.models.signal import dct_shrinkage
-from hypermend.models.signal.subspace import Subspace, moments, subspace
+from hypermend.models.signal.subspace import Subspace, SubspaceStatistics, moments, subspace
 
 CONTRAST_RADIUS_PX = 2
 """Pixels that the local mean among the features reaches."""
@@ -123,6 +124,37 @@ def _channels_last(net: Stas) -> Stas:
     return net
 
 
+class BandStatistics(TypedDict):
+    """Scene statistics of domain "bands"."""
+
+    kind: Literal["bands"]
+    input_scale: float
+
+
+class Untouched(TypedDict):
+    """Scene statistics of a scene that is returned as it is."""
+
+    kind: Literal["untouched"]
+    reason: str
+    input_scale: NotRequired[float]
+    noise_level: NotRequired[float]
+    bands_restored: NotRequired[int]
+    bands: NotRequired[int]
+
+
+class NoiseStatistics(SubspaceStatistics):
+    """Scene statistics of domain "subspace"."""
+
+    kind: Literal["subspace", "careful"]
+    """"careful": for the conservative restorer."""
+    noise_level: float
+    """Noise of the median band, as a share of `input_scale`."""
+    bands_restored: int
+    bands: int
+    restored: list[int]
+    """For each band, 1 if it is restored and 0 if not."""
+
+
 class StasModel:
     """Architecture `stas`."""
 
@@ -149,7 +181,7 @@ class StasModel:
             raise BadCard(f"model {card.name!r}: window_bands {card.window_bands} is not what the config takes")
         self.gate = None if self.on_bands else NoiseGate(**card.config["gate"])
 
-    def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
+    def estimate(self, windows: Iterable[Window]) -> BandStatistics | Untouched | NoiseStatistics:
         """Input scale; for the subspace also noise, axes and which bands are noisy enough."""
         m = moments(windows)
         if m is None:
@@ -163,23 +195,36 @@ class StasModel:
         restored = full if any(full) else self.gate.low_noise_bands(s)
         # Median over bands, in parts of the bright value: what a person wants to know of a scene.
         level = float(np.median(s.noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
-        summary: SceneStatistics = {"noise_level": level, "bands_restored": sum(restored), "bands": len(restored)}
         if not any(restored):
             reason = "the scene's noise is below what the model was shown to improve"
-            return {"kind": "untouched", "reason": reason, "input_scale": s.input_scale, **summary}
-        kind = "subspace" if any(full) else "careful"
-        return {"kind": kind, **summary, "restored": [int(r) for r in restored], **s.to_facts()}
+            return {
+                "kind": "untouched",
+                "reason": reason,
+                "input_scale": s.input_scale,
+                "noise_level": level,
+                "bands_restored": 0,
+                "bands": len(restored),
+            }
+        return {
+            "kind": "subspace" if any(full) else "careful",
+            "noise_level": level,
+            "bands_restored": sum(restored),
+            "bands": len(restored),
+            "restored": [int(r) for r in restored],
+            **s.to_json(),
+        }
 
-    def bind(self, facts: SceneStatistics) -> Restorer:
+    def bind(self, statistics: SceneStatistics) -> Restorer:
         """The restorer of the scene; the identity where nothing is to be done."""
-        if facts["kind"] == "untouched":
+        scene = cast(BandStatistics | Untouched | NoiseStatistics, statistics)
+        if scene["kind"] == "untouched":
             return Identity(halo=self.halo)
-        if facts["kind"] == "bands":
-            return BandDenoiser(self.net, float(facts["input_scale"]))
-        s = Subspace.from_facts(facts)
-        if facts["kind"] == "careful":
+        if scene["kind"] == "bands":
+            return BandDenoiser(self.net, float(scene["input_scale"]))
+        s = Subspace.from_json(scene)
+        if scene["kind"] == "careful":
             return low_noise.ConservativeDenoiser(s, self.halo)
-        return SubspaceDenoiser(self.net, s, [bool(r) for r in facts["restored"]], self.halo)
+        return SubspaceDenoiser(self.net, s, [bool(r) for r in scene["restored"]], self.halo)
 
 
 class BandDenoiser:
@@ -222,7 +267,9 @@ class SubspaceDenoiser:
             ValueError: another number of bands than the scene had.
         """
         if x.shape[1] != self.project.shape[1]:
-            raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {self.project.shape[1]} bands")
+            raise ValueError(
+                f"tile with {x.shape[1]} bands; the scene's statistics are of {self.project.shape[1]} bands"
+            )
         self._move(x.device)
         z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
         first, noise = z * (1 - self.removed), z * self.removed

@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ from hypermend.models.fuse.correction_net import (
     guide_features,
     residual_scale,
 )
+from hypermend.models.fuse.least_squares import PairStatistics
 from hypermend.models.fuse.local_regression import (
     LocalRegression,
     LocalRegressionModel,
@@ -49,7 +51,7 @@ from hypermend.models.fuse.local_regression import (
     guide_axes,
 )
 from hypermend.models.fuse.protocol import Adapted, Pair
-from hypermend.models.restorer import SceneStatistics, array_from_json
+from hypermend.models.restorer import array_from_json
 
 MARGIN = 8
 """LR pixels around the block that the start sees; nothing there is learned from."""
@@ -70,6 +72,24 @@ WINDOWS, WINDOW_PX = 3, 256
 """Windows of a scene, and HR pixels of their edge, on which the network has to prove itself."""
 Learned = dict[str, torch.Tensor]
 """gain (1 + STEPS,) and share (STEPS,)."""
+
+
+class NetworkTrial(TypedDict):
+    """Whether the network is used on a scene, JSON types."""
+
+    used: bool
+    reason: str
+    """Why not; empty if it is used."""
+    missed_start: NotRequired[float | None]
+    """Squared error of the start on the guide bands, relative to the square of its mean error; None if not measured."""
+    missed_network: NotRequired[float | None]
+    """The same of the network."""
+
+
+class UalStatistics(PairStatistics):
+    """Scene statistics of a pair, and whether the network is used on it."""
+
+    network: NetworkTrial
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ class HeldOutScore:
 def adapt(
     net: CorrectionNet,
     channels: int,
-    facts: SceneStatistics,
+    statistics: UalStatistics,
     pair: Pair,
     core: tuple[slice, slice],
     budget: AdaptationBudget,
@@ -124,19 +144,19 @@ def adapt(
     Args:
         net: the network, which corrects the first `channels` coefficients.
         channels: see there.
-        facts: those of the scene (`LeastSquaresModel.estimate`).
+        statistics: those of the scene (`LeastSquaresModel.estimate`).
         pair: the block with its margin.
         core: LR rows and columns that are the block itself.
         budget: when to stop at the latest.
     """
     begun = time.monotonic()
-    window, inside = _cut(pair, core, int(facts["scale"]))
+    window, inside = _cut(pair, core, int(statistics["scale"]))
     learn, held = _split(inside)
-    own = "fusion" if facts["network"]["used"] else "start"  # what the scene does without adaptation
+    own = "fusion" if statistics["network"]["used"] else "start"  # what the scene does without adaptation
     reason = _unfit(window, learn, held, budget)
     if reason:
         return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": reason, "fell_back_to": own})
-    tasks, real, starter = _tasks(net, channels, facts, window)
+    tasks, real, starter = _tasks(net, channels, statistics, window)
     weight = _dark(window.x)[learn]
     kept = {"fusion": unlearned(), "start": silent()}
     learned = {k: v.clone().requires_grad_(True) for k, v in kept[own].items()}
@@ -182,22 +202,22 @@ def adapt(
     )
 
 
-def trial(net: CorrectionNet, channels: int, facts: SceneStatistics, pairs: Iterable[Pair]) -> SceneStatistics:
+def trial(net: CorrectionNet, channels: int, statistics: PairStatistics, pairs: Iterable[Pair]) -> NetworkTrial:
     """Whether the network helps on a scene: "used", "reason", and what start and network miss of the guide bands.
 
     The middle of the first `WINDOWS` windows counts. A guide of one band proves nothing, so the network is not used.
     """
     scores: list[tuple[HeldOutScore, HeldOutScore]] = []
-    edge = max(1, WINDOW_PX // int(facts["scale"]))
+    edge = max(1, WINDOW_PX // int(statistics["scale"]))
     for pair in islice(pairs, WINDOWS):
         if len(pair.x) < 2:
             return {"used": False, "reason": "a guide of one band has no other band to prove the network on"}
         starts = [max(0, (n - edge) // 2) for n in pair.y_valid.shape]
         window, inside = _cut(
-            pair, (slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge)), facts["scale"]
+            pair, (slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge)), statistics["scale"]
         )
         if int(inside.sum()) >= LEAST_PIXELS:
-            tasks, _, _ = _tasks(net, channels, facts, window)
+            tasks, _, _ = _tasks(net, channels, statistics, window)
             scores.append((_score(silent(), tasks, inside), _score(unlearned(), tasks, inside)))
     start, network = (float(np.mean([s[i].error for s in scores])) if scores else math.nan for i in (0, 1))
     used = network < start
@@ -248,11 +268,11 @@ def _unfit(window: Pair, learn: torch.Tensor, held: torch.Tensor, budget: Adapta
 
 @torch.no_grad()
 def _tasks(
-    net: CorrectionNet, channels: int, facts: SceneStatistics, window: Pair
+    net: CorrectionNet, channels: int, statistics: PairStatistics, window: Pair
 ) -> tuple[list[Channel], list[Channel], LocalRegressionModel]:
     """Guide bands as tasks, the strongest real coefficients, and the starter of the scene."""
-    scene = LocalRegression.from_facts(facts["start"])
-    noise_x = array_from_json(facts["blur"]["noise_x"]).astype(np.float64)
+    scene = LocalRegression.from_json(statistics["start"])
+    noise_x = array_from_json(statistics["blur"]["noise_x"]).astype(np.float64)
     starter = LocalRegressionModel(scene)
     y, x = torch.from_numpy(window.y)[None], torch.from_numpy(window.x)[None]
     start = starter(y, x)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from hypermend.models.arrays import F64
 from hypermend.models.fuse.kernel_fit import TAUS, Gains, KernelFit, Pairs, Rows, Support, fit
 from hypermend.models.fuse.moments import GAP
 from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
-from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
+from hypermend.models.restorer import ArrayJson, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian_kernel
 from hypermend.models.signal.subspace import moments, subspace
 
@@ -56,6 +56,10 @@ ADVICE = (
 )
 SWAPPED = 4.0
 """A guide band that explains another band's view this many times better than that band itself: bands are mixed up."""
+
+
+BlurStatistics = dict[str, Any]
+"""`Blur` as JSON types, by the names of its fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ class Blur:
     input_scale: float
     """A bright value of Y, physical units."""
 
-    def to_facts(self) -> SceneStatistics:
+    def to_json(self) -> BlurStatistics:
         """JSON types."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
@@ -105,12 +109,12 @@ class Blur:
         }
 
     @classmethod
-    def from_facts(cls, facts: SceneStatistics) -> Blur:
-        """Inverse of `to_facts`, to float32 precision."""
-        values: dict[str, Any] = {f.name: facts[f.name] for f in fields(cls)}
+    def from_json(cls, statistics: BlurStatistics) -> Blur:
+        """Inverse of `to_json`, to float32 precision."""
+        values: dict[str, Any] = {f.name: statistics[f.name] for f in fields(cls)}
         for k, v in values.items():
             if isinstance(v, dict):
-                values[k] = array_from_json(v).astype(np.float64)
+                values[k] = array_from_json(cast(ArrayJson, v)).astype(np.float64)
             elif isinstance(v, list):
                 values[k] = tuple(v)
         return cls(**values)

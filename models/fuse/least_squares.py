@@ -1,20 +1,20 @@
-"""Fusion without training: the spectra of Y as a least-squares map of the guide, in closed form.
+"""Fusion without training: each spectrum of Y as a linear map of the guide, by least squares in closed form.
 
-Two maps, chosen by the card's `local`:
+The card's `local` chooses between two maps:
 
-    false   the floor: z = A x + a + upsample(y - A H x - a), with (A, a) the plain least squares
-            of Y on the blurred and decimated guide H x, and `upsample` aligned by the kernel's centroid
-    true    the start of the networks: a map that changes from place to place, in the signal subspace of Y
-            (`local_map.py`)
+    false   global regression: z = A x + a + upsample(y - A H x - a); (A, a) is the least-squares fit of Y to the
+            blurred and decimated guide H x, and `upsample` is aligned by the kernel's centroid
+    true    local regression in the signal subspace of Y, the start of the network: see `local_regression.py`
 
-Both know the pair through `blur.py` (kernel, noise, gains: the facts' "blur") and have a finite halo, so tiled equals
-whole. Pad a pair by replicating its edges (NumPy's "edge"), Y and X alike: that is what the degradation does, so the
-residual at the border stays what it is.
+Both use the kernel, noise and gains of `blur.py` and have a finite halo, so tiled equals whole. Pad a pair by
+replicating the edges of Y and X alike (NumPy's "edge"): the degradation does the same, so the residual at the border is
+unchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -23,16 +23,38 @@ from hypermend.models.arrays import F64
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import blur, local_regression
-from hypermend.models.fuse.blur import Blur
+from hypermend.models.fuse.blur import Blur, BlurStatistics
+from hypermend.models.fuse.local_regression import LocalRegressionStatistics
 from hypermend.models.fuse.moments import pair_moments
 from hypermend.models.fuse.protocol import Adapted, Pair, PairGeometry, State
-from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
+from hypermend.models.restorer import ArrayJson, SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, upsample
 
 OUTSIDE = 0.02
 """A band whose largest weight in the response is below this share of that row's largest lies outside the guide."""
 RIDGE = 1e-9
 """Keeps guide bands that say the same from dividing by zero; far below any noise."""
+
+
+class RegressionWeights(TypedDict):
+    """The global map from guide to image."""
+
+    weights: ArrayJson
+    """(b, m + 1), of the bands of (X, 1)."""
+
+
+class PairStatistics(TypedDict):
+    """Scene statistics of a pair."""
+
+    scale: int
+    blur: BlurStatistics
+    floor: RegressionWeights
+    explained: list[float]
+    """(b,) share of the variance of each band that the guide explains, on LR pixels."""
+    outside: list[int]
+    """Bands outside the guide's range: their detail is inferred from the other bands and as certain as `explained`."""
+    start: NotRequired[LocalRegressionStatistics]
+    """Where the card asks for local regression."""
 
 
 class LeastSquaresModel:
@@ -55,13 +77,8 @@ class LeastSquaresModel:
         """LR pixels."""
         return self.card.halo_at(scale)
 
-    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
-        """Kernel, noise, gains and the maps.
-
-        Facts: "scale", "blur" (`Blur`), "floor" ("weights" (b, m + 1) of the bands of (X, 1)), "start" (`LocalMap`,
-        where the card asks for it), "explained" (b,), the share of each band's variance that the guide explains on LR
-        pixels, and "outside", the bands that the guide does not see: their detail is a guess from the others', its
-        certainty is their "explained".
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> PairStatistics:
+        """Estimate kernel, noise, gains and the maps.
 
         Raises:
             BadPair: as `blur.estimate`.
@@ -70,9 +87,9 @@ class LeastSquaresModel:
         second = pair_moments(pairs, known.kernel, setup.scale)
         weights, explained = regression(second, len(setup.response))
         top = setup.response.max(axis=1, keepdims=True)
-        facts: SceneStatistics = {
+        statistics: PairStatistics = {
             "scale": setup.scale,
-            "blur": known.to_facts(),
+            "blur": known.to_json(),
             "floor": {"weights": array_to_json(weights)},
             "explained": [round(float(e), 4) for e in explained],
             "outside": np.flatnonzero((setup.response < OUTSIDE * top).all(axis=0)).tolist(),
@@ -83,14 +100,17 @@ class LeastSquaresModel:
             match = blur.match(pairs, setup)
             if match.size > 1:
                 second = pair_moments(pairs, signal.convolve2d(match, known.kernel), setup.scale)
-            facts["start"] = local_regression.estimate(pairs, known, setup.scale, second, match).to_facts()
-        return facts
+            statistics["start"] = local_regression.estimate(pairs, known, setup.scale, second, match).to_json()
+        return statistics
 
-    def bind(self, facts: SceneStatistics, state: State | None = None) -> LeastSquaresRestorer:
+    def bind(self, statistics: SceneStatistics, state: State | None = None) -> LeastSquaresRestorer:
         """The restorer of a scene; there is nothing a block could have learned."""
-        return LeastSquaresRestorer(facts, halo=self.halo(int(facts["scale"])), local=self.local)
+        scene = cast(PairStatistics, statistics)
+        return LeastSquaresRestorer(scene, halo=self.halo(int(scene["scale"])), local=self.local)
 
-    def adapt(self, facts: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget) -> Adapted:
+    def adapt(
+        self, statistics: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget
+    ) -> Adapted:
         """Nothing to adapt."""
         return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": "the model does not adapt"})
 
@@ -141,12 +161,12 @@ class GlobalRegression:
 class LeastSquaresRestorer:
     """(y, x) -> z by the floor or by the local map, bound to a scene."""
 
-    def __init__(self, facts: SceneStatistics, *, halo: int, local: bool) -> None:
-        self.halo, self.scale = halo, int(facts["scale"])
-        kernel, weights = Blur.from_facts(facts["blur"]).kernel, array_from_json(facts["floor"]["weights"])
+    def __init__(self, statistics: PairStatistics, *, halo: int, local: bool) -> None:
+        self.halo, self.scale = halo, int(statistics["scale"])
+        kernel, weights = Blur.from_json(statistics["blur"]).kernel, array_from_json(statistics["floor"]["weights"])
         self.floor = GlobalRegression(self.scale, kernel, weights.astype(np.float64))
         self.starter = (
-            local_regression.LocalRegressionModel(local_regression.LocalRegression.from_facts(facts["start"]))
+            local_regression.LocalRegressionModel(local_regression.LocalRegression.from_json(statistics["start"]))
             if local
             else None
         )

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from torch.nn import functional
 from hypermend.models.arrays import F64
 from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.protocol import Pair
-from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
+from hypermend.models.restorer import ArrayJson, array_from_json, array_to_json
 from hypermend.models.signal.dct_shrinkage import ONE_SCALE_HALO, dct_denoise_single_scale
 from hypermend.models.signal.degrade import UPSAMPLE_TAPS, blur_down, upsample
 from hypermend.models.signal.subspace import EMPTY, Moments, Subspace, moments, subspace
@@ -52,6 +53,10 @@ HALO = 3 * REACH + 2 * (UPSAMPLE_TAPS + 1 + BLUR_LR)
 """LR pixels that the start depends on: three windows, two interpolations, two blurs."""
 GUIDE_HALO = 2 * BLUR_HR + ONE_SCALE_HALO
 """HR pixels that it depends on, on top."""
+
+
+LocalRegressionStatistics = dict[str, Any]
+"""`LocalRegression` as JSON types, by the names of its fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +84,21 @@ class LocalRegression:
     level: F64
     """(g + 1,) mean squares of (H g, 1)."""
 
-    def to_facts(self) -> SceneStatistics:
+    def to_json(self) -> LocalRegressionStatistics:
         """JSON types."""
-        out: SceneStatistics = {}
+        out: LocalRegressionStatistics = {}
         for f in fields(self):
             value = getattr(self, f.name)
             out[f.name] = array_to_json(value) if isinstance(value, np.ndarray) else value
         return {**out, "centroid_px": list(self.centroid_px)}
 
     @classmethod
-    def from_facts(cls, facts: SceneStatistics) -> LocalRegression:
-        """Inverse of `to_facts`, to float32 precision."""
-        values = {f.name: facts[f.name] for f in fields(cls)}
-        arrays = {k: array_from_json(v).astype(np.float64) for k, v in values.items() if isinstance(v, dict)}
+    def from_json(cls, statistics: LocalRegressionStatistics) -> LocalRegression:
+        """Inverse of `to_json`, to float32 precision."""
+        values = {f.name: statistics[f.name] for f in fields(cls)}
+        arrays = {
+            k: array_from_json(cast(ArrayJson, v)).astype(np.float64) for k, v in values.items() if isinstance(v, dict)
+        }
         y, x = values["centroid_px"]
         return cls(**{**values, **arrays, "centroid_px": (float(y), float(x))})
 

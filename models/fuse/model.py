@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import adaptation
+from hypermend.models.fuse.adaptation import UalStatistics
 from hypermend.models.fuse.correction_net import (
     GUIDE_CONTRAST_RADIUS_PX,
     CorrectionNet,
@@ -62,32 +64,35 @@ class UalModel:
         """LR pixels."""
         return self.card.halo_at(scale)
 
-    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
-        """The facts of the training-free start (`LeastSquaresModel.estimate`), which raises BadPair, and "network".
+    def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> UalStatistics:
+        """Estimate the statistics of the local regression, and whether the network improves on it (`adaptation.trial`).
 
-        That is whether the network is used on this scene, and why not (`adapter.trial`).
+        Raises:
+            BadPair: as `blur.estimate`.
         """
-        facts = self.start.estimate(pairs, setup)
-        return {**facts, "network": adaptation.trial(self.net, self.channels, facts, pairs())}
+        statistics = self.start.estimate(pairs, setup)
+        return {**statistics, "network": adaptation.trial(self.net, self.channels, statistics, pairs())}
 
-    def bind(self, facts: SceneStatistics, state: State | None = None) -> UalRestorer:
+    def bind(self, statistics: SceneStatistics, state: State | None = None) -> UalRestorer:
         """The restorer of the scene, with what a block has learned, if it has."""
-        return UalRestorer(self, facts, state or {})
+        return UalRestorer(self, cast(UalStatistics, statistics), state or {})
 
-    def adapt(self, facts: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget) -> Adapted:
+    def adapt(
+        self, statistics: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget
+    ) -> Adapted:
         """See `adapter.py`."""
-        return adaptation.adapt(self.net, self.channels, facts, pair, core, budget)
+        return adaptation.adapt(self.net, self.channels, cast(UalStatistics, statistics), pair, core, budget)
 
 
 class UalRestorer:
     """(y, x) -> z, bound to a scene and perhaps a block."""
 
-    def __init__(self, model: UalModel, facts: SceneStatistics, state: State) -> None:
-        self.scale = int(facts["scale"])
+    def __init__(self, model: UalModel, statistics: UalStatistics, state: State) -> None:
+        self.scale = int(statistics["scale"])
         self.halo, self.channels = model.halo(self.scale), model.channels
-        self.starter = LocalRegressionModel(LocalRegression.from_facts(facts["start"]))
+        self.starter = LocalRegressionModel(LocalRegression.from_json(statistics["start"]))
         self.net = model.net
-        if not state and not facts["network"]["used"]:
+        if not state and not statistics["network"]["used"]:
             state = adaptation.silent()
         self.learned = (state["gain"].float(), state["share"].float()) if state else (None, None)
 

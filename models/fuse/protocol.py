@@ -1,19 +1,21 @@
-"""What a fusion model must offer: a rich image of few pixels and a sharp one of few bands, in one sharp and rich image.
+"""Contract of a fusion model: an image of few pixels and many bands, and a guide of many pixels and few bands.
 
-    FusionModel.estimate(windows of the pair) -> Facts         once per scene, deterministic, stored in the plan
-    FusionModel.adapt(Facts, block)           -> Adapted       once per block of the lattice, where the model adapts
-    FusionModel.bind(Facts, adapted state)    -> FusionRestorer
-    FusionRestorer(y, x)                      -> z             a function of the pixels within `halo` only
+    FusionModel.estimate(windows of the pair)  -> SceneStatistics   once per scene, deterministic, stored in the plan
+    FusionModel.adapt(SceneStatistics, block)  -> Adapted           once per block, where the model adapts
+    FusionModel.bind(SceneStatistics, state)   -> FusionRestorer    state: what the block's adaptation learned
+    FusionRestorer(y, x)                       -> z                 a function of the pixels within `halo` only
 
-Y (b, h, w) is the rich image, X (m, s*h, s*w) the guide, Z (b, s*h, s*w) the answer; LR pixels are Y's, HR pixels X's.
-Where LR pixel (i, j) lies on the HR grid, and what a kernel's centre means, is said once, in `degrade.py`.
+Notation of this package. Y (b, h, w) is the image, X (m, s*h, s*w) the guide, Z (b, s*h, s*w) the fused image. An LR
+(low-resolution) pixel is one of Y, an HR (high-resolution) pixel one of X and Z; s is the scale. P (m, b) is the
+spectral response, X = P Z. H is blur and decimation, Y = H Z + noise. `signal/degrade.py` defines where LR pixel (i, j)
+lies on the HR grid, and where the centre of a kernel lies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -98,14 +100,42 @@ class PairGeometry:
             raise BadPair(f"rows of the response sum to {np.round(sums, 3).tolist()}; each must sum to 1")
 
 
+class AdaptationFigures(TypedDict, total=False):
+    """Figures of the adaptation of one block, JSON types; stored in the block's mark."""
+
+    adapted: bool
+    """Whether the block keeps what was learned."""
+    steps: int
+    """Optimiser steps made."""
+    loss_first: float | None
+    loss_last: float | None
+    held_out_first: float
+    """Squared error on the held-out squares without adaptation, relative to the square of the mean error."""
+    held_out_last: float
+    """The same with what the block uses in the end."""
+    held_out_start: float
+    """The same with the training-free start."""
+    held_out_fusion: float
+    """The same with the network as it was trained."""
+    inconsistent_first: float
+    """Difference from Y after blur and decimation without adaptation, relative to that of the start."""
+    inconsistent_last: float
+    held_out_angle_first_deg: float
+    held_out_angle_last_deg: float
+    seconds: float
+    reason: str
+    """Why the block is not adapted; empty if it is."""
+    fell_back_to: str
+    """"fusion" or "start"; empty if the block is adapted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
     """What one block learned."""
 
     state: dict[str, torch.Tensor]
     """Few parameters, for `bind`; small enough to store. {}: the block stays with the unadapted model."""
-    figures: SceneStatistics
-    """JSON: adapted, steps, loss_first, loss_last, held_out_first, held_out_last, seconds, reason, fell_back_to."""
+    figures: AdaptationFigures
 
 
 class FusionRestorer(Protocol):
@@ -148,7 +178,7 @@ class FusionModel(Protocol):
         ...
 
     def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
-        """What must be known of the whole scene: kernel, noise, gains, axes. Deterministic: same windows, same facts.
+        """Estimate the scene statistics: kernel, noise, gains, axes. Deterministic: same windows, same statistics.
 
         Args:
             pairs: gives the windows of the scene, in a fixed order; may be called more than once.
@@ -159,15 +189,17 @@ class FusionModel(Protocol):
         """
         ...
 
-    def bind(self, facts: SceneStatistics, state: State | None = None) -> FusionRestorer:
+    def bind(self, statistics: SceneStatistics, state: State | None = None) -> FusionRestorer:
         """The restorer of the scene, with what one block learned; None or {}: unadapted."""
         ...
 
-    def adapt(self, facts: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget) -> Adapted:
+    def adapt(
+        self, statistics: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget
+    ) -> Adapted:
         """Adapt to one block. Deterministic for a budget without seconds.
 
         Args:
-            facts: of the scene.
+            statistics: of the scene.
             pair: the block with its margin.
             core: LR rows and columns of `pair` that are the block itself.
             budget: when to stop at the latest.

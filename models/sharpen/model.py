@@ -13,13 +13,14 @@ network reaches: the same result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import torch
 
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.memory import SHARPEN_BYTES, SHARPEN_MAPS
-from hypermend.models.restorer import Restorer, SceneStatistics, Window, array_from_json, array_to_json
+from hypermend.models.restorer import ArrayJson, Restorer, SceneStatistics, Window, array_from_json, array_to_json
 from hypermend.models.sharpen.ssrnet import SSRNet, fold
 from hypermend.models.signal.bicubic import REACH, enlarge
 
@@ -45,7 +46,24 @@ def network(config: Mapping[str, object]) -> SSRNet:
         raise BadCard(f"ssrnet config: {e}") from e
 
 
-def measure(windows: Iterable[Window]) -> SceneStatistics:
+class BandMeans(TypedDict):
+    """Scene statistics that the network needs."""
+
+    kind: Literal["network"]
+    input_scale: float
+    """A bright value of the scene, physical units."""
+    mean: ArrayJson
+    """(bands,) mean of each band, physical units."""
+
+
+class NothingValid(TypedDict):
+    """Scene statistics of a scene without a valid pixel."""
+
+    kind: Literal["bicubic"]
+    reason: str
+
+
+def measure(windows: Iterable[Window]) -> BandMeans | NothingValid:
     """Mean of each band, and the bright value: the 99.9th percentile, the largest of the windows' own."""
     bright, total, pixels = 0.0, np.zeros(0), 0
     for values, valid in windows:
@@ -79,15 +97,16 @@ class SsrnetModel:
         self.net = fold(net).requires_grad_(False)
         self.scale, self.halo = net.scale, net.halo
 
-    def estimate(self, windows: Iterable[Window]) -> SceneStatistics:
+    def estimate(self, windows: Iterable[Window]) -> BandMeans | NothingValid:
         """See `measure`."""
         return measure(windows)
 
-    def bind(self, facts: SceneStatistics) -> Restorer:
+    def bind(self, statistics: SceneStatistics) -> Restorer:
         """The restorer of the scene; bicubic where nothing is known of it."""
-        if facts["kind"] == "bicubic":
+        scene = cast(BandMeans | NothingValid, statistics)
+        if scene["kind"] == "bicubic":
             return Bicubic(self.scale, halo=self.halo)
-        return BoundSsrnet(self.net, float(facts["input_scale"]), torch.from_numpy(array_from_json(facts["mean"])))
+        return BoundSsrnet(self.net, float(scene["input_scale"]), torch.from_numpy(array_from_json(scene["mean"])))
 
 
 class Bicubic:
@@ -117,7 +136,7 @@ class BoundSsrnet:
             ValueError: another number of bands than the scene had.
         """
         if x.shape[1] != len(self.mean):
-            raise ValueError(f"tile with {x.shape[1]} bands; the scene's facts are of {len(self.mean)} bands")
+            raise ValueError(f"tile with {x.shape[1]} bands; the scene's statistics are of {len(self.mean)} bands")
         self.net.to(x.device)
         mean = self.mean.to(x.device)
         return by_bands(self.net, (x - mean) / self.input_scale) * self.input_scale + mean

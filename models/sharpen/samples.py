@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from hypermend.models.arrays import F32
 from hypermend.models.fit import Batch
 from hypermend.models.restorer import SceneStatistics, array_from_json
-from hypermend.models.sharpen.model import measure
+from hypermend.models.sharpen.model import BandMeans, measure
 from hypermend.models.signal.bicubic import reduce, resize
 
 BORDER = 4
@@ -46,10 +47,10 @@ class Pair:
     """(bands, scale*h, scale*w)."""
 
 
-def pairs(cube: F32, s: PatchSettings, facts: SceneStatistics | None = None) -> list[Pair]:
+def pairs(cube: F32, s: PatchSettings, statistics: SceneStatistics | None = None) -> list[Pair]:
     """The scene (bands, h, w), or a part of it, at each of its sizes.
 
-    `facts` are the scene's (`sharpener.measure`); None measures each size.
+    `statistics` are the scene's (`sharpener.measure`); None measures each size.
 
     Raises:
         ValueError: no size has room for a patch.
@@ -63,7 +64,7 @@ def pairs(cube: F32, s: PatchSettings, facts: SceneStatistics | None = None) -> 
         fine = whole if zoom == 1 else resize(whole, int(zoom * whole.shape[1]), int(zoom * whole.shape[2]))
         fine = fine[:, : s.scale * h, : s.scale * w]
         coarse = reduce(fine, s.scale)
-        own = facts or measure([(coarse.numpy(), np.ones((h, w), dtype=bool))])
+        own = cast(BandMeans, statistics or measure([(coarse.numpy(), np.ones((h, w), dtype=bool))]))
         mean = torch.from_numpy(array_from_json(own["mean"]))[:, None, None]
         bright = own["input_scale"] or 1.0
         out.append(Pair((coarse - mean) / bright, (fine - mean) / bright))

@@ -10,18 +10,19 @@ Model of a pixel: y = s + n, n independent between bands with standard deviation
    noise, so power_j - 1 is the signal in coefficient j. No mean is taken off: the first axis is near it.
 3. Back: y = W^-1 U z.
 
-All in float64 and in a fixed order: same windows, same facts.
+All in float64 and in a fixed order: same windows, same statistics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 from hypermend.models.arrays import F32, F64, Mask
-from hypermend.models.restorer import SceneStatistics, Window, array_from_json, array_to_json
+from hypermend.models.restorer import ArrayJson, Window, array_from_json, array_to_json
 
 FACTORS = 12
 """Most factors in the noise estimate. Measured on 15 CAVE scenes: fewer count texture of clean scenes as noise."""
@@ -35,9 +36,20 @@ MIN_BANDS = 6
 """Below this texture and noise cannot be told apart by bands."""
 
 
+class SubspaceStatistics(TypedDict):
+    """`Subspace` as JSON types."""
+
+    input_scale: float
+    rms: ArrayJson
+    noise_std: ArrayJson
+    basis: ArrayJson
+    power: ArrayJson
+    rest_power: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subspace:
-    """What is known of one scene; arrays are over bands b or stored axes j."""
+    """Noise, axes and powers of one scene; arrays are over bands b or stored axes j."""
 
     input_scale: float
     """A bright value of the scene, physical units: see `Moments.bright`."""
@@ -63,7 +75,7 @@ class Subspace:
         """Wiener: the share of each stored coefficient (j,), and of what is not stored, that is noise."""
         return (EMPTY / np.maximum(self.power, EMPTY)).astype(np.float32), EMPTY / max(EMPTY, self.rest_power)
 
-    def to_facts(self) -> SceneStatistics:
+    def to_json(self) -> SubspaceStatistics:
         """JSON types."""
         return {
             "input_scale": self.input_scale,
@@ -75,15 +87,15 @@ class Subspace:
         }
 
     @classmethod
-    def from_facts(cls, facts: SceneStatistics) -> Subspace:
-        """Inverse of `to_facts`, to float32 precision."""
+    def from_json(cls, statistics: SubspaceStatistics) -> Subspace:
+        """Inverse of `to_json`, to float32 precision."""
         return cls(
-            input_scale=float(facts["input_scale"]),
-            rms=array_from_json(facts["rms"]).astype(np.float64),
-            noise_std=array_from_json(facts["noise_std"]).astype(np.float64),
-            basis=array_from_json(facts["basis"]).astype(np.float64),
-            power=array_from_json(facts["power"]).astype(np.float64),
-            rest_power=float(facts["rest_power"]),
+            input_scale=float(statistics["input_scale"]),
+            rms=array_from_json(statistics["rms"]).astype(np.float64),
+            noise_std=array_from_json(statistics["noise_std"]).astype(np.float64),
+            basis=array_from_json(statistics["basis"]).astype(np.float64),
+            power=array_from_json(statistics["power"]).astype(np.float64),
+            rest_power=float(statistics["rest_power"]),
         )
 
 

@@ -24,7 +24,7 @@ from hypermend.catalog.cube.marks import DoneMarks, Shard, crc32_hex
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.recent import Recent
-from hypermend.models.fuse.protocol import BadPair, FusionModel, FusionRestorer, Pair
+from hypermend.models.fuse.protocol import AdaptationFigures, BadPair, FusionModel, FusionRestorer, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.engine.worker_memory import peak_bytes
 from hypermend.pipeline.restore.pair_reader import PairReader, PairWindow, inside, scaled
@@ -45,7 +45,7 @@ SAMPLE_EDGE_PX = (16, 128)
 SAMPLE_EDGE_HR_PX = 1024
 
 
-def pair_facts(plan: Plan, root: ArchiveStore, model: FusionModel) -> SceneStatistics:
+def pair_facts(plan: Plan, root: ArchiveStore, model: FusionModel) -> dict[str, Any]:
     """What depends on the whole pair: mean spectra that fill deep holes, and what the model asks for.
 
     Raises:
@@ -121,11 +121,11 @@ class ImagePairScene:
         read = time.perf_counter()
         core = inside(support, found.window)
         state: Mapping[str, torch.Tensor] = {}
-        figures: SceneStatistics = {"adapted": False, "steps": 0, "reason": "no pixel is usable in both images"}
+        figures: AdaptationFigures = {"adapted": False, "steps": 0, "reason": "no pixel is usable in both images"}
         pair = found.pair
         if pair.y_valid[core].any() and pair.x_valid[tuple(scaled(s, plan.scale) for s in core)].any():
             adapted = self._model.adapt(self._facts, pair, core, plan.budget)
-            state, figures = adapted.state, dict(adapted.figures)
+            state, figures = adapted.state, adapted.figures.copy()
         modelled = time.perf_counter()
         # How long it took is the receipt's: an undisturbed run and a resumed one leave the same bytes.
         figures.pop("seconds", None)
@@ -143,7 +143,7 @@ class ImagePairScene:
             peak_bytes=peak_bytes(),
         )
 
-    def _store(self, index: Index, state: Mapping[str, torch.Tensor], figures: SceneStatistics) -> int:
+    def _store(self, index: Index, state: Mapping[str, torch.Tensor], figures: AdaptationFigures) -> int:
         shards = []
         if state:
             data = save_tensors({k: v.detach().cpu().contiguous() for k, v in sorted(state.items())})
@@ -269,14 +269,14 @@ def block_marks(root: ArchiveStore, plan: Plan) -> DoneMarks:
     return DoneMarks(root, plan.adapted)
 
 
-def block_figures(root: ArchiveStore, plan: Plan) -> list[SceneStatistics]:
+def block_figures(root: ArchiveStore, plan: Plan) -> list[dict[str, Any]]:
     """Steps, losses and fall-back of every block, in order; their marks are folded into one."""
     if plan.blocks is None:
         return []
     return [{"block": list(index), **mark.extra} for index, mark in block_marks(root, plan).fold().items()]
 
 
-def summary(plan: Plan, blocks: list[SceneStatistics]) -> SceneStatistics:
+def summary(plan: Plan, blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """What the run's report says of a fused scene."""
     assert plan.guide is not None
     assert plan.scene_facts is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ from hypermend.pipeline.tiling.pixels import (
 from hypermend.pipeline.tiling.tiles import PaddedRead, Tile, Window, padded_window, sample_windows
 
 
-def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> SceneStatistics:
+def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, Any]:
     """What depends on the whole scene: the mean spectrum that fills deep holes, and what each model asks for.
 
     A model is told of what it will see: sampled windows of the scene, restored by the steps before it.
