@@ -108,8 +108,8 @@ def beginning(run: Run, begin: float) -> dict[str, Any]:
 def empty_run(archive: str, units: Iterator[Unit], *, marks: bool, **faults: Any) -> Run:
     """A run as the verbs start it, with leases and a ledger, over scenes without pixels."""
     job = Job(archive=archive)
-    make = partial(Worker, archive if marks else None, **faults)
-    return Run("benchmark", job, units, make, on_ray, lease="benchmark", workers=WORKERS)
+    factory = partial(Worker, archive if marks else None, **faults)
+    return Run("benchmark", job, units, factory, on_ray, lease="benchmark", workers=WORKERS)
 
 
 def tiles(archive: str, count: int, *, marks: bool) -> dict[str, Any]:

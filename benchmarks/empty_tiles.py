@@ -17,7 +17,7 @@ from hypermend.catalog.cube.marks import DoneMarks, Shard
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.engine.worker_memory import peak_bytes
 from hypermend.pipeline.runs.run_log import TaskReceipt
-from hypermend.pipeline.runs.unit import Finished, Opened
+from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
 from hypermend.pipeline.tiling.tiles import Index, TileGrid
 
 SHARD = Shard(key="reflectance/c/0/0/0", size=1 << 20, crc32="00000000")
@@ -61,13 +61,13 @@ class EmptyScene:
     def prepare(self) -> Prepare:
         return Prepare(unit=self.id, tiles=len(self._grid))
 
-    def tiles(self, opened: Opened) -> Iterator[EmptyTile]:
-        return (EmptyTile(unit=self.id, index=i) for i in self._grid.indices() if i not in opened.done)
+    def tiles(self, prepared: PreparedScene) -> Iterator[EmptyTile]:
+        return (EmptyTile(unit=self.id, index=i) for i in self._grid.indices() if i not in prepared.done)
 
-    def finish(self, opened: Opened) -> Finish:
+    def finish(self, prepared: PreparedScene) -> Finish:
         return Finish(unit=self.id)
 
-    def commit(self, opened: Opened, finished: Finished) -> int:
+    def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         return 1
 
 
@@ -89,9 +89,9 @@ class Worker:
     def __call__(self, task: Prepare | EmptyTile | Finish) -> Any:
         if isinstance(task, Prepare):
             done = frozenset() if self._root is None else marks_of(self._root, task.unit).tiles()[0]
-            return Opened(total=task.tiles, done=done)
+            return PreparedScene(total=task.tiles, done=done)
         if isinstance(task, Finish):
-            return Finished(valid_fraction=1.0)
+            return SceneTotals(valid_fraction=1.0)
         self._fault(task)
         if self._root is not None:
             marks_of(self._root, task.unit).mark(*task.index, [SHARD], {"valid_px": 1})

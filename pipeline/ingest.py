@@ -36,7 +36,7 @@ from hypermend.pipeline.engine.worker_memory import peak_bytes
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run, workers_of
 from hypermend.pipeline.runs.run_log import SkippedScene, TaskReceipt
-from hypermend.pipeline.runs.unit import Finished, Opened, Unit
+from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals, Unit
 from hypermend.pipeline.tiling.tiles import Index, TileGrid
 
 
@@ -108,7 +108,7 @@ class IngestWorker:
             return self._write(task)
         return self._finish(task)
 
-    def _prepare(self, task: Prepare) -> Opened:
+    def _prepare(self, task: Prepare) -> PreparedScene:
         source = self._source(task.unit, task.files)
         spec = source.spec
         if task.files.tile_px is not None:
@@ -121,7 +121,7 @@ class IngestWorker:
         create(self._root, key, spec, lonlat=source.lonlat)
         rows, columns = spec.tiles
         done, folded = DoneMarks(self._root, key).tiles()
-        return Opened(
+        return PreparedScene(
             total=rows * columns,
             done=done,
             settled=folded and len(done) == rows * columns,
@@ -159,7 +159,7 @@ class IngestWorker:
             peak_bytes=peak_bytes(),
         )
 
-    def _finish(self, task: Finish) -> Finished:
+    def _finish(self, task: Finish) -> SceneTotals:
         """Fold the marks.
 
         Raises:
@@ -170,7 +170,7 @@ class IngestWorker:
         if valid == 0:
             raise BadAsset(f"scene {task.unit}: every pixel is nodata or flagged; there is nothing to publish")
         self._files.drop(task.unit)
-        return Finished(valid_fraction=valid / (cube.spec.height * cube.spec.width))
+        return SceneTotals(valid_fraction=valid / (cube.spec.height * cube.spec.width))
 
     def _source(self, unit: str, files: Files) -> Source:
         def open() -> Source:
@@ -198,28 +198,28 @@ class IngestUnit:
     def prepare(self) -> Prepare:
         return Prepare(unit=self.id, files=self._files)
 
-    def tiles(self, opened: Opened) -> Iterator[WriteTiles]:
-        cube: SourceCube = opened.context
+    def tiles(self, prepared: PreparedScene) -> Iterator[WriteTiles]:
+        cube: SourceCube = prepared.context
         _, tile_px, _ = cube.spec.shard
         grid = TileGrid(height=cube.spec.height, width=cube.spec.width, tile_px=tile_px)
-        missing = (index for index in grid.indices() if index not in opened.done)
+        missing = (index for index in grid.indices() if index not in prepared.done)
         write = partial(WriteTiles, unit=self.id, files=self._files, identity=cube.identity, target=cube.key)
         if cube.windowed:
             yield from (write(tiles=(index,)) for index in missing)
         elif whole := tuple(missing):
             yield write(tiles=whole)
 
-    def finish(self, opened: Opened) -> Finish:
-        return Finish(unit=self.id, target=opened.context.key)
+    def finish(self, prepared: PreparedScene) -> Finish:
+        return Finish(unit=self.id, target=prepared.context.key)
 
-    def commit(self, opened: Opened, finished: Finished) -> int:
-        cube: SourceCube = opened.context
+    def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
+        cube: SourceCube = prepared.context
         item = source_item(
             self._files.scene,
             cube.spec,
             key=cube.key,
             ingest_id=cube.ingest_id,
-            valid_fraction=finished.valid_fraction,
+            valid_fraction=totals.valid_fraction,
         )
         return put_item(self._root, item, run=self._run)
 

@@ -107,15 +107,17 @@ class StubFusion:
         return Adapted(state={"learned": torch.from_numpy(0.1 * mean)}, figures={**figures, "adapted": True})
 
 
-def knowing_it(make: HandlerFactory[Any, Any]) -> Callable[[Any], Any]:
-    """What ``make`` makes, in a process that knows the stub."""
+def knowing_it(factory: HandlerFactory[Any, Any]) -> Callable[[Any], Any]:
+    """What ``factory`` builds, in a process that knows the stub."""
     checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion)
-    return make()
+    return factory()
 
 
-def engine(make: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers) -> Iterator[Any]:
+def engine(
+    factory: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
+) -> Iterator[Any]:
     """`on_ray` with workers that know the stub."""
-    return on_ray(partial(knowing_it, make), tasks, policy=policy, workers=workers)
+    return on_ray(partial(knowing_it, factory), tasks, policy=policy, workers=workers)
 
 
 def main() -> None:

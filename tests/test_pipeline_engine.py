@@ -202,17 +202,17 @@ def test_f04_a_machine_that_leaves_costs_no_try_and_a_process_that_dies_does(
     error: str, alive: bool, tries_left: bool, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """benchmarks.real_cluster kills a real one."""
-    crew = ray_actors._ActorPool(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
-    monkeypatch.setattr(ray_actors, "living", lambda: {"here": {}} if alive else {"elsewhere": {}})
+    pool = ray_actors._ActorPool(make_square, Workers(count=1), Policy(max_deaths=1, max_node_losses=2))
+    monkeypatch.setattr(ray_actors, "alive_nodes", lambda: {"here": {}} if alive else {"elsewhere": {}})
     died = ActorDiedError(None)
     died._preempted = error == "warned"
     attempt = ray_actors._Attempt(7, attempts=1)
-    outcomes = list(crew._died(ray_actors._Slot(None, attempt, "here"), died))
+    outcomes = list(pool._handle_death(ray_actors._Slot(None, attempt, "here"), died))
     assert (outcomes == []) == tries_left
     if tries_left:
-        assert (list(crew._queue), attempt.attempts, attempt.deaths) == ([attempt], 0, 0)
+        assert (list(pool._queue), attempt.attempts, attempt.deaths) == ([attempt], 0, 0)
         # One that vanishes again and again is its fault after all; one that warns never is.
-        again = list(crew._died(ray_actors._Slot(None, attempt, "here"), died))
+        again = list(pool._handle_death(ray_actors._Slot(None, attempt, "here"), died))
         assert (again == []) == (error == "warned")
 
 

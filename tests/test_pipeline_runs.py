@@ -15,7 +15,7 @@ from hypermend.pipeline.engine.outcome import WAIT
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.runs.run import Run
 from hypermend.pipeline.runs.run_log import SkippedScene, TaskReceipt
-from hypermend.pipeline.runs.unit import Finished, Opened
+from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,14 @@ class Toy:
     def prepare(self) -> Task:
         return Task(unit=self.id, step=f"prepare {self.total} {self.n_done}")
 
-    def tiles(self, opened: Opened) -> Iterator[Task]:
-        for i in range(len(opened.done), self.total):
+    def tiles(self, prepared: PreparedScene) -> Iterator[Task]:
+        for i in range(len(prepared.done), self.total):
             yield Task(unit=self.id, step="fail" if i == self.bad else "tile", tiles=((0, i),))
 
-    def finish(self, opened: Opened) -> Task:
+    def finish(self, prepared: PreparedScene) -> Task:
         return Task(unit=self.id, step="finish")
 
-    def commit(self, opened: Opened, finished: Any) -> int:
+    def commit(self, prepared: PreparedScene, totals: Any) -> int:
         self.log.append(f"commit {self.scene}")
         return 0 if self.n_done == self.total else 100
 
@@ -54,7 +54,7 @@ def make_toy(log: list[str]) -> Callable[[Task], Any]:
         log.append(f"{task.step.split()[0]} {task.unit.split('/')[1]}")
         if task.step.startswith("prepare"):
             _, total, done = task.step.split()
-            return Opened(total=int(total), done=frozenset((0, i) for i in range(int(done))))
+            return PreparedScene(total=int(total), done=frozenset((0, i) for i in range(int(done))))
         if task.step == "fail":
             raise ValueError("this tile is bad")
         if task.step in ("tile", "block"):
@@ -62,7 +62,7 @@ def make_toy(log: list[str]) -> Callable[[Task], Any]:
                 tiles=task.tiles, block=(0, 0) if task.step == "block" else None, read_s=1, model_s=1, write_s=1,
                 valid_fraction=1, samples=5, bytes_written=10, peak_bytes=1,
             )  # fmt: skip
-        return Finished(valid_fraction=1.0)
+        return SceneTotals(valid_fraction=1.0)
 
     return handle
 
@@ -146,16 +146,16 @@ class Phased(Toy):
 
     bad_block: int | None = None
 
-    def tiles(self, opened: Opened) -> Iterator[Any]:
+    def tiles(self, prepared: PreparedScene) -> Iterator[Any]:
         for i in range(2):
             yield Task(unit=self.id, step="fail" if i == self.bad_block else "block")
         yield WAIT
-        yield from super().tiles(opened)
+        yield from super().tiles(prepared)
 
 
-def no_earlier_than_needed(make: Any, tasks: Any, **_: Any) -> Iterator[Any]:
+def no_earlier_than_needed(factory: Any, tasks: Any, **_: Any) -> Iterator[Any]:
     """An engine that begins all it can before anything ends."""
-    handle, waiting = make(), []
+    handle, waiting = factory(), []
     for task in tasks:
         if task is WAIT:
             for one in waiting:

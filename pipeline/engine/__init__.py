@@ -1,1 +1,1 @@
-"""Tasks on processes: outcome (the contract), serial (the reference), ray_actors, cluster, submit."""
+"""Engines run tasks on processes: outcome (the interface), serial (the reference), ray_actors; cluster, submit."""

@@ -1,4 +1,7 @@
-"""What an engine is given and what it yields: plain values, without Ray. ``execute`` has the engines."""
+"""The interface of an engine: tasks and policies in, outcomes out. Plain values, without Ray.
+
+The engines are ``engine/serial.py`` and ``engine/ray_actors.py``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ R = TypeVar("R")
 
 
 class Wait(Enum):
-    """What a task stream yields when its next task depends on one still in flight."""
+    """Marker that a task stream yields when its next task depends on one still in flight."""
 
     WAIT = "wait"
 
@@ -24,21 +27,21 @@ WAIT = Wait.WAIT
 
 
 class FailureKind(StrEnum):
-    """Why a task was given up."""
+    """Why a task failed."""
 
-    ERROR = "error"  # the handler raised: the same input gives the same answer
-    CRASH = "crash"  # its process died under it, `max_deaths` times
+    ERROR = "error"  # the handler raised: the same input would fail again
+    CRASH = "crash"  # its process died, `max_deaths` times
     DEADLINE = "deadline"  # it ran longer than `deadline_s`
-    MEMORY = "memory"  # it wanted more memory than its worker is granted
+    MEMORY = "memory"  # it needed more memory than its worker is granted
 
 
 class NoWorkers(RuntimeError):
-    """The cluster does not answer, or cannot give what a run asks of it."""
+    """The cluster does not reply, or lacks the resources that a run requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult(Generic[T, R]):
-    """A task that ended well."""
+    """A task that succeeded."""
 
     task: T
     result: R
@@ -49,7 +52,7 @@ class TaskResult(Generic[T, R]):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFailure(Generic[T]):
-    """A task that was given up; ``error`` is the class of what was raised, ``message`` its text."""
+    """A task that failed for good; ``error`` is the class of the exception, ``message`` its text."""
 
     task: T
     kind: FailureKind
@@ -61,44 +64,45 @@ class TaskFailure(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """When to try again and when to give up."""
+    """When to retry a task and when to give it up."""
 
     max_attempts: int = 4
-    """Tries of a task whose error calls itself ``transient`` (an unreachable store, a reset connection)."""
+    """Tries of a task whose error has a true attribute ``transient`` (unreachable store, reset connection)."""
     max_deaths: int = 3
-    """Deaths of the process under one task before that task is put aside."""
+    """Number of times the worker process may die under one task before that task is quarantined."""
     deadline_s: float | None = None
-    """Longest time one task may run; None for no limit. The serial engine cannot interrupt and ignores it."""
+    """Longest time that one task may run; None for no limit. The serial engine cannot interrupt and ignores it."""
     backoff_s: float = 1.0
-    """Pause before the second try of a transient error; doubles with each further one, half to one and a half of it."""
+    """Pause before the second try after a transient error. It doubles with each further try; jitter takes 0.5 to 1.5 of
+    it."""
     max_node_losses: int = 10
-    """Machines that may vanish without warning under one task. Those that say so beforehand are not counted at all."""
+    """Number of machines that may vanish without warning under one task. Announced losses are not counted."""
 
     def pause_s(self, attempts: int) -> float:
-        """Pause after so many tries. Drawn: workers that failed together do not come back together."""
+        """Draw the pause after so many tries: workers that failed together must not come back together."""
         return self.backoff_s * 2.0 ** (attempts - 1) * random.uniform(0.5, 1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """What the Ray engine asks the cluster for."""
+    """The actors that the Ray engine requests of the cluster."""
 
     count: int | None = None
-    """Actors; None for one per GPU where there are GPUs, else one per CPU, and more as machines join. They share the
-    CPUs evenly."""
+    """Number of actors; None for one per GPU where there are GPUs, else one per CPU, and more as machines join. They
+    share the CPUs evenly."""
     gpus: float | None = None
-    """GPUs of each actor, 0.25 for four on one; None for 1 where there are GPUs, else 0."""
+    """GPUs of each actor, 0.25 for four actors on a GPU; None for 1 where there are GPUs, else 0."""
     max_gpus: float | None = None
-    """GPUs of all actors together; None for all there are."""
+    """GPUs of all actors together; None for no limit."""
     memory_bytes: int | None = None
-    """Memory that each actor asks of its machine; None for none."""
+    """Memory that each actor reserves on its machine; None for no reservation."""
     limit_bytes: int | None = None
-    """What each actor lets itself take beyond what it is built of; None for any."""
+    """Memory that each actor may allocate beyond what its handler took when it was built; None for no limit."""
     lane: str | None = None
-    """Each actor takes one `lane_<name>` of its machine, where the machines of the cluster have such."""
+    """Name of a lane: each actor takes one `lane_<name>` of its machine, where the cluster's machines have lanes."""
     join_s: float = 0.0
-    """How long to wait for the first machine that has what an actor needs: a cluster that grows by itself has shrunk to
-    its head, and takes minutes to start one."""
+    """How long to wait for the first machine that has what an actor needs: an autoscaling cluster that is idle has only
+    its head, and takes minutes to start a machine."""
 
 
 HandlerFactory = Callable[[], Callable[[T], R]]
@@ -107,7 +111,7 @@ Outcome = TaskResult[T, R] | TaskFailure[T]
 
 @dataclass(frozen=True, kw_only=True)
 class HandlerError:
-    """What a handler raised, in words: an exception object may not survive the way back."""
+    """Reply of a handler that raised, as text: not every exception object can be pickled."""
 
     error: str
     message: str
@@ -118,7 +122,7 @@ class HandlerError:
 
 @dataclass(frozen=True, kw_only=True)
 class HandlerResult:
-    """What a handler gave back."""
+    """Reply of a handler that returned."""
 
     result: Any
     seconds: float
@@ -126,12 +130,12 @@ class HandlerResult:
 
 
 def run_handler(handle: Callable[[Any], Any], task: Any) -> HandlerError | HandlerResult:
-    """Do the task, whatever comes of it."""
+    """Run the handler on the task; its exception becomes a reply."""
     start = time.perf_counter()
     node = socket.gethostname()
     try:
         result = handle(task)
-    except Exception as error:  # noqa: BLE001 - reported whole to whoever asked for the task, never swallowed
+    except Exception as error:  # noqa: BLE001 - sent whole to the driver, never swallowed
         return HandlerError(
             error=type(error).__name__,
             message=str(error),
@@ -142,23 +146,20 @@ def run_handler(handle: Callable[[Any], Any], task: Any) -> HandlerError | Handl
     return HandlerResult(result=result, seconds=time.perf_counter() - start, node=node)
 
 
-def outcome_of(task: T, answer: HandlerError | HandlerResult, attempts: int) -> Outcome[T, Any]:
-    """How the task ended."""
-    if isinstance(answer, HandlerResult):
-        return TaskResult(task=task, result=answer.result, attempts=attempts, seconds=answer.seconds, node=answer.node)
+def outcome_of(task: T, reply: HandlerError | HandlerResult, attempts: int) -> Outcome[T, Any]:
+    """Make the outcome of a task from its last reply."""
+    if isinstance(reply, HandlerResult):
+        return TaskResult(task=task, result=reply.result, attempts=attempts, seconds=reply.seconds, node=reply.node)
     return TaskFailure(
         task=task,
-        kind=answer.kind,
-        error=answer.error,
-        message=answer.message,
+        kind=reply.kind,
+        error=reply.error,
+        message=reply.message,
         attempts=attempts,
-        node=answer.node,
+        node=reply.node,
     )
 
 
 def _out_of_memory(error: Exception) -> bool:
     # torch has no class of its own for it
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-
-
-PATIENT = Policy()

@@ -1,6 +1,6 @@
-"""What a driver tells Prometheus through Ray: tasks by kind and end, their seconds, tiles, bytes, workers.
+"""Metrics of a run, exported to Prometheus through Ray: tasks by class and end, seconds, tiles, bytes, workers.
 
-Ray exports them on the metrics port of every node (``ray_hypermend_...``); deploy/grafana.json draws them.
+Ray serves them on the metrics port of every node (``ray_hypermend_...``); deploy/grafana.json draws them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 SEND_S = 2.0
 
 
-class Metrics:
-    """Of one run. Sums are kept here and sent every two seconds: a call of Ray's costs as much as a small task."""
+class RunMetrics:
+    """Metrics of one run. Sums are sent every two seconds: a call to Ray costs as much as a small task."""
 
     def __init__(self) -> None:
         self._tasks = metrics.Counter("hypermend_tasks", "Tasks that ended.", tag_keys=("task", "end"))
@@ -33,7 +33,8 @@ class Metrics:
         self._written: Counter[str] = Counter()
         self._sent = 0.0
 
-    def ended(self, outcome: TaskResult[Any, Any] | TaskFailure[Any]) -> None:
+    def add_task(self, outcome: TaskResult[Any, Any] | TaskFailure[Any]) -> None:
+        """Count a task that ended. Its label is the name of its class: dashboards and alerts query by it."""
         task = type(outcome.task).__name__
         if isinstance(outcome, TaskResult):
             self._sums[task, "done"] += 1
@@ -46,11 +47,11 @@ class Metrics:
         if time.monotonic() - self._sent > SEND_S:
             self._send()
 
-    def died(self, what: str) -> None:
-        """A worker died with its ``machine`` or alone, its ``process``."""
-        self._deaths.inc(tags={"with": what})
+    def add_death(self, lost: str) -> None:
+        """Count a worker that died: ``lost`` is "machine", or "process" where the machine lives on."""
+        self._deaths.inc(tags={"with": lost})
 
-    def workers(self, count: int) -> None:
+    def set_workers(self, count: int) -> None:
         self._workers.set(count)
         self._send()
 

@@ -1,4 +1,4 @@
-"""The serial engine: tasks one after the other in this process. It is the reference for the engine on Ray."""
+"""The serial engine: runs tasks one after the other in this process. It is the reference for the engine on Ray."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 
 from hypermend.pipeline.engine.outcome import (
-    PATIENT,
     HandlerError,
     HandlerFactory,
     Outcome,
@@ -21,19 +20,31 @@ from hypermend.pipeline.engine.outcome import (
 
 
 def serial(
-    make: HandlerFactory[T, R], tasks: Iterable[T | Wait], *, policy: Policy = PATIENT, workers: Workers | None = None
+    factory: HandlerFactory[T, R],
+    tasks: Iterable[T | Wait],
+    *,
+    policy: Policy | None = None,
+    workers: Workers | None = None,
 ) -> Iterator[Outcome[T, R]]:
-    """Run every task here, one after the other: the answer that the other engine must give."""
-    handle = make()
+    """Run the tasks in this process and yield the outcome of each.
+
+    Args:
+        factory: builds the handler, once.
+        tasks: the tasks; a ``WAIT`` among them is an error, because nothing is ever in flight.
+        policy: limits on retries; its deadline and its limits on deaths do not apply.
+        workers: ignored; the engines have one signature.
+    """
+    policy = policy or Policy()
+    handle = factory()
     for task in tasks:
         if isinstance(task, Wait):
             raise RuntimeError("the task stream waits for a task, and none is in flight")
         attempts = 0
         while True:
             attempts += 1
-            answer = run_handler(handle, task)
-            if isinstance(answer, HandlerError) and answer.transient and attempts < policy.max_attempts:
+            reply = run_handler(handle, task)
+            if isinstance(reply, HandlerError) and reply.transient and attempts < policy.max_attempts:
                 time.sleep(policy.pause_s(attempts))
                 continue
-            yield outcome_of(task, answer, attempts)
+            yield outcome_of(task, reply, attempts)
             break

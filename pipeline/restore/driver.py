@@ -24,7 +24,7 @@ from hypermend.pipeline.restore.work_list import SceneRequest, memory_grant, sce
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run
 from hypermend.pipeline.runs.run_log import SkippedScene
-from hypermend.pipeline.runs.unit import Finished, Opened
+from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
 
 if TYPE_CHECKING:
     from hypermend.pipeline.restore.worker import RestoreWorker
@@ -56,22 +56,22 @@ class RestoreUnit:
             granted_bytes=self._task.granted_bytes,
         )
 
-    def tiles(self, opened: Opened) -> Iterator[AdaptBlock | RestoreTile | Wait]:
-        scene: OpenedScene = opened.context
+    def tiles(self, prepared: PreparedScene) -> Iterator[AdaptBlock | RestoreTile | Wait]:
+        scene: OpenedScene = prepared.context
         plan = scene.plan
         if plan.blocks is not None:
             for block in plan.blocks:
                 if block.index not in scene.adapted:
                     yield AdaptBlock(unit=self.id, plan=plan.key, block=block.index)
             yield WAIT  # a tile blends what the blocks around it have learned
-        for index in pending(plan, opened.done):
+        for index in pending(plan, prepared.done):
             yield RestoreTile(unit=self.id, plan=plan.key, index=index)
 
-    def finish(self, opened: Opened) -> Finish:
-        return Finish(unit=self.id, plan=opened.context.plan.key)
+    def finish(self, prepared: PreparedScene) -> Finish:
+        return Finish(unit=self.id, plan=prepared.context.plan.key)
 
-    def commit(self, opened: Opened, finished: Finished) -> int:
-        plan: Plan = opened.context.plan
+    def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
+        plan: Plan = prepared.context.plan
         item = restored_item(
             self._source,
             plan.spec,
@@ -79,15 +79,15 @@ class RestoreUnit:
             task=plan.task,
             plan_id=plan.id,
             model=plan.model,
-            valid_fraction=finished.valid_fraction,
+            valid_fraction=totals.valid_fraction,
             guide=self._guide_scene,
         )
         said: dict[str, Any] = {}
         if plan.guide is not None:
             said |= {"hypermend:overlap": plan.guide.overlap, "hypermend:days_apart": plan.guide.days_apart}
         reasons = [f"model {step.model}: {step.why}" for step in plan.steps if step.why]
-        if opened.warnings or reasons:
-            said |= {"hypermend:notes": [*opened.warnings, *reasons]}
+        if prepared.warnings or reasons:
+            said |= {"hypermend:notes": [*prepared.warnings, *reasons]}
         if said:
             item = replace(item, properties={**item.properties, **said})
         return put_item(self._root, item, run=self._run)

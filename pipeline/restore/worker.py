@@ -33,7 +33,7 @@ from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene,
 from hypermend.pipeline.restore.plan import Plan, make_plan, read_plan
 from hypermend.pipeline.restore.single_image import SingleImageScene, scene_facts
 from hypermend.pipeline.runs.run_log import TaskReceipt
-from hypermend.pipeline.runs.unit import Finished, Opened
+from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
 from hypermend.pipeline.tiling.tiles import Index
 
 KEEP_OPEN = 4
@@ -59,7 +59,7 @@ class RestoreWorker:
             return self._restore(task)
         return self._finish(read_plan(self._root, task.plan))
 
-    def _prepare(self, task: Prepare) -> Opened:
+    def _prepare(self, task: Prepare) -> PreparedScene:
         plan = make_plan(
             scene_id=task.scene,
             collection=task.collection,
@@ -90,7 +90,7 @@ class RestoreWorker:
         # A model that leaves a scene, or a window of its bands, as it is says why.
         found = [f for step in facts["steps"] for f in step] if plan.guide is None else [facts["model"]]
         reasons = dict.fromkeys(f"left as it is: {f['reason']}" for f in found if "reason" in f)
-        return Opened(
+        return PreparedScene(
             total=len(plan.grid),
             done=done,
             blocks=0 if plan.blocks is None else len(plan.blocks) - len(adapted),
@@ -131,14 +131,14 @@ class RestoreWorker:
             peak_bytes=peak_bytes(),
         )
 
-    def _finish(self, plan: Plan) -> Finished:
+    def _finish(self, plan: Plan) -> SceneTotals:
         """Fold the marks."""
         marks = DoneMarks(self._root, plan.target).fold()
         valid = sum(mark.extra["valid_px"] for mark in marks.values())
         figures: dict[str, Any] = {"models": [{"task": s.task, "model": s.model, "why": s.why} for s in plan.steps]}
         if plan.guide is not None:
             figures |= summary(plan, block_figures(self._root, plan))
-        return Finished(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
+        return SceneTotals(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
 
     def _scene(self, key: str) -> tuple[SingleImageScene | ImagePairScene, Cube]:
         return self._scenes.get(key, partial(self._open, key))

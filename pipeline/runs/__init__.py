@@ -1,1 +1,1 @@
-"""Many scenes in one run: unit (a scene's steps), scheduler, scene_leases, run, run_log, report, progress."""
+"""Many scenes in one run: unit (the steps of a scene), scheduler, scene_leases, run_log, report; run, progress."""

@@ -1,4 +1,4 @@
-"""What a person sees: progress while a run goes on, a table when it has ended. Machines get the same as JSON."""
+"""Terminal output of a run: progress while it works, a summary at its end. Programs get the same facts as JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "fail
 
 
 def follow(run: Run, console: Console) -> RunReport:
-    """Work to the end of ``run``: on a terminal a bar for all scenes and one for each open scene, and everywhere a line
-    for each scene that has ended.
+    """Work to the end of ``run`` and print one line for each scene that has ended.
+
+    A terminal also shows a bar for all scenes and one for each open scene.
     """
     with _progress(console) as progress:
         bars = _Bars(console, progress, run.scenes)
@@ -66,7 +67,7 @@ def _progress(console: Console) -> Progress:
 
 
 def summary(report: RunReport, console: Console) -> None:
-    """The closing lines of a run: how many scenes ended how, and each one that did not end well."""
+    """Print the closing lines of a run: the number of scenes by status, bytes and time, and where the failures are."""
     counts = ", ".join(f"{n} {status}" for status in get_args(Status) if (n := report.count(status)))
     counts = counts or ("no scene ended" if report.stopped else "nothing to do")
     console.print(

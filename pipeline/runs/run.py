@@ -1,8 +1,8 @@
-"""A run: one dispatcher for many scenes. Their tiles are interleaved, and a scene is committed when its last is done.
+"""A run: one dispatcher for many scenes. Their tiles are interleaved, and a scene is committed after its last tile.
 
-Each scene walks through four steps (``pipeline.unit``). All but the last run in a worker, so the driver never holds a
-pixel. Ingest and restoration are two ``Unit``s of this walk; whatever else they share is here and in ``board``: resume,
-leases, the ledger of receipts and failures, progress, and what the exit code will be.
+Each scene passes through four steps (``runs/unit.py``). All but the last run in a worker, so the driver never holds a
+pixel. Ingest and restoration are two implementations of ``Unit``. What they share is here and in the scheduler: resume,
+leases, the log of receipts and failures, progress, and the exit code.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from hypermend.pipeline.runs.unit import Unit
 
 
 class Engine(Protocol):
-    """``serial`` or ``on_ray``."""
+    """An engine: ``serial`` or ``on_ray``."""
 
     def __call__(
-        self, make: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
+        self, factory: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
     ) -> Iterator[Outcome[Any, Any]]: ...
 
 
 JOIN_S = 900.0
-"""Machines of clouds start in two to ten minutes, if there are any."""
+"""Longest wait for a cluster's first machine: those of clouds start in two to ten minutes, if there are any."""
 
 
 def workers_of(job: Job) -> Workers:
-    """What the job asks the cluster for; its memory is the restoration's to know."""
+    """Return what the job requests of the cluster, apart from memory, which the restoration works out."""
     return Workers(
         count=job.workers,
         gpus=job.gpus_per_worker,
@@ -46,14 +46,14 @@ def workers_of(job: Job) -> Workers:
 
 
 class Run:
-    """A run that has begun: iterate its events, or ``wait`` for its report."""
+    """A run in progress: iterate its events, or ``wait`` for its report."""
 
     def __init__(
         self,
         run_id: str,
         job: Job,
         units: Iterable[Unit | SkippedScene],
-        make: HandlerFactory[Any, Any],
+        factory: HandlerFactory[Any, Any],
         engine: Engine,
         *,
         scenes: int | None = None,
@@ -61,35 +61,43 @@ class Run:
         lease: str | None = None,
         workers: Workers | None = None,
     ) -> None:
-        """
+        """Set up a run; nothing starts before its events are iterated.
+
         Args:
-            lease: what is done to each scene, where one driver at a time may do it; None for no leases.
-            workers: None for as many as the job says.
+            run_id: names the run in the archive.
+            job: archive, deadline and workers of the run; logged with it.
+            units: the scenes.
+            factory: builds the handler of tasks in each worker.
+            engine: runs the tasks.
+            scenes: number of units, where it is known beforehand.
+            open_scenes: how many scenes may be open at a time.
+            lease: kind of the lease on each scene (``SceneLeases``); None for no leases.
+            workers: None for what the job requests.
         """
         self.scenes = scenes
-        """How many units there will be, where that is known beforehand."""
         self.report = RunReport(run=run_id)
         self._job = job
         self._root = ArchiveStore(job.archive)
-        hold = None if lease is None else SceneLeases(Leases(self._root, what=run_id), lease)
-        ledger = RunLog(self._root, run_id, job=job.to_record())
-        self._board = SceneScheduler(units, self.report, ledger, open_scenes=open_scenes, hold=hold)
-        asked = workers or workers_of(job)
-        self._start = lambda tasks: engine(make, tasks, policy=Policy(deadline_s=job.deadline_s), workers=asked)
+        leases = None if lease is None else SceneLeases(Leases(self._root, what=run_id), lease)
+        run_log = RunLog(self._root, run_id, job=job.to_record())
+        self._scheduler = SceneScheduler(units, self.report, run_log, open_scenes=open_scenes, leases=leases)
+        requested = workers or workers_of(job)
+        self._work = lambda tasks: engine(factory, tasks, policy=Policy(deadline_s=job.deadline_s), workers=requested)
 
     def __iter__(self) -> Iterator[Event]:
-        begin = time.monotonic()
-        yield from self._board.run(self._start)
-        self.report.seconds = time.monotonic() - begin
+        """Work to the end, one event after the other."""
+        start = time.monotonic()
+        yield from self._scheduler.run(self._work)
+        self.report.seconds = time.monotonic() - start
         if self.report.bytes_written and "stopped" not in self.report.notes:  # a run that wrote nothing leaves nothing
             self._root.put_json(f"runs/{self.report.run}/report.json", self.report.to_dict())
 
     def stop(self) -> None:
-        """Begin nothing more; the tiles in flight are finished, and the same command goes on later."""
-        self._board.stop()
+        """Start no further task; the tiles in flight are finished, and the same command resumes the run later."""
+        self._scheduler.stop()
 
     def wait(self) -> RunReport:
-        """Work to the end."""
+        """Work to the end and return the report."""
         for _ in self:
             pass
         return self.report

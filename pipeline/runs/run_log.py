@@ -1,4 +1,4 @@
-"""The ledger of a run: what became of every tile, one line of JSON each, readable with no cluster alive."""
+"""The log of a run: the receipt or failure of every task, one line of JSON each, readable without a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypermend.pipeline.tiling.tiles import Index
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReceipt:
-    """What became of one task's tiles."""
+    """Receipt of one task: its tiles, times and bytes."""
 
     tiles: tuple[Index, ...]
     read_s: float
@@ -31,14 +31,14 @@ class TaskReceipt:
     peak_bytes: int
     """Largest resident size of the worker process so far."""
     block: Index | None = None
-    """The adaptation block, where the task was one."""
+    """The adaptation block, where the task adapted one."""
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """Of the block: steps, losses, whether it fell back; JSON values."""
+    """Figures of the block: steps, losses, whether it fell back; JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedScene:
-    """A scene that never becomes a unit: a bad item, an unreachable asset."""
+    """A scene that never becomes a unit, because of a bad item or an unreachable asset, or that is not published."""
 
     scene: str
     reason: str
@@ -46,8 +46,8 @@ class SkippedScene:
     """None where it is not known."""
 
 
-class Subject(Protocol):
-    """Whose lines they are: the scene of a unit."""
+class SceneRef(Protocol):
+    """The scene that a line of the log is about."""
 
     @property
     def collection(self) -> str | None: ...
@@ -59,16 +59,19 @@ class Subject(Protocol):
 class RunLog:
     """Receipts and failures of one run: ``runs/<run>/{receipts,failures}/<driver>/<n>.jsonl``.
 
-    Object stores cannot append, so lines are gathered into numbered parts. A run that does nothing writes nothing.
+    Object stores cannot append, so lines are collected into numbered parts. A run that does nothing writes nothing.
     """
 
     flush_lines = 500
     flush_s = 30.0
 
     def __init__(self, root: ArchiveStore, run: str, *, job: Mapping[str, Any] | None = None) -> None:
-        """
+        """Make a log that has written nothing yet.
+
         Args:
-            job: what was asked for; kept as ``job.json`` beside the first line, for `hypermend retry` to ask again.
+            root: the archive.
+            run: id of the run.
+            job: the job; stored as ``job.json`` with the first line, so that `hypermend retry` can run it again.
         """
         self._root = root
         self.run = run
@@ -78,14 +81,16 @@ class RunLog:
         self._parts = {"receipts": 0, "failures": 0}
         self._flushed = time.monotonic()
 
-    def receipt(self, subject: Subject, receipt: TaskReceipt, outcome: TaskResult[Any, Any]) -> None:
+    def receipt(self, scene: SceneRef, receipt: TaskReceipt, outcome: TaskResult[Any, Any]) -> None:
+        """Log a task that succeeded."""
         line = {"attempts": outcome.attempts, "node": outcome.node, **asdict(receipt)}
-        self._add("receipts", subject, line)
+        self._add("receipts", scene, line)
 
-    def failure(self, subject: Subject, *, step: str, tiles: Any, outcome: TaskFailure[Any]) -> None:
+    def failure(self, scene: SceneRef, *, step: str, tiles: Any, outcome: TaskFailure[Any]) -> None:
+        """Log a task that failed in ``step``: prepare, adapt, tile or finish."""
         self._add(
             "failures",
-            subject,
+            scene,
             {
                 "step": step,
                 "tiles": tiles,
@@ -97,15 +102,16 @@ class RunLog:
             },
         )
 
-    def skipped(self, refusal: SkippedScene) -> None:
-        self._add("failures", refusal, {"step": "discover", "message": refusal.reason})
+    def skipped(self, scene: SkippedScene) -> None:
+        """Log a scene that is not worked on, or not published."""
+        self._add("failures", scene, {"step": "discover", "message": scene.reason})
 
-    def _add(self, kind: str, subject: Subject, line: dict[str, Any]) -> None:
+    def _add(self, kind: str, scene: SceneRef, line: dict[str, Any]) -> None:
         line = {
             "run": self.run,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "collection": subject.collection,
-            "scene": subject.scene,
+            "collection": scene.collection,
+            "scene": scene.scene,
             **line,
         }
         self._lines[kind].append(json.dumps(line))
@@ -113,6 +119,7 @@ class RunLog:
             self.flush()
 
     def flush(self) -> None:
+        """Write the lines collected so far, one object for each kind."""
         if self._job is not None and any(self._lines.values()):
             self._root.put_json(f"runs/{self.run}/job.json", self._job)
             self._job = None

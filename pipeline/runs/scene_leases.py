@@ -1,4 +1,4 @@
-"""Leases on scenes, so that two drivers never restore the same one."""
+"""Leases on scenes: one driver at a time writes a scene."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ from hypermend.pipeline.runs.unit import Unit
 
 
 class SceneLeases:
-    """The leases of a run on its scenes: one driver at a time writes one."""
+    """The leases of a run on its scenes."""
 
     def __init__(self, leases: Leases, kind: str) -> None:
-        """
+        """Use ``leases`` for scenes.
+
         Args:
-            kind: what is done to a scene, such as ingest; other kinds have other leases.
+            leases: leases of the archive.
+            kind: the operation on the scene, such as ingest; each kind has its own leases.
         """
         self._leases = leases
         self._kind = kind
 
-    def other(self, unit: Unit) -> Claim | None:
-        """The other driver that is at work on the scene."""
+    def other_driver(self, unit: Unit) -> Claim | None:
+        """Return the claim of another driver that is at work on the scene."""
         return self._leases.holder(self._key(unit))
 
     def take(self, unit: Unit) -> Claim | None:
-        """None when the scene is ours, else whose it is."""
+        """Take the lease: None when this driver has it, else the claim of the driver that does."""
         return self._leases.take(self._key(unit))
 
     def lost(self, unit: Unit) -> bool:
+        """Whether another driver has taken the lease over."""
         return not self._leases.still_ours(self._key(unit))
 
     def release(self, unit: Unit) -> None:
-        with contextlib.suppress(ArchiveError):  # a lease that cannot be given back ends by itself
+        """Give the lease back."""
+        with contextlib.suppress(ArchiveError):  # a lease that cannot be released expires by itself
             self._leases.release(self._key(unit))
 
     def close(self) -> None:
+        """Release every lease of the run."""
         self._leases.close()
 
     def _key(self, unit: Unit) -> str:

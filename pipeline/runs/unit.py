@@ -1,9 +1,9 @@
-"""One scene's walk through a run, as the board sees it.
+"""The interface between a run and one of its scenes: four steps, in this order.
 
-prepare  open the input, create the output, find what is already done   -> Opened
-tiles    one task for each piece that is missing, perhaps in two phases   -> Receipt
-finish   fold the marks, sum up                                           -> Finished
-commit   put the STAC item, by the driver: the scene is published, or it is not
+prepare  open the input, create the output, read which tiles are done       -> PreparedScene
+tiles    one task for each missing piece, in two phases where blocks adapt  -> TaskReceipt
+finish   fold the marks, add up                                             -> SceneTotals
+commit   put the STAC item, in the driver: after it the scene is published
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from hypermend.pipeline.tiling.tiles import Index
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
-    """What ``prepare`` found out."""
+class PreparedScene:
+    """Result of ``prepare``."""
 
     total: int
-    """Tiles of the scene."""
+    """Number of tiles of the scene."""
     done: frozenset[Index]
     """Tiles that an earlier run has marked."""
     blocks: int = 0
-    """Adaptation blocks that must be done before the first tile."""
+    """Number of adaptation blocks that must be done before the first tile."""
     settled: bool = False
-    """Nothing will be written: every tile is done and its marks are folded. Such a scene needs no lease."""
+    """True where nothing will be written: every tile is done and the marks are folded. Such a scene needs no lease."""
     bytes_written: int = 0
     context: Any = None
-    """What the later tasks and the commit need; small."""
+    """Small value that the later tasks and the commit need."""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """What ``finish`` summed up."""
+class SceneTotals:
+    """Result of ``finish``."""
 
     valid_fraction: float
     """Usable share of the scene, 0 to 1."""
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """What the run's report says of the scene; JSON values."""
+    """Figures of the scene for the run's report; JSON values."""
 
 
 class Unit(Protocol):
-    """One scene's walk. ``task.unit`` of every task it gives is its ``id``, ``<collection>/<scene>``."""
+    """Unit of work of a run: one scene. ``task.unit`` of each of its tasks is its ``id``, ``<collection>/<scene>``."""
 
     @property
     def id(self) -> str: ...
@@ -54,20 +54,21 @@ class Unit(Protocol):
 
     @property
     def scene(self) -> str:
-        """Id of the scene; another collection may have one of the same id."""
+        """Id of the scene; another collection may have a scene of the same id."""
         ...
 
     def prepare(self) -> Any: ...
 
-    def tiles(self, opened: Opened) -> Iterator[Any]:
-        """The tasks that are left. ``WAIT`` among them: what follows needs what came before, whole and without failure.
+    def tiles(self, prepared: PreparedScene) -> Iterator[Any]:
+        """Give the tasks that are left.
 
-        Other scenes fill the gap.
+        A ``WAIT`` among them says that the tasks after it need all tasks before it to have succeeded. Other scenes fill
+        the gap.
         """
         ...
 
-    def finish(self, opened: Opened) -> Any: ...
+    def finish(self, prepared: PreparedScene) -> Any: ...
 
-    def commit(self, opened: Opened, finished: Finished) -> int:
-        """Publish the scene; returns the bytes written."""
+    def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
+        """Publish the scene and return the number of bytes written."""
         ...
