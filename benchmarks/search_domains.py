@@ -85,8 +85,8 @@ def _net(cell: Genotype, channels: int, extra: int, scale: Scale) -> Stas:
 
 def _learnt(net: Stas, source: Iterator[Any], criterion: Any, scale: Scale) -> Stas:
     *_, last = fit(net, source, criterion, FitSettings(steps=scale.steps))
-    average: Any = last.average
-    return average.requires_grad_(False)  # type: ignore[no-any-return]
+    ema: Any = last.ema
+    return ema.requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def fit_bands(cubes: Sequence[F32], cell: Genotype, scale: Scale) -> Stas:

@@ -196,7 +196,7 @@ def fitted(data: Data, cell: Genotype, scale: Scale, *, seed: int) -> Line:
     batches = _batches([*data.theta, *data.alpha], scale, seed=seed)
     *_, last = fit(net, batches, log_mse, FitSettings(steps=scale.steps))
     parameters = sum(p.numel() for p in net.parameters())
-    return {"parameters": parameters, **quality(last.average, spread_bands(data.scored, scale.bands))}
+    return {"parameters": parameters, **quality(last.ema, spread_bands(data.scored, scale.bands))}
 
 
 def _batches(cubes: Sequence[F32], scale: Scale, *, seed: int, sigmas: Sequence[float] = SIGMAS) -> Iterator[Batch]:

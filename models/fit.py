@@ -1,9 +1,10 @@
-"""The one training loop. A generator: whoever iterates it decides what to log, where to save and when to stop.
+"""The training loop, as a generator: its caller decides what to log, when to save and when to stop.
 
-for p in fit(net, batches, loss, settings): report(p)
+    for p in fit(net, batches, loss, settings): report(p)
 
-Several processes train one network when each is given its part of every batch and `share`, which sums a tensor over
-them: gradients, statistics, loss and clock are averaged at each step, so all make the same step and end together.
+Several processes can train one network. Each gets its share of every batch and a function `share` that sums a tensor
+over all processes. Gradients, normalisation statistics, loss and clock are averaged at each step, so all processes make
+the same steps and stop together.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 AllReduce = Callable[[torch.Tensor], object]
 """Sums a flat tensor over all processes, in place."""
 State = Mapping[str, torch.Tensor]
-"""Everything a training needs to go on, by name: weights, their average, the optimiser's moments."""
+"""Tensors that a training needs to resume, by name: weights, EMA of the weights, moments of the optimiser."""
+_NET, _EMA = "net.", "average."
+"""Prefixes of weights and of their EMA in a stored state."""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""State that AdamW keeps for each parameter."""
 
 
 class Diverged(FloatingPointError):
-    """A training whose numbers are none any more: says what to do, and at which step it was."""
+    """Raised when the loss is NaN or infinite; the message says at which step and what to do."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -35,27 +40,27 @@ class Diverged(FloatingPointError):
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How to train; the end is whichever of steps and minutes comes first."""
+    """Settings of a training, which ends at `steps` or `minutes`, whichever comes first."""
 
     steps: int | None = None
     minutes: float | None = None
     learning_rate: float = 2e-3
-    """Peak; rises linearly over `warmup_steps`, then falls as a cosine to `learning_rate_end` at the end."""
+    """Peak. The rate rises linearly over `warmup_steps`, then falls as a cosine to `learning_rate_end`."""
     learning_rate_end: float = 1e-6
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
-    average: float = 0.998
-    """Decay of the running average of the weights, which is what is kept."""
+    ema_decay: float = 0.998
+    """Decay for each step of the exponential moving average (EMA) of the weights; a training keeps the EMA."""
     bf16: bool = False
-    """Autocast to bfloat16: 2x on a CPU that has it in hardware, 35x slower on one that has not."""
+    """Autocast to bfloat16: 2x faster on a CPU that has it in hardware, 35x slower on one that does not."""
     report_every: int = 50
-    """Steps for each Progress."""
+    """Steps between two values of Progress."""
     freeze_norm: bool = False
-    """Normalise with the statistics kept, not with the batch's: then parts of a batch add up to the batch exactly."""
+    """Normalise with the stored statistics, not with those of the batch: then its shares add up to it exactly."""
 
     def __post_init__(self) -> None:
-        """Check that there is an end.
+        """Check that the training ends.
 
         Raises:
             ValueError: neither steps nor minutes.
@@ -66,24 +71,24 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where training stands."""
+    """State of a running training."""
 
     step: int
     seconds: float
     fraction: float
-    """Of the way to the end, 0 to 1."""
+    """Share of the training that is done, 0 to 1."""
     loss: float
-    """Mean since the last report."""
+    """Mean since the previous Progress."""
     learning_rate: float
-    average: nn.Module
-    """The network with averaged weights, in eval mode; changes with the next step, so save or score it at once."""
+    ema: nn.Module
+    """Network with the EMA of the weights, in eval mode. The next step changes it, so save or score it at once."""
     state: Callable[[], State]
-    """For `Resume`; its tensors change with the next step, too."""
+    """Returns the state for `Resume`; the next step changes its tensors as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Where an earlier `fit` stood; the batches given are those that come after it."""
+    """Point at which an earlier `fit` stopped. `fit` then takes the batches that follow it."""
 
     state: State
     step: int
@@ -99,27 +104,27 @@ def fit(
     share: AllReduce | None = None,
     resume: Resume | None = None,
 ) -> Iterator[Progress]:
-    """Train `net` in place; yields every `report_every` steps and at the end.
+    """Train `net` in place; yield every `report_every` steps and at the end.
 
     Args:
         net: on its device.
-        batches: (input, target), endless or not: its end is an end as well.
+        batches: (input, target). The training also ends when they do.
         loss: (output, target) -> scalar, a mean over the samples.
         settings: see `FitSettings`.
-        share: of the processes that train together; None for one alone.
-        resume: None to begin.
+        share: sums a tensor over the processes; None for a single process.
+        resume: None starts a new training.
 
     Raises:
-        Diverged: the loss is no number.
-        KeyError, RuntimeError: the state of `resume` is of another network.
+        Diverged: the loss is NaN or infinite.
+        KeyError, RuntimeError: the state of `resume` belongs to another network.
     """
     s = settings
     device = next(net.parameters()).device
     optimiser = torch.optim.AdamW(net.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
-    average = copy.deepcopy(net).eval()
+    ema = copy.deepcopy(net).eval()
     step, before = (resume.step, resume.seconds) if resume else (0, 0.0)
     if resume:
-        _restore(resume, net, average, optimiser)
+        _restore(resume, net, ema, optimiser)
     begin, seconds, sums, last = time.monotonic() - before, before, 0.0, step
     for x, target in batches:
         done = _fraction(s, step, seconds)
@@ -140,7 +145,7 @@ def fit(
         nn.utils.clip_grad_norm_(net.parameters(), s.clip_norm)
         optimiser.step()
         step += 1
-        _update_ema(average, net, min(s.average, step / (step + 9)))
+        _update_ema(ema, net, min(s.ema_decay, step / (step + 9)))
         if not math.isfinite(now):
             raise Diverged(f"loss is {now} at step {step}: lower the learning rate or train without bf16", step)
         sums += now
@@ -152,8 +157,8 @@ def fit(
                 fraction=done,
                 loss=sums / (step - last),
                 learning_rate=rate,
-                average=average,
-                state=lambda: _state(net, average, optimiser),
+                ema=ema,
+                state=lambda: _state(net, ema, optimiser),
             )
             sums, last = 0.0, step
         if done >= 1.0:
@@ -161,7 +166,7 @@ def fit(
 
 
 def _fraction(s: FitSettings, step: int, seconds: float) -> float:
-    """Of the way to the end, by steps or by time, whichever is farther."""
+    """Share of the training that is done, by steps or by time, whichever is larger."""
     by_steps = step / s.steps if s.steps else 0.0
     by_time = seconds / (60 * s.minutes) if s.minutes else 0.0
     return min(1.0, max(by_steps, by_time))
@@ -182,9 +187,12 @@ def _freeze_norm(net: nn.Module) -> None:
 def _all_reduce_gradients(
     net: nn.Module, samples: int, loss: float, seconds: float, share: AllReduce
 ) -> tuple[float, float]:
-    """Average gradients and normalisation statistics over all processes, in place, by their samples; loss and clock.
+    """Average gradients and normalisation statistics over all processes, in place, weighted by samples.
 
     One flat tensor, so one exchange for each step.
+
+    Returns:
+        Loss and seconds, averaged in the same way.
     """
     tensors = [p.grad for p in net.parameters() if p.grad is not None]
     tensors += [b for b in net.buffers() if b.is_floating_point()]
@@ -197,17 +205,17 @@ def _all_reduce_gradients(
     return float(flat[-3]), float(flat[-2])
 
 
-def _state(net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> State:
-    out = {f"net.{k}": v for k, v in net.state_dict().items()}
-    out |= {f"average.{k}": v for k, v in average.state_dict().items()}
+def _state(net: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer) -> State:
+    out = {f"{_NET}{k}": v for k, v in net.state_dict().items()}
+    out |= {f"{_EMA}{k}": v for k, v in ema.state_dict().items()}
     for name, p in net.named_parameters():
         for moment in _MOMENTS:
             out[f"{moment}.{name}"] = optimiser.state[p][moment]
     return out
 
 
-def _restore(resume: Resume, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    for module, prefix in ((net, "net."), (average, "average.")):
+def _restore(resume: Resume, net: nn.Module, ema: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    for module, prefix in ((net, _NET), (ema, _EMA)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in resume.state.items() if k.startswith(prefix)})
     for name, p in net.named_parameters():
         moments = {
@@ -216,16 +224,12 @@ def _restore(resume: Resume, net: nn.Module, average: nn.Module, optimiser: torc
         optimiser.state[p] = {"step": torch.tensor(float(resume.step)), **moments}
 
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each parameter."""
-
-
 @torch.no_grad()
-def _update_ema(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """Move the averaged weights and normalisation statistics towards those of `net`."""
-    for a, p in zip(average.parameters(), net.parameters(), strict=True):
+def _update_ema(ema: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move weights and normalisation statistics of the EMA towards those of `net`."""
+    for a, p in zip(ema.parameters(), net.parameters(), strict=True):
         a.lerp_(p, 1 - decay)
-    for kept, now in zip(average.buffers(), net.buffers(), strict=True):
+    for kept, now in zip(ema.buffers(), net.buffers(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(now, 1 - decay)
         else:

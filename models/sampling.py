@@ -1,9 +1,9 @@
-"""Training samples that depend on (seed, number, place in the batch) alone, whoever draws them and wherever it begins.
+"""Training samples that depend only on (seed, step, place in the batch), not on the worker nor on the starting step.
 
-A batch has as many slots as samples. What is dear (a part of a scene, made noisy or blurred, its subspace estimated) is
-a realisation; each slot gets a new one every `every` steps, each slot at steps of its own, and cuts its samples from
-the `keep` newest. A worker that has some of the slots makes the realisations of these alone, so the work is shared and
-the memory bounded; sample (step, slot) is the same on one worker and on many, and after a restart.
+A batch has one slot for each sample. A realisation is the expensive part of a sample: a part of a scene, degraded, its
+subspace estimated. Each slot makes a new realisation every `every` steps, at steps of its own, and cuts its samples
+from its `keep` newest ones. A worker makes the realisations of its own slots only, so work is shared and memory is
+bounded. Sample (step, slot) is the same on one worker and on many, and after a restart.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from hypermend.models.fit import Batch
 R = TypeVar("R")
 _MAKE, _CUT = 0, 1
 ATTEMPTS = 50
-"""Of a realisation, before the scenes are said to have none."""
+"""Draws of a realisation before the scenes count as unusable."""
 
 
 class SampleStream(Generic[R]):
-    """Endless samples."""
+    """Endless stream of samples; `batch` returns those of a step."""
 
     def __init__(
         self,
-        make: Callable[[np.random.Generator], R | None],
-        cut: Callable[[R, np.random.Generator], Batch],
+        make_realization: Callable[[np.random.Generator], R | None],
+        cut_patch: Callable[[R, np.random.Generator], Batch],
         *,
         seed: int,
         batch: int,
@@ -39,29 +39,29 @@ class SampleStream(Generic[R]):
     ) -> None:
         """
         Args:
-            make: a realisation, or None where this draw has none.
-            cut: one sample (input, target) of a realisation.
-            seed: of everything.
-            batch: samples of a whole batch, over all workers.
-            every: steps between new realisations of a slot.
-            keep: realisations that a slot cuts from.
+            make_realization: returns None if this draw is unusable.
+            cut_patch: returns one sample (input, target) of a realisation.
+            seed: seed of all randomness.
+            batch: samples in a batch, over all workers.
+            every: steps between two realisations of a slot.
+            keep: realisations that a slot cuts samples from.
         """
-        self._make, self._cut = make, cut
+        self._make_realization, self._cut_patch = make_realization, cut_patch
         self._seed, self._batch, self._every, self._keep = seed, batch, every, keep
         self._made: dict[tuple[int, int], R] = {}
 
     def batch(self, step: int, slots: Iterable[int]) -> Batch:
-        """The samples of some slots at a step, stacked."""
+        """Return the samples of some slots at a step, stacked."""
         drawn = [self.sample(step, slot) for slot in slots]
         return torch.stack([x for x, _ in drawn]), torch.stack([target for _, target in drawn])
 
     def sample(self, step: int, slot: int) -> Batch:
-        """Sample `slot` of the batch at `step`."""
+        """Return sample `slot` of the batch at `step`."""
         number, rng = self._drawn(step, slot)
-        return self._cut(self._realisation(slot, number), rng)
+        return self._cut_patch(self._realisation(slot, number), rng)
 
     def sources(self, step: int) -> Iterator[np.random.Generator]:
-        """For each sample of a batch, the generator that its realisation was made with, as it was then."""
+        """Yield, for each sample of a batch, a generator in the state in which its realisation was made."""
         for slot in range(self._batch):
             number, _ = self._drawn(step, slot)
             yield self._generator(slot, number, _MAKE, 0)
@@ -77,7 +77,7 @@ class SampleStream(Generic[R]):
     def _realisation(self, slot: int, number: int) -> R:
         if (slot, number) not in self._made:
             for attempt in range(ATTEMPTS):
-                made = self._make(self._generator(slot, number, _MAKE, attempt))
+                made = self._make_realization(self._generator(slot, number, _MAKE, attempt))
                 if made is not None:
                     break
             else:
@@ -88,7 +88,7 @@ class SampleStream(Generic[R]):
 
 
 def prefetch(make: Callable[[int], Batch], first: int) -> Generator[Batch]:
-    """make(first), make(first + 1), ..., each made in a thread while the one before is used: two are held at most."""
+    """Yield make(first), make(first + 1), ...; a thread makes the next batch while the last one is in use."""
     with ThreadPoolExecutor(1, "samples") as pool:
         coming = pool.submit(make, first)
         for step in count(first + 1):

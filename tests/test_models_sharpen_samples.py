@@ -66,8 +66,8 @@ def test_training_beats_bicubic_on_its_own_scene() -> None:
     scenes = [pairs(scene(), s)]
     torch.manual_seed(0)
     net = SSRNet(2, filters=4, modules=1, residual=True)
-    settings = FitSettings(steps=30, learning_rate=5e-3, warmup_steps=5, average=0.8, report_every=30)
+    settings = FitSettings(steps=30, learning_rate=5e-3, warmup_steps=5, ema_decay=0.8, report_every=30)
     (end,) = fit(net, batches(scenes, s, seed=0), loss, settings)
     x, target = next(batches(scenes, s, seed=1))
     with torch.no_grad():
-        assert float(loss(end.average(x), target)) < 0.9 * float(loss(enlarge(x, 2), target))
+        assert float(loss(end.ema(x), target)) < 0.9 * float(loss(enlarge(x, 2), target))

@@ -117,7 +117,7 @@ def train(data: Path, out: Path, settings: FitSettings, *, seed: int, check_ever
         if p.seconds < next_check and p.fraction < 1:
             continue
         next_check = p.seconds + check_every_s
-        state = p.average.state_dict()
+        state = p.ema.state_dict()
         made = {"command": "python -m hypermend.pipeline.train.denoise", "seconds": round(p.seconds)}
         recipe = {**made, "steps": p.step, "seed": seed}
         draft = card(net.halo, tuple(names), recipe, {})
@@ -138,7 +138,7 @@ def main() -> None:
     ap.add_argument("--bf16", action="store_true", help="for a CPU that has bfloat16 in hardware: twice as fast")
     a = ap.parse_args()
     settings = FitSettings(
-        minutes=a.minutes, steps=a.steps, bf16=a.bf16, learning_rate=1.5e-3, warmup_steps=20, average=0.98
+        minutes=a.minutes, steps=a.steps, bf16=a.bf16, learning_rate=1.5e-3, warmup_steps=20, ema_decay=0.98
     )
     train(a.data, a.out, settings, seed=a.seed)
 

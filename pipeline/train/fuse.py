@@ -128,7 +128,7 @@ def train(
         if p.seconds < next_check and p.fraction < 1:
             continue
         next_check = p.seconds + check_every_s
-        state = p.average.state_dict()
+        state = p.ema.state_dict()
         recipe = {"command": "python -m hypermend.pipeline.train.fuse", "seconds": round(p.seconds), "steps": p.step}
         draft = card(net.halo, names, {**recipe, "seed": seed, **before}, {})
         scores: dict[str, Any] = {}
@@ -154,7 +154,7 @@ def main() -> None:
     ap.add_argument("--held-out", nargs="*", default=list(VALIDATION), help="scenes to score, not to train on")
     a = ap.parse_args()
     settings = FitSettings(
-        minutes=a.minutes, steps=a.steps, learning_rate=a.learning_rate, warmup_steps=20, average=0.99
+        minutes=a.minutes, steps=a.steps, learning_rate=a.learning_rate, warmup_steps=20, ema_decay=0.99
     )
     train(a.data, a.out, settings, seed=a.seed, held_out=tuple(a.held_out), begin=a.begin)
 

@@ -104,7 +104,7 @@ def train(data: Path, out: Path, config: dict[str, Any], settings: FitSettings, 
         if p.seconds < next_check and p.fraction < 1:
             continue
         next_check = p.seconds + check_every_s
-        state = p.average.state_dict()
+        state = p.ema.state_dict()
         psnr = validate(SsrnetModel(card, state), held_out)
         print(json.dumps(psnr), flush=True)
         found = {
@@ -138,7 +138,7 @@ def main() -> None:
         "residual": not a.plain,
     }
     settings = FitSettings(
-        minutes=a.minutes, steps=a.steps, bf16=a.bf16, learning_rate=a.learning_rate, warmup_steps=20, average=0.98
+        minutes=a.minutes, steps=a.steps, bf16=a.bf16, learning_rate=a.learning_rate, warmup_steps=20, ema_decay=0.98
     )
     recipe = (
         f"python -m hypermend.pipeline.train.sharpen --data ../shared/data --out DIR --scale {a.scale} "

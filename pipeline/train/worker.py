@@ -112,7 +112,7 @@ def fit_settings(plan: TrainPlan, device: str) -> FitSettings:
         minutes=s.minutes,
         learning_rate=s.learning_rate,
         warmup_steps=min(20, (s.steps or 1000) // 10),
-        average=0.98 if plan.task != "fuse" else 0.99,
+        ema_decay=0.98 if plan.task != "fuse" else 0.99,
         bf16=gains_from_bf16(plan, device) if s.bf16 is None else s.bf16,
         report_every=s.report_every,
         freeze_norm=s.freeze_norm,
@@ -173,7 +173,7 @@ class CheckpointWriter:
             "learning_rate": p.learning_rate,
         }
         check = p.step % self._plan.settings.check_every == 0 or p.fraction >= 1.0
-        average = p.average.state_dict()
+        average = p.ema.state_dict()
         if check:
             scores = score(average)
             line["psnr_db"] = round(float(np.mean([s["psnr_db"] for s in scores.values()])), 3)
