@@ -50,7 +50,7 @@ class Sensor:
 
 def names() -> list[str]:
     """All sensors there are tables for, sorted."""
-    files = (f.name for f in resources.files("catalog").joinpath("data").iterdir())
+    files = (f.name for f in resources.files("hypermend.catalog").joinpath("data").iterdir())
     return sorted(n.removesuffix(".csv") for n in files if n.endswith(".csv") and not n.endswith(f"{_SRF}.csv"))
 
 
@@ -167,7 +167,7 @@ def _intervals(wavelength_nm: NDArray[np.float64]) -> NDArray[np.float64]:
 @cache
 def _tabulated(name: str) -> dict[str, NDArray[np.float64]]:
     """Columns of `data/<name>_srf.csv`; empty where there is no such file."""
-    if not resources.files("catalog").joinpath("data", f"{name}{_SRF}.csv").is_file():
+    if not resources.files("hypermend.catalog").joinpath("data", f"{name}{_SRF}.csv").is_file():
         return {}
     _, rows = _table(f"{name}{_SRF}.csv")
     return {key: np.array([float(r[key]) for r in rows]) for key in rows[0]}
@@ -175,6 +175,6 @@ def _tabulated(name: str) -> dict[str, NDArray[np.float64]]:
 
 def _table(file: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Comment lines as a dict, then the rows."""
-    lines = resources.files("catalog").joinpath("data", file).read_text(encoding="utf-8").splitlines()
+    lines = resources.files("hypermend.catalog").joinpath("data", file).read_text(encoding="utf-8").splitlines()
     head = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
     return head, list(csv.DictReader(line for line in lines if not line.startswith("#")))

@@ -370,9 +370,9 @@ def test_a_kill_between_fold_and_cleaning_up_loses_nothing(tmp_path: Path) -> No
 KILLED = """
 import sys, numpy as np
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.storage.archive_store import Root
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import make_pixels, write_tiles
-cube = Cube(Root(sys.argv[1]), sys.argv[2])
+cube = Cube(ArchiveStore(sys.argv[1]), sys.argv[2])
 stored, flags = make_pixels(cube.spec)
 print("go", flush=True)
 while True:

@@ -243,9 +243,9 @@ def test_arrow_leaves_no_threads_behind(tmp_path: Path) -> None:
     """Its pools have been seen to abort the interpreter at exit: an innocent verb then ends with -6."""
     code = (
         "import os, sys; import pyarrow; from hypermend.catalog.stac import index\n"
-        "from hypermend.catalog.storage.archive_store import Root\n"
+        "from hypermend.catalog.storage.archive_store import ArchiveStore\n"
         "count = lambda: len(os.listdir('/proc/self/task'))\n"
-        "root = Root(sys.argv[1])\n"
+        "root = ArchiveStore(sys.argv[1])\n"
         "root.put('index/c/a.parquet', index._parquet([dict.fromkeys(index._SCHEMA.names)]))\n"
         "root.get('index/c/a.parquet'); before = count()\n"  # the store's own threads are there by then
         "assert index._read_part(root, 'index/c/a.parquet', ['key']).num_rows == 1\n"

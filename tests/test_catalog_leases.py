@@ -82,8 +82,8 @@ def test_f06_the_lease_of_a_killed_process_is_free_at_once(root: ArchiveStore) -
     code = f"""
 import os, signal
 from hypermend.catalog.storage.leases import Leases
-from hypermend.catalog.storage.archive_store import Root
-assert Leases(Root({root.url!r}), what="doomed").take({KEY!r}) is None
+from hypermend.catalog.storage.archive_store import ArchiveStore
+assert Leases(ArchiveStore({root.url!r}), what="doomed").take({KEY!r}) is None
 os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

@@ -64,9 +64,9 @@ def test_of_equal_overlaps_the_nearest_in_time_is_taken_whatever_the_order() -> 
 
 def test_too_little_overlap_is_refused_with_both_numbers() -> None:
     with pytest.raises(Refused, match="the best guide of s2 covers 20% of it, at least 50% are needed"):
-        guides(placed("G", west=500000 + 2400)).of(placed("H"))
+        guides(placed("G", west=500000 + 2400)).find(placed("H"))
     with pytest.raises(Refused, match="has no guide that meets its footprint"):
-        guides(placed("G", west=600000), lab("H")).of(placed("H"))
+        guides(placed("G", west=600000), lab("H")).find(placed("H"))
 
 
 def test_footprints_meet_across_reference_systems() -> None:
@@ -83,9 +83,9 @@ def test_laboratory_images_are_paired_by_id_then_by_stem() -> None:
     assert guides(guide, lab("toys_ms", collection="rgb-source")).find(scene).guide == guide
     hyper, ali = lab("paris-hyperion", sensor="hyperion"), lab("paris-ali", sensor="ali")
     assert stem(hyper) == stem(ali) == "paris"
-    assert guides(ali, hyper).of(hyper).guide == ali
+    assert guides(ali, hyper).find(hyper).guide == ali
     with pytest.raises(Refused, match="no guide of this id"):
-        guides(guide, placed("toys_ms")).of(lab("toys_ms"))
+        guides(guide, placed("toys_ms")).find(lab("toys_ms"))
 
 
 def test_of_two_images_of_one_id_the_nearer_in_time_is_taken() -> None:
