@@ -41,7 +41,7 @@ from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.keys import item_key
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac.index import rebuild
-from hypermend.catalog.stac.publish import source_item, unsigned
+from hypermend.catalog.stac.publish import source_item, unsigned_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.pipeline.config import Job, RestoreJob
 from hypermend.pipeline.engine.cluster import start_ray
@@ -162,7 +162,7 @@ def fill_archive(root: ArchiveStore, count: int) -> None:
                 stored, flags = np.ones((2, 16, 16), np.int16), np.full((16, 16), VALID, np.uint8)
                 cube.mark(iy, ix, cube.write(y, x, stored, flags))
         item = source_item(scene, spec, key=key, ingest_id="x", valid_fraction=1.0)
-        document = unsigned(item)
+        document = unsigned_item(item)
         document["assets"]["cube"]["href"] = f"../../../{key}"
         document["links"] = []
         document["properties"]["updated"] = "2026-01-01T00:00:00Z"

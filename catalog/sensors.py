@@ -16,8 +16,8 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hypermend.catalog.arrays import F64
 from hypermend.catalog.errors import BadSensor
 
 _SRF = "_srf"
@@ -61,12 +61,12 @@ def sensor(name: str) -> Sensor:
     Raises:
         BadSensor: there is none of this name; the nearest name and all names are listed.
     """
-    known = names()
-    if name not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    all_names = names()
+    if name not in all_names:
+        near = difflib.get_close_matches(name.lower(), all_names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadSensor(f"unknown sensor {name!r}: {hint}known are {', '.join(known)}")
-    head, rows = _table(f"{name}.csv")
+        raise BadSensor(f"unknown sensor {name!r}: {hint}known are {', '.join(all_names)}")
+    head, rows = _read_csv(f"{name}.csv")
     return Sensor(
         name=name,
         band_name=tuple(r["band"] for r in rows),
@@ -81,11 +81,11 @@ def sensor(name: str) -> Sensor:
 
 
 def srf(
-    hyper: Sensor | str | Sequence[float] | NDArray[np.float64],
+    hyper: Sensor | str | Sequence[float] | F64,
     multi: Sensor | str,
     *,
     bands: Sequence[str] | None = None,
-) -> NDArray[np.float64]:
+) -> F64:
     """How `multi` sees a spectrum sampled by `hyper`: (m, b), rows sum to 1.
 
     The response of each multispectral band (tabulated where `data/<multi>_srf.csv` exists, else a Gaussian of its
@@ -112,9 +112,9 @@ def srf(
     rows[:, ~usable] = 0.0
     total = rows.sum(axis=1, keepdims=True)
     if blind := [b for b, t in zip(chosen, total[:, 0], strict=True) if t < 1e-9]:
-        seen = wavelength_nm[usable]
+        centres = wavelength_nm[usable]
         raise BadSensor(
-            f"{target.name} bands {blind} lie outside the usable bands at {seen.min():.0f}-{seen.max():.0f} nm; "
+            f"{target.name} bands {blind} lie outside the usable bands at {centres.min():.0f}-{centres.max():.0f} nm; "
             "choose others with bands="
         )
     return np.asarray(rows / total)
@@ -134,15 +134,15 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
         raise BadSensor(f"{target.name} has no band {missing}; it has {list(target.band_name)}")
     centres = np.unique(np.asarray(wavelength_nm, dtype=np.float64))
     nm = np.arange(300.0, 2700.0)
-    reach = 1.5 * float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
+    radius_nm = 1.5 * float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
     nearest = np.abs(nm[:, None] - centres[None, :]).min(axis=1)
     responses = [_response(target, band, nm) for band in bands]
-    return tuple(float(r[nearest <= reach].sum() / r.sum()) if r.sum() > 0 else 0.0 for r in responses)
+    return tuple(float(r[nearest <= radius_nm].sum() / r.sum()) if r.sum() > 0 else 0.0 for r in responses)
 
 
-def _response(target: Sensor, band: str, wavelength_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+def _response(target: Sensor, band: str, wavelength_nm: F64) -> F64:
     """Response of one band at the wavelengths, any scale."""
-    table = _tabulated(target.name)
+    table = _measured_response(target.name)
     if band in table:
         nm, response = table["wavelength_nm"], table[band]
         return np.interp(wavelength_nm, nm, response, left=0.0, right=0.0)
@@ -151,7 +151,7 @@ def _response(target: Sensor, band: str, wavelength_nm: NDArray[np.float64]) -> 
     return np.asarray(np.exp(-0.5 * ((wavelength_nm - target.wavelength_nm[i]) / sigma_nm) ** 2))
 
 
-def _intervals(wavelength_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+def _intervals(wavelength_nm: F64) -> F64:
     """The spectral interval each centre stands for: half the way to its neighbours on either side."""
     if wavelength_nm.size < 2:
         return np.ones_like(wavelength_nm)
@@ -165,15 +165,15 @@ def _intervals(wavelength_nm: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @cache
-def _tabulated(name: str) -> dict[str, NDArray[np.float64]]:
+def _measured_response(name: str) -> dict[str, F64]:
     """Columns of `data/<name>_srf.csv`; empty where there is no such file."""
     if not resources.files("hypermend.catalog").joinpath("data", f"{name}{_SRF}.csv").is_file():
         return {}
-    _, rows = _table(f"{name}{_SRF}.csv")
+    _, rows = _read_csv(f"{name}{_SRF}.csv")
     return {key: np.array([float(r[key]) for r in rows]) for key in rows[0]}
 
 
-def _table(file: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+def _read_csv(file: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Comment lines as a dict, then the rows."""
     lines = resources.files("hypermend.catalog").joinpath("data", file).read_text(encoding="utf-8").splitlines()
     head = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))

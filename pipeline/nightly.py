@@ -23,7 +23,7 @@ from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.readers.scene_reader import READER_VERSION
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import Skipped
-from hypermend.catalog.stac.publish import unsigned
+from hypermend.catalog.stac.publish import unsigned_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.config import NightlyJob
@@ -211,7 +211,7 @@ class _Night:
             if unit in seen:
                 continue
             seen.add(unit)
-            work = digest([unsigned(found), self._settings])
+            work = digest([unsigned_item(found), self._settings])
             known = self._known.get(unit)
             if known is None or known.work != work:
                 due.append(Due(scene=found, why="new" if known is None else "replaced", work=work, failures=0))
@@ -332,7 +332,7 @@ def _settings(job: NightlyJob, root: ArchiveStore) -> dict[str, Any]:
 
 
 def _frozen(one: Due) -> dict[str, Any]:
-    return {"why": one.why, "failures": one.failures, "work": one.work, "item": unsigned(one.scene)}
+    return {"why": one.why, "failures": one.failures, "work": one.work, "item": unsigned_item(one.scene)}
 
 
 def _jsonl(rows: Iterable[dict[str, Any]]) -> bytes:

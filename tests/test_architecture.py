@@ -25,7 +25,7 @@ FORBIDDEN = {
 }
 # Floors of each room, the highest first. A package imports from floors below its own, never from its own or above.
 FLOORS = {
-    "catalog": "archive > stac > readers pairs > cube keys band_names > storage sensors > scene grids errors",
+    "catalog": "archive > stac > readers pairs > cube keys band_names > storage sensors > scene grids errors arrays",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
     "pipeline": "cli > nightly demo evaluate maintenance > restore ingest search > runs train > engine registry"
     " > tiling config formatting",

@@ -140,7 +140,7 @@ def test_items_are_read_when_their_turn_comes(root: ArchiveStore, monkeypatch: p
     """A job over very many scenes begins with the first while the others are still rows; those in use are whole."""
     for i in range(5):
         put_item(root, make_scene(f"S{i}", day=i + 1), run="a")
-    monkeypatch.setattr(index.SearchResult, "at_once", 2)
+    monkeypatch.setattr(index.SearchResult, "batch_items", 2)
     parsed: list[str] = []
     monkeypatch.setattr(index, "from_item", lambda item, **where: parsed.append(item["id"]) or from_item(item, **where))
     found = index.search(root)
@@ -246,7 +246,7 @@ def test_arrow_leaves_no_threads_behind(tmp_path: Path) -> None:
         "from hypermend.catalog.storage.archive_store import ArchiveStore\n"
         "count = lambda: len(os.listdir('/proc/self/task'))\n"
         "root = ArchiveStore(sys.argv[1])\n"
-        "root.put('index/c/a.parquet', index._parquet([dict.fromkeys(index._SCHEMA.names)]))\n"
+        "root.put('index/c/a.parquet', index._to_parquet([dict.fromkeys(index._SCHEMA.names)]))\n"
         "root.get('index/c/a.parquet'); before = count()\n"  # the store's own threads are there by then
         "assert index._read_part(root, 'index/c/a.parquet', ['key']).num_rows == 1\n"
         "sys.exit(count() - before)"

@@ -33,10 +33,10 @@ def test_f06_of_two_one_holds_it_and_the_other_is_told_who(root: ArchiveStore) -
     assert held is not None
     assert "run one on " in str(held)
     assert second.holder(KEY) == held
-    assert first.still_ours(KEY)
-    assert not second.still_ours(KEY)
+    assert first.renew(KEY)
+    assert not second.renew(KEY)
     second.release(KEY)  # not its own: nothing happens
-    assert first.still_ours(KEY)
+    assert first.renew(KEY)
     first.close()
     assert second.take(KEY) is None
     second.close()
@@ -64,9 +64,9 @@ def test_f06_a_lease_of_one_who_went_silent_is_taken_over_and_he_is_told(
     assert awake.take(KEY) is not None
     time.sleep(3.0)  # S3 tells times in whole seconds
     assert awake.take(KEY) is None
-    assert not asleep.still_ours(KEY)
+    assert not asleep.renew(KEY)
     asleep.release(KEY)
-    assert awake.still_ours(KEY)
+    assert awake.renew(KEY)
 
 
 def test_a_living_driver_renews_its_lease(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import CLOUD, VALID, CubeSpec
 from hypermend.catalog.errors import BadSensor, Refused
 from hypermend.catalog.pairs.guide import SQUARE_PX, GuideOnGrid
-from hypermend.catalog.pairs.pairing import GuideScenes, offset_on, refined, scale_between, stem
+from hypermend.catalog.pairs.pairing import GuideScenes, finer_spec, offset_on, scale_between, stem
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import band_coverage, sensor
 from hypermend.catalog.storage.archive_store import ArchiveStore
@@ -132,14 +132,14 @@ def test_scale_from_shapes_in_the_laboratory() -> None:
 
 def test_the_refined_spec_is_the_same_place() -> None:
     spec = make_spec((3, 40, 60))
-    fine = refined(spec, 3)
+    fine = finer_spec(spec, 3)
     assert fine.shape == (3, 120, 180)
     assert fine.transform == (10.0, 0.0, 500000.0, 0.0, -10.0, 5000000.0)
     assert fine.gsd_m == (10.0,) * 3
     assert spec.grid is not None
     assert fine.grid is not None
     assert fine.grid.extent.boundingbox == spec.grid.extent.boundingbox
-    assert refined(make_spec((3, 40, 60), crs=None, transform=None), 8).transform is None
+    assert finer_spec(make_spec((3, 40, 60), crs=None, transform=None), 8).transform is None
 
 
 # ------------------------------------------------------------------------------------------------ the guide's pixels

@@ -359,7 +359,7 @@ def test_f10_a_signature_that_ran_out_is_renewed(cog: Path, faulty: Callable[[Pa
     source = open_scene(remote(cog.parent, "ali", f"{server.url}/signed"), sign=signer)
     assert source.read(slice(0, 5), slice(0, 5))[1].all() and signer.fresh_calls == 1
     source = open_scene(remote(cog.parent, "ali", f"{server.url}/signed"), sign=Signer("good"))
-    source._reach.sign = signer = Signer("old", "good")  # type: ignore[attr-defined]
+    source._fetcher.sign = signer = Signer("old", "good")  # type: ignore[attr-defined]
     assert source.read(slice(0, 5), slice(0, 5))[1].all() and signer.fresh_calls == 1  # it ran out before GDAL came
 
 
@@ -375,7 +375,7 @@ def test_f20_a_signature_is_never_printed(
     text = "".join(traceback.format_exception(caught.value)) + repr(Signer("x")("http://h"))
     assert SECRET not in text and "sig=" not in text
     source = open_scene(scene, sign=Signer("good"))
-    source._reach.sign = Signer(SECRET)  # type: ignore[attr-defined]
+    source._fetcher.sign = Signer(SECRET)  # type: ignore[attr-defined]
     with pytest.raises(Refused) as caught:
         source.read(slice(None), slice(None))
     assert SECRET not in "".join(traceback.format_exception(caught.value)) + caplog.text

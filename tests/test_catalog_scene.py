@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 
 from hypermend.catalog.errors import BadItem
 from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.stac.item import facts_of, from_item, items_in, to_item
+from hypermend.catalog.stac.item import from_item, items_in, search_fields, to_item
 from hypermend.catalog.storage.hrefs import resolve_href, shown
 
 GRID = GeoBox((20, 30), Affine(30, 0, 366000, 0, -30, 5810000), "EPSG:32633")
@@ -191,7 +191,7 @@ def test_no_value_of_an_item_makes_another_error_than_a_bad_item() -> None:
                 for key in path:
                     inside = inside[key]
                 inside[last] = junk
-                for read in (from_item, facts_of):
+                for read in (from_item, search_fields):
                     try:
                         read(spoiled)
                     except BadItem:

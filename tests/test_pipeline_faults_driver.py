@@ -21,7 +21,7 @@ import obstore
 import pytest
 
 import hypermend
-from hypermend.catalog.cube.stores import Writes
+from hypermend.catalog.cube.stores import WriteStore
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.stac import publish
 from hypermend.catalog.storage import leases as lease_module
@@ -79,7 +79,7 @@ def writes_that_fail(
     with monkeypatch.context() as patch:
         patch.setattr(obstore, "put", counted(obstore.put))
         patch.setattr(obstore, "delete", counted(obstore.delete))
-        patch.setattr(Writes, "set", counted(Writes.set))
+        patch.setattr(WriteStore, "set", counted(WriteStore.set))
         yield count
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import hypermend
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.cube.stores import Writes
+from hypermend.catalog.cube.stores import WriteStore
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.outcome import Policy, Workers
@@ -77,7 +77,7 @@ def make_dying(log: Path, make: Callable[[], Handler]) -> Handler:
             if point == "before write":
                 patch.setattr(Cube, "write", lambda *a: die())
             if point == "mid-write":
-                patch.setattr(Writes, "set", dying_set)
+                patch.setattr(WriteStore, "set", dying_set)
             if point == "before mark":
                 patch.setattr(Cube, "mark", lambda *a: die())
             answer = handle(task)

@@ -13,7 +13,7 @@ import torch
 import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID
-from hypermend.catalog.pairs.pairing import refined_lonlat
+from hypermend.catalog.pairs.pairing import finer_lonlat
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
 from hypermend.models.sharpen.model import SsrnetModel, network
@@ -175,10 +175,10 @@ def test_integers_stay_integers(tmp_path: Path) -> None:
 
 def test_longitudes_are_interpolated_over_the_date_line() -> None:
     lon, lat = np.meshgrid(np.array([179.7, 179.9, -179.9]), np.array([10.0, 9.8]))
-    fine_lon, fine_lat = refined_lonlat(lon, lat, 2)
+    fine_lon, fine_lat = finer_lonlat(lon, lat, 2)
     np.testing.assert_allclose(fine_lon[0], [179.65, 179.75, 179.85, 179.95, -179.95, -179.85], atol=1e-3)
     np.testing.assert_allclose(fine_lat[:, 0], [10.05, 9.95, 9.85, 9.75], atol=1e-3)
-    one = refined_lonlat(np.array([[5.0]]), np.array([[1.0]]), 3)
+    one = finer_lonlat(np.array([[5.0]]), np.array([[1.0]]), 3)
     np.testing.assert_allclose(one, [np.full((3, 3), 5.0), np.full((3, 3), 1.0)], atol=1e-9)
 
 

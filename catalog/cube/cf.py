@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from odc.geo.crs import CRS
 
+from hypermend.catalog.arrays import LonLat
 from hypermend.catalog.cube.spec import FLAGS, CubeSpec
 
 _PROJ = {
@@ -99,9 +100,7 @@ def encode_fill(fill: float | int, dtype: str) -> int | str:
     return base64.standard_b64encode(struct.pack("<d", float(fill))).decode()
 
 
-def coordinates(
-    spec: CubeSpec, lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None
-) -> dict[str, Coordinate]:
+def coordinates(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, Coordinate]:
     """{name: (dimensions, values, attributes)} of every coordinate."""
     detectors = sorted(set(spec.detector))
     number = {name: i for i, name in enumerate(detectors)}

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import zarr
 
-from hypermend.catalog.cube.layout import opening, read_spec
+from hypermend.catalog.arrays import Flags, Stored
+from hypermend.catalog.cube.layout import metadata_errors, read_spec
 from hypermend.catalog.cube.marks import DoneMarks, Shard, TileIndex
 from hypermend.catalog.cube.spec import NODATA
-from hypermend.catalog.cube.stores import Reads, Writes, zarr_store
+from hypermend.catalog.cube.stores import ReadStore, WriteStore, zarr_store
 from hypermend.catalog.errors import BadCube
 from hypermend.catalog.storage.archive_store import ArchiveStore
 
-Flags = np.ndarray[Any, np.dtype[np.uint8]]
-Stored = np.ndarray[Any, np.dtype[Any]]
 _REPAIR = "`hypermend verify` lists such tiles, the same ingest or restore command writes them again"
 
 
@@ -39,9 +38,9 @@ class Cube:
         self.path = path
         self.spec = read_spec(root, path)
         self.marks = DoneMarks(root, path)
-        self._reads = Reads(zarr_store(root, path, read_only=True))
-        self._writes = Writes(zarr_store(root, path, read_only=False))
-        with opening(root, path):
+        self._reads = ReadStore(zarr_store(root, path, read_only=True))
+        self._writes = WriteStore(zarr_store(root, path, read_only=False))
+        with metadata_errors(root, path):
             self._stored = zarr.open_array(self._reads, path="reflectance", mode="r", zarr_format=3)
             self._flags = zarr.open_array(self._reads, path="valid", mode="r", zarr_format=3)
             self._stored_out = self._out("reflectance")
@@ -60,12 +59,12 @@ class Cube:
             BadCube: the window leaves the scene, or a tile under it was never written, is lost or is torn.
         """
         y, x = self._window(y, x)
-        with self._damage(y, x):
+        with self._read_errors(y, x):
             flags = np.asarray(self._flags[y, x])
         for (iy, ix), part in self._tiles(y, x, flags):
             if not part.all():
                 raise BadCube(f"{self._name(iy, ix)}: tile ({iy}, {ix}) was never written or is lost; {_REPAIR}")
-        with self._damage(y, x):
+        with self._read_errors(y, x):
             stored = np.asarray(self._stored[:, y, x])
         for (iy, ix), part in self._tiles(y, x, flags):
             if self._shard_key(iy, ix) in self._reads.missing and not (part & NODATA).all():
@@ -84,7 +83,7 @@ class Cube:
                 shape, dtype or flags are not the cube's.
         """
         y, x = self._window(y, x)
-        self._prove_alignment(y, x)
+        self._check_alignment(y, x)
         self._check_pixels(y, x, stored, flags)
         empty = bool((flags & NODATA).all()) and self._is_fill(stored)
         with self.root.errors("write", self.path), self._writes.recording() as written:
@@ -113,7 +112,7 @@ class Cube:
             x.start or 0, self.spec.width if x.stop is None else x.stop
         )
 
-    def _prove_alignment(self, y: slice, x: slice) -> None:
+    def _check_alignment(self, y: slice, x: slice) -> None:
         sizes = (("y", y, self.spec.shard[1], self.spec.height), ("x", x, self.spec.shard[2], self.spec.width))
         for name, s, shard, size in sizes:
             if s.start % shard or (s.stop % shard and s.stop != size):
@@ -155,15 +154,15 @@ class Cube:
         return self.root.href(f"{self.path}/{self._shard_key(iy, ix)}")
 
     @contextmanager
-    def _damage(self, y: slice, x: slice) -> Iterator[None]:
+    def _read_errors(self, y: slice, x: slice) -> Iterator[None]:
         """What Zarr raises on a damaged chunk, as BadCube with the shard's name."""
         try:
             with self.root.errors("read", self.path):
                 yield
         except (ValueError, RuntimeError, TypeError) as e:
-            raise BadCube(f"{self._torn(y, x)}: {str(e).splitlines()[0]}; {_REPAIR}") from e
+            raise BadCube(f"{self._undecodable(y, x)}: {str(e).splitlines()[0]}; {_REPAIR}") from e
 
-    def _torn(self, y: slice, x: slice) -> str:
+    def _undecodable(self, y: slice, x: slice) -> str:
         """Which objects under the window do not decode, tried one by one (only after a read failed)."""
         _, ty, tx = self.spec.shard
         names = []

@@ -22,6 +22,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from hypermend.catalog.arrays import LonLat
 from hypermend.catalog.cube import cf
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.cube.stores import zarr_store
@@ -39,7 +40,7 @@ def create(
     path: str,
     spec: CubeSpec,
     *,
-    lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None,
+    lonlat: LonLat | None = None,
 ) -> None:
     """Lay out an empty cube at `path`. The same spec again writes nothing.
 
@@ -92,13 +93,13 @@ def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = 
     if not root.exists(f"{path}/zarr.json"):
         raise NotFound(f"{root.href(path)} is not there")
     where: Any = root.href(path) if root.is_local else zarr_store(root, path, read_only=True)
-    with opening(root, path):
+    with metadata_errors(root, path):
         ds: xr.Dataset = xr.open_zarr(where, chunks=chunks, consolidated=True)
     return ds
 
 
 @contextmanager
-def opening(root: ArchiveStore, path: str) -> Iterator[None]:
+def metadata_errors(root: ArchiveStore, path: str) -> Iterator[None]:
     """What the store, and what Zarr at metadata that it cannot follow, raise, as errors of ours."""
     try:
         with root.errors("open", path):
@@ -110,7 +111,7 @@ def opening(root: ArchiveStore, path: str) -> Iterator[None]:
         ) from e
 
 
-def _empty_cube(spec: CubeSpec, lonlat: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None) -> dict[str, bytes]:
+def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
     """Every object of a cube without pixels: {key: bytes}, made in memory so that `create` can put the group last."""
     store = MemoryStore()
     compressors = [ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()]

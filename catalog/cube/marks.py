@@ -22,9 +22,9 @@ from hypermend.catalog.errors import BadCube, NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 
 _NAME = re.compile(r"/(\d+)-(\d+)\.json$")
-_AT_ONCE = 16  # small reads: waiting, not work
+_THREADS = 16  # small reads: waiting, not work
 TileIndex = tuple[int, int]
-_NO_MARK = (ValueError, KeyError, TypeError, AttributeError)
+_BAD_MARK = (ValueError, KeyError, TypeError, AttributeError)
 """What a document raises that is no mark."""
 
 
@@ -151,7 +151,7 @@ class DoneMarks:
         marks = self._folded()
         named = [i for e in self.root.list(self.folder) if (i := _index_of(e.key)) is not None]
         torn = []
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             for index, mark in zip(named, pool.map(lambda i: self._read(self._key(i)), named), strict=True):
                 if mark is None:
                     torn.append(index)
@@ -173,7 +173,7 @@ class DoneMarks:
     def _read(self, key: str) -> Mark | None:
         try:
             return Mark.from_dict(json.loads(self.root.get(key)))
-        except (NotFound, *_NO_MARK):
+        except (NotFound, *_BAD_MARK):
             return None
 
     def _folded(self) -> dict[TileIndex, Mark]:
@@ -181,7 +181,7 @@ class DoneMarks:
             return {mark.index: mark for mark in map(Mark.from_dict, self.root.get_json(self.folded)["marks"])}
         except NotFound:
             return {}
-        except (NotJson, *_NO_MARK) as e:
+        except (NotJson, *_BAD_MARK) as e:
             raise BadCube(
                 f"{self.root.href(self.folded)} is damaged; `hypermend verify` removes it, and the same command does "
                 "the cube's tiles again"

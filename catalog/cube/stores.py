@@ -22,7 +22,7 @@ def zarr_store(root: ArchiveStore, path: str, *, read_only: bool) -> Store:
     return ObjectStore(root.at(path), read_only=read_only)
 
 
-class Reads(WrapperStore[Store]):
+class ReadStore(WrapperStore[Store]):
     """Remembers which objects were asked for and are not there: Zarr itself would take them for fill."""
 
     def __init__(self, store: Store) -> None:
@@ -38,7 +38,7 @@ class Reads(WrapperStore[Store]):
         return found
 
 
-class Writes(WrapperStore[Store]):
+class WriteStore(WrapperStore[Store]):
     """Measures what is written, and never reads a chunk.
 
     Zarr reads the old shard when a write leaves out the part of the last shard that lies outside the scene. We

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.warp import rio_reproject
 
+from hypermend.catalog.arrays import Mask, Stored
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.grids import at
@@ -28,8 +27,6 @@ MARGIN_PX = 4
 """Guide pixels around a square that the interpolation (cubic convolution) may look at."""
 HOLE_WEIGHT = 1e-5
 """Share of an interpolated number that may come from a hole."""
-Stored = NDArray[Any]
-Mask = NDArray[np.bool_]
 
 
 class GuideOnGrid:
@@ -48,8 +45,8 @@ class GuideOnGrid:
         self._offset: tuple[int, int] | None = (0, 0)
         self._squares: Recent[tuple[int, int], tuple[Stored, Mask]] = Recent(KEPT_SQUARES)
         if target.grid is not None and cube.spec.grid is not None:
-            self._grid, self._own = target.grid, cube.spec.grid
-            self._offset = offset_on(self._grid, self._own)
+            self._grid, self._guide_grid = target.grid, cube.spec.grid
+            self._offset = offset_on(self._grid, self._guide_grid)
 
     @property
     def reprojected(self) -> bool:
@@ -62,22 +59,22 @@ class GuideOnGrid:
         Trusted is what the guide's cube calls usable: no cloud, no shadow, not saturated, inside the guide. Reprojected
         numbers are float32.
         """
-        return self._moved(y, x) if self._offset is not None else self._from_squares(y, x)
+        return self._read_shifted(y, x) if self._offset is not None else self._read_reprojected(y, x)
 
-    def _moved(self, y: slice, x: slice) -> tuple[Stored, Mask]:
+    def _read_shifted(self, y: slice, x: slice) -> tuple[Stored, Mask]:
         assert self._offset is not None
         top, left = self._offset
         rows, columns = (slice(s.start - o, s.stop - o) for s, o in ((y, top), (x, left)))
         stored, trusted = _window(self._cube, self._bands, rows, columns)
         return stored, trusted
 
-    def _from_squares(self, y: slice, x: slice) -> tuple[Stored, Mask]:
+    def _read_reprojected(self, y: slice, x: slice) -> tuple[Stored, Mask]:
         stored = np.empty((len(self._bands), y.stop - y.start, x.stop - x.start), np.float32)
         trusted = np.empty(stored.shape[1:], np.bool_)
         for iy in range(y.start // SQUARE_PX, -(-y.stop // SQUARE_PX)):
             for ix in range(x.start // SQUARE_PX, -(-x.stop // SQUARE_PX)):
-                rows, from_rows = _shared(y, iy)
-                columns, from_columns = _shared(x, ix)
+                rows, from_rows = _overlap(y, iy)
+                columns, from_columns = _overlap(x, ix)
                 square, known = self._squares.get((iy, ix), partial(self._reproject, iy, ix))
                 stored[:, rows, columns] = square[:, from_rows, from_columns]
                 trusted[rows, columns] = known[from_rows, from_columns]
@@ -89,11 +86,11 @@ class GuideOnGrid:
         there = self._grid[y0 : min(y0 + SQUARE_PX, height), x0 : min(x0 + SQUARE_PX, width)]
         # The last band is 1 where the guide can be trusted: what stays 1 has met no hole on its way.
         out = np.zeros((len(self._bands) + 1, *there.shape), np.float32)
-        rows, columns = _under(there, self._own)
+        rows, columns = _guide_window(there, self._guide_grid)
         if rows.start < rows.stop and columns.start < columns.stop:
             stored, trusted = _window(self._cube, self._bands, rows, columns)
             values = np.concatenate([np.where(trusted, stored, 0), trusted[None]]).astype(np.float32)
-            here = self._own[rows, columns]
+            here = self._guide_grid[rows, columns]
             for band, moved in zip(values, out, strict=True):
                 # XSCALE and YSCALE: interpolate, whatever GDAL makes of the sizes of this window
                 rio_reproject(band, moved, here, there, "cubic", src_nodata=None, dst_nodata=None, XSCALE=1, YSCALE=1)
@@ -117,7 +114,7 @@ def _window(cube: Cube, bands: Sequence[int], y: slice, x: slice) -> tuple[Store
     return stored, trusted
 
 
-def _shared(wanted: slice, square: int) -> tuple[slice, slice]:
+def _overlap(wanted: slice, square: int) -> tuple[slice, slice]:
     """What a window and a square share along one axis: in the window's pixels, in the square's."""
     start, stop = max(wanted.start, square * SQUARE_PX), min(wanted.stop, (square + 1) * SQUARE_PX)
     return slice(start - wanted.start, stop - wanted.start), slice(
@@ -125,7 +122,7 @@ def _shared(wanted: slice, square: int) -> tuple[slice, slice]:
     )
 
 
-def _under(there: GeoBox, own: GeoBox) -> tuple[slice, slice]:
+def _guide_window(there: GeoBox, own: GeoBox) -> tuple[slice, slice]:
     """Rows and columns of the guide's grid under `there`, with a margin, inside the guide."""
     box = outline_in(there, own).boundingbox
     corners = [

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
+from hypermend.catalog.arrays import F64
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.grids import ALIGN_PX, at
@@ -25,18 +26,18 @@ from hypermend.catalog.sensors import band_coverage, srf
 
 MIN_OVERLAP = 0.5
 """Least share of a scene that its guide must cover. The rest of the scene keeps its own detail and is flagged."""
-SAME_OVERLAP = 0.01
+OVERLAP_TOLERANCE = 0.01
 """Guides whose overlaps differ by less are equally good: the nearer in time is taken."""
-WHOLE_RATIO = 0.01
+RATIO_TOLERANCE = 0.01
 """Largest departure of the ratio of pixel sizes from a whole number, as a share of it."""
-MIN_SEEN = 0.8
+MIN_COVERAGE = 0.8
 """Least share of a guide band's response that must lie where the scene has bands; less, and the band is left out."""
-SLIGHT = 0.01
+MIN_RESPONSE = 0.01
 """A band whose response is a smaller share of the strongest lies outside the range of the guide."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired:
+class GuideMatch:
     """The guide of a scene."""
 
     guide: Scene
@@ -58,7 +59,7 @@ class GuideScenes:
         boxes = [s.bbox if s.bbox is not None and s.bbox[0] <= s.bbox[2] else whole_earth for s in self._scenes]
         self._boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
-    def find(self, scene: Scene) -> Paired:
+    def find(self, scene: Scene) -> GuideMatch:
         """The guide of `scene`: the same choice every time.
 
         Raises:
@@ -75,11 +76,11 @@ class GuideScenes:
                 f"scene {scene.id}: the best guide of {self._collection} covers {most:.0%} of it, "
                 f"at least {MIN_OVERLAP:.0%} are needed"
             )
-        good = [(share, guide) for share, guide in found if share > most - SAME_OVERLAP]
+        good = [(share, guide) for share, guide in found if share > most - OVERLAP_TOLERANCE]
         # Times and ids settle what footprints leave open.
         share, guide = min(good, key=lambda f: (abs(f[1].datetime - scene.datetime), f[1].datetime, f[1].id))
         days = abs(guide.datetime - scene.datetime).total_seconds() / 86400
-        return Paired(guide=guide, overlap=share, days_apart=days, others=len(good) - 1)
+        return GuideMatch(guide=guide, overlap=share, days_apart=days, others=len(good) - 1)
 
     def _by_id(self, scene: Scene) -> list[tuple[float, Scene]]:
         plain = [s for s in self._scenes if s.grid is None]
@@ -113,7 +114,7 @@ def scale_between(hyper: CubeSpec, guide: CubeSpec) -> int:
     """How many of the guide's pixels lie along the edge of one of the scene's.
 
     Raises:
-        Refused: the ratio is no whole number (within `WHOLE_RATIO`), or only one of the two has a place on the ground.
+        Refused: the ratio is no whole number (within `RATIO_TOLERANCE`), or only one of the two is georeferenced.
     """
     if (hyper.grid is None) != (guide.grid is None):
         placed, other = ("the guide", "the scene") if hyper.grid is None else ("the scene", "the guide")
@@ -128,11 +129,11 @@ def scale_between(hyper: CubeSpec, guide: CubeSpec) -> int:
         return scale
     ratios = _pixel_ratios(hyper.grid, guide.grid)
     scale = round(ratios[0])
-    if scale < 1 or any(abs(r / scale - 1) > WHOLE_RATIO for r in ratios):
+    if scale < 1 or any(abs(r / scale - 1) > RATIO_TOLERANCE for r in ratios):
         wide = math.sqrt(abs(hyper.grid.affine.determinant))
         raise Refused(
             f"the scene has pixels of {wide:g}, the guide of {wide / ratios[0]:g} (units of {hyper.grid.crs}): "
-            f"a ratio of {ratios[0]:.3f}, no whole number within {WHOLE_RATIO:.0%}; ingest the guide with a --gsd "
+            f"a ratio of {ratios[0]:.3f}, no whole number within {RATIO_TOLERANCE:.0%}; ingest the guide with a --gsd "
             "that divides the scene's"
         )
     return scale
@@ -153,7 +154,7 @@ def outline_in(grid: GeoBox, other: GeoBox) -> Geometry:
     return grid.footprint(other.crs, npoints=16)
 
 
-def refined(spec: CubeSpec, scale: int) -> CubeSpec:
+def finer_spec(spec: CubeSpec, scale: int) -> CubeSpec:
     """The spec of the same scene on pixels `scale` times finer, with the chunks of a source cube."""
     shape = spec.bands, scale * spec.height, scale * spec.width
     transform = spec.transform
@@ -165,7 +166,7 @@ def refined(spec: CubeSpec, scale: int) -> CubeSpec:
     return replace(spec, shape=shape, transform=transform, gsd_m=gsd_m, chunk=chunk, shard=shard)
 
 
-def refined_lonlat(
+def finer_lonlat(
     lon: NDArray[np.floating], lat: NDArray[np.floating], scale: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Degrees of the pixel centres, (h, w) each, on pixels `scale` times finer.
@@ -209,7 +210,7 @@ class SpectralOverlap:
 
     bands: tuple[int, ...]
     """0-based bands of the guide's cube that are used: good, and inside the scene's range."""
-    response: NDArray[np.float64]
+    response: F64
     """(m, b): each of them as a weighted sum of the scene's good bands; rows sum to 1."""
     left_out: tuple[str, ...]
     """Names of the guide's good bands that the scene's bands do not see."""
@@ -228,7 +229,7 @@ def spectral_overlap(hyper: CubeSpec, guide: CubeSpec) -> SpectralOverlap:
     nm = [w for w, good in zip(hyper.wavelength_nm, hyper.good, strict=True) if good]
     good = [i for i in range(guide.bands) if guide.good[i]]
     share = dict(zip(good, band_coverage(nm, guide.sensor, [guide.band_name[i] for i in good]), strict=True))
-    bands = tuple(i for i in good if share[i] >= MIN_SEEN)
+    bands = tuple(i for i in good if share[i] >= MIN_COVERAGE)
     if not bands:
         names = ", ".join(guide.band_name[i] for i in good) or "none that is good"
         raise Refused(
@@ -236,11 +237,11 @@ def spectral_overlap(hyper: CubeSpec, guide: CubeSpec) -> SpectralOverlap:
             f"({', '.join(f'{w:.0f}' for w in (*nm[:1], *nm[-1:]))} nm); choose another --guide-collection"
         )
     response = srf(nm, guide.sensor, bands=[guide.band_name[i] for i in bands])
-    felt = np.flatnonzero((response > SLIGHT * response.max(axis=1, keepdims=True)).any(axis=0))
+    responding = np.flatnonzero((response > MIN_RESPONSE * response.max(axis=1, keepdims=True)).any(axis=0))
     return SpectralOverlap(
         bands=bands,
         response=response,
         left_out=tuple(guide.band_name[i] for i in good if i not in bands),
-        range_nm=(nm[felt[0]], nm[felt[-1]]),
-        beyond=tuple(nm[: felt[0]] + nm[felt[-1] + 1 :]),
+        range_nm=(nm[responding[0]], nm[responding[-1]]),
+        beyond=tuple(nm[: responding[0]] + nm[responding[-1] + 1 :]),
     )

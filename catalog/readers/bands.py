@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
 from hypermend.catalog.band_names import match_band, plain_name
 from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
@@ -38,7 +38,7 @@ class Band:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixels:
+class PixelFormat:
     """What the stored numbers of a file are."""
 
     dtype: str
@@ -152,7 +152,7 @@ def _usable(table: Sensor, nm: float, detector: str) -> bool:
     return table.usable[min(same, key=lambda i: abs(table.wavelength_nm[i] - nm))]
 
 
-def choose(bands: Sequence[Band], wanted: Sequence[str] | None, what: str) -> list[int]:
+def select_bands(bands: Sequence[Band], wanted: Sequence[str] | None, what: str) -> list[int]:
     """Positions of the wanted bands (by name), all when None.
 
     Raises:
@@ -168,7 +168,7 @@ def choose(bands: Sequence[Band], wanted: Sequence[str] | None, what: str) -> li
 
 
 def make_spec(
-    bands: Sequence[Band], size: tuple[int, int], pixels: Pixels, *, sensor: str
+    bands: Sequence[Band], size: tuple[int, int], pixels: PixelFormat, *, sensor: str
 ) -> tuple[CubeSpec, list[int]]:
     """The source cube of these bands, and for each cube band its position in `bands`.
 
@@ -217,7 +217,7 @@ def default_fill(dtype: str, nodata: float | None) -> float | int | None:
     return int(nodata) if info.min <= nodata <= info.max else None
 
 
-def spare_number(dtype: str) -> float | int:
+def mosaic_fill(dtype: str) -> float | int:
     """A fill for holes in a mosaic whose files declare none."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
@@ -226,7 +226,7 @@ def spare_number(dtype: str) -> float | int:
     return int(info.max) if kind.kind == "u" else int(info.min)
 
 
-def flags_of(stored: NDArray[Any], spec: CubeSpec) -> NDArray[np.uint8]:
+def flags_of(stored: Stored, spec: CubeSpec) -> Flags:
     """VALID where every good band has data, else NODATA; a pixel with no good band at all becomes fill throughout.
 
     A pixel with only some bands missing keeps its stored numbers but is not VALID: no network may see its fill.
@@ -243,7 +243,7 @@ def flags_of(stored: NDArray[Any], spec: CubeSpec) -> NDArray[np.uint8]:
     return np.where(some, NODATA, VALID).astype(np.uint8)
 
 
-def _missing(band: NDArray[Any], fill: float | int | None) -> NDArray[np.bool_]:
+def _missing(band: Stored, fill: float | int | None) -> Mask:
     """Where a band (y, x) has no data: its fill, and for floats anything that is no finite number."""
     missing = np.zeros(band.shape, dtype=bool) if fill is None else np.asarray(band == fill)
     return missing | ~np.isfinite(band) if band.dtype.kind == "f" else missing
@@ -253,16 +253,16 @@ class ArraySource:
     """A scene that is read whole: the file is loaded once, at the first read."""
 
     windowed = False
-    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    lonlat: LonLat | None = None
 
     def __init__(
         self,
         spec: CubeSpec,
         identity: str,
-        load: Callable[[], NDArray[Any]],
+        load: Callable[[], Stored],
         order: Sequence[int],
         *,
-        loaded: NDArray[Any] | None = None,
+        loaded: Stored | None = None,
     ) -> None:
         """`load` gives (band, y, x) in file order; `order` says which of them the cube takes; `loaded` if it was."""
         self.spec = spec
@@ -271,7 +271,7 @@ class ArraySource:
         self._order = list(order)
         self._array = loaded
 
-    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """(bands, h, w) stored numbers and (h, w) flags."""
         if self._array is None:
             self._array = self._load()

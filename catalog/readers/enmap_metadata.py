@@ -36,9 +36,9 @@ def find_metadata(assets: Mapping[str, Asset]) -> Asset | None:
     return next((a for a in assets.values() if a.href.split("?")[0].upper().endswith("METADATA.XML")), None)
 
 
-def read_metadata(asset: Asset, reach: AssetFetcher) -> EnmapMetadata:
+def read_metadata(asset: Asset, fetcher: AssetFetcher) -> EnmapMetadata:
     """Raises BadAsset when it is no EnMAP metadata, or the bands differ in scale."""
-    body = AssetFetcher(reach.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
+    body = AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
     text = body.getvalue() if isinstance(body, io.BytesIO) else Path(body).read_bytes()
     where = shown(asset.href)
     if b"<!ENTITY" in text:  # entities can blow up a small file; the product has none

@@ -17,23 +17,23 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from hypermend.catalog.arrays import Flags, LonLat, Stored
 from hypermend.catalog.band_names import match_band
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import BadAsset, Refused
 from hypermend.catalog.readers.bands import (
     Band,
-    Pixels,
+    PixelFormat,
     by_count,
     by_name,
     by_wavelength,
-    choose,
     default_fill,
     flags_of,
     make_spec,
+    select_bands,
 )
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
@@ -47,25 +47,27 @@ HEADER_BYTES = 16 << 20
 
 
 def open_envi(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> EnviSource:
     """An ENVI image; see `readers.open_scene`."""
-    data, header = _pair(scene, assets)
-    identity = reach.identity([data, header])
-    fields = parse_header(_text(header, AssetFetcher(reach.sign, max_bytes=HEADER_BYTES)))
+    data, header = _data_and_header(scene, assets)
+    identity = fetcher.identity([data, header])
+    fields = parse_header(_header_text(header, AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES)))
     where = shown(header.href)
-    lines, columns, count = (_int(fields, k, where) for k in ("lines", "samples", "bands"))
-    kind = _int(fields, "data type", where)
+    lines, columns, count = (_int_field(fields, k, where) for k in ("lines", "samples", "bands"))
+    kind = _int_field(fields, "data type", where)
     if kind not in DTYPES:
         raise BadAsset(f"{where}: data type {kind}; {', '.join(f'{k} ({v})' for k, v in DTYPES.items())} are read")
     dtype = DTYPES[kind]
-    _check_length(data, reach, lines * columns * count * np.dtype(dtype).itemsize + int(fields.get("header offset", 0)))
+    _check_length(
+        data, fetcher, lines * columns * count * np.dtype(dtype).itemsize + int(fields.get("header offset", 0))
+    )
     found = _bands(fields, table, count, where)
-    picked = choose(found, bands, f"scene {scene.id}")
-    crs, transform = _georeference(data, header, reach)
+    picked = select_bands(found, bands, f"scene {scene.id}")
+    crs, transform = _georeference(data, header, fetcher)
     ignored = fields.get("data ignore value")
     scale = float(fields.get("reflectance scale factor", 0)) or None
-    pixels = Pixels(
+    pixels = PixelFormat(
         dtype=dtype,
         fill=default_fill(dtype, float(ignored) if ignored is not None else data.nodata),
         scale_factor=1 / scale if scale is not None else data.scale or 1.0,
@@ -77,32 +79,38 @@ def open_envi(
         transform=transform,
     )
     spec, order = make_spec([found[i] for i in picked], (lines, columns), pixels, sensor=table.name)
-    return EnviSource(spec, identity, data, header, reach, [picked[i] + 1 for i in order])
+    return EnviSource(spec, identity, data, header, fetcher, [picked[i] + 1 for i in order])
 
 
 class EnviSource:
     """Windows of an ENVI image; a remote one is fetched at the first read."""
 
-    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    lonlat: LonLat | None = None
 
     def __init__(
-        self, spec: CubeSpec, identity: str, data: Asset, header: Asset, reach: AssetFetcher, file_bands: Sequence[int]
+        self,
+        spec: CubeSpec,
+        identity: str,
+        data: Asset,
+        header: Asset,
+        fetcher: AssetFetcher,
+        file_bands: Sequence[int],
     ) -> None:
         self.spec = spec
         self.identity = identity
         self.windowed = not is_remote(data.href)
-        self._local = _Local(data, header, reach)
+        self._local = _LocalCopy(data, header, fetcher)
         self._file_bands = list(file_bands)
         self._dataset: Any = None
 
-    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """(bands, h, w) stored numbers and (h, w) flags."""
         y0, y1, _ = y.indices(self.spec.height)
         x0, x1, _ = x.indices(self.spec.width)
         try:
             if self._dataset is None:
-                self._dataset = _open(self._local.path())
-            stored: NDArray[Any] = self._dataset.read(self._file_bands, window=Window(x0, y0, x1 - x0, y1 - y0))
+                self._dataset = _open_dataset(self._local.path())
+            stored: Stored = self._dataset.read(self._file_bands, window=Window(x0, y0, x1 - x0, y1 - y0))
         except RasterioError as e:
             raise BadAsset(f"{shown(self._local.data.href)}: cannot be read: {e}") from e
         stored = stored.astype(self.spec.dtype, copy=False)
@@ -115,11 +123,11 @@ class EnviSource:
         self._local.close()
 
 
-class _Local:
+class _LocalCopy:
     """Header and data beside each other on this machine, as GDAL wants them."""
 
-    def __init__(self, data: Asset, header: Asset, reach: AssetFetcher) -> None:
-        self.data, self.header, self._reach = data, header, reach
+    def __init__(self, data: Asset, header: Asset, fetcher: AssetFetcher) -> None:
+        self.data, self.header, self._fetcher = data, header, fetcher
         self._folder: Path | None = None
 
     def path(self) -> str:
@@ -128,7 +136,7 @@ class _Local:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="hypermend-envi-"))
             for asset, name in ((self.header, "image.hdr"), (self.data, "image.img")):
-                body = self._reach.fetch(asset.href)
+                body = self._fetcher.fetch(asset.href)
                 (self._folder / name).write_bytes(
                     body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()
                 )
@@ -152,7 +160,7 @@ def parse_header(text: str) -> dict[str, str]:
     return {key.lower(): value.strip().strip("{}").strip() for key, value in found}
 
 
-def _pair(scene: Scene, assets: Sequence[Asset]) -> tuple[Asset, Asset]:
+def _data_and_header(scene: Scene, assets: Sequence[Asset]) -> tuple[Asset, Asset]:
     """Data file and header; a lone asset names one of them, the other lies beside it."""
     headers = [a for a in scene.assets.values() if _path(a).lower().endswith(".hdr")]
     bodies = [a for a in assets if a not in headers]
@@ -166,19 +174,19 @@ def _path(asset: Asset) -> str:
     return urlsplit(asset.href).path if is_remote(asset.href) else asset.href
 
 
-def _text(header: Asset, reach: AssetFetcher) -> str:
-    body = reach.fetch(header.href)
+def _header_text(header: Asset, fetcher: AssetFetcher) -> str:
+    body = fetcher.fetch(header.href)
     return body.getvalue().decode("latin-1") if isinstance(body, io.BytesIO) else body.read_text(encoding="latin-1")
 
 
-def _int(fields: Mapping[str, str], key: str, where: str) -> int:
+def _int_field(fields: Mapping[str, str], key: str, where: str) -> int:
     try:
         return int(fields[key])
     except (KeyError, ValueError) as e:
         raise BadAsset(f"{where}: {key!r} is {fields.get(key, 'missing')!r}, a whole number is needed") from e
 
 
-def _numbers(fields: Mapping[str, str], key: str, count: int, where: str) -> list[float] | None:
+def _number_list(fields: Mapping[str, str], key: str, count: int, where: str) -> list[float] | None:
     if key not in fields:
         return None
     try:
@@ -191,7 +199,7 @@ def _numbers(fields: Mapping[str, str], key: str, count: int, where: str) -> lis
 
 
 def _bands(fields: Mapping[str, str], table: Sensor, count: int, where: str) -> list[Band]:
-    centres = _numbers(fields, "wavelength", count, where)
+    centres = _number_list(fields, "wavelength", count, where)
     names = [n.strip() for n in fields["band names"].split(",")] if "band names" in fields else None
     if centres is None:
         if names is not None and len(names) == count and all(match_band(n, table) for n in names):
@@ -200,7 +208,7 @@ def _bands(fields: Mapping[str, str], table: Sensor, count: int, where: str) -> 
     unit = fields.get("wavelength units", "unknown").lower()
     # many headers leave the unit out; no optical band lies below 100 nm or above 100 um
     factor = _TO_NM.get(unit, 1e3 if max(centres) < 100 else 1.0)
-    widths, bbl = _numbers(fields, "fwhm", count, where), _numbers(fields, "bbl", count, where)
+    widths, bbl = _number_list(fields, "fwhm", count, where), _number_list(fields, "bbl", count, where)
     return by_wavelength(
         table,
         [c * factor for c in centres],
@@ -210,36 +218,36 @@ def _bands(fields: Mapping[str, str], table: Sensor, count: int, where: str) -> 
     )
 
 
-def _check_length(data: Asset, reach: AssetFetcher, declared: int) -> None:
-    size = reach.stat(data.href).size
+def _check_length(data: Asset, fetcher: AssetFetcher, declared: int) -> None:
+    size = fetcher.stat(data.href).size
     if size is not None and size < declared:
         raise BadAsset(f"{shown(data.href)}: {size} bytes, its header declares {declared}; truncated or a wrong header")
-    if is_remote(data.href) and declared > reach.max_bytes:
-        raise Refused(f"{shown(data.href)}: {declared} bytes, fetched whole, the limit is {reach.max_bytes}")
+    if is_remote(data.href) and declared > fetcher.max_bytes:
+        raise Refused(f"{shown(data.href)}: {declared} bytes, fetched whole, the limit is {fetcher.max_bytes}")
 
 
-def _open(path: str) -> Any:
+def _open_dataset(path: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a lab image has no place on Earth
         return rasterio.open(path, driver="ENVI")
 
 
 def _georeference(
-    data: Asset, header: Asset, reach: AssetFetcher
+    data: Asset, header: Asset, fetcher: AssetFetcher
 ) -> tuple[str | None, tuple[float, float, float, float, float, float] | None]:
     """CRS and transform as GDAL understands the header's map info.
 
     Only the header matters: beside a remote image's header lies an empty data file while GDAL looks.
     """
     with tempfile.TemporaryDirectory(prefix="hypermend-envi-") as folder:
-        text = _text(header, AssetFetcher(reach.sign, max_bytes=HEADER_BYTES))
+        text = _header_text(header, AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES))
         sized = re.sub(r"(?mi)^\s*(bands|lines|samples)\s*=.*$", r"\1 = 1", text)
         sized = re.sub(r"(?mis)^\s*(wavelength|fwhm|bbl|band names)\s*=\s*\{[^}]*\}", "", sized)
         sized = re.sub(r"(?mi)^\s*header offset\s*=.*$", "header offset = 0", sized)
         (Path(folder) / "image.hdr").write_text(sized, encoding="latin-1")
         (Path(folder) / "image.img").write_bytes(bytes(16))
         try:
-            with _open(str(Path(folder) / "image.img")) as dataset:
+            with _open_dataset(str(Path(folder) / "image.img")) as dataset:
                 if dataset.crs is None:
                     return None, None
                 epsg = dataset.crs.to_epsg()

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from hypermend.catalog.arrays import F64
 from hypermend.catalog.errors import ArchiveError, BadAsset, Refused
 from hypermend.catalog.grids import at, footprint
 from hypermend.catalog.readers.enmap_metadata import read_metadata
@@ -36,7 +36,7 @@ MTIME = {"hypermend:datetime_from": "mtime"}
 _PER_BAND = re.compile(r"^(?P<stem>.+)_B(?P<band>\d{1,3}[A-Z]?)(?P<level>_L1[A-Z]+)?\.tiff?$", re.I)
 _MTL = re.compile(r"^(?P<stem>.+)_MTL(?P<level>_L1[A-Z]+)?\.txt$", re.I)
 _PNG = re.compile(r"^.*?(\d+)\.png$", re.I)
-_WHOLE = {
+_MEDIA_TYPES = {
     ".mat": "application/x-matlab-data",
     ".h5": "application/x-hdf5",
     ".he5": "application/x-hdf5",
@@ -64,9 +64,9 @@ def from_folder(path: str | Path, *, sensor: str, collection: str) -> Iterator[S
     root = Path(path).resolve()
     if not root.is_dir():
         raise BadAsset(f"{path}: no such folder")
-    maker = _SceneBuilder(sensor=table.name, collection=collection)
+    builder = _SceneBuilder(sensor=table.name, collection=collection)
     for folder, names in _folders(root):
-        yield from maker.scenes(folder, names)
+        yield from builder.scenes(folder, names)
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -89,31 +89,33 @@ class _SceneBuilder:
         pngs = [n for n in rest if _PNG.match(n)]
         if len(pngs) > 1:
             rest = [n for n in rest if n not in pngs]
-            yield from self._guarded(folder.name, lambda: [self._png_stack(folder, pngs)])
-        for stem, files in _deliveries(rest).items():
+            yield from self._or_skipped(folder.name, lambda: [self._png_scene(folder, pngs)])
+        for stem, files in _per_band_deliveries(rest).items():
             rest = [n for n in rest if n not in files]
-            yield from self._guarded(stem, lambda s=stem, f=files: [self._delivery(folder, s, f)])
+            yield from self._or_skipped(stem, lambda s=stem, f=files: [self._per_band_scene(folder, s, f)])
         tiffs = [n for n in rest if re.search(r"\.(tiff?|jp2)$", n, re.I)]
         if spectral := [n for n in tiffs if "SPECTRAL_IMAGE" in n]:  # EnMAP delivery: its quality layers are no scenes
             tiffs = spectral
-        yield from self._tiffs(folder, tiffs)
+        yield from self._tiff_scenes(folder, tiffs)
         for name in rest:
             suffix = Path(name).suffix.lower()
-            if suffix in _WHOLE:
-                yield from self._guarded(name, lambda n=name, s=suffix: [self._single(folder / n, _WHOLE[s])])
+            if suffix in _MEDIA_TYPES:
+                yield from self._or_skipped(
+                    name, lambda n=name, s=suffix: [self._single_file_scene(folder / n, _MEDIA_TYPES[s])]
+                )
             elif suffix == ".hdr":
-                yield from self._guarded(name, lambda n=name: [self._envi(folder, n, names)])
+                yield from self._or_skipped(name, lambda n=name: [self._envi_scene(folder, n, names)])
 
-    def _guarded(self, id: str, make: Any) -> Iterator[Scene | Skipped]:
+    def _or_skipped(self, id: str, make: Any) -> Iterator[Scene | Skipped]:
         try:
-            for scene in [_proved(scene) for scene in make()]:
-                yield self._once(scene)
+            for scene in [_completed(scene) for scene in make()]:
+                yield self._unless_duplicate(scene)
         except ArchiveError as e:
             yield Skipped(id=id, reason=str(e))
         except (ValueError, TypeError, KeyError) as e:  # a header with something else than a number in it
             yield Skipped(id=id, reason=f"its header cannot be read: {type(e).__name__}: {e}")
 
-    def _once(self, scene: Scene) -> Scene | Skipped:
+    def _unless_duplicate(self, scene: Scene) -> Scene | Skipped:
         """The scene, unless another of the same name was found before: one would replace the other."""
         where = next(iter(scene.assets.values())).href
         first = self.seen.setdefault(scene.id, where)
@@ -121,7 +123,7 @@ class _SceneBuilder:
             return scene
         return Skipped(id=scene.id, reason=f"{where} and {first} have the same name; catalogue them as two collections")
 
-    def _tiffs(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
+    def _tiff_scenes(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
         groups: dict[Any, list[tuple[str, Header]]] = {}
         for name in names:
             asset = Asset(key=Path(name).stem, href=str(folder / name), roles=("data",), media_type=_TIFF_MEDIA)
@@ -130,28 +132,28 @@ class _SceneBuilder:
             except (ArchiveError, ValueError, TypeError, KeyError) as e:
                 yield Skipped(id=Path(name).stem, reason=f"its header cannot be read: {e}")
                 continue
-            groups.setdefault(_acquisition(header) or name, []).append((name, header))
+            groups.setdefault(_acquisition_key(header) or name, []).append((name, header))
         for group in groups.values():
-            yield from self._guarded(group[0][0], lambda g=group: [self._mosaic(folder, g)])
+            yield from self._or_skipped(group[0][0], lambda g=group: [self._mosaic_scene(folder, g)])
 
-    def _mosaic(self, folder: Path, group: Sequence[tuple[str, Header]]) -> Scene:
+    def _mosaic_scene(self, folder: Path, group: Sequence[tuple[str, Header]]) -> Scene:
         headers = [h for _, h in group]
         stems = [Path(n).stem for n, _ in group]
-        when, told = _time(headers[0], folder / group[0][0])
+        when, told = _acquisition_time(headers[0], folder / group[0][0])
         id = stems[0]
         if len(stems) > 1:
-            prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", _common_start(stems), flags=re.I) or folder.name
+            prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", _common_prefix(stems), flags=re.I) or folder.name
             id = f"{prefix}-{when:%Y%m%dT%H%M%S}"
-        assets = {s: _with_header(h) for s, h in zip(stems, headers, strict=True)}
+        assets = {s: _asset_with_grid(h) for s, h in zip(stems, headers, strict=True)}
         for xml in folder.glob("*METADATA.XML"):
             if len(stems) == 1 and stems[0].split("SPECTRAL_IMAGE")[0].rstrip("-_") in xml.stem:
                 asset = Asset(key="metadata", href=str(xml), roles=("metadata",), media_type="application/xml")
                 assets["metadata"] = asset
-                if not told and (start := _parse(read_metadata(asset, AssetFetcher()).start or "")) is not None:
+                if not told and (start := _parse_time(read_metadata(asset, AssetFetcher()).start or "")) is not None:
                     when, told = start, True
-        return self._scene(id, when, assets, grid=_union(headers), properties={} if told else MTIME)
+        return self._scene(id, when, assets, grid=_union_grid(headers), properties={} if told else MTIME)
 
-    def _delivery(self, folder: Path, stem: str, files: Sequence[str]) -> Scene:
+    def _per_band_scene(self, folder: Path, stem: str, files: Sequence[str]) -> Scene:
         assets: dict[str, Asset] = {}
         fields: dict[str, str] = {}
         for name in files:
@@ -168,8 +170,8 @@ class _SceneBuilder:
             raise BadAsset(f"{folder / stem}_MTL.txt: none of its band files is here")
         day = fields.get("DATE_ACQUIRED") or fields.get("ACQUISITION_DATE")
         clock = fields.get("SCENE_CENTER_TIME", "00:00:00").rstrip("Z")[:15]
-        when = _parse(f"{day}T{clock}") if day else None
-        grid = _union([read_header(first, AssetFetcher())])
+        when = _parse_time(f"{day}T{clock}") if day else None
+        grid = _union_grid([read_header(first, AssetFetcher())])
         return self._scene(
             stem,
             when or _mtime(Path(first.href)),
@@ -178,14 +180,14 @@ class _SceneBuilder:
             properties={} if when else MTIME,
         )
 
-    def _png_stack(self, folder: Path, names: Sequence[str]) -> Scene:
+    def _png_scene(self, folder: Path, names: Sequence[str]) -> Scene:
         assets = {
             Path(n).stem: Asset(key=Path(n).stem, href=str(folder / n), roles=("data",), media_type="image/png")
             for n in names
         }
         return self._scene(folder.name, _mtime(folder / names[0]), assets, properties=MTIME)
 
-    def _single(self, path: Path, media_type: str) -> Scene:
+    def _single_file_scene(self, path: Path, media_type: str) -> Scene:
         asset = Asset(key="data", href=str(path), roles=("data",), media_type=media_type)
         if path.suffix.lower() == ".mat":
             layout = layout_of(asset, sensor_table(self.sensor), AssetFetcher())
@@ -193,10 +195,10 @@ class _SceneBuilder:
             id = f"{path.stem}-{self.sensor}" if shares_file(layout) else path.stem
             facts = {"hypermend:mat_key": layout.cube}
             return self._scene(id, _mtime(path), {"data": asset}, properties={**MTIME, **facts})
-        when = _parse(start_time(asset, AssetFetcher()) or "")
+        when = _parse_time(start_time(asset, AssetFetcher()) or "")
         return self._scene(path.stem, when or _mtime(path), {"data": asset}, properties={} if when else MTIME)
 
-    def _envi(self, folder: Path, name: str, names: Sequence[str]) -> Scene:
+    def _envi_scene(self, folder: Path, name: str, names: Sequence[str]) -> Scene:
         stem = Path(name).stem
         bodies = [n for n in names if n != name and (n == stem or Path(n).stem == stem) and not n.endswith(".xml")]
         if not bodies:
@@ -224,18 +226,18 @@ class _SceneBuilder:
             grid=grid,
             assets=assets,
             properties=dict(properties),
-            **_place(grid),
+            **_footprint_fields(grid),
         )
 
 
-def _common_start(names: Sequence[str]) -> str:
+def _common_prefix(names: Sequence[str]) -> str:
     """The letters that all names begin with."""
     first, last = min(names), max(names)
     same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return first[: next(same, min(len(first), len(last)))]
 
 
-def _proved(scene: Scene) -> Scene:
+def _completed(scene: Scene) -> Scene:
     """The scene, its headers read and understood; the footprint that only the reader knows is filled in.
 
     What is refused (an unknown Sentinel-2 offset) is for the user to settle in the item: it stays a scene.
@@ -246,21 +248,21 @@ def _proved(scene: Scene) -> Scene:
         return scene
     try:
         if scene.grid is None and source.spec.grid is not None:
-            return replace(scene, grid=source.spec.grid, **_place(source.spec.grid))
+            return replace(scene, grid=source.spec.grid, **_footprint_fields(source.spec.grid))
         if source.lonlat is not None:
-            return replace(scene, **_swath(*source.lonlat))
+            return replace(scene, **_swath_footprint(*source.lonlat))
         return scene
     finally:
         source.close()
 
 
-def _place(grid: GeoBox | None) -> dict[str, Any]:
+def _footprint_fields(grid: GeoBox | None) -> dict[str, Any]:
     """Outline and box in degrees, none for a lab image."""
     geometry, bbox = (None, None) if grid is None else footprint(grid)
     return {"geometry": geometry, "bbox": bbox}
 
 
-def _swath(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> dict[str, Any]:
+def _swath_footprint(lon: F64, lat: F64) -> dict[str, Any]:
     """The box around a swath's pixels."""
     known = (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
     if not known.any():
@@ -271,7 +273,7 @@ def _swath(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> dict[str, Any]
     return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": (w, s, e, n)}
 
 
-def _deliveries(names: Sequence[str]) -> dict[str, list[str]]:
+def _per_band_deliveries(names: Sequence[str]) -> dict[str, list[str]]:
     """stem -> files of a one-GeoTIFF-per-band delivery: at least two bands, or one with an MTL file."""
     found: dict[str, list[str]] = {}
     for name in names:
@@ -280,7 +282,7 @@ def _deliveries(names: Sequence[str]) -> dict[str, list[str]]:
     return {stem: files for stem, files in found.items() if len(files) > 1 or _MTL.match(files[0])}
 
 
-def _acquisition(header: Header) -> tuple[Any, ...] | None:
+def _acquisition_key(header: Header) -> tuple[Any, ...] | None:
     """What the tiles of one acquisition share; None when the file does not say when it was taken."""
     when = header.tags.get("start_time")
     if when is None or header.crs is None:
@@ -290,7 +292,7 @@ def _acquisition(header: Header) -> tuple[Any, ...] | None:
     return when, header.crs, t.a, t.b, t.d, t.e, phase, header.wavelength_nm, header.dtypes
 
 
-def _union(headers: Sequence[Header]) -> GeoBox | None:
+def _union_grid(headers: Sequence[Header]) -> GeoBox | None:
     """The grid that all files lie on."""
     first = headers[0]
     if first.crs is None:
@@ -305,7 +307,7 @@ def _union(headers: Sequence[Header]) -> GeoBox | None:
     return GeoBox(shape, Affine(a, 0.0, left, 0.0, e, top), first.crs)
 
 
-def _with_header(header: Header) -> Asset:
+def _asset_with_grid(header: Header) -> Asset:
     asset = header.asset
     grid = GeoBox(header.size, header.transform, header.crs) if header.crs is not None else None
     return Asset(
@@ -313,15 +315,15 @@ def _with_header(header: Header) -> Asset:
     )
 
 
-def _time(header: Header, path: Path) -> tuple[datetime, bool]:
+def _acquisition_time(header: Header, path: Path) -> tuple[datetime, bool]:
     """When it was taken, and whether the file itself says so."""
     for tag in ("start_time", "DATETIME", "ACQUISITION_DATETIME"):
-        if (text := header.tags.get(tag)) and (when := _parse(text)) is not None:
+        if (text := header.tags.get(tag)) and (when := _parse_time(text)) is not None:
             return when, True
     return _mtime(path), False
 
 
-def _parse(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:

@@ -13,18 +13,26 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
+from hypermend.catalog.arrays import Flags, LonLat, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadAsset
-from hypermend.catalog.readers.bands import Band, Pixels, by_wavelength, choose, default_fill, flags_of, make_spec
+from hypermend.catalog.readers.bands import (
+    Band,
+    PixelFormat,
+    by_wavelength,
+    default_fill,
+    flags_of,
+    make_spec,
+    select_bands,
+)
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 
 _PRISMA = "HDFEOS/SWATHS/PRS_L2D_HCO"
-_DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError)
+_READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError)
 """What HDF5 raises at a damaged file, and what follows from numbers that it then makes up."""
 _MATLAB = {"double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32"}
 
@@ -52,18 +60,18 @@ class HdfSource:
         spec: CubeSpec,
         identity: str,
         asset: Asset,
-        reach: AssetFetcher,
+        fetcher: AssetFetcher,
         parts: Sequence[HdfPart],
-        lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+        lonlat: LonLat | None = None,
     ) -> None:
         self.spec = spec
         self.identity = identity
         self.lonlat = lonlat
-        self._asset, self._reach, self._parts = asset, reach, tuple(parts)
+        self._asset, self._fetcher, self._parts = asset, fetcher, tuple(parts)
         self._stack = ExitStack()
         self._file: Any = None
 
-    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """(bands, h, w) stored numbers and (h, w) flags."""
         y, x = slice(*y.indices(self.spec.height)), slice(*x.indices(self.spec.width))
         try:
@@ -71,17 +79,17 @@ class HdfSource:
         except ArchiveError:
             self.close()  # the next read begins anew, with a new signature
             raise
-        except _DAMAGE as e:
+        except _READ_ERRORS as e:
             self.close()
             raise BadAsset(f"{shown(self._asset.href)}: cannot be read: {e}") from e
         return stored, flags_of(stored, self.spec)
 
-    def _window(self, y: slice, x: slice) -> NDArray[Any]:
+    def _window(self, y: slice, x: slice) -> Stored:
         if self._file is None:
-            self._file = self._stack.enter_context(open_file(self._asset, self._reach))
+            self._file = self._stack.enter_context(open_file(self._asset, self._fetcher))
         out = np.empty((self.spec.bands, y.stop - y.start, x.stop - x.start), dtype=self.spec.dtype)
         for part in self._parts:
-            dataset = _need(self._file, part.path, shown(self._asset.href))
+            dataset = _require(self._file, part.path, shown(self._asset.href))
             at = {"b": slice(None), "y": y, "x": x}
             block = dataset[tuple(at[a] for a in part.axes)]
             block = block.transpose([part.axes.index(a) for a in "byx"])
@@ -95,14 +103,14 @@ class HdfSource:
 
 
 def open_hdf(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> HdfSource:
     """A PRISMA or EMIT product; see `readers.open_scene`."""
     if len(assets) != 1:
         raise BadAsset(f"scene {scene.id}: {len(assets)} HDF files; one scene is one file")
     asset = assets[0]
-    identity = reach.identity(assets)
-    with open_file(asset, reach) as file:
+    identity = fetcher.identity(assets)
+    with open_file(asset, fetcher) as file:
         if _PRISMA in file:
             facts = _prisma(file, asset, table)
         elif "reflectance" in file and "sensor_band_parameters" in file:
@@ -110,9 +118,9 @@ def open_hdf(
         else:
             raise BadAsset(
                 f"{shown(asset.href)}: neither PRISMA L2D ({_PRISMA}) nor EMIT L2A (reflectance, "
-                f"sensor_band_parameters); it holds {', '.join(_listed(file)) or 'nothing'}"
+                f"sensor_band_parameters); it holds {', '.join(_contents(file)) or 'nothing'}"
             )
-    picked = choose(facts.bands, bands, f"scene {scene.id}")
+    picked = select_bands(facts.bands, bands, f"scene {scene.id}")
     spec, order = make_spec([facts.bands[i] for i in picked], facts.size, facts.pixels, sensor=table.name)
     order = [picked[i] for i in order]
     parts = []
@@ -121,20 +129,20 @@ def open_hdf(
         if mine:
             cube_bands, file_bands = zip(*mine, strict=True)
             parts.append(HdfPart(path=path, axes=axes, file_bands=file_bands, cube_bands=cube_bands))
-    return HdfSource(spec, identity, asset, reach, parts, facts.lonlat)
+    return HdfSource(spec, identity, asset, fetcher, parts, facts.lonlat)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Facts:
+class _Product:
     bands: list[Band]
     size: tuple[int, int]
-    pixels: Pixels
+    pixels: PixelFormat
     datasets: tuple[tuple[str, str, int, Sequence[int]], ...]
     """(path, axes, position of its first band in `bands`, its 0-based bands that are in `bands`)"""
-    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]]
+    lonlat: LonLat
 
 
-def _prisma(file: Any, asset: Asset, table: Sensor) -> _Facts:
+def _prisma(file: Any, asset: Asset, table: Sensor) -> _Product:
     """PRISMA L2D: (y, band, x) cubes of 16-bit numbers, wavelengths as attributes of the file in descending order.
 
     A wavelength of 0 marks a band that the product leaves empty; such bands do not join the cube.
@@ -147,7 +155,7 @@ def _prisma(file: Any, asset: Asset, table: Sensor) -> _Facts:
     number = 0
     for part in ("VNIR", "SWIR"):
         path = f"{fields}/{part}_Cube"
-        cube = _need(file, path, where)
+        cube = _require(file, path, where)
         centres = [float(w) for w in _attr(file, f"List_Cw_{part.title()}", where)]
         widths = [float(w) for w in _attr(file, f"List_Fwhm_{part.title()}", where)]
         if not len(centres) == len(widths) == cube.shape[1]:
@@ -181,10 +189,10 @@ def _prisma(file: Any, asset: Asset, table: Sensor) -> _Facts:
     quantity = "reflectance" if not attrs else "counts"
     if attrs:
         scale, offset = 1.0, 0.0
-    return _Facts(
+    return _Product(
         bands=bands,
         size=(height, width),
-        pixels=Pixels(dtype=dtype, fill=0, scale_factor=scale, add_offset=offset, quantity=quantity, attrs=attrs),
+        pixels=PixelFormat(dtype=dtype, fill=0, scale_factor=scale, add_offset=offset, quantity=quantity, attrs=attrs),
         datasets=tuple(datasets),
         lonlat=_lonlat(
             file, f"{_PRISMA}/Geolocation Fields/Longitude", f"{_PRISMA}/Geolocation Fields/Latitude", where
@@ -198,24 +206,24 @@ def _prisma_scale(limits: tuple[float, ...]) -> tuple[float, float]:
     return (high - low) / 65535, low
 
 
-def _emit(file: Any, asset: Asset, table: Sensor) -> _Facts:
+def _emit(file: Any, asset: Asset, table: Sensor) -> _Product:
     """EMIT L2A: reflectance (downtrack, crosstrack, bands), fill -9999."""
     where = shown(asset.href)
-    cube = _need(file, "reflectance", where)
-    facts = _need(file, "sensor_band_parameters", where, h5py.Group)
-    centres = np.asarray(_need(facts, "wavelengths", where)[()], dtype=float)
+    cube = _require(file, "reflectance", where)
+    facts = _require(file, "sensor_band_parameters", where, h5py.Group)
+    centres = np.asarray(_require(facts, "wavelengths", where)[()], dtype=float)
     if cube.ndim != 3 or cube.shape[2] != centres.size:
         raise BadAsset(f"{where}: reflectance is {cube.shape}, there are {centres.size} wavelengths")
-    fwhm = np.asarray(_need(facts, "fwhm", where)[()], dtype=float)
+    fwhm = np.asarray(_require(facts, "fwhm", where)[()], dtype=float)
     good = np.asarray(facts["good_wavelengths"][()]) > 0 if "good_wavelengths" in facts else None
     fill = cube.attrs.get("_FillValue", cube.fillvalue)
     dtype = str(cube.dtype)
-    return _Facts(
+    return _Product(
         bands=by_wavelength(
             table, centres.tolist(), where, fwhm_nm=fwhm.tolist(), good=None if good is None else good.tolist()
         ),
         size=(cube.shape[0], cube.shape[1]),
-        pixels=Pixels(
+        pixels=PixelFormat(
             dtype=dtype,
             fill=default_fill(dtype, float(np.ravel(fill)[0])),
             quantity="reflectance",
@@ -225,16 +233,16 @@ def _emit(file: Any, asset: Asset, table: Sensor) -> _Facts:
     )
 
 
-def _lonlat(file: Any, lon: str, lat: str, where: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _lonlat(file: Any, lon: str, lat: str, where: str) -> LonLat:
     return (
-        np.asarray(_need(file, lon, where)[()], dtype=np.float64),
-        np.asarray(_need(file, lat, where)[()], dtype=np.float64),
+        np.asarray(_require(file, lon, where)[()], dtype=np.float64),
+        np.asarray(_require(file, lat, where)[()], dtype=np.float64),
     )
 
 
-def _need(group: Any, path: str, where: str, kind: type[Any] = h5py.Dataset) -> Any:
+def _require(group: Any, path: str, where: str, kind: type[Any] = h5py.Dataset) -> Any:
     if path not in group:
-        raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(_listed(group)) or 'nothing'}")
+        raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(_contents(group)) or 'nothing'}")
     found = group[path]
     if not isinstance(found, kind):
         raise BadAsset(f"{where}: {path!r} is no {kind.__name__.lower()}")
@@ -251,7 +259,7 @@ def _attr(file: Any, name: str, where: str) -> Any:
     return value if np.ndim(value) else np.asarray(value)[()]
 
 
-def _listed(group: Any, limit: int = 20) -> list[str]:
+def _contents(group: Any, limit: int = 20) -> list[str]:
     """Datasets with their shapes."""
     out: list[str] = []
 
@@ -264,31 +272,31 @@ def _listed(group: Any, limit: int = 20) -> list[str]:
 
 
 @contextmanager
-def open_file(asset: Asset, reach: AssetFetcher) -> Iterator[Any]:
+def open_file(asset: Asset, fetcher: AssetFetcher) -> Iterator[Any]:
     """The open HDF5 file, local or by ranges."""
     try:
-        file = h5py.File(reach.seekable(asset.href), "r")
+        file = h5py.File(fetcher.seekable(asset.href), "r")
     except OSError as e:
         raise BadAsset(f"{shown(asset.href)}: is no HDF5 file: {e}") from e
     with file:
         try:
             yield file
-        except _DAMAGE as e:
+        except _READ_ERRORS as e:
             raise BadAsset(f"{shown(asset.href)}: is damaged: {e}") from e
 
 
-def start_time(asset: Asset, reach: AssetFetcher) -> str | None:
+def start_time(asset: Asset, fetcher: AssetFetcher) -> str | None:
     """When the acquisition began, as the product writes it."""
-    with open_file(asset, reach) as file:
+    with open_file(asset, fetcher) as file:
         for name in ("Product_StartTime", "time_coverage_start"):
             if (value := file.attrs.get(name)) is not None:
                 return value.decode() if isinstance(value, bytes) else str(value)
     return None
 
 
-def mat_variables(asset: Asset, reach: AssetFetcher) -> Mapping[str, tuple[tuple[int, ...], str]]:
+def mat_variables(asset: Asset, fetcher: AssetFetcher) -> Mapping[str, tuple[tuple[int, ...], str]]:
     """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
-    with open_file(asset, reach) as file:
+    with open_file(asset, fetcher) as file:
         own = (n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink))
         found = ((n, file[n]) for n in own)
         return {n: (tuple(reversed(d.shape)), _matlab_class(d)) for n, d in found if isinstance(d, h5py.Dataset)}
@@ -300,7 +308,7 @@ def _matlab_class(item: Any) -> str:
     return name if name in _MATLAB else name or str(item.dtype)
 
 
-def read_small(asset: Asset, reach: AssetFetcher, name: str) -> NDArray[Any]:
+def read_dataset(asset: Asset, fetcher: AssetFetcher, name: str) -> Stored:
     """A whole dataset in file order."""
-    with open_file(asset, reach) as file:
-        return np.asarray(_need(file, name, shown(asset.href))[()])
+    with open_file(asset, fetcher) as file:
+        return np.asarray(_require(file, name, shown(asset.href))[()])

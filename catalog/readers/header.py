@@ -50,7 +50,7 @@ class Header:
         return abs(self.transform.a)
 
 
-def read_header(asset: Asset, reach: AssetFetcher) -> Header:
+def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
     """Open, look, close."""
 
     def look(dataset: Any) -> Header:
@@ -75,7 +75,7 @@ def read_header(asset: Asset, reach: AssetFetcher) -> Header:
             tags=dict(dataset.tags()),
         )
 
-    return reach.raster(asset.href, look)
+    return fetcher.raster(asset.href, look)
 
 
 def _crs_text(crs: Any) -> str:

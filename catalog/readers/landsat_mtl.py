@@ -33,12 +33,12 @@ class Calibration:
     attrs: dict[str, Any]
 
 
-def calibration(scene: Scene, bands: Sequence[Band], reach: AssetFetcher) -> Calibration | None:
+def calibration(scene: Scene, bands: Sequence[Band], fetcher: AssetFetcher) -> Calibration | None:
     """From the scene's MTL file; None when it has none."""
     asset = find_mtl(scene.assets)
     if asset is None:
         return None
-    body = AssetFetcher(reach.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
+    body = AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
     text = body.read_text(encoding="latin-1") if isinstance(body, Path) else _decoded(body)
     fields = parse_mtl(text)
     factors = [_factor(fields, b) for b in bands]

@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset, Refused
 from hypermend.catalog.readers.bands import (
     ArraySource,
     Band,
-    Pixels,
+    PixelFormat,
     by_count,
     by_number,
     by_wavelength,
-    choose,
     default_fill,
     make_spec,
+    select_bands,
 )
-from hypermend.catalog.readers.hdf import HdfPart, HdfSource, mat_variables, read_small
+from hypermend.catalog.readers.hdf import HdfPart, HdfSource, mat_variables, read_dataset
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -49,7 +49,7 @@ class Layout:
     sensor: str
     cube: str
     """variable of the cube"""
-    beside: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     """variables that must be there too"""
     axes: str = "yxb"
     """MATLAB order of axes; "bn" is bands x pixels, pixels column by column"""
@@ -70,7 +70,7 @@ LAYOUTS = (
         name="HySure Hyperion + ALI",
         sensor="hyperion",
         cube="HSim",
-        beside=("non_del_bands",),
+        requires=("non_del_bands",),
         numbers="non_del_bands",
         quantity="counts",
     ),
@@ -79,82 +79,84 @@ LAYOUTS = (
     Layout(name="Pavia Centre", sensor="rosis", cube="PaviaCenter", first=102, quantity="counts"),
     Layout(name="Pavia Centre", sensor="rosis", cube="pavia", first=102, quantity="counts"),
     Layout(name="Pavia University", sensor="rosis", cube="paviaU", quantity="counts"),
-    Layout(name="Pavia registration", sensor="rosis", cube="I1", beside=("wl",), wavelength_um="wl", quantity="counts"),
+    Layout(
+        name="Pavia registration", sensor="rosis", cube="I1", requires=("wl",), wavelength_um="wl", quantity="counts"
+    ),
     Layout(name="MUUFL Gulfport", sensor="muufl", cube="data", quantity="reflectance"),
     Layout(
         name="Jasper Ridge 198",
         sensor="aviris",
         cube="Y",
-        beside=("lines", "cols"),
+        requires=("lines", "cols"),
         axes="bn",
         size=("lines", "cols"),
         quantity="counts",
     ),
 )
-_DAMAGE = (ValueError, TypeError, KeyError, OSError, NotImplementedError, zlib.error)
+_READ_ERRORS = (ValueError, TypeError, KeyError, OSError, NotImplementedError, zlib.error)
 """What SciPy raises at a file that is damaged, or is none of MATLAB's."""
 
 
-class _File:
+class _MatFile:
     """Variables of a .mat file, v5 or v7.3: name -> (MATLAB shape, MATLAB class)."""
 
-    def __init__(self, asset: Asset, reach: AssetFetcher) -> None:
+    def __init__(self, asset: Asset, fetcher: AssetFetcher) -> None:
         self.where = shown(asset.href)
-        self.asset, self.reach = asset, reach
+        self.asset, self.fetcher = asset, fetcher
         self.body: Path | io.BytesIO | None = None
-        self.v73 = _is_v73(asset, reach)
+        self.v73 = _is_v73(asset, fetcher)
         if self.v73:
-            self.variables = mat_variables(asset, reach)
+            self.variables = mat_variables(asset, fetcher)
             return
         from scipy.io import whosmat  # half a second that the other readers need not spend
 
-        self.body = reach.fetch(asset.href)
+        self.body = fetcher.fetch(asset.href)
         try:
-            found = whosmat(self._opened())
+            found = whosmat(self._stream())
             self.variables = {n: (tuple(s), c) for n, s, c in found}
-        except _DAMAGE as e:
+        except _READ_ERRORS as e:
             raise BadAsset(f"{self.where}: is no MATLAB v5 file: {e}") from e
 
-    def _opened(self) -> Any:
+    def _stream(self) -> Any:
         """A path, or the bytes from their start."""
         if isinstance(self.body, io.BytesIO):
             self.body.seek(0)
         return self.body
 
-    def load(self, name: str) -> NDArray[Any]:
+    def load(self, name: str) -> Stored:
         """A variable in MATLAB's axis order."""
         if self.v73:
-            return read_small(self.asset, self.reach, name).T
+            return read_dataset(self.asset, self.fetcher, name).T
         from scipy.io import loadmat
 
         try:
-            return np.asarray(loadmat(self._opened(), variable_names=[name])[name])
-        except _DAMAGE as e:
+            return np.asarray(loadmat(self._stream(), variable_names=[name])[name])
+        except _READ_ERRORS as e:
             raise BadAsset(f"{self.where}: {name} cannot be read: {e}") from e
 
-    def listed(self) -> str:
+    def contents(self) -> str:
         return ", ".join(f"{n} {' x '.join(map(str, s))} {c}" for n, (s, c) in sorted(self.variables.items())) or "none"
 
 
 def open_mat(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> ArraySource | HdfSource:
     """The cube of a .mat file; see the module's text for which variable that is."""
     if len(assets) != 1:
         raise BadAsset(f"scene {scene.id}: {len(assets)} .mat files; one scene is one file")
     asset = assets[0]
-    file = _File(asset, reach)
-    layout = pick_layout(file.variables, table, scene.properties.get("hypermend:mat_key"), file.where, file.listed())
+    file = _MatFile(asset, fetcher)
+    layout = pick_layout(file.variables, table, scene.properties.get("hypermend:mat_key"), file.where, file.contents())
     shape, kind = file.variables[layout.cube]
     lines, columns, count = _size(layout, shape, file)
     found = _bands(layout, table, count, file)
-    picked = choose(found, bands, f"scene {scene.id}")
+    picked = select_bands(found, bands, f"scene {scene.id}")
     dtype, loaded = _DTYPES.get(kind, kind), None
     if not file.v73:
         _check_bytes(file, layout.cube, math.prod(shape) * _BYTES.get(kind, 8))
         loaded = _as_bands(file.load(layout.cube), layout, (lines, columns, count))
         dtype = str(loaded.dtype)  # MATLAB stores a double as uint16 where it fits; the file's numbers are those
-    pixels = Pixels(
+    pixels = PixelFormat(
         dtype=dtype,
         fill=default_fill(dtype, asset.nodata),
         scale_factor=asset.scale or 1.0,
@@ -166,17 +168,17 @@ def open_mat(
     order = [picked[i] for i in order]
     if file.v73 and layout.axes == "yxb":
         part = HdfPart(path=layout.cube, axes="bxy", file_bands=tuple(order))  # reversed in HDF5
-        return HdfSource(spec, reach.identity([asset]), asset, reach, [part])
+        return HdfSource(spec, fetcher.identity([asset]), asset, fetcher, [part])
     return ArraySource(
         spec,
-        reach.identity([asset]),
+        fetcher.identity([asset]),
         lambda: _as_bands(file.load(layout.cube), layout, (lines, columns, count)),
         order,
         loaded=loaded,
     )
 
 
-def _as_bands(array: NDArray[Any], layout: Layout, size: tuple[int, int, int]) -> NDArray[Any]:
+def _as_bands(array: Stored, layout: Layout, size: tuple[int, int, int]) -> Stored:
     """MATLAB's order of axes as (band, y, x)."""
     lines, columns, count = size
     if layout.axes == "bn":
@@ -184,15 +186,15 @@ def _as_bands(array: NDArray[Any], layout: Layout, size: tuple[int, int, int]) -
     return array.transpose(2, 0, 1)
 
 
-def _check_bytes(file: _File, name: str, declared: int) -> None:
-    if declared > file.reach.max_bytes:
-        raise Refused(f"{file.where}: {name} holds {declared} bytes, read whole, the limit is {file.reach.max_bytes}")
+def _check_bytes(file: _MatFile, name: str, declared: int) -> None:
+    if declared > file.fetcher.max_bytes:
+        raise Refused(f"{file.where}: {name} holds {declared} bytes, read whole, the limit is {file.fetcher.max_bytes}")
 
 
-def layout_of(asset: Asset, table: Sensor, reach: AssetFetcher) -> Layout:
+def layout_of(asset: Asset, table: Sensor, fetcher: AssetFetcher) -> Layout:
     """What the cube of a file is for this sensor; see `pick_layout`."""
-    file = _File(asset, reach)
-    return pick_layout(file.variables, table, None, file.where, file.listed())
+    file = _MatFile(asset, fetcher)
+    return pick_layout(file.variables, table, None, file.where, file.contents())
 
 
 def shares_file(layout: Layout) -> bool:
@@ -201,19 +203,19 @@ def shares_file(layout: Layout) -> bool:
 
 
 def pick_layout(
-    variables: Mapping[str, tuple[tuple[int, ...], str]], table: Sensor, key: str | None, where: str, listed: str
+    variables: Mapping[str, tuple[tuple[int, ...], str]], table: Sensor, key: str | None, where: str, contents: str
 ) -> Layout:
     """The layout of a file with these variables.
 
     Raises:
-        BadAsset: the key is not there, or several variables could be the cube; keys and shapes are listed.
+        BadAsset: the key is not there, or several variables could be the cube; keys and shapes are contents.
     """
     if key is not None and key not in variables:
-        raise BadAsset(f"{where}: no variable {key!r}; it holds {listed}")
+        raise BadAsset(f"{where}: no variable {key!r}; it holds {contents}")
     for layout in LAYOUTS:
         if (
             layout.sensor == table.name
-            and {layout.cube, *layout.beside} <= variables.keys()
+            and {layout.cube, *layout.requires} <= variables.keys()
             and key in (None, layout.cube)
         ):
             return layout
@@ -224,14 +226,14 @@ def pick_layout(
         if len(candidates) != 1:
             which = "several could be the cube" if candidates else "none is a three-dimensional numeric array"
             raise BadAsset(
-                f"{where}: {which} of sensor {table.name} ({table.bands} bands); it holds {listed}; "
+                f"{where}: {which} of sensor {table.name} ({table.bands} bands); it holds {contents}; "
                 "name one by the item's property hypermend:mat_key"
             )
         key = candidates[0]
     return Layout(name="three-dimensional array", sensor=table.name, cube=key, quantity=table.quantity)
 
 
-def _size(layout: Layout, shape: tuple[int, ...], file: _File) -> tuple[int, int, int]:
+def _size(layout: Layout, shape: tuple[int, ...], file: _MatFile) -> tuple[int, int, int]:
     """(lines, columns, bands)"""
     if layout.axes == "bn" and layout.size is not None and len(shape) == 2:
         lines, columns = (int(file.load(n).ravel()[0]) for n in layout.size)
@@ -242,11 +244,11 @@ def _size(layout: Layout, shape: tuple[int, ...], file: _File) -> tuple[int, int
             )
         return lines, columns, shape[0]
     if len(shape) != 3:
-        raise BadAsset(f"{file.where}: {layout.cube} has {len(shape)} axes, a cube has 3; it holds {file.listed()}")
+        raise BadAsset(f"{file.where}: {layout.cube} has {len(shape)} axes, a cube has 3; it holds {file.contents()}")
     return shape[0], shape[1], shape[2]
 
 
-def _bands(layout: Layout, table: Sensor, count: int, file: _File) -> list[Band]:
+def _bands(layout: Layout, table: Sensor, count: int, file: _MatFile) -> list[Band]:
     if layout.numbers is not None:
         numbers = [int(n) for n in file.load(layout.numbers).ravel()]
         if len(numbers) != count:
@@ -266,9 +268,9 @@ def _bands(layout: Layout, table: Sensor, count: int, file: _File) -> list[Band]
     return by_count(table, count, file.where)
 
 
-def _is_v73(asset: Asset, reach: AssetFetcher) -> bool:
+def _is_v73(asset: Asset, fetcher: AssetFetcher) -> bool:
     """v7.3 says so in the text at the start of the file."""
-    head = reach.head(asset.href, HEADER_BYTES)
+    head = fetcher.head(asset.href, HEADER_BYTES)
     if not head.startswith(b"MATLAB "):
         raise BadAsset(f"{shown(asset.href)}: is no MATLAB file (v5 or v7.3); v4 is not read")
     return head.startswith(b"MATLAB 7.3")

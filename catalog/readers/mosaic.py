@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from affine import Affine
-from numpy.typing import NDArray
 
+from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.grids import ALIGN_PX, at, short_crs
 from hypermend.catalog.readers.bands import Band
@@ -26,7 +25,7 @@ BandFiles = tuple[Band, list[Header], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
+class PlacedFile:
     """One file on the target grid, in target pixels."""
 
     header: Header
@@ -44,7 +43,7 @@ class Placed:
 class Layer:
     """Files that hold the same bands, and which of their bands go where in the cube."""
 
-    files: tuple[Placed, ...]
+    files: tuple[PlacedFile, ...]
     file_bands: tuple[int, ...]
     """1-based, in the file"""
     cube_bands: tuple[int, ...]
@@ -81,7 +80,7 @@ def target_grid(
     return Affine(a, 0.0, left, 0.0, e, top), shape, first.crs
 
 
-def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> Placed:
+def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> PlacedFile:
     """Where a file lies on the target grid, in whole target pixels."""
     ratio = header.transform.a / target.a
     up, down = max(1, round(ratio)), max(1, round(1 / ratio))
@@ -92,7 +91,7 @@ def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> P
             f"{what}: {shown(header.asset.href)} lies off the grid: its transform is "
             f"{tuple(header.transform[:6])}, the grid's {tuple(target[:6])}"
         )
-    return Placed(
+    return PlacedFile(
         header=header,
         top=round(top),
         left=round(left),
@@ -125,7 +124,7 @@ def has_holes(layers: Sequence[Layer], size: tuple[int, int]) -> bool:
     return any(not _covers(layer.files, size) for layer in layers)
 
 
-def _covers(files: Sequence[Placed], size: tuple[int, int]) -> bool:
+def _covers(files: Sequence[PlacedFile], size: tuple[int, int]) -> bool:
     """Whether the files cover the whole grid, found on the lattice of their edges: overlaps must not hide a hole."""
     ys = sorted({0, size[0], *(y for f in files for y in (f.top, f.top + f.height) if 0 < y < size[0])})
     xs = sorted({0, size[1], *(x for f in files for x in (f.left, f.left + f.width) if 0 < x < size[1])})
@@ -144,12 +143,12 @@ def resampling(found: Sequence[BandFiles], target: Affine) -> list[str]:
     return out
 
 
-def averaged(pixels: NDArray[Any], down: int, nodata: float | None) -> NDArray[Any]:
+def block_mean(pixels: Stored, down: int, nodata: float | None) -> Stored:
     """Mean of down x down blocks, rounded to the stored type; a block with nodata becomes nodata."""
     bands, height, width = pixels.shape
     blocks = pixels.reshape(bands, height // down, down, width // down, down)
     mean = blocks.mean(axis=(2, 4), dtype=np.float64)
-    out: NDArray[Any] = (np.rint(mean) if pixels.dtype.kind in "iu" else mean).astype(pixels.dtype)
+    out: Stored = (np.rint(mean) if pixels.dtype.kind in "iu" else mean).astype(pixels.dtype)
     if nodata is not None:
         out[(blocks == nodata).any(axis=(2, 4))] = nodata
     return out

@@ -7,14 +7,13 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset, Refused
-from hypermend.catalog.readers.bands import ArraySource, Pixels, by_number, choose, make_spec
+from hypermend.catalog.readers.bands import ArraySource, PixelFormat, by_number, make_spec, select_bands
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import Sensor
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -27,7 +26,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def open_png(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, reach: AssetFetcher, *, bands: Sequence[str] | None = None
+    scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> ArraySource:
     """A folder of PNGs as one cube of counts, scaled to 0..1; read whole."""
     what = f"scene {scene.id}"
@@ -39,28 +38,28 @@ def open_png(
         raise BadAsset(f"{what}: bands {', '.join(map(str, missing))} of {table.bands} ({table.name}) have no PNG")
     numbers = sorted(files)
     found = by_number(table, numbers, what)
-    picked = choose(found, bands, what)
+    picked = select_bands(found, bands, what)
     chosen = [files[found[i].number] for i in picked]
-    packed = sum(s for s in (reach.stat(a.href).size for a in chosen) if s is not None)
-    if packed > reach.max_bytes:
-        raise Refused(f"{what}: its PNGs have {packed} bytes, read whole, and the limit is {reach.max_bytes}")
-    sizes = [_size(a, reach) for a in chosen]
+    packed = sum(s for s in (fetcher.stat(a.href).size for a in chosen) if s is not None)
+    if packed > fetcher.max_bytes:
+        raise Refused(f"{what}: its PNGs have {packed} bytes, read whole, and the limit is {fetcher.max_bytes}")
+    sizes = [_size(a, fetcher) for a in chosen]
     if len(set(sizes)) > 1:
         odd = next(i for i, s in enumerate(sizes) if s != sizes[0])
         raise BadAsset(
             f"{what}: {shown(chosen[odd].href)} is {sizes[odd][0]} x {sizes[odd][1]} pixels, "
             f"{shown(chosen[0].href)} is {sizes[0][0]} x {sizes[0][1]}"
         )
-    pixels = Pixels(dtype="uint16", scale_factor=SCALE, quantity="counts")
+    pixels = PixelFormat(dtype="uint16", scale_factor=SCALE, quantity="counts")
     spec, order = make_spec([found[i] for i in picked], sizes[0], pixels, sensor=table.name)
     declared = int(np.prod(spec.shape)) * 2
-    if declared > reach.max_bytes:
-        raise Refused(f"{what}: {spec.shape} = {declared} bytes, read whole, and the limit is {reach.max_bytes}")
+    if declared > fetcher.max_bytes:
+        raise Refused(f"{what}: {spec.shape} = {declared} bytes, read whole, and the limit is {fetcher.max_bytes}")
 
-    def load() -> NDArray[Any]:
-        return np.stack([_pixels(reach.fetch(a.href), a) for a in chosen])
+    def load() -> Stored:
+        return np.stack([_pixels(fetcher.fetch(a.href), a) for a in chosen])
 
-    return ArraySource(spec, reach.identity(chosen), load, order)
+    return ArraySource(spec, fetcher.identity(chosen), load, order)
 
 
 def band_number(asset: Asset) -> int:
@@ -71,13 +70,13 @@ def band_number(asset: Asset) -> int:
     return int(match[1])
 
 
-def _size(asset: Asset, reach: AssetFetcher) -> tuple[int, int]:
+def _size(asset: Asset, fetcher: AssetFetcher) -> tuple[int, int]:
     """(y, x) from the PNG header.
 
     Raises:
         BadAsset: no PNG, or not 16-bit gray.
     """
-    head = reach.head(asset.href, HEADER_BYTES)
+    head = fetcher.head(asset.href, HEADER_BYTES)
     if len(head) < HEADER_BYTES or not head.startswith(_SIGNATURE):
         raise BadAsset(f"{shown(asset.href)}: is no PNG")
     width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
@@ -88,7 +87,7 @@ def _size(asset: Asset, reach: AssetFetcher) -> tuple[int, int]:
     return height, width
 
 
-def _pixels(body: io.BytesIO | Path, asset: Asset) -> NDArray[Any]:
+def _pixels(body: io.BytesIO | Path, asset: Asset) -> Stored:
     import imageio.v3 as iio
 
     try:

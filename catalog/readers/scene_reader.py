@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hypermend.catalog import sensors
+from hypermend.catalog.arrays import Flags, LonLat, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadAsset, BadCube
 from hypermend.catalog.readers.envi import open_envi
@@ -56,10 +56,10 @@ class Source(Protocol):
     """True: a read costs about its window. False: the whole file is loaded at the first read"""
     identity: str
     """changes when any file read does"""
-    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    lonlat: LonLat | None
     """(y, x) degrees, for scenes kept in sensor geometry"""
 
-    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """(bands, h, w) stored numbers in spec.dtype and (h, w) flags."""
         ...
 
@@ -101,11 +101,11 @@ def open_scene(
     (kind, assets), *_ = kinds.items()
     if gsd_m is not None and kind != "tiff":
         raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m was asked for, but {kind} files have one grid")
-    reach = AssetFetcher(sign, max_bytes=max_bytes)
+    fetcher = AssetFetcher(sign, max_bytes=max_bytes)
     table = sensors.sensor(scene.sensor)
     options = {"gsd_m": gsd_m} if kind == "tiff" else {}
     try:
-        source = _OPEN[kind](scene, assets, table, reach, bands=bands, **options)
+        source = _OPEN[kind](scene, assets, table, fetcher, bands=bands, **options)
         check_size(source.spec, scene.id)
     except BadCube as e:
         raise BadAsset(f"scene {scene.id}: {e}") from e

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hypermend.catalog.arrays import Flags
 from hypermend.catalog.band_names import match_band
 from hypermend.catalog.cube.spec import CLOUD, NODATA, SATURATED, SHADOW, SNOW, VALID
 from hypermend.catalog.errors import BadAsset, Refused
@@ -27,7 +28,7 @@ FIRST_BASELINE_WITH_OFFSET = 4.0
 _BASELINE_KEYS = ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version")
 _APPLIED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied")
 _CLASSES = "scl"
-_OTHER = re.compile(r"^(aot|wvp|visual|tci|preview|.*-jp2)", re.I)
+_NOT_BANDS = re.compile(r"^(aot|wvp|visual|tci|preview|.*-jp2)", re.I)
 # Scene classification map: class -> reasons. Dark area, vegetation, soil, water and unclassified stay valid
 SCL_FLAGS = {0: NODATA, 1: SATURATED, 3: SHADOW, 8: CLOUD, 9: CLOUD, 10: CLOUD, 11: SNOW}
 _LOOKUP = np.zeros(256, dtype=np.uint8)
@@ -35,24 +36,24 @@ for _class, _flag in SCL_FLAGS.items():
     _LOOKUP[_class] = _flag
 
 
-def is_classes(band: str) -> bool:
+def is_class_band(band: str) -> bool:
     """Whether a band holds classes (SCL) instead of measurements."""
     return re.match(rf"{_CLASSES}(_\d+m)?$", band.strip(), re.I) is not None
 
 
-def flagged(flags: NDArray[np.uint8], classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def add_class_flags(flags: Flags, classes: NDArray[np.uint8]) -> Flags:
     """Flags with the reasons of the scene classification; a reason clears VALID."""
     reasons = _LOOKUP[classes]
     out = flags | reasons
     return np.where(reasons > 0, out & ~np.uint8(VALID), out).astype(np.uint8)
 
 
-def pick(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: float | None, what: str) -> list[Asset]:
+def select_assets(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: float | None, what: str) -> list[Asset]:
     """One file per band: of several resolutions the one of `gsd_m`, else the finest that is not below it.
 
     A provider may offer a band as COG and JPEG 2000: the first one listed is taken.
     """
-    usable = [a for a in assets if not _OTHER.match(a.key)]
+    usable = [a for a in assets if not _NOT_BANDS.match(a.key)]
     if not any(a.bands for a in usable) or any(len(a.bands) > 1 for a in usable):
         return list(usable)  # multi-band files: their own headers tell
     table = sensor("sentinel2a")  # A, B and C name their bands alike
@@ -60,7 +61,7 @@ def pick(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: float | No
     offered: dict[str, list[Asset]] = {}
     for asset in usable:
         name = asset.bands[0] if asset.bands else asset.key
-        if is_classes(name):
+        if is_class_band(name):
             offered.setdefault("SCL", []).append(asset)
         elif asset.bands and (wanted is None or name in wanted):
             offered.setdefault(name, []).append(asset)
@@ -89,28 +90,28 @@ def _pixel_m(asset: Asset, name: str) -> float:
     return table.gsd_m[table.band_name.index(name)] if name in table.band_name else 20.0
 
 
-def scaling(scene: Scene, dtype: str, told: tuple[float, float] | None, asset: Asset) -> tuple[float, float, str]:
+def scaling(scene: Scene, dtype: str, declared: tuple[float, float] | None, asset: Asset) -> tuple[float, float, str]:
     """(scale, offset, why) of Sentinel-2 numbers; the offset is applied exactly once, or the scene is refused.
 
     Args:
-        told: (scale, offset) of the file or the item (raster:bands), None when neither says.
+        declared: (scale, offset) of the file or the item (raster:bands), None when neither says.
 
     Raises:
         Refused: a product whose baseline is unknown and about which nobody says whether the offset is in it.
     """
     if np.dtype(dtype).kind == "f":
-        scale, offset = told or (1.0, 0.0)
+        scale, offset = declared or (1.0, 0.0)
         return scale, offset, "floating-point reflectance: already scaled"
-    scale = told[0] if told is not None and told[0] != 1.0 else SCALE
+    scale = declared[0] if declared is not None and declared[0] != 1.0 else SCALE
     properties = scene.properties
-    if (plainly := properties.get("hypermend:s2_offset")) is not None:
-        return scale, float(plainly), f"given by the user: {float(plainly):g}"
+    if (override := properties.get("hypermend:s2_offset")) is not None:
+        return scale, float(override), f"given by the user: {float(override):g}"
     applied = next((properties[k] for k in _APPLIED_KEYS if k in properties), None)
     if applied is True:
         # Earth Search lists offset -0.1 in raster:bands even where its pixels have it applied; the flag is right
         return scale, 0.0, "already applied by the provider (boa_offset_applied)"
-    if told is not None and (asset.offset is not None or told[1] != 0):
-        return scale, told[1], f"offset of the item or the file: {told[1]:g}"
+    if declared is not None and (asset.offset is not None or declared[1] != 0):
+        return scale, declared[1], f"offset of the item or the file: {declared[1]:g}"
     baseline = _baseline(properties, scene.id)
     if baseline is not None:
         if baseline >= FIRST_BASELINE_WITH_OFFSET:

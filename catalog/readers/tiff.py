@@ -1,7 +1,7 @@
 """GeoTIFF, COG and JPEG 2000: one file, one file per band, or the tiles of one acquisition as a mosaic.
 
 Every band of the cube is a list of files on one target grid. A file is placed by a whole number of target pixels;
-coarser files are repeated (nearest), finer ones averaged, both by a whole ratio and both said in `attrs`. A window
+coarser files are repeated (nearest), finer ones block_mean, both by a whole ratio and both said in `attrs`. A window
 opens only the files that it touches.
 """
 
@@ -15,24 +15,24 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from hypermend.catalog.arrays import Flags, LonLat, Stored
 from hypermend.catalog.band_names import match_band
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.readers import sentinel2
 from hypermend.catalog.readers.bands import (
     Band,
-    Pixels,
+    PixelFormat,
     by_count,
     by_name,
     by_wavelength,
-    choose,
     default_fill,
     flags_of,
     make_spec,
-    spare_number,
+    mosaic_fill,
+    select_bands,
 )
 from hypermend.catalog.readers.enmap_metadata import EnmapMetadata, find_metadata, read_metadata
 from hypermend.catalog.readers.header import Header, check_against_item, read_header
@@ -40,8 +40,8 @@ from hypermend.catalog.readers.landsat_mtl import Calibration, calibration, find
 from hypermend.catalog.readers.mosaic import (
     BandFiles,
     Layer,
-    Placed,
-    averaged,
+    PlacedFile,
+    block_mean,
     has_holes,
     layers_of,
     place,
@@ -60,7 +60,7 @@ def open_tiff(
     scene: Scene,
     assets: Sequence[Asset],
     table: Sensor,
-    reach: AssetFetcher,
+    fetcher: AssetFetcher,
     *,
     bands: Sequence[str] | None = None,
     gsd_m: float | None = None,
@@ -69,23 +69,23 @@ def open_tiff(
     what = f"scene {scene.id}"
     is_sentinel2 = table.name.startswith("sentinel2")
     if is_sentinel2:
-        assets = sentinel2.pick(assets, bands, gsd_m, what)
+        assets = sentinel2.select_assets(assets, bands, gsd_m, what)
     elif bands is not None:
-        assets = _of_bands(assets, bands, table)
-    told_by = [a for a in (find_mtl(scene.assets), find_metadata(scene.assets)) if a is not None]
-    identity = reach.identity([*assets, *told_by])
-    headers = _headers(assets, reach)
+        assets = _assets_of_bands(assets, bands, table)
+    metadata_files = [a for a in (find_mtl(scene.assets), find_metadata(scene.assets)) if a is not None]
+    identity = fetcher.identity([*assets, *metadata_files])
+    headers = _headers(assets, fetcher)
     if (xml := find_metadata(scene.assets)) is not None:
-        headers = _with_metadata(headers, read_metadata(xml, reach), what)
+        headers = _with_metadata(headers, read_metadata(xml, fetcher), what)
     for header in headers:
         check_against_item(header, scene)
-    found, class_bands, left_out = _sorted_out(_groups(headers), table, what)
+    found, class_bands, left_out = _classify_bands(_groups(headers), table, what)
     if not found:
         raise BadAsset(f"{what}: no band of sensor {table.name} in {', '.join(shown(a.href) for a in assets[:4])}")
-    picked = choose([b for b, _, _ in found], bands, what)
+    picked = select_bands([b for b, _, _ in found], bands, what)
     found = [found[i] for i in picked]
     target, size, crs = target_grid(found, gsd_m, what)
-    pixels = _pixels(scene, table, found, reach, target, crs, left_out)
+    pixels = _pixels(scene, table, found, fetcher, target, crs, left_out)
     cube_bands = [b for b, _, _ in found]
     spec, order = make_spec(cube_bands, size, pixels, sensor=table.name)
     layers = layers_of([found[i] for i in order], target, size, what)
@@ -93,34 +93,34 @@ def open_tiff(
     if notes:
         spec = replace(spec, attrs={**spec.attrs, "hypermend:resampling": notes})
     if spec.fill is None and has_holes(layers, size):
-        spec = replace(spec, fill=spare_number(spec.dtype))
+        spec = replace(spec, fill=mosaic_fill(spec.dtype))
     classes = [
         Layer(files=tuple(place(h, target, size, what) for h in g), file_bands=(p,), cube_bands=(0,))
         for g, p in class_bands
     ]
     # a shard's window twice over: interleaved bands must not be unpacked once for each band
     window_bytes = math.prod(spec.shard) * np.dtype(spec.dtype).itemsize
-    reach.gdal_cache_bytes = max(reach.gdal_cache_bytes, 2 * window_bytes)
-    return TiffSource(spec, identity, layers, classes, reach)
+    fetcher.gdal_cache_bytes = max(fetcher.gdal_cache_bytes, 2 * window_bytes)
+    return TiffSource(spec, identity, layers, classes, fetcher)
 
 
 class TiffSource:
     """Windows of raster files on one grid."""
 
     windowed = True
-    lonlat: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    lonlat: LonLat | None = None
 
     def __init__(
-        self, spec: CubeSpec, identity: str, layers: Sequence[Layer], classes: Sequence[Layer], reach: AssetFetcher
+        self, spec: CubeSpec, identity: str, layers: Sequence[Layer], classes: Sequence[Layer], fetcher: AssetFetcher
     ) -> None:
         self.spec = spec
         self.identity = identity
         self._layers = tuple(layers)
         self._classes = tuple(classes)
-        self._reach = reach
+        self._fetcher = fetcher
         self._opened: dict[str, Any] = {}
 
-    def read(self, y: slice, x: slice) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """(bands, h, w) stored numbers, (h, w) flags; only files under the window are opened."""
         y0, y1, _ = y.indices(self.spec.height)
         x0, x1, _ = x.indices(self.spec.width)
@@ -133,10 +133,10 @@ class TiffSource:
         for layer in self._classes:
             classes = np.zeros((1, y1 - y0, x1 - x0), dtype=np.uint8)
             self._fill(classes, layer, box)
-            flags = sentinel2.flagged(flags, classes[0])
+            flags = sentinel2.add_class_flags(flags, classes[0])
         return stored, flags
 
-    def _fill(self, out: NDArray[Any], layer: Layer, box: tuple[int, int, int, int]) -> None:
+    def _fill(self, out: Stored, layer: Layer, box: tuple[int, int, int, int]) -> None:
         y0, y1, x0, x1 = box
         for file in layer.files:
             top, bottom = max(y0, file.top), min(y1, file.top + file.height)
@@ -152,18 +152,18 @@ class TiffSource:
             out[(list(layer.cube_bands), *window)] = part
 
     def _read_file(
-        self, file: Placed, bands: tuple[int, ...], top: int, bottom: int, left: int, right: int
-    ) -> NDArray[Any]:
+        self, file: PlacedFile, bands: tuple[int, ...], top: int, bottom: int, left: int, right: int
+    ) -> Stored:
         """Rows top:bottom, columns left:right of the target grid, from one file."""
         up, down = file.up, file.down
         row0, row1 = (top - file.top) * down // up, -(-(bottom - file.top) * down // up)
         col0, col1 = (left - file.left) * down // up, -(-(right - file.left) * down // up)
         window = Window(col0, row0, col1 - col0, row1 - row0)
-        pixels: NDArray[Any] = self._reach.raster(
+        pixels: Stored = self._fetcher.raster(
             file.header.asset.href, lambda d: d.read(list(bands), window=window), opened=self._opened
         )
         if down > 1:
-            return averaged(pixels, down, file.header.nodata)
+            return block_mean(pixels, down, file.header.nodata)
         if up > 1:
             pixels = pixels.repeat(up, axis=1).repeat(up, axis=2)
             dy, dx = top - file.top - row0 * up, left - file.left - col0 * up
@@ -176,7 +176,7 @@ class TiffSource:
         self._opened.clear()
 
 
-def _sorted_out(
+def _classify_bands(
     groups: Sequence[list[Header]], table: Sensor, what: str
 ) -> tuple[list[BandFiles], list[tuple[list[Header], int]], list[str]]:
     """Bands of the cube, bands of classes (files, 1-based number in them), and the names of what is left out."""
@@ -190,26 +190,26 @@ def _sorted_out(
                     left_out.append(band.name)
                 else:
                     found.append((band, group, position))
-            elif sentinel2.is_classes(band):
+            elif sentinel2.is_class_band(band):
                 classes.append((group, position))
             else:
                 left_out.append(band)
     return found, classes, left_out
 
 
-def _of_bands(assets: Sequence[Asset], bands: Sequence[str], table: Sensor) -> Sequence[Asset]:
+def _assets_of_bands(assets: Sequence[Asset], bands: Sequence[str], table: Sensor) -> Sequence[Asset]:
     """Of a one-file-per-band delivery the files that are wanted; all when a wanted band has none."""
     wanted = {match_band(b, table) for b in bands}
     picked = [a for a in assets if len(a.bands) == 1 and a.bands[0] in wanted]
     return picked if {a.bands[0] for a in picked} == wanted else assets
 
 
-def _headers(assets: Sequence[Asset], reach: AssetFetcher) -> list[Header]:
+def _headers(assets: Sequence[Asset], fetcher: AssetFetcher) -> list[Header]:
     """Headers of all files; remote ones several at a time, each is a round trip or two."""
     if not any(is_remote(a.href) for a in assets):
-        return [read_header(a, reach) for a in assets]
+        return [read_header(a, fetcher) for a in assets]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(pool.map(lambda a: read_header(a, reach), assets))
+        return list(pool.map(lambda a: read_header(a, fetcher), assets))
 
 
 def _with_metadata(headers: Sequence[Header], told: EnmapMetadata, what: str) -> list[Header]:
@@ -248,7 +248,7 @@ def _bands_of(header: Header, table: Sensor, what: str) -> list[Band | str]:
     names = header.asset.bands or header.names
     if names is None and header.count == 1:
         names = (header.asset.key,)
-    if names is not None and any(match_band(n, table) or sentinel2.is_classes(n) for n in names):
+    if names is not None and any(match_band(n, table) or sentinel2.is_class_band(n) for n in names):
         return [by_name(table, [n], where)[0] if match_band(n, table) else n for n in names]
     if header.count == 1 and names is not None:
         return list(names)
@@ -259,11 +259,11 @@ def _pixels(
     scene: Scene,
     table: Sensor,
     found: list[BandFiles],
-    reach: AssetFetcher,
+    fetcher: AssetFetcher,
     target: Affine,
     crs: str | None,
     left_out: Sequence[str],
-) -> Pixels:
+) -> PixelFormat:
     """What the stored numbers are; all files of a cube must agree."""
     what = f"scene {scene.id}"
     dtypes = {group[0].dtypes[i - 1] for _, group, i in found}
@@ -274,11 +274,11 @@ def _pixels(
     nodata = {h.nodata if h.nodata is not None else h.asset.nodata for h in headers}
     if len({str(n) for n in nodata}) > 1:
         raise BadAsset(f"{what}: files with nodata {', '.join(map(str, nodata))}; one cube has one")
-    told = _told_scale(headers, what)
+    told = _declared_scale(headers, what)
     facts: dict[str, Any] = {"hypermend:left_out": list(left_out)} if left_out else {}
     quantity = str(scene.properties.get("hypermend:quantity", table.quantity))
     scale, offset = told if told is not None else (1.0, 0.0)
-    mtl: Calibration | None = calibration(scene, [b for b, _, _ in found], reach)
+    mtl: Calibration | None = calibration(scene, [b for b, _, _ in found], fetcher)
     if mtl is not None:
         quantity, scale, offset = mtl.quantity, mtl.scale_factor, mtl.add_offset
         facts |= mtl.attrs
@@ -288,7 +288,7 @@ def _pixels(
     elif quantity == "radiance" and told is None and np.dtype(dtype).kind in "iu":
         quantity = "counts"  # nothing says how counts become radiance
     a, b, c, d, e, f = target[:6]
-    return Pixels(
+    return PixelFormat(
         dtype=dtype,
         fill=default_fill(dtype, nodata.pop()),
         scale_factor=scale,
@@ -300,7 +300,7 @@ def _pixels(
     )
 
 
-def _told_scale(headers: Sequence[Header], what: str) -> tuple[float, float] | None:
+def _declared_scale(headers: Sequence[Header], what: str) -> tuple[float, float] | None:
     """(scale, offset) of the files, else of the item, else None when nobody says."""
     told = {(h.scale, h.offset) for h in headers}
     if told == {(1.0, 0.0)}:

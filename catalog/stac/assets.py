@@ -93,17 +93,17 @@ def _band(band: Any, item_bands: Sequence[Any]) -> dict[str, Any]:
     return {"name": str(band)}
 
 
-def _band_name(band: Mapping[str, Any], i: int, key: str, count: int, table: Sensor) -> str:
+def _band_name(band: Mapping[str, Any], position: int, key: str, count: int, table: Sensor) -> str:
     """The sensor table's name for a band: by its name, else by its centre wavelength, else the name as it is."""
-    name = str(band.get("name") or (key if count == 1 else i + 1))
-    if (found := match_band(name, table)) is not None:
-        return found
+    name = str(band.get("name") or (key if count == 1 else position + 1))
+    if (match := match_band(name, table)) is not None:
+        return match
     centre_um = number("center_wavelength", band.get("center_wavelength") or band.get("eo:center_wavelength"))
     if centre_um:
         nm = centre_um * 1000
-        i = min(range(table.bands), key=lambda j: abs(table.wavelength_nm[j] - nm))
-        if abs(table.wavelength_nm[i] - nm) <= max(table.fwhm_nm[i] / 2, 5):
-            return table.band_name[i]
+        nearest = min(range(table.bands), key=lambda i: abs(table.wavelength_nm[i] - nm))
+        if abs(table.wavelength_nm[nearest] - nm) <= max(table.fwhm_nm[nearest] / 2, 5):
+            return table.band_name[nearest]
     return name
 
 
@@ -112,10 +112,10 @@ def _common(
 ) -> float | None:
     """A number that holds for the whole asset: its own field, or the same in all its bands."""
 
-    def one(fields: Mapping[str, Any]) -> float | None:
+    def value_in(fields: Mapping[str, Any]) -> float | None:
         return number(field, fields.get(field, fields.get(f"raster:{field}")), finite=finite)
 
-    if (own := one(raw)) is not None:
-        return own
-    values = {one(band) for band in per_band}
+    if (value := value_in(raw)) is not None:
+        return value
+    values = {value_in(band) for band in per_band}
     return values.pop() if len(values) == 1 else None

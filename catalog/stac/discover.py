@@ -1,7 +1,7 @@
 """Finding scenes: a STAC API, a static STAC catalog, or a folder of files -> Iterator[Scene | Skipped].
 
 What cannot become a scene is yielded as `Skipped` with its id and reason, and the rest goes on. Filters are applied
-here even when the server was asked to: servers may ignore them (`rustac serve` ignores `query`).
+here even when the server was parameters to: servers may ignore them (`rustac serve` ignores `query`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hypermend.catalog.readers.folder import Skipped, from_folder
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item, items_in
-from hypermend.catalog.storage.fetch import TIMEOUT_S, AssetFetcher, allowed, http_error, patiently
+from hypermend.catalog.storage.fetch import TIMEOUT_S, AssetFetcher, check_href, http_error, with_retries
 from hypermend.catalog.storage.hrefs import is_remote, resolve_href, shown
 
 __all__ = ["Discovered", "ItemFilter", "Skipped", "discover", "from_folder"]
@@ -58,10 +58,10 @@ def discover(
     document = _document(href)
     if isinstance(document, Mapping) and _is_api(document):
         return _api(href, select, sensor=sensor, limit=limit)
-    return _limited(_static(document, href, select, sensor=sensor), limit)
+    return _deduplicated(_static(document, href, select, sensor=sensor), limit)
 
 
-def _limited(found: Iterator[Discovered], limit: int | None) -> Iterator[Discovered]:
+def _deduplicated(found: Iterator[Discovered], limit: int | None) -> Iterator[Discovered]:
     """The same item twice is said once; at most `limit` scenes."""
     seen: set[tuple[str, str]] = set()
     for one in found:
@@ -93,7 +93,7 @@ def _scenes(
             yield Skipped(id=e.id, reason=e.reason)
 
 
-class _PatientIO(StacApiIO):
+class _RetryingIO(StacApiIO):
     """pystac-client's transport, with our retries and only over http."""
 
     def request(
@@ -106,38 +106,38 @@ class _PatientIO(StacApiIO):
         if not href.startswith(("http://", "https://")):
             raise BadAsset(f"the STAC API links to {shown(href)}; only http and https are followed")
 
-        allowed(href)
+        check_href(href)
 
         def once() -> str:
             try:
-                return super(_PatientIO, self).request(href, method, headers, parameters)
+                return super(_RetryingIO, self).request(href, method, headers, parameters)
             except APIError as e:
                 if e.status_code is None:
                     raise Unreachable(f"{shown(href)}: no answer ({type(e).__name__})") from None
                 raise http_error(href, e.status_code) from None
 
-        return patiently(once)
+        return with_retries(once)
 
 
 def _api(url: str, select: ItemFilter, *, sensor: str | None, limit: int | None) -> Iterator[Discovered]:
-    client = pystac_client.Client.open(url, stac_io=_PatientIO(timeout=TIMEOUT_S, max_retries=None))
-    asked: dict[str, Any] = {"limit": min(limit or PAGE_ITEMS, PAGE_ITEMS)}
+    client = pystac_client.Client.open(url, stac_io=_RetryingIO(timeout=TIMEOUT_S, max_retries=None))
+    parameters: dict[str, Any] = {"limit": min(limit or PAGE_ITEMS, PAGE_ITEMS)}
     if select.collections:
-        asked["collections"] = list(select.collections)
+        parameters["collections"] = list(select.collections)
     if select.bbox is not None:
-        asked["bbox"] = list(select.bbox)
+        parameters["bbox"] = list(select.bbox)
     if select.datetime is not None:
-        asked["datetime"] = select.datetime
+        parameters["datetime"] = select.datetime
     if select.comparisons and client.conforms_to("QUERY"):
-        asked["query"] = select.as_query()
-    return _limited(_scenes(_pages(client, asked, url), select, href=url, within=None, sensor=sensor), limit)
+        parameters["query"] = select.as_query()
+    return _deduplicated(_scenes(_pages(client, parameters, url), select, href=url, within=None, sensor=sensor), limit)
 
 
-def _pages(client: pystac_client.Client, asked: Mapping[str, Any], url: str) -> Iterator[Mapping[str, Any]]:
+def _pages(client: pystac_client.Client, parameters: Mapping[str, Any], url: str) -> Iterator[Mapping[str, Any]]:
     """Items of all pages; a search that dies says at which page."""
     page, items = 0, 0
     try:
-        for body in client.search(**asked).pages_as_dicts():
+        for body in client.search(**parameters).pages_as_dicts():
             page += 1
             for item in body.get("features", []):
                 items += 1

@@ -50,15 +50,15 @@ def number(what: str, value: Any, *, finite: bool = True) -> float | None:
     if value is None:
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (TypeError, ValueError, OverflowError) as e:
         raise BadField(f"{what} is no number: {_short(value)}") from e
-    if isinstance(value, bool) or (finite and not math.isfinite(found)):
+    if isinstance(value, bool) or (finite and not math.isfinite(parsed)):
         raise BadField(f"{what} is no number: {_short(value)}")
-    return found
+    return parsed
 
 
-def moment(value: Any) -> datetime:
+def parse_time(value: Any) -> datetime:
     """An RFC 3339 time in UTC, which it is, too, where it does not say.
 
     Raises:
@@ -69,6 +69,11 @@ def moment(value: Any) -> datetime:
         return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
     except OverflowError as e:
         raise ValueError(str(e)) from e
+
+
+def rfc3339(when: datetime) -> str:
+    """A time as STAC writes it: UTC, with a Z."""
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def crs_of(fields: Mapping[str, Any]) -> str | None:
@@ -97,7 +102,7 @@ def grid_of(fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
         raise BadField(f"proj:shape {shape}, proj:transform {transform}, CRS {crs[:60]!r} give no grid: {e}") from e
 
 
-def take_grid(properties: dict[str, Any]) -> tuple[GeoBox | None, str | None]:
+def pop_grid(properties: dict[str, Any]) -> tuple[GeoBox | None, str | None]:
     """The item's grid and CRS, taken out of its properties; a CRS alone stays there, in one spelling."""
     crs = crs_of(properties)
     grid = grid_of(properties, crs)
@@ -148,12 +153,12 @@ def _points(part: Any, depth: int = _NESTED) -> Iterator[tuple[float, float]]:
 
 
 def _degrees(value: Any) -> float:
-    found = number("a coordinate", value)
-    if found is None:
+    degrees = number("a coordinate", value)
+    if degrees is None:
         raise BadField("a coordinate is null")
-    return found
+    return degrees
 
 
 def _short(value: Any) -> str:
-    said = repr(value) if not isinstance(value, int) or abs(value) < 10**50 else "a huge number"
-    return said if len(said) <= 60 else f"{said[:60]}..."
+    shown = repr(value) if not isinstance(value, int) or abs(value) < 10**50 else "a huge number"
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."

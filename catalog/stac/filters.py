@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypermend.catalog.errors import BadAsset
-from hypermend.catalog.stac.item import facts_of
+from hypermend.catalog.stac.fields import Bbox, parse_time, rfc3339
+from hypermend.catalog.stac.item import search_fields
 
-Box = tuple[float, float, float, float]
 Interval = tuple[datetime | None, datetime | None]
 _COMPARISON = re.compile(r"^\s*([A-Za-z_][\w:.-]*)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*$")
 _OPERATORS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -31,7 +31,7 @@ class ItemFilter:
     """Filters of a search; what is empty or None accepts all."""
 
     collections: tuple[str, ...] = ()
-    bbox: Box | None = None
+    bbox: Bbox | None = None
     """west, south, east, north in degrees; west > east crosses the date line"""
     datetime: str | None = None
     """RFC 3339 time or interval, '..' for an open end; a day, month or year stands for all of it"""
@@ -52,29 +52,29 @@ class ItemFilter:
         Raises:
             BadAsset: a filter that cannot be read.
         """
-        box: Box | None = None
+        box: Bbox | None = None
         if bbox is not None:
             if len(bbox) != 4 or bbox[1] > bbox[3]:
                 raise BadAsset(f"bbox {list(bbox)}: four numbers west south east north, south not above north")
             box = float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
-        made = cls(
+        filters = cls(
             collections=tuple(collections or ()),
             bbox=box,
-            datetime=_widened(datetime),
+            datetime=_as_interval(datetime),
             comparisons=tuple(_comparison(q) for q in query),
         )
-        made.interval()  # a wrong time is said now, not at the first item
-        return made
+        filters.interval()  # a wrong time is refused now, not at the first item
+        return filters
 
     def accepts(self, item: Mapping[str, Any]) -> bool:
         """Whether an item passes. One without geometry is in no box."""
-        collection, box, span, properties = facts_of(item)
+        collection, box, span, properties = search_fields(item)
         if self.collections and collection not in self.collections:
             return False
-        if self.bbox is not None and (box is None or not _meet(self.bbox, box)):
+        if self.bbox is not None and (box is None or not _boxes_meet(self.bbox, box)):
             return False
         wanted = self.interval()
-        if wanted is not None and not _overlap(wanted, span):
+        if wanted is not None and not _intervals_overlap(wanted, span):
             return False
         return all(_holds(properties, *c) for c in self.comparisons)
 
@@ -109,35 +109,37 @@ def _comparison(text: str) -> tuple[str, str, Any]:
 
 def _holds(properties: Mapping[str, Any], key: str, sign: str, value: Any) -> bool:
     """A property that is missing or of another kind does not pass."""
-    have = properties.get(key)
-    if have is None:
+    value_there = properties.get(key)
+    if value_there is None:
         return False
     if isinstance(value, float):
-        if isinstance(have, str):
+        if isinstance(value_there, str):
             try:
-                have = float(have)
+                value_there = float(value_there)
             except ValueError:
                 return sign == "!="
-    elif not isinstance(have, str):
-        have = str(have).lower() if isinstance(have, bool) else str(have)
-    return bool(_OPERATORS[sign][1](have, value))
+    elif not isinstance(value_there, str):
+        value_there = str(value_there).lower() if isinstance(value_there, bool) else str(value_there)
+    return bool(_OPERATORS[sign][1](value_there, value))
 
 
-def _meet(a: Box, b: Box) -> bool:
+def _boxes_meet(a: Bbox, b: Bbox) -> bool:
     if a[1] > b[3] or b[1] > a[3]:
         return False
     return any(
-        west <= other_east and other_west <= east for west, east in _spans(a) for other_west, other_east in _spans(b)
+        west <= other_east and other_west <= east
+        for west, east in _longitudes(a)
+        for other_west, other_east in _longitudes(b)
     )
 
 
-def _spans(box: Box) -> list[tuple[float, float]]:
+def _longitudes(box: Bbox) -> list[tuple[float, float]]:
     """Longitudes of a box; two pieces when it crosses the date line."""
     west, east = box[0], box[2]
     return [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
 
 
-def _overlap(wanted: Interval, span: Interval) -> bool:
+def _intervals_overlap(wanted: Interval, span: Interval) -> bool:
     (a, b), (c, d) = wanted, span
     return (b is None or c is None or c <= b) and (a is None or d is None or a <= d)
 
@@ -146,24 +148,23 @@ def _time(text: str) -> datetime | None:
     if text in ("", ".."):
         return None
     try:
-        when = datetime.fromisoformat(text)
+        return parse_time(text)
     except ValueError as e:
         raise BadAsset(f"datetime {text!r} is not RFC 3339, such as 2022-07-24T10:45:26Z") from e
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
-def _widened(text: str | None) -> str | None:
+def _as_interval(text: str | None) -> str | None:
     """A year, month or day as the interval it stands for; anything else as it is, in RFC 3339."""
     if text is None:
         return None
     start, slash, end = text.partition("/")
-    first, last = _edges(start), _edges(end if slash else start)
+    first, last = _first_and_last(start), _first_and_last(end if slash else start)
     if not slash and first[0] == last[1]:
         return first[0]
     return f"{first[0]}/{last[1]}"
 
 
-def _edges(text: str) -> tuple[str, str]:
+def _first_and_last(text: str) -> tuple[str, str]:
     """First and last moment of a year, month or day."""
     if match := re.fullmatch(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", text):
         year, month, day = int(match[1]), int(match[2] or 0), int(match[3] or 0)
@@ -174,10 +175,6 @@ def _edges(text: str) -> tuple[str, str]:
             ) + timedelta(days=1, microseconds=-1)
         except ValueError as e:
             raise BadAsset(f"datetime {text!r}: no such day") from e
-        return _rfc3339(begin), _rfc3339(final)
+        return rfc3339(begin), rfc3339(final)
     when = _time(text)
-    return (text or "..",) * 2 if when is None else (_rfc3339(when),) * 2
-
-
-def _rfc3339(when: datetime) -> str:
-    return when.isoformat().replace("+00:00", "Z")
+    return (text or "..",) * 2 if when is None else (rfc3339(when),) * 2

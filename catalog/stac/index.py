@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from hypermend.catalog import sensors
 from hypermend.catalog.errors import BadItem, NotFound, Refused
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.stac.fields import moment
+from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, Entry, NotJson, safe_name
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 STAGES = ("raw", "source", "restored")
 PART_ROWS = 128
 COMPACT_ROWS = 10_000
-_AT_ONCE = 16
+_THREADS = 16
 _SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -53,9 +53,9 @@ _SCHEMA = pa.schema(
         ("item", pa.string()),
     ]
 )
-_ANY = ItemFilter.of()
-_LAST = datetime.max.replace(tzinfo=UTC)
-_SEARCHED = [name for name in _SCHEMA.names if name != "item"]
+_NO_FILTER = ItemFilter.of()
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+_SEARCH_COLUMNS = [name for name in _SCHEMA.names if name != "item"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +108,16 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
 def add(root: ArchiveStore, row: Row, *, run: str) -> int:
     """Append `row` to the last part of this run, or to a new one when that is full; bytes written."""
     folder = f"index/{row.key.split('/')[1]}"
-    mine = sorted(e.key for e in root.list(folder) if e.key.startswith(f"{folder}/{run}-"))
+    parts = sorted(e.key for e in root.list(folder) if e.key.startswith(f"{folder}/{run}-"))
     number = 0
     rows: list[dict[str, Any]] = []
-    if mine:
-        number = int(mine[-1].removesuffix(".parquet").rsplit("-", 1)[1])
-        table = _read_part(root, mine[-1], _SCHEMA.names)
+    if parts:
+        number = int(parts[-1].removesuffix(".parquet").rsplit("-", 1)[1])
+        table = _read_part(root, parts[-1], _SCHEMA.names)
         rows = [] if table is None else table.to_pylist()
         if len(rows) >= PART_ROWS:
             number, rows = number + 1, []
-    data = _parquet([*rows, _as_dict(row)])
+    data = _to_parquet([*rows, _as_dict(row)])
     root.put(f"{folder}/{run}-{number:04d}.parquet", data)
     return len(data)
 
@@ -128,9 +128,9 @@ class SearchResult:
     One that turns out to be no scene, or to fail a comparison of properties, is left out: `len` may be too large.
     """
 
-    at_once = 500
+    batch_items = 500
 
-    def __init__(self, root: ArchiveStore, rows: Sequence[Row], properties: ItemFilter = _ANY) -> None:
+    def __init__(self, root: ArchiveStore, rows: Sequence[Row], properties: ItemFilter = _NO_FILTER) -> None:
         self.rows = rows
         self._root = root
         self._properties = properties
@@ -139,8 +139,8 @@ class SearchResult:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Scene]:
-        for start in range(0, len(self.rows), self.at_once):
-            batch = self.rows[start : start + self.at_once]
+        for start in range(0, len(self.rows), self.batch_items):
+            batch = self.rows[start : start + self.batch_items]
             items = {key: json.loads(text) for key, text in _with_items(self._root, batch)}
             for row in batch:
                 item = items.get(row.key)
@@ -186,16 +186,16 @@ def search(
         sensor = sensors.sensor(sensor).name
     select = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime)
     properties = ItemFilter.of(query=query)
-    named = None if ids is None else frozenset(ids)
+    wanted_ids = None if ids is None else frozenset(ids)
     wanted = [
         row
-        for row in _newest(_rows(root, collections))
+        for row in _latest(_rows(root, collections))
         if (stage is None or row.stage == stage)
         and (sensor is None or row.sensor == sensor)
-        and (named is None or row.id in named)
+        and (wanted_ids is None or row.id in wanted_ids)
         and _accepts(select, row)
     ]
-    return SearchResult(root, sorted(wanted, key=_when), properties)
+    return SearchResult(root, sorted(wanted, key=_sort_key), properties)
 
 
 def rebuild(root: ArchiveStore) -> int:
@@ -211,7 +211,7 @@ def rebuild(root: ArchiveStore) -> int:
         for number, start in enumerate(range(0, len(ordered), COMPACT_ROWS)):
             part = [{**_as_dict(r), "item": texts[r.key]} for r in ordered[start : start + COMPACT_ROWS]]
             key = f"index/{folder}/compact-{number:04d}.parquet"
-            root.put(key, _parquet(part))
+            root.put(key, _to_parquet(part))
             old.discard(key)
     for key in old:
         root.delete(key)
@@ -232,7 +232,7 @@ def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
             if row.key in entries and entries[row.key].version == row.version:
                 rows[row.key] = row
     unknown = [entry for key, entry in entries.items() if key not in rows]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for row_or_none in pool.map(lambda entry: _read_item(root, entry), unknown):
             if row_or_none is not None:
                 rows[row_or_none.key] = row_or_none
@@ -241,8 +241,8 @@ def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
 
 def _index_rows(root: ArchiveStore, folder: str) -> Iterator[Row]:
     parts = [e.key for e in root.list(folder) if e.key.endswith(".parquet")]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for part, table in zip(parts, pool.map(lambda p: _read_part(root, p, _SEARCHED), parts), strict=True):
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for part, table in zip(parts, pool.map(lambda p: _read_part(root, p, _SEARCH_COLUMNS), parts), strict=True):
             for position, values in enumerate([] if table is None else table.to_pylist()):
                 yield Row(**values, item=None, part=part, position=position)
 
@@ -271,7 +271,7 @@ def _read_item(root: ArchiveStore, entry: Entry) -> Row | None:
         return None
 
 
-def _newest(rows: Iterable[Row]) -> list[Row]:
+def _latest(rows: Iterable[Row]) -> list[Row]:
     """One row per scene and collection: the one updated last (its day may have changed)."""
     best: dict[tuple[str, str], Row] = {}
     for row in rows:
@@ -292,8 +292,8 @@ def _accepts(select: ItemFilter, row: Row) -> bool:
     return select.accepts(item)
 
 
-def _when(row: Row) -> tuple[datetime, str, str]:
-    return moment(row.start) if row.start else _LAST, row.id, row.collection
+def _sort_key(row: Row) -> tuple[datetime, str, str]:
+    return parse_time(row.start) if row.start else _END_OF_TIME, row.id, row.collection
 
 
 def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -310,12 +310,12 @@ def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, 
         items = {} if table is None else {pair["key"]: pair["item"] for pair in table.take(inside).to_pylist()}
         for row in members:
             # The part may have been replaced since its columns were read; the item itself is there, or was removed.
-            text = items.get(row.key) or _item_itself(root, row.key)
+            text = items.get(row.key) or _item_text(root, row.key)
             if text is not None:
                 yield row.key, text
 
 
-def _item_itself(root: ArchiveStore, key: str) -> str | None:
+def _item_text(root: ArchiveStore, key: str) -> str | None:
     try:
         return root.get(key).decode()
     except NotFound:
@@ -334,7 +334,7 @@ def _as_dict(row: Row) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _SCHEMA.names}
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), out, compression="zstd")
     return out.getvalue()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pystac
@@ -23,9 +23,10 @@ from hypermend.catalog.stac.fields import (
     bbox_of,
     grid_fields,
     mapping,
-    moment,
+    parse_time,
+    pop_grid,
+    rfc3339,
     sequence,
-    take_grid,
     text,
 )
 from hypermend.catalog.storage.hrefs import is_remote
@@ -86,14 +87,14 @@ def from_item(
 def _scene(
     id: str, item: Mapping[str, Any], *, base: str | None, sensor: str | None, within: str | None, own: bool
 ) -> Scene:
-    properties: dict[str, Any] = _copied(item["properties"])
+    properties: dict[str, Any] = _json_copy(item["properties"])
     when = _datetime(properties)
     name = text("hypermend:sensor", properties.pop("hypermend:sensor", None)) or _infer_sensor(id, properties) or sensor
     if name is None:
         raise BadField(f"its platform {properties.get('platform')!r} is no known sensor; give --sensor")
     table = sensors.sensor(name)
     stage = str(properties.pop("hypermend:stage", "raw"))
-    grid, crs = take_grid(properties)
+    grid, crs = pop_grid(properties)
     item_bands = sequence("bands", properties.get("eo:bands") or properties.get("bands"))
     assets: dict[str, Asset] = {}
     for key, raw in mapping("assets", item.get("assets")).items():
@@ -126,7 +127,7 @@ def to_item(scene: Scene) -> dict[str, Any]:
     """A Scene as a STAC 1.1 item; hrefs as they are, no links."""
     properties: dict[str, Any] = {
         **scene.properties,
-        "datetime": _rfc3339(scene.datetime),
+        "datetime": rfc3339(scene.datetime),
         "hypermend:sensor": scene.sensor,
         "hypermend:stage": scene.stage,
         **grid_fields(scene.grid),
@@ -161,7 +162,7 @@ def items_in(document: Any) -> Iterator[Mapping[str, Any]]:
             yield document
 
 
-def facts_of(
+def search_fields(
     item: Mapping[str, Any],
 ) -> tuple[str, Bbox | None, tuple[datetime | None, datetime | None], Mapping[str, Any]]:
     """What a search looks at: collection, bbox, (first, last moment), properties. Lenient: parsing comes after.
@@ -173,35 +174,31 @@ def facts_of(
         properties = mapping("properties", item.get("properties"))
         start = properties.get("start_datetime") or properties.get("datetime")
         end = properties.get("end_datetime") or properties.get("datetime") or start
-        span = (moment(start) if start else None, moment(end) if end else None)
+        span = (parse_time(start) if start else None, parse_time(end) if end else None)
         return str(item.get("collection") or "unknown"), bbox_of(item), span, properties
     except ValueError as e:
         raise BadItem(str(item.get("id") or "?"), f"bbox, geometry or time cannot be read: {e}") from e
 
 
-def _copied(value: Any) -> Any:
+def _json_copy(value: Any) -> Any:
     """The same JSON in objects of its own. What Python writes as NaN and JSON does not know is null."""
     return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def _self_link(item: Mapping[str, Any]) -> str | None:
     links = [mapping("a link", link) for link in sequence("links", item.get("links"))]
-    found = (str(k.get("href")) for k in links if k.get("rel") == "self")
-    return next((h for h in found if is_remote(h) or h.startswith("/")), None)
+    hrefs = (str(link.get("href")) for link in links if link.get("rel") == "self")
+    return next((h for h in hrefs if is_remote(h) or h.startswith("/")), None)
 
 
 def _datetime(properties: dict[str, Any]) -> datetime:
-    said = properties.pop("datetime", None) or properties.get("start_datetime")
-    if said is None:
+    value = properties.pop("datetime", None) or properties.get("start_datetime")
+    if value is None:
         raise BadField("it has neither datetime nor start_datetime")
     try:
-        return moment(said)
+        return parse_time(value)
     except ValueError as e:
-        raise BadField(f"datetime {said!r} is not RFC 3339") from e
-
-
-def _rfc3339(when: datetime) -> str:
-    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        raise BadField(f"datetime {value!r} is not RFC 3339") from e
 
 
 def _infer_sensor(id: str, properties: Mapping[str, Any]) -> str | None:

@@ -32,6 +32,7 @@ from hypermend.catalog.keys import item_key, scene_collection, source_collection
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.browse import GEOJSON, JSON, entry_link, link_item, read_catalog
+from hypermend.catalog.stac.fields import rfc3339
 from hypermend.catalog.stac.item import document
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name, to_json
 from hypermend.catalog.storage.hrefs import is_remote
@@ -40,7 +41,7 @@ ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
 # Facts about the writing, not about the scene: they alone are no reason to write an item again.
 _PROVENANCE = ("updated", "processing:software")
 # Of a raw item's properties, those that describe its files and not the scene.
-_OF_THE_FILES = re.compile(r"^(bands|eo:bands|raster:bands|proj:.*|file:.*|created|updated|processing:.*)$")
+_FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|proj:.*|file:.*|created|updated|processing:.*)$")
 _SIGNATURE = re.compile(
     r"^(x-(amz|goog)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|(access_|api_?)?(token|key)|s(ig|e|t|p|v|r|ip|pr)"
     r"|sk(oid|tid|t|e|s|v))$",
@@ -107,7 +108,7 @@ def put_item(root: ArchiveStore, scene: Scene, *, run: str) -> int:
     old = read_catalog(root, key)
     written = 0
     if old is None or _without_provenance(old) != _without_provenance(item):
-        item["properties"]["updated"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        item["properties"]["updated"] = rfc3339(datetime.now(UTC))
         data = to_json(item)
         version = root.put(key, data)  # the commit
         written += len(data) + index.add(root, index.row_of(key, version, item), run=safe_name(run))
@@ -119,11 +120,11 @@ def feature_collection(scenes: Iterable[Scene]) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": [document(scene) for scene in scenes]}
 
 
-def unsigned(scene: Scene) -> dict[str, Any]:
+def unsigned_item(scene: Scene) -> dict[str, Any]:
     """The STAC item of a scene as it may be kept: without anything signed, absolute hrefs."""
     item = document(scene)
     for asset in item["assets"].values():
-        asset["href"] = _unsigned(asset["href"]) if is_remote(asset["href"]) else asset["href"]
+        asset["href"] = _unsigned_href(asset["href"]) if is_remote(asset["href"]) else asset["href"]
     return item
 
 
@@ -131,7 +132,7 @@ def _cube_scene(
     scene: Scene, spec: CubeSpec, collection: str, key: str, valid_fraction: float, facts: Mapping[str, Any]
 ) -> Scene:
     """`scene` as the scene of a cube: same id and time, one asset, grid and footprint of the cube."""
-    kept = {k: v for k, v in scene.properties.items() if not _OF_THE_FILES.match(k)}
+    kept = {k: v for k, v in scene.properties.items() if not _FILE_PROPERTIES.match(k)}
     geometry, bbox = (None, None) if spec.grid is None else footprint(spec.grid)
     if geometry is None:
         geometry, bbox = scene.geometry, scene.bbox
@@ -192,7 +193,7 @@ def _stored_href(root: ArchiveStore, folder: str, href: str) -> str:
     """An href as it is stored in an item of `folder`: relative inside the archive, unsigned outside."""
     if is_remote(href):
         prefix = root.url.rstrip("/") + "/"
-        return _relative(href[len(prefix) :], folder) if href.startswith(prefix) else _unsigned(href)
+        return _relative(href[len(prefix) :], folder) if href.startswith(prefix) else _unsigned_href(href)
     if not href.startswith("/"):  # a key of this archive
         return _relative(href, folder)
     if root.is_local and href.startswith(root.url.rstrip("/") + "/"):
@@ -206,7 +207,7 @@ def _relative(key: str, folder: str) -> str:
     return posixpath.relpath(f"/{key}", f"/{folder}")
 
 
-def _unsigned(href: str) -> str:
+def _unsigned_href(href: str) -> str:
     """`href` without user, password and the query fields in which clouds put signatures and tokens."""
     parts = urlsplit(href)
     query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNATURE.match(k)]

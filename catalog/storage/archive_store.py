@@ -96,7 +96,7 @@ class ArchiveStore:
             raise Refused(f"archive {redact(text)}: an archive is a local folder or s3://bucket/prefix")
 
     def __repr__(self) -> str:
-        return f"Root({self.url!r})"
+        return f"ArchiveStore({self.url!r})"
 
     def __eq__(self, other: object) -> bool:
         return self.url == other.url if isinstance(other, ArchiveStore) else NotImplemented

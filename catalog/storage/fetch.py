@@ -82,7 +82,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        allowed(newurl)
+        check_href(newurl)
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
             new.remove_header("Authorization")
@@ -105,7 +105,7 @@ class AssetFetcher:
 
     def stat(self, href: str) -> Stat:
         """Size and mark; raises NotFound, Refused or Unreachable."""
-        href = allowed(href)
+        href = check_href(href)
         if not is_remote(href):
             path = Path(href)
             try:
@@ -115,18 +115,18 @@ class AssetFetcher:
             if not path.is_file():
                 raise BadAsset(f"{href}: is no file")
             return Stat(size=found.st_size, mark=f"mtime:{found.st_mtime_ns}")
-        return patiently(lambda: self._stat_remote(href))
+        return with_retries(lambda: self._stat_remote(href))
 
     def _stat_remote(self, href: str) -> Stat:
         if href.startswith("s3://"):
             info = self._s3(href, lambda fs, key: fs.info(key))
             return Stat(size=info.get("size"), mark=str(info.get("ETag") or info.get("LastModified")))
-        with self._get(href, {"Range": "bytes=0-0"}) as answer:
-            self._redirects[href] = None if answer.url == self.sign(href).url else answer.url
-            total = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
-            length = answer.headers.get("Content-Length") if answer.status == 200 else None
+        with self._get(href, {"Range": "bytes=0-0"}) as response:
+            self._redirects[href] = None if response.url == self.sign(href).url else response.url
+            total = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
+            length = response.headers.get("Content-Length") if response.status == 200 else None
             size = int(total[1]) if total else int(length) if length else None
-            mark = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or f"size:{size}"
+            mark = response.headers.get("ETag") or response.headers.get("Last-Modified") or f"size:{size}"
             return Stat(size=size, mark=mark)
 
     def fetch(self, href: str) -> Path | io.BytesIO:
@@ -135,32 +135,34 @@ class AssetFetcher:
         Raises:
             Refused: the file is larger than max_bytes.
         """
-        href = allowed(href)
+        href = check_href(href)
         stat = self.stat(href)
         if stat.size is not None and stat.size > self.max_bytes:
             raise Refused(self._too_large(href, stat.size))
         if not is_remote(href):
             return Path(href)
-        return io.BytesIO(patiently(lambda: self._body(href)))
+        return io.BytesIO(with_retries(lambda: self._body(href)))
 
     def _body(self, href: str) -> bytes:
         if href.startswith("s3://"):
             body: bytes = self._s3(href, lambda fs, key: fs.cat_file(key))
             return body
         parts: list[bytes] = []
-        got = 0
-        with self._get(href, {}) as answer:
-            declared = answer.headers.get("Content-Length")
+        received = 0
+        with self._get(href, {}) as response:
+            declared = response.headers.get("Content-Length")
             try:
-                while part := answer.read(CHUNK_BYTES):
+                while part := response.read(CHUNK_BYTES):
                     parts.append(part)
-                    got += len(part)
-                    if got > self.max_bytes:
-                        raise Refused(self._too_large(href, got))
+                    received += len(part)
+                    if received > self.max_bytes:
+                        raise Refused(self._too_large(href, received))
             except (OSError, http.client.HTTPException) as e:
-                raise Unreachable(f"{shown(href)}: broken off after {got} bytes ({type(e).__name__})") from e
-        if declared is not None and got != int(declared):
-            raise Unreachable(f"{shown(href)}: {got} of {declared} bytes came; truncated")
+                raise Unreachable(
+                    f"{shown(href)}: connection closed after {received} bytes ({type(e).__name__})"
+                ) from e
+        if declared is not None and received != int(declared):
+            raise Unreachable(f"{shown(href)}: {received} of {declared} bytes came; truncated")
         return b"".join(parts)
 
     def _too_large(self, href: str, size: int) -> str:
@@ -172,14 +174,14 @@ class AssetFetcher:
             signed = self.sign(href, fresh=fresh)
             request = urllib.request.Request(signed.url, headers={**headers, **signed.headers})
             try:
-                answer: http.client.HTTPResponse = _OPENER.open(request, timeout=TIMEOUT_S)
-                return answer
+                response: http.client.HTTPResponse = _OPENER.open(request, timeout=TIMEOUT_S)
+                return response
             except urllib.error.HTTPError as e:
                 if e.code in (401, 403) and not fresh and not isinstance(self.sign, Unsigned):
                     continue
                 raise http_error(href, e.code) from None
             except (OSError, http.client.HTTPException) as e:
-                raise Unreachable(f"{shown(href)}: {_plain(e)}") from None
+                raise Unreachable(f"{shown(href)}: {_message(e)}") from None
         raise AssertionError("unreachable")
 
     def _s3(self, href: str, ask: Callable[[Any, str], T]) -> T:
@@ -193,11 +195,11 @@ class AssetFetcher:
         except PermissionError as e:
             raise Refused(f"{href}: access denied; set AWS_* credentials or --sign s3-requester-pays") from e
         except OSError as e:
-            raise Unreachable(f"{href}: {_plain(e)}") from e
+            raise Unreachable(f"{href}: {_message(e)}") from e
 
     def gdal(self, href: str) -> tuple[str, dict[str, str | int]]:
         """GDAL's name for the file, and the options to open it under."""
-        href = allowed(href)
+        href = check_href(href)
         options: dict[str, str | int] = {**GDAL_OPTIONS, "GDAL_CACHEMAX": self.gdal_cache_bytes}
         if not is_remote(href):
             return href, options
@@ -218,7 +220,7 @@ class AssetFetcher:
         A remote failure is asked of the server itself, so that the error is NotFound, Refused or Unreachable and
         not GDAL's guess.
         """
-        remote = is_remote(allowed(href))
+        remote = is_remote(check_href(href))
         tries = TRIES if remote else 1
         for attempt in range(tries):
             name, options = self.gdal(href)
@@ -238,7 +240,7 @@ class AssetFetcher:
                     broken.close()
                 self.stat(href)  # raises what the server or the disk says; signs afresh where that was it
                 if not remote:
-                    raise BadAsset(f"{href}: cannot be read: {_plain(e)}") from e
+                    raise BadAsset(f"{href}: cannot be read: {_message(e)}") from e
                 if not self._looks_like_raster(href):
                     raise BadAsset(f"{shown(href)}: is no raster file") from None
         raise Unreachable(f"{shown(href)}: reading failed {tries} times though the server answers; try again")
@@ -248,12 +250,12 @@ class AssetFetcher:
 
     def head(self, href: str, size: int) -> bytes:
         """The first bytes of a file, to see what it is."""
-        href = allowed(href)
+        href = check_href(href)
         if not is_remote(href):
             self.stat(href)
             with Path(href).open("rb") as file:
                 return file.read(size)
-        return patiently(lambda: self._head_remote(href, size))
+        return with_retries(lambda: self._head_remote(href, size))
 
     def _head_remote(self, href: str, size: int) -> bytes:
         total = self.stat(href).size
@@ -261,25 +263,25 @@ class AssetFetcher:
 
     def seekable(self, href: str) -> str | RangeFile:
         """A local path, or a remote file that is read by ranges."""
-        href = allowed(href)
+        href = check_href(href)
         stat = self.stat(href)
         if not is_remote(href):
             return href
         if stat.size is None:
             raise Refused(f"{shown(href)}: the server does not tell its size, so it cannot be read by ranges")
-        return RangeFile(stat.size, lambda start, stop: patiently(lambda: self._range(href, start, stop)))
+        return RangeFile(stat.size, lambda start, stop: with_retries(lambda: self._range(href, start, stop)))
 
     def _range(self, href: str, start: int, stop: int) -> bytes:
         if href.startswith("s3://"):
             part: bytes = self._s3(href, lambda fs, key: fs.cat_file(key, start=start, end=stop))
         else:
-            with self._get(href, {"Range": f"bytes={start}-{stop - 1}"}) as answer:
-                if answer.status != 206:
-                    raise Refused(f"{shown(href)}: the server serves no ranges (answers {answer.status} to one)")
+            with self._get(href, {"Range": f"bytes={start}-{stop - 1}"}) as response:
+                if response.status != 206:
+                    raise Refused(f"{shown(href)}: the server serves no ranges (answers {response.status} to one)")
                 try:
-                    part = answer.read()
+                    part = response.read()
                 except (OSError, http.client.HTTPException) as e:
-                    raise Unreachable(f"{shown(href)}: broken off ({type(e).__name__})") from None
+                    raise Unreachable(f"{shown(href)}: connection closed ({type(e).__name__})") from None
         if len(part) != stop - start:
             raise Unreachable(f"{shown(href)}: {len(part)} of {stop - start} bytes came; truncated")
         return part
@@ -295,7 +297,7 @@ class AssetFetcher:
         return digest.hexdigest()[:32]
 
 
-def allowed(href: str) -> str:
+def check_href(href: str) -> str:
     """The href again, if a reader may follow it; file:// becomes a path."""
     try:
         refuse_host(href)
@@ -304,7 +306,7 @@ def allowed(href: str) -> str:
         raise BadAsset(str(e)) from e
 
 
-def patiently(call: Callable[[], T]) -> T:
+def with_retries(call: Callable[[], T]) -> T:
     """The call, tried again while its error is transient."""
     again = tenacity_retry(
         retry=retry_if_exception_type(Unreachable),
@@ -327,7 +329,7 @@ def http_error(href: str, code: int) -> ArchiveError:
     return BadAsset(f"{where}: the server answers {code}")
 
 
-def _plain(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """The error in words."""
     return _without_query(str(error)) or type(error).__name__
 

@@ -62,8 +62,8 @@ class Leases:
 
     def holder(self, key: str) -> Claim | None:
         """The living driver, other than this one, that holds `key`; None when it can be taken."""
-        found = _read(self._root, key)
-        return None if found is None or found[1].token == self._token or self._dead(key, found) else found[1]
+        current = _read(self._root, key)
+        return None if current is None or current[1].token == self._token or self._is_dead(key, current) else current[1]
 
     def take(self, key: str) -> Claim | None:
         """Take the lease; None when it is ours, else who holds it.
@@ -82,13 +82,13 @@ class Leases:
         )
         data = to_json(asdict(claim))
         for _ in range(10):  # each further round means that another driver has just changed the lease
-            found = _read(self._root, key)
-            if found is None:
+            current = _read(self._root, key)
+            if current is None:
                 version = self._root.put_if(key, data, None)
-            elif found[1].token != self._token and not self._dead(key, found):
-                return found[1]
+            elif current[1].token != self._token and not self._is_dead(key, current):
+                return current[1]
             else:
-                version = self._root.put_if(key, data, found[0])
+                version = self._root.put_if(key, data, current[0])
             if version is not None:
                 with self._lock:
                     self._held[key] = version, claim
@@ -96,7 +96,7 @@ class Leases:
                 return None
         raise ArchiveError(f"{self._root.href(key)}: ten drivers changed this lease before we could; try again")
 
-    def still_ours(self, key: str) -> bool:
+    def renew(self, key: str) -> bool:
         """Renew the lease now; False when another driver has taken it over (we were asleep, or cut off, too long)."""
         with self._lock:
             if key not in self._held:
@@ -111,7 +111,7 @@ class Leases:
 
     def release(self, key: str) -> None:
         """Give the lease back; nothing happens where it is no longer ours."""
-        if self.still_ours(key):
+        if self.renew(key):
             self._root.delete(key)
             with self._lock:
                 self._held.pop(key, None)
@@ -126,20 +126,20 @@ class Leases:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
+            self._thread = threading.Thread(target=self._keep_renewing, name="leases", daemon=True)
             self._thread.start()
 
-    def _renew(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._closing.wait(self._ttl_s / 4):
             for key in list(self._held):
                 try:
-                    self.still_ours(key)
+                    self.renew(key)
                 except ArchiveError:  # tried again in a moment; whoever asks whether it is ours will see
                     continue
 
-    def _dead(self, key: str, found: tuple[str, Claim]) -> bool:
-        version, claim = found
-        if _gone(claim):
+    def _is_dead(self, key: str, current: tuple[str, Claim]) -> bool:
+        version, claim = current
+        if _has_ended(claim):
             return True
         age = self._root.age_s(key, version)
         return age is None or age > claim.ttl_s
@@ -157,7 +157,7 @@ def _read(root: ArchiveStore, key: str) -> tuple[str, Claim] | None:
         return version, Claim(token="", host="", pid=0, process="", what="damaged", since="", ttl_s=0.0)
 
 
-def _gone(claim: Claim) -> bool:
+def _has_ended(claim: Claim) -> bool:
     """Whether the holder is a process of this machine that has ended."""
     mine = _process(os.getpid())
     if not claim.process or mine is None or claim.process.rpartition("/")[0] != mine.rpartition("/")[0]:

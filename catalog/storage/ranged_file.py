@@ -1,6 +1,6 @@
 """A remote file that can be read anywhere in it, by ranges, for libraries that want a Python file (h5py).
 
-Blocks are fetched through `Reach`, so that signing, retries and errors are those of every other read.
+Blocks are fetched through `AssetFetcher`, so that signing, retries and errors are those of every other read.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A signer turns the plain href of a scene into what a request needs just now: a URL with a short-lived signature,
 a bearer token, or a requester-pays header. What it makes is used in the worker that reads, refreshed when the server
-answers 401 or 403, never stored and never printed: messages show hrefs through `scene.shown`.
+answers 401 or 403, never stored and never printed: messages show hrefs through `hrefs.shown`.
 """
 
 from __future__ import annotations
@@ -62,29 +62,29 @@ class PlanetaryComputer:
             return Signed(url=href)
         account = parts.netloc.split(".")[0].split(":")[0]
         container = parts.path.lstrip("/").split("/")[0]
-        place = f"{account}/{container}"
-        token, ends = self._tokens.get(place, ("", 0.0))
-        if fresh or time.time() > ends - MARGIN_S:
-            token, ends = self._ask(place)
-            self._tokens[place] = token, ends
+        container_path = f"{account}/{container}"
+        token, expires = self._tokens.get(container_path, ("", 0.0))
+        if fresh or time.time() > expires - MARGIN_S:
+            token, expires = self._request_token(container_path)
+            self._tokens[container_path] = token, expires
         return Signed(url=f"{href}{'&' if parts.query else '?'}{token}")
 
-    def _ask(self, place: str) -> tuple[str, float]:
+    def _request_token(self, container_path: str) -> tuple[str, float]:
         headers = {}
         if key := os.environ.get("PC_SDK_SUBSCRIPTION_KEY"):
             headers["Ocp-Apim-Subscription-Key"] = key
-        request = urllib.request.Request(f"{self._token_url}/{place}", headers=headers)
+        request = urllib.request.Request(f"{self._token_url}/{container_path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                body = json.load(answer)
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+                body = json.load(response)
             expiry = datetime.fromisoformat(body["msft:expiry"])
             return str(body["token"]), expiry.replace(tzinfo=expiry.tzinfo or UTC).timestamp()
         except urllib.error.HTTPError as e:
             if e.code in (401, 403, 404):
-                raise Refused(f"no read token for {place}: the token server answered {e.code}") from e
-            raise Unreachable(f"no read token for {place}: the token server answered {e.code}") from e
+                raise Refused(f"no read token for {container_path}: the token server answered {e.code}") from e
+            raise Unreachable(f"no read token for {container_path}: the token server answered {e.code}") from e
         except (OSError, ValueError, KeyError) as e:
-            raise Unreachable(f"no read token for {place}: {type(e).__name__}") from e
+            raise Unreachable(f"no read token for {container_path}: {type(e).__name__}") from e
 
 
 class Earthdata:
@@ -110,18 +110,20 @@ class RequesterPays:
         return Signed(url=href, requester_pays=urlsplit(href).scheme == "s3")
 
 
+SIGNERS: dict[str, type[Signer]] = {
+    "none": Unsigned,
+    "planetary-computer": PlanetaryComputer,
+    "earthdata": Earthdata,
+    "s3-requester-pays": RequesterPays,
+}
+
+
 def signer(name: str) -> Signer:
     """The signer of this name.
 
     Raises:
         Refused: there is none; the names are listed.
     """
-    kinds: dict[str, type[Signer]] = {
-        "none": Unsigned,
-        "planetary-computer": PlanetaryComputer,
-        "earthdata": Earthdata,
-        "s3-requester-pays": RequesterPays,
-    }
-    if name not in kinds:
-        raise Refused(f"unknown signing {name!r}; known are {', '.join(kinds)}")
-    return kinds[name]()
+    if name not in SIGNERS:
+        raise Refused(f"unknown signing {name!r}; known are {', '.join(SIGNERS)}")
+    return SIGNERS[name]()

@@ -9,7 +9,7 @@ import torch
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
-from hypermend.catalog.pairs.pairing import MIN_SEEN
+from hypermend.catalog.pairs.pairing import MIN_COVERAGE
 from hypermend.catalog.sensors import band_coverage, sensor, srf
 from hypermend.models.arrays import F32, F64
 from hypermend.models.fuse.protocol import FusionModel, Pair, PairGeometry
@@ -57,7 +57,7 @@ def wald_setup(spec: CubeSpec, guide: str | None, scale: int) -> PairGeometry:
     """
     name = guide or GUIDES.get(spec.sensor, OTHER_GUIDE)
     nm, bands = good_nm(spec), sensor(name).band_name
-    used = [band for band, share in zip(bands, band_coverage(nm, name, bands), strict=True) if share >= MIN_SEEN]
+    used = [band for band, share in zip(bands, band_coverage(nm, name, bands), strict=True) if share >= MIN_COVERAGE]
     if not used:
         raise Refused(f"no band of {name} lies where the scene has bands; choose another --guide-sensor")
     return PairGeometry(scale=scale, response=srf(nm, name, bands=used).astype(np.float32), expected_centroid_px=0.0)

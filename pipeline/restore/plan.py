@@ -16,7 +16,7 @@ import numpy as np
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, Refused
-from hypermend.catalog.pairs.pairing import SpectralOverlap, refined, scale_between, spectral_overlap
+from hypermend.catalog.pairs.pairing import SpectralOverlap, finer_spec, scale_between, spectral_overlap
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, digest, safe_name
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
@@ -237,7 +237,7 @@ def make_plan(
         lattice_px = 1  # a pair is read up to the scene's edge, wherever that is
     scale = scale_of(steps)
     if scale > 1:
-        spec = refined(spec, scale)
+        spec = finer_spec(spec, scale)
     step_px = math.lcm(16, lattice_px * scale)
     if tile_px is None:
         tile_px = chain_tile_px(spec.bands, steps, step_px=step_px)

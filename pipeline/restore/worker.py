@@ -21,7 +21,7 @@ from hypermend.catalog.cube.layout import create, open_cube, read_spec
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.errors import NotFound, Refused
-from hypermend.catalog.pairs.pairing import refined_lonlat
+from hypermend.catalog.pairs.pairing import finer_lonlat
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.catalog.storage.recent import Recent
 from hypermend.models.card import ModelCard
@@ -172,4 +172,4 @@ def _lonlat(root: ArchiveStore, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]]
     cube = open_cube(root, plan.source)
     if "lon" not in cube.coords:
         return None
-    return refined_lonlat(cube["lon"].values, cube["lat"].values, plan.scale)
+    return finer_lonlat(cube["lon"].values, cube["lat"].values, plan.scale)

@@ -33,7 +33,7 @@ class SceneLeases:
 
     def lost(self, unit: Unit) -> bool:
         """Whether another driver has taken the lease over."""
-        return not self._leases.still_ours(self._key(unit))
+        return not self._leases.renew(self._key(unit))
 
     def release(self, unit: Unit) -> None:
         """Give the lease back."""
