@@ -1,7 +1,7 @@
-"""Ingest: scenes found by STAC -> source cubes, published as STAC items.
+"""Ingest: convert the scenes that STAC items name to source cubes, and publish those as STAC items.
 
-One task writes one shard, read by window. A format without windows (.mat v5, PNG) is one task for the whole file,
-whose size was checked first.
+One task reads one window and writes one shard. A format without windows (.mat v5, PNG) takes one task for the whole
+file, whose size is checked first.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from hypermend.pipeline.tiling.tiles import Index, TileGrid
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files:
-    """A scene and how its files are to be read: what a worker needs to open it."""
+class SceneFiles:
+    """A scene and the options with which a worker opens its files."""
 
     scene: Scene
     bands: tuple[str, ...]
@@ -51,36 +51,41 @@ class Files:
     tile_px: int | None
 
     def open(self) -> Source:
+        """Open the files."""
         return open_scene(self.scene, bands=self.bands or None, gsd_m=self.gsd_m, sign=signer(self.sign))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Open a scene's files and create its source cube."""
+    """Task: open a scene's files and create its source cube."""
 
     unit: str
-    files: Files
+    files: SceneFiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteTiles:
+    """Task: write tiles of a source cube."""
+
     unit: str
-    files: Files
+    files: SceneFiles
     identity: str
-    """Of the files when the scene was opened: the cube is of these and of no later ones."""
+    """Identity of the files when the scene was prepared: a cube must not mix two versions of a file."""
     target: str
     tiles: tuple[Index, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
+    """Task: fold the marks of a source cube and add up its usable pixels."""
+
     unit: str
     target: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceCube:
-    """What the driver keeps of an opened scene."""
+class IngestContext:
+    """Facts of a prepared scene that the driver keeps for its tiles and its item."""
 
     ingest_id: str
     key: str
@@ -90,11 +95,11 @@ class SourceCube:
 
 
 KEEP_OPEN = 4
-"""Scenes whose files a worker keeps open, and as many cubes."""
+"""Number of scenes whose files a worker keeps open, and of cubes."""
 
 
 class IngestWorker:
-    """Handles the tasks of any number of scenes; keeps the files of the last few open."""
+    """Handler of ingest tasks; keeps the files and cubes of the last few scenes open."""
 
     def __init__(self, archive: str) -> None:
         self._root = ArchiveStore(archive)
@@ -125,7 +130,7 @@ class IngestWorker:
             total=rows * columns,
             done=done,
             settled=folded and len(done) == rows * columns,
-            context=SourceCube(
+            context=IngestContext(
                 ingest_id=ingest_id, key=key, spec=spec, identity=source.identity, windowed=source.windowed
             ),
         )
@@ -160,7 +165,7 @@ class IngestWorker:
         )
 
     def _finish(self, task: Finish) -> SceneTotals:
-        """Fold the marks.
+        """Fold the marks and add up the usable pixels.
 
         Raises:
             BadAsset: no pixel of the scene is usable; an empty cube is not published.
@@ -172,10 +177,10 @@ class IngestWorker:
         self._files.drop(task.unit)
         return SceneTotals(valid_fraction=valid / (cube.spec.height * cube.spec.width))
 
-    def _source(self, unit: str, files: Files) -> Source:
+    def _source(self, unit: str, files: SceneFiles) -> Source:
         def open() -> Source:
             source = files.open()
-            if not source.windowed:  # a file that is read whole is held whole: one of those is enough
+            if not source.windowed:  # a file that is read whole stays in memory whole: keep one at most
                 self._files.clear()
             return source
 
@@ -186,12 +191,12 @@ class IngestWorker:
 
 
 class IngestUnit:
-    """One scene's walk from files to a published source cube."""
+    """One scene of an ingest run: from files to a published source cube."""
 
     def __init__(self, scene: Scene, job: IngestJob, root: ArchiveStore, run: str) -> None:
         self.collection, self.scene = scene.collection, scene.id
         self.id = unit_id(self.collection, self.scene)
-        self._files = Files(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
+        self._files = SceneFiles(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
         self._root = root
         self._run = run
 
@@ -199,7 +204,7 @@ class IngestUnit:
         return Prepare(unit=self.id, files=self._files)
 
     def tiles(self, prepared: PreparedScene) -> Iterator[WriteTiles]:
-        cube: SourceCube = prepared.context
+        cube: IngestContext = prepared.context
         _, tile_px, _ = cube.spec.shard
         grid = TileGrid(height=cube.spec.height, width=cube.spec.width, tile_px=tile_px)
         missing = (index for index in grid.indices() if index not in prepared.done)
@@ -213,7 +218,7 @@ class IngestUnit:
         return Finish(unit=self.id, target=prepared.context.key)
 
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
-        cube: SourceCube = prepared.context
+        cube: IngestContext = prepared.context
         item = source_item(
             self._files.scene,
             cube.spec,
@@ -225,12 +230,14 @@ class IngestUnit:
 
 
 def ingest(
-    job: IngestJob, *, engine: Engine = on_ray, found: Iterable[Scene | Skipped] | None = None, run: str | None = None
+    job: IngestJob, *, engine: Engine = on_ray, scenes: Iterable[Scene | Skipped] | None = None, run: str | None = None
 ) -> Run:
-    """Begin to ingest what the job names: iterate the run, or ``wait`` for its report.
+    """Set up an ingest run: iterate its events, or ``wait`` for its report.
 
     Args:
-        found: the scenes; None for those that the job's filters find.
+        job: archive, filters and options.
+        engine: runs the tasks.
+        scenes: the scenes; None for those that the job's filters find.
         run: id of the run; None for a new one.
 
     Raises:
@@ -238,25 +245,25 @@ def ingest(
     """
     root = ArchiveStore(job.archive)
     run_id = run or new_run_id("ingest")
-    found = scenes(job) if found is None else found
-    known = len(found) if isinstance(found, Sized) else None  # an API is asked for its pages as the run goes on
-    units = (_unit(f, job, root, run_id) for f in found)
+    scenes = find_scenes(job) if scenes is None else scenes
+    count = len(scenes) if isinstance(scenes, Sized) else None  # an API is asked for page after page during the run
+    units = (_unit(scene, job, root, run_id) for scene in scenes)
     workers = replace(workers_of(job), gpus=0.0)  # reading files needs none
     return Run(
-        run_id, job, units, partial(IngestWorker, root.url), engine, scenes=known, lease="ingest", workers=workers
+        run_id, job, units, partial(IngestWorker, root.url), engine, scenes=count, lease="ingest", workers=workers
     )
 
 
-def _unit(found: Scene | Skipped, job: IngestJob, root: ArchiveStore, run: str) -> Unit | SkippedScene:
-    if isinstance(found, Skipped):
-        return SkippedScene(scene=found.id, reason=found.reason)
-    return IngestUnit(found, job, root, run)
+def _unit(scene: Scene | Skipped, job: IngestJob, root: ArchiveStore, run: str) -> Unit | SkippedScene:
+    if isinstance(scene, Skipped):
+        return SkippedScene(scene=scene.id, reason=scene.reason)
+    return IngestUnit(scene, job, root, run)
 
 
-def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
-    """What the job's filters find, in the archive itself or in the STAC source it names."""
+def find_scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
+    """Find the scenes that pass the job's filters, in the archive itself or in the STAC source that the job names."""
     if job.stac is None:
-        found = search(
+        in_archive = search(
             hypermend.open(job.archive).root,
             stage="raw",
             sensor=job.sensor,
@@ -265,7 +272,7 @@ def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
             datetime=job.datetime,
             query=job.query,
         )
-        return found if job.limit is None else islice(found, job.limit)
+        return in_archive if job.limit is None else islice(in_archive, job.limit)
     return discover(
         job.stac,
         collections=job.collections,
@@ -279,7 +286,7 @@ def scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogReport:
-    """What ``catalog_folder`` made."""
+    """Result of ``catalog_folder``: ids of the scenes with a raw item, files skipped, bytes of the items."""
 
     scenes: tuple[str, ...]
     skipped: tuple[Skipped, ...]
@@ -287,18 +294,18 @@ class CatalogReport:
 
 
 def catalog_folder(archive: str, path: Path, *, sensor: str, collection: str | None = None) -> CatalogReport:
-    """Make raw items for a folder of files that has no STAC of its own.
+    """Make raw items for a folder of files that has no STAC items.
 
     Raises:
         NotFound: no such folder.
         BadSensor: no such sensor.
     """
     root, run = ArchiveStore(archive), new_run_id("catalog")
-    made, skipped, wrote = [], [], 0
-    for found in from_folder(path, sensor=sensor, collection=collection or sensor):
-        if isinstance(found, Skipped):
-            skipped.append(found)
+    scenes, skipped, bytes_written = [], [], 0
+    for scene in from_folder(path, sensor=sensor, collection=collection or sensor):
+        if isinstance(scene, Skipped):
+            skipped.append(scene)
         else:
-            wrote += put_item(root, found, run=run)
-            made.append(found.id)
-    return CatalogReport(scenes=tuple(made), skipped=tuple(skipped), bytes_written=wrote)
+            bytes_written += put_item(root, scene, run=run)
+            scenes.append(scene.id)
+    return CatalogReport(scenes=tuple(scenes), skipped=tuple(skipped), bytes_written=bytes_written)

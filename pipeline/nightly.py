@@ -28,7 +28,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.config import NightlyJob
 from hypermend.pipeline.engine.ray_actors import on_ray
-from hypermend.pipeline.ingest import ingest, scenes
+from hypermend.pipeline.ingest import find_scenes, ingest
 from hypermend.pipeline.registry.selection import possible
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.plan import RESULT_VERSION
@@ -229,7 +229,7 @@ class _Night:
         """Every scene there is; a search that dies on the way is a problem, and what it had found is worked on."""
         every = self._job.model_copy(update={"limit": None})
         try:
-            for found in scenes(every):
+            for found in find_scenes(every):
                 if not self._job.scenes or found.id in self._job.scenes:
                     yield found
         except ArchiveError as error:
@@ -246,7 +246,7 @@ class _Night:
         self._failed("", skipped.id, work, before, skipped.reason)
 
     def _ingest(self, due: list[Due]) -> dict[str, SceneResult]:
-        run = ingest(self._job, engine=self._engine, found=[one.scene for one in due], run=f"{self._night.run}-ingest")
+        run = ingest(self._job, engine=self._engine, scenes=[one.scene for one in due], run=f"{self._night.run}-ingest")
         return self._run(run)
 
     def _restore(self, ready: list[Due]) -> dict[str, SceneResult]:

@@ -17,7 +17,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline import ingest as module
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
-from hypermend.pipeline.ingest import IngestUnit, IngestWorker, catalog_folder, ingest, scenes
+from hypermend.pipeline.ingest import IngestUnit, IngestWorker, catalog_folder, find_scenes, ingest
 from hypermend.pipeline.restore.driver import restore
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_changes_under_way_is_never_mixed_in(tmp_path: Path) -> None
     archive = str(tmp_path / "archive")
     catalog_folder(archive, tmp_path / "files", sensor="sentinel2a")
     job = IngestJob(archive=archive, tile_px=16)
-    (scene,) = scenes(job)
+    (scene,) = find_scenes(job)
     unit = IngestUnit(scene, job, ArchiveStore(archive), "run")  # type: ignore[arg-type]
     opened = IngestWorker(archive)(unit.prepare())
     first, second, *_ = unit.tiles(opened)
@@ -85,7 +85,7 @@ def test_query_filters_the_archives_own_items(tmp_path: Path) -> None:
     write_tif(tmp_path / "files" / "img.tif", 100)
     archive = str(tmp_path / "archive")
     catalog_folder(archive, tmp_path / "files", sensor="sentinel2a")
-    assert not list(scenes(IngestJob(archive=archive, query=("eo:cloud_cover<20",))))
+    assert not list(find_scenes(IngestJob(archive=archive, query=("eo:cloud_cover<20",))))
 
 
 @pytest.mark.fault

@@ -20,7 +20,7 @@ from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
-from hypermend.pipeline.maintenance.failures import failures, jobs_of
+from hypermend.pipeline.maintenance.failures import failures, jobs_to_retry
 from hypermend.pipeline.maintenance.prune import prune
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.messages import Prepare
@@ -103,7 +103,7 @@ def test_failures_are_read_with_no_cluster_and_retried_by_reason(archive: str, r
     shown = command("failures", "--archive", archive, "--reason", "memory").stdout
     assert "cave/two_ms tile 0-0, tile: too much" in shown
     assert "one_ms" not in shown
-    (job,) = jobs_of(archive, failures(archive, reason="memory"))
+    (job,) = jobs_to_retry(archive, failures(archive, reason="memory"))
     assert job == job_of(archive, scenes=("two_ms",))
     dry = command("retry", "--archive", archive, "--reason", "memory", "--dry-run")
     assert (dry.exit_code, len(failures(archive))) == (0, 2)
@@ -112,7 +112,7 @@ def test_failures_are_read_with_no_cluster_and_retried_by_reason(archive: str, r
     (run,) = json.loads(again.stdout)["runs"]
     assert (run["tiles_written"], [s["scene"] for s in run["scenes"]]) == (1, ["two_ms"])
     assert [f.scene for f in failures(archive)] == ["one_ms"]
-    assert len(failures(archive, all_of_them=True)) == 2
+    assert len(failures(archive, include_published=True)) == 2
 
 
 def test_a_retry_that_finds_nothing_left_to_do_ends_the_failure(archive: str, ray_session: None) -> None:
@@ -124,7 +124,7 @@ def test_a_retry_that_finds_nothing_left_to_do_ends_the_failure(archive: str, ra
     again = command("retry", "--archive", archive, "--reason", "error", "--workers", 1)
     assert again.exit_code == 0 and "current cave/one_ms" in again.output
     assert failures(archive) == []
-    assert [f.scene for f in failures(archive, all_of_them=True)] == ["one_ms"]
+    assert [f.scene for f in failures(archive, include_published=True)] == ["one_ms"]
 
 
 def test_a_damaged_line_of_a_ledger_does_not_hide_the_others(archive: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,7 +143,7 @@ def test_a_scene_that_could_not_be_read_is_ingested_again(archive: str, tmp_path
     assert ingest(IngestJob(archive=archive), engine=serial).wait().exit_code == 1
     (failure,) = failures(archive)
     assert (failure.scene, failure.step, failure.verb) == ("three", "prepare", "ingest")
-    (job,) = jobs_of(archive, [failure])
+    (job,) = jobs_to_retry(archive, [failure])
     assert isinstance(job, IngestJob)
 
 

@@ -92,8 +92,8 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Turn scenes into source cubes."""
+    from hypermend.pipeline.ingest import find_scenes
     from hypermend.pipeline.ingest import ingest as start
-    from hypermend.pipeline.ingest import scenes
 
     with user_errors():
         asked = settings(
@@ -102,7 +102,7 @@ def ingest(
             workers=workers, ray_address=address,
         )  # fmt: skip
         if dry_run:
-            found = [(s.id, getattr(s, "reason", None)) for s in scenes(asked)]
+            found = [(s.id, getattr(s, "reason", None)) for s in find_scenes(asked)]
             if as_json:
                 emit({"scenes": [i for i, reason in found if reason is None], "skipped": [f for f in found if f[1]]})
             else:

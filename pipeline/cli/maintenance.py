@@ -32,7 +32,7 @@ def failures(
     from hypermend.pipeline.maintenance.failures import failures as read
 
     with user_errors():
-        found = read(archive, run=run, scene=scene, reason=reason, all_of_them=every)
+        found = read(archive, run=run, scene=scene, reason=reason, include_published=every)
     if as_json:
         emit({"failures": [failure.to_dict() for failure in found]})
         return
@@ -55,12 +55,12 @@ def retry(
 ) -> None:
     """Do again what failed, by reason: the jobs of those runs, narrowed to their failed scenes and tiles."""
     from hypermend.pipeline.maintenance.failures import failures as read
-    from hypermend.pipeline.maintenance.failures import jobs_of
+    from hypermend.pipeline.maintenance.failures import jobs_to_retry
 
     console = Console(stderr=as_json)
     with user_errors():
         found = read(archive, run=run, scene=scene, reason=reason)
-        jobs = [job.model_copy(update=_where(workers, address)) for job in jobs_of(archive, found)]
+        jobs = [job.model_copy(update=_where(workers, address)) for job in jobs_to_retry(archive, found)]
         if dry_run or not jobs:
             for failure in found:
                 console.print(str(failure), highlight=False, soft_wrap=True, markup=False)
@@ -81,9 +81,8 @@ def _where(workers: int | None, address: str | None) -> dict[str, Any]:
 
 def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
     from hypermend.pipeline.engine.cluster import start_ray
-    from hypermend.pipeline.ingest import ingest
-    from hypermend.pipeline.ingest import scenes as look_for
-    from hypermend.pipeline.maintenance.failures import settle
+    from hypermend.pipeline.ingest import find_scenes, ingest
+    from hypermend.pipeline.maintenance.failures import record_current
     from hypermend.pipeline.restore.driver import restore
     from hypermend.pipeline.runs.progress import follow, summary
 
@@ -93,11 +92,11 @@ def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
     else:
         assert isinstance(job, IngestJob)
         everything = job.model_copy(update={"limit": None})
-        run = ingest(job, found=[one for one in look_for(everything) if one.id in scenes])
+        run = ingest(job, scenes=[scene for scene in find_scenes(everything) if scene.id in scenes])
     with until_told_to_stop(run):
         report = follow(run, console)
     summary(report, console)
-    settle(job.archive, report)
+    record_current(job.archive, report)
     return report.to_dict()
 
 

@@ -1,1 +1,1 @@
-"""Care for an archive: verify, prune, failures."""
+"""Maintenance of an archive: verify its bytes, prune old cubes, list failures and retry them."""

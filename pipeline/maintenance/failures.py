@@ -1,4 +1,4 @@
-"""What failed, read from the ledgers of all runs with no cluster alive; and doing it again, by reason."""
+"""Failures of an archive, read from the logs of all runs without a cluster, and the jobs that retry them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS: dict[str, type[Job]] = {kind.__name__: kind for kind in (IngestJob, Rest
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One line of a ledger: a tile, a block, or a scene, that failed."""
+    """One line of a run log: a tile, a block, or a scene, that failed."""
 
     run: str
     time: str
@@ -31,15 +31,15 @@ class Failure:
     """discover, prepare, adapt, tile or finish"""
     message: str
     kind: str = "refused"
-    """error, crash, deadline or memory; refused where the scene never became work; current where a retry found nothing
-    left to do, which is no failure and ends those before it"""
+    """error, crash, deadline or memory; refused where the scene was not worked on; current where a retry found nothing
+    left to do, which is not a failure and resolves those before it"""
     error: str = ""
-    """Class of what was raised."""
+    """Class of the exception."""
     tiles: tuple[tuple[int, int], ...] = ()
     attempts: int = 0
     node: str = ""
     open: bool = True
-    """Nothing has been published of the scene since, nor found current by a retry."""
+    """True while the scene has not been published since, nor been found current by a retry."""
 
     @property
     def verb(self) -> str:
@@ -62,22 +62,23 @@ def failures(
     run: str | None = None,
     scene: str | None = None,
     reason: str | None = None,
-    all_of_them: bool = False,
+    include_published: bool = False,
 ) -> list[Failure]:
-    """What failed, oldest first.
+    """List failures, oldest first.
 
     Args:
-        run: only of this run; its id or how that begins.
-        scene: only of this scene.
-        reason: only of this kind or class of error, or with this in the message.
-        all_of_them: also what has been published since.
+        archive: folder or URL.
+        run: only those of this run; its id or a prefix of it.
+        scene: only those of this scene.
+        reason: only those of this kind or class of error, or with this text in the message.
+        include_published: also those whose scene has been published since.
 
     Raises:
         NotFound: no such archive.
     """
-    place = hypermend.open(archive)
-    lines = list(_lines(place.root))
-    found = [
+    opened = hypermend.open(archive)
+    lines = list(_lines(opened.root))
+    selected = [
         failure
         for failure in lines
         if failure.kind != _CURRENT
@@ -85,19 +86,19 @@ def failures(
         and (scene is None or failure.scene == scene)
         and (reason is None or reason in (failure.kind, failure.error) or reason.lower() in failure.message.lower())
     ]
-    published = _published(place, sorted({failure.scene for failure in found}))
+    published = _published(opened, sorted({failure.scene for failure in selected}))
     for line in lines:
         if line.kind == _CURRENT:
-            published.setdefault((line.verb, line.scene), []).append(_moment(line))
-    told = [
+            published.setdefault((line.verb, line.scene), []).append(_time(line))
+    checked = [
         Failure(**(asdict(failure) | {"open": not _since(published, failure)}))
-        for failure in sorted(found, key=lambda f: (f.time, f.run))
+        for failure in sorted(selected, key=lambda f: (f.time, f.run))
     ]
-    return [failure for failure in told if all_of_them or failure.open]
+    return [failure for failure in checked if include_published or failure.open]
 
 
-def settle(archive: str, report: RunReport) -> None:
-    """Say in the ledger of a retry which scenes it found current: they failed when they had been published before."""
+def record_current(archive: str, report: RunReport) -> None:
+    """Log which scenes a retry found current: their failures came after they had been published."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"run": report.run, "time": now, "collection": r.collection, "scene": r.scene, "step": "prepare",
@@ -122,56 +123,56 @@ def _lines(root: ArchiveStore) -> Iterator[Failure]:
                     log.warning("a line of %s cannot be read (%s)", root.href(entry.key), error)
 
 
-def _published(place: hypermend.Archive, scenes: list[str]) -> dict[tuple[str, str], list[datetime]]:
-    """(verb, scene) -> when something of it was published."""
-    found: dict[tuple[str, str], list[datetime]] = {}
+def _published(archive: hypermend.Archive, scenes: list[str]) -> dict[tuple[str, str], list[datetime]]:
+    """Map (verb, scene) to the times at which its cubes were published."""
+    published: dict[tuple[str, str], list[datetime]] = {}
     for stage, verb in (("source", "ingest"), ("restored", "restore")) if scenes else ():
-        for item in place.search(stage=stage, ids=scenes):
+        for item in archive.search(stage=stage, ids=scenes):
             when = datetime.fromisoformat(item.scene.properties["updated"])
-            found.setdefault((verb, item.scene.id), []).append(when)
-    return found
+            published.setdefault((verb, item.scene.id), []).append(when)
+    return published
 
 
 def _since(published: dict[tuple[str, str], list[datetime]], failure: Failure) -> bool:
-    failed = _moment(failure)
+    failed = _time(failure)
     return any(when >= failed for when in published.get((failure.verb, failure.scene), ()))
 
 
-def _moment(line: Failure) -> datetime:
+def _time(line: Failure) -> datetime:
     return datetime.fromisoformat(line.time).astimezone(UTC)
 
 
-def jobs_of(archive: str, found: list[Failure]) -> list[Job]:
-    """The jobs whose scenes failed, narrowed to those scenes; each asked for once.
+def jobs_to_retry(archive: str, failed: list[Failure]) -> list[Job]:
+    """Make the jobs that retry these failures: the jobs of their runs, without duplicates, limited to their scenes.
 
-    What is done is not done again: of a scene with one failed tile, that tile is.
+    A job does only what is missing: for a scene with one failed tile, that tile.
 
     Raises:
-        BadJob: a run that kept no job (it is of an earlier version), or one that cannot be read.
+        BadJob: a run has no stored job (an earlier version ran it), or one that cannot be read.
     """
     root = ArchiveStore(archive)
     scenes: dict[str, tuple[type[Job], dict[str, Any], set[str]]] = {}
-    for failure in found:
+    for failure in failed:
         if failure.scene == "(search)":
             continue
-        kind, asked = _asked(root, failure.run)
+        kind, record = _job_record(root, failure.run)
         if failure.verb == "restore" and issubclass(kind, NightlyJob):
-            kind, asked = RestoreJob, {k: v for k, v in asked.items() if k in RestoreJob.model_fields}
+            kind, record = RestoreJob, {k: v for k, v in record.items() if k in RestoreJob.model_fields}
         elif issubclass(kind, NightlyJob):
-            kind, asked = IngestJob, {k: v for k, v in asked.items() if k in IngestJob.model_fields}
-        key = json.dumps([kind.__name__, {k: v for k, v in asked.items() if k != "scenes"}], sort_keys=True)
-        scenes.setdefault(key, (kind, asked, set()))[2].add(failure.scene)
+            kind, record = IngestJob, {k: v for k, v in record.items() if k in IngestJob.model_fields}
+        key = json.dumps([kind.__name__, {k: v for k, v in record.items() if k != "scenes"}], sort_keys=True)
+        scenes.setdefault(key, (kind, record, set()))[2].add(failure.scene)
     jobs = []
-    for kind, asked, ids in scenes.values():
-        narrowed = {**asked, "archive": archive} | ({"scenes": tuple(sorted(ids))} if kind is RestoreJob else {})
+    for kind, record, ids in scenes.values():
+        narrowed = {**record, "archive": archive} | ({"scenes": tuple(sorted(ids))} if kind is RestoreJob else {})
         jobs.append(parse(kind, narrowed, where="the run's job.json"))
     return jobs
 
 
-def _asked(root: ArchiveStore, run: str) -> tuple[type[Job], dict[str, Any]]:
+def _job_record(root: ArchiveStore, run: str) -> tuple[type[Job], dict[str, Any]]:
     key = f"runs/{run}/job.json"
     if not root.exists(key):
         raise BadJob(f"{root.href(key)} is not there: run the job of {run} again by hand")
-    asked = root.get_json(key)
-    kind = _KINDS.get(asked.pop("job", ""), RestoreJob)
-    return kind, asked
+    record = root.get_json(key)
+    kind = _KINDS.get(record.pop("job", ""), RestoreJob)
+    return kind, record

@@ -1,8 +1,8 @@
 """Prune: remove cubes that newer ones have replaced, never one that the catalog still names.
 
-A cube may go when it is finished, no item names it, an item of the same stage and scene names another, that item has
-been there for a while (somebody may still be reading the old cube), no plan of a current restored cube reads it, and no
-driver holds the scene. A cube that was never finished is not superseded but unfinished, and is left for its job.
+A cube is removed when it is finished, no item names it, an item of the same stage and scene names another, that item is
+old enough (a user may still be reading the old cube), no plan of a current restored cube reads it, and no driver has a
+lease on the scene. A cube that was never finished is left for its job.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEASES = {"source": ("ingest", "restore-denoise", "restore-fuse"), "restored": 
 
 @dataclass(frozen=True, kw_only=True)
 class Superseded:
-    """A cube that may go."""
+    """A cube that can be removed."""
 
     cube: str
     scene: str
@@ -37,34 +37,38 @@ class Superseded:
 
 @dataclass(frozen=True, kw_only=True)
 class PruneReport:
+    """Result of ``prune``: the cubes removed, or those that would be."""
+
     removed: tuple[Superseded, ...]
     dry_run: bool
 
     @property
     def bytes(self) -> int:
-        return sum(one.bytes for one in self.removed)
+        return sum(cube.bytes for cube in self.removed)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"bytes": self.bytes}
 
 
 def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False) -> PruneReport:
-    """Remove superseded cubes, or say which would be.
+    """Remove superseded cubes, or list those that would be removed.
 
     Args:
+        archive: folder or URL.
         older_than_hours: how long the newer cube must have been published.
+        dry_run: list only.
 
     Raises:
         NotFound: no such archive.
     """
-    place = hypermend.open(archive)
-    root = place.root
+    opened = hypermend.open(archive)
+    root = opened.root
     leases = Leases(root, what="prune")
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
-    current = {stage: [item.scene for item in place.search(stage=stage)] for stage in ("source", "restored")}
-    named = {cube_key(scene) for scenes in current.values() for scene in scenes}
+    current = {stage: [item.scene for item in opened.search(stage=stage)] for stage in ("source", "restored")}
+    published = {cube_key(scene) for scenes in current.values() for scene in scenes}
     removed: list[Superseded] = []
-    read: set[str] | None = None  # source cubes that current plans read; looked up once, when it matters
+    sources: set[str] | None = None  # source cubes that current plans read; looked up once, when needed
     for stage, scenes in current.items():
         for folder, members in sorted(_by_folder(scenes).items()):
             if any(_updated(scene) > before for scene in members):
@@ -72,11 +76,11 @@ def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False
             if any(leases.holder(f"leases/{kind}/{folder}.json") for kind in _LEASES[stage]):
                 continue
             for cube in _finished(root, stage, folder):
-                if cube in named:
+                if cube in published:
                     continue
                 if stage == "source":
-                    read = _sources_read(root, current["restored"]) if read is None else read
-                    if cube in read:
+                    sources = _plan_sources(root, current["restored"]) if sources is None else sources
+                    if cube in sources:
                         continue
                 keys = _objects(root, cube)
                 removed.append(
@@ -94,11 +98,11 @@ def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False
 
 
 def _by_folder(scenes: list[Scene]) -> dict[str, list[Scene]]:
-    """Current scenes by the folder in which their cubes lie."""
-    found: dict[str, list[Scene]] = {}
+    """Group current scenes by the folder of their cubes."""
+    folders: dict[str, list[Scene]] = {}
     for scene in scenes:
-        found.setdefault(safe_name(scene.id), []).append(scene)
-    return found
+        folders.setdefault(safe_name(scene.id), []).append(scene)
+    return folders
 
 
 def _updated(scene: Scene) -> datetime:
@@ -106,48 +110,48 @@ def _updated(scene: Scene) -> datetime:
 
 
 def _finished(root: ArchiveStore, stage: str, folder: str) -> Iterator[str]:
-    """Cubes of a scene that are whole, or that an earlier prune had begun to remove."""
+    """List cubes of a scene that are finished, or that an interrupted prune has left half removed."""
     prefix = f"{stage}/{folder}"
     for name in root.folders(prefix):
         if not name.endswith(".zarr"):
             continue
         cube = f"{prefix}/{name}"
-        if root.exists(DoneMarks(root, cube).folded) or root.exists(_begun(cube)):
+        if root.exists(DoneMarks(root, cube).folded) or root.exists(_removal_mark(cube)):
             yield cube
 
 
-def _sources_read(root: ArchiveStore, restored: list[Scene]) -> set[str]:
-    """Source cubes that the plans of current restored cubes read."""
-    read: set[str] = set()
+def _plan_sources(root: ArchiveStore, restored: list[Scene]) -> set[str]:
+    """Collect the source cubes that the plans of current restored cubes read."""
+    sources: set[str] = set()
     for scene in restored:
         try:
             plan = read_plan(root, plan_key(cube_key(scene)))
         except NotFound:
             continue
-        read.add(plan.source)
+        sources.add(plan.source)
         if plan.guide is not None:
-            read.add(plan.guide.source)
-    return read
+            sources.add(plan.guide.source)
+    return sources
 
 
-def _begun(cube: str) -> str:
-    """Says that the cube is being removed: it goes last, so that a killed prune is finished later."""
+def _removal_mark(cube: str) -> str:
+    """Return the key of the mark of a removal: it is deleted last, so that a later prune finishes a killed one."""
     return f"{cube}.pruned"
 
 
 def _objects(root: ArchiveStore, cube: str) -> dict[str, int]:
-    """Every object of a cube, with those beside it: key -> bytes."""
+    """Map the key of every object of a cube, and of those next to it, to its size in bytes."""
     stem = cube.removesuffix(".zarr")
     folder = cube.rpartition("/")[0]
     return {e.key: e.size for e in root.list(folder) if e.key.startswith((f"{cube}/", f"{stem}."))}
 
 
 def _remove(root: ArchiveStore, cube: str) -> None:
-    """Marks first: what is half gone must not count as done."""
-    root.put(_begun(cube), b"")
+    """Remove a cube, its marks first: a cube that is half removed must not count as done."""
+    root.put(_removal_mark(cube), b"")
     stem = cube.removesuffix(".zarr")
     root.delete(DoneMarks(root, cube).folded)
     for prefix in (DoneMarks(root, cube).folder, cube, f"{stem}.adapt", f"{stem}.adapt.done"):
         root.delete_prefix(prefix)
-    for key in (f"{stem}.adapt.done.json", plan_key(cube), _begun(cube)):
+    for key in (f"{stem}.adapt.done.json", plan_key(cube), _removal_mark(cube)):
         root.delete(key)

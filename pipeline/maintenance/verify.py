@@ -1,4 +1,4 @@
-"""Verify: read every shard of every published cube, and the weights of every adapted block, against its mark."""
+"""Verify: compare every shard of every published cube, and the weights of every adapted block, with its mark."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _VERBS = {"source": "ingest", "restored": "restore"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Torn:
-    """A part of a published cube that is lost, or whose bytes are not those that were written."""
+class TornPart:
+    """A part of a published cube that is lost, or whose bytes differ from those written."""
 
     cube: str
-    """Where the cube lies; of a block, its folder of weights; of a plan, the plan."""
+    """Key of the cube; for a block the folder of its weights, for a plan the plan."""
     index: Index | None
-    """The tile or block; None: its metadata, or its plan."""
+    """The tile or block; None for the metadata or the plan."""
     repair_with: str
-    """The verb that writes it again: ingest or restore."""
+    """Verb that writes it again: ingest or restore."""
 
     def __str__(self) -> str:
         part = "metadata" if self.index is None else f"tile {self.index[0]}-{self.index[1]}"
@@ -38,59 +38,61 @@ class Torn:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
+    """Result of ``verify``: cubes and tiles checked, and the torn parts among them."""
+
     cubes: int
     tiles: int
-    torn: tuple[Torn, ...]
+    torn: tuple[TornPart, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def verify(archive: str, seen: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
-    """Check every source and restored cube; withdraw the marks of torn tiles, and metadata that cannot be followed.
+def verify(archive: str, progress: Callable[[int, int], None] = lambda done, total: None) -> VerifyReport:
+    """Check every source and restored cube; delete the marks of torn tiles, and damaged metadata.
 
-    What has no mark or no metadata is work to do: the next `ingest` or `restore` of its scene writes it again and
-    touches nothing else.
+    The next `ingest` or `restore` of the scene writes whatever has no mark or no metadata, and nothing else.
 
     Args:
-        seen: told after each cube how many of how many are done.
+        archive: folder or URL.
+        progress: called after each cube with the number of cubes done and their total.
     """
-    place = hypermend.open(archive)
-    items = [(item, verb) for stage, verb in _VERBS.items() for item in place.search(stage=stage)]
+    opened = hypermend.open(archive)
+    items = [(item, verb) for stage, verb in _VERBS.items() for item in opened.search(stage=stage)]
     tiles = 0
-    torn: list[Torn] = []
+    torn: list[TornPart] = []
     for number, (item, verb) in enumerate(items, 1):
         key = cube_key(item.scene)
-        cube = _opened(place.root, key)
+        cube = _open(opened.root, key)
         if cube is None:
-            torn.append(Torn(cube=key, index=None, repair_with=verb))
+            torn.append(TornPart(cube=key, index=None, repair_with=verb))
         else:
-            torn += [Torn(cube=where, index=index, repair_with=verb) for where, index in _torn(cube)]
+            torn += [TornPart(cube=where, index=index, repair_with=verb) for where, index in _torn(cube)]
             tiles += math.prod(cube.spec.tiles)
-        seen(number, len(items))
+        progress(number, len(items))
     return VerifyReport(cubes=len(items), tiles=tiles, torn=tuple(torn))
 
 
-def _opened(root: ArchiveStore, key: str) -> Cube | None:
-    """The cube; None where its metadata are lost or damaged. A cube without its group counts as not there."""
+def _open(root: ArchiveStore, key: str) -> Cube | None:
+    """Open the cube; where its metadata are lost or damaged, delete its group, so that it counts as missing."""
     try:
-        open_cube(root, key)  # as users do, by the group's copy of all metadata
-        return Cube(root, key)  # as we do, by those of each array
+        open_cube(root, key)  # as users do, from the group's copy of all metadata
+        return Cube(root, key)  # as we do, from the metadata of each array
     except (NotFound, BadCube):
         root.delete(f"{key}/zarr.json")
         return None
 
 
 def _torn(cube: Cube) -> list[tuple[str, Index | None]]:
-    """Tiles and blocks that are not whole, their marks withdrawn."""
-    whole = _whole(cube.marks)
+    """List the tiles and blocks that are not intact, and delete their marks."""
+    intact = _intact(cube.marks)
     rows, columns = cube.spec.tiles
-    missing = [(iy, ix) for iy in range(rows) for ix in range(columns) if (iy, ix) not in whole]
+    missing = [(iy, ix) for iy in range(rows) for ix in range(columns) if (iy, ix) not in intact]
     return [*((cube.path, index) for index in missing), *_torn_blocks(cube)]
 
 
-def _whole(marks: DoneMarks) -> Collection[Index]:
-    """What is as it was marked; the other marks are withdrawn."""
+def _intact(marks: DoneMarks) -> Collection[Index]:
+    """Return the tiles whose bytes agree with their marks, and delete the other marks."""
     try:
         torn = marks.verify()
     except BadCube:
@@ -102,18 +104,18 @@ def _whole(marks: DoneMarks) -> Collection[Index]:
 
 
 def _torn_blocks(cube: Cube) -> list[tuple[str, Index | None]]:
-    """A restored cube's plan, where it is damaged, and removed; of a fused one the adaptation blocks not whole."""
+    """List the damaged parts beside a restored cube: its plan, which is then deleted, or its adaptation blocks."""
     key = plan_key(cube.path)
     if cube.spec.stage != "restored":
         return []
     try:
         plan = read_plan(cube.root, key)
-    except NotFound:  # a cube copied without its plan: its tiles are whole all the same
+    except NotFound:  # a cube copied without its plan: its tiles are intact all the same
         return []
     except Refused:
         cube.root.delete(key)
         return [(key, None)]
     if plan.blocks is None:
         return []
-    whole = _whole(DoneMarks(cube.root, plan.adapted))
-    return [(plan.adapted, block.index) for block in plan.blocks if block.index not in whole]
+    intact = _intact(DoneMarks(cube.root, plan.adapted))
+    return [(plan.adapted, block.index) for block in plan.blocks if block.index not in intact]
