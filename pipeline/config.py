@@ -1,14 +1,15 @@
-"""Jobs: what a person asks for, parsed once at the door. A TOML file and the options of a verb give the same value.
+"""Jobs: the user's request, parsed once at the door. A TOML file and the options of a verb give the same value.
 
-An unknown key is an error that names the nearest known one: a misspelt option must not run for a night unnoticed.
+An unknown key is an error that names the nearest one: a misspelt option must not run for a night unnoticed.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,44 +19,76 @@ SignScheme = Literal["none", "planetary-computer", "earthdata", "s3-requester-pa
 
 
 class BadJob(Exception):
-    """A job that cannot run as it is written: says which key, what it holds and what to do."""
+    """A job that cannot run as it is written: names the key, its value and what to do."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """Option of a field on the command line, where it is not `--` and the field's name."""
+
+    name: str | None
+    """None: only a job file can set the field."""
+    metavar: str | None = None
+
+
+FILE_ONLY = Option(None)
+Scenes = Annotated[tuple[str, ...], Option("--scene")]
+Lane = Annotated[Literal["nightly", "backfill"] | None, FILE_ONLY]
 
 
 class Job(BaseModel):
-    """What every job has."""
+    """The fields that every job has. A verb's options and their help are made from the fields (`cli/verb.py`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    archive: str
-    """Root of the archive: a folder or s3://bucket/prefix."""
-    workers: int | None = Field(default=None, ge=1)
-    """Actors; None for one per GPU, else one per CPU."""
-    gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPUs of each actor: 0.25 for four on one; None for 1 where there are GPUs, else 0."""
-    max_gpus: float | None = Field(default=None, gt=0)
-    """Most GPUs that all actors of the job take together; None for all there are."""
-    lane: Literal["nightly", "backfill"] | None = None
-    """Each actor takes one `lane_<name>` of its machine: a backfill with fewer lanes than CPUs leaves room for the
-    night. Means nothing where machines have no lanes."""
-    ray_address: str | None = None
-    """A running cluster ("auto" finds one on this machine); None for an embedded one."""
-    deadline_s: float | None = Field(default=3600.0, gt=0)
-    """Longest time one tile may take before it is put aside."""
-    bbox: tuple[float, float, float, float] | None = None
-    """West, south, east, north in degrees."""
-    datetime: str | None = None
-    """RFC 3339 instant or interval, open ends as "..": 2024-01-01/2024-06-30."""
-    collections: tuple[str, ...] = ()
-    sensor: str | None = None
-    tile_px: int | None = Field(default=None, ge=16)
-    """Edge of a tile (= one shard) in pixels, a multiple of 16; None for the default of model and cube."""
+    archive: str = Field(description="Root of the archive: a folder or s3://bucket/prefix.")
+    workers: int | None = Field(
+        default=None, ge=1, description="Number of worker processes; default: one per GPU, else one per CPU."
+    )
+    gpus_per_worker: Annotated[float | None, FILE_ONLY] = Field(
+        default=None,
+        ge=0,
+        description="GPUs of each worker: 0.25 for four workers on one GPU; default: 1 where there are GPUs, else 0.",
+    )
+    max_gpus: Annotated[float | None, FILE_ONLY] = Field(
+        default=None, gt=0, description="Most GPUs that all workers of the job use together; default: all."
+    )
+    lane: Lane = Field(
+        default=None,
+        description="Each worker takes one `lane_<name>` of its machine: a backfill with fewer lanes than CPUs leaves "
+        "room for the nightly job. No effect where machines have no lanes.",
+    )
+    ray_address: Annotated[str | None, Option("--address")] = Field(
+        default=None,
+        description="Address of a running Ray cluster; `auto` finds one on this machine. Default: an embedded one.",
+    )
+    deadline_s: Annotated[float | None, Option("--deadline")] = Field(
+        default=3600.0, gt=0, description="Longest time that one tile may take, in seconds; then the tile fails."
+    )
+    bbox: Annotated[tuple[float, float, float, float] | None, Option("--bbox", metavar="W S E N")] = Field(
+        default=None, description="West, south, east, north in degrees."
+    )
+    datetime: str | None = Field(
+        default=None, description="RFC 3339 instant or interval, open ends as '..': 2024-01-01/2024-06-30."
+    )
+    collections: Annotated[tuple[str, ...], Option("--collection")] = Field(
+        default=(), description="Id of a collection; default: all."
+    )
+    sensor: str | None = Field(
+        default=None, description="Name of a sensor table: enmap, hyperion, sentinel2a, cave, ...; default: all."
+    )
+    tile_px: int | None = Field(
+        default=None,
+        ge=16,
+        description="Edge of a tile (one shard) in pixels, a multiple of 16; default: that of the model and the cube.",
+    )
 
     def to_record(self) -> dict[str, Any]:
-        """What was asked for, as a run keeps it: which kind of job, no default, and no signature or password."""
-        asked = self.model_dump(mode="json", exclude_defaults=True)
-        if "stac" in asked:
-            asked["stac"] = shown(asked["stac"])
-        return {"job": type(self).__name__, **asked}
+        """Return the job as a run stores it: its class and the fields that are set, without signature or password."""
+        record = self.model_dump(mode="json", exclude_defaults=True)
+        if "stac" in record:
+            record["stac"] = shown(record["stac"])
+        return {"job": type(self).__name__, **record}
 
     @field_validator("bbox")
     @classmethod
@@ -76,16 +109,16 @@ class Job(BaseModel):
 class IngestJob(Job):
     """Scenes -> source cubes."""
 
-    stac: str | None = None
-    """STAC API, static catalog or item; None for the archive's own raw items."""
-    query: tuple[str, ...] = ()
-    """Filters on item properties, such as eo:cloud_cover<20."""
-    limit: int | None = Field(default=None, ge=1)
-    bands: tuple[str, ...] = ()
-    """Names of the bands to take; none for all of one grid."""
-    gsd_m: float | None = Field(default=None, gt=0)
-    """Pixel size of the grid to ingest on, where an item has several."""
-    sign: SignScheme = "none"
+    stac: str | None = Field(
+        default=None, description="STAC API, static catalog or item; default: the archive's own raw items."
+    )
+    query: tuple[str, ...] = Field(default=(), description="Filter on an item property, such as 'eo:cloud_cover<20'.")
+    limit: int | None = Field(default=None, ge=1, description="Largest number of scenes.")
+    bands: tuple[str, ...] = Field(default=(), description="Name of a band to ingest; default: all bands of one grid.")
+    gsd_m: Annotated[float | None, Option("--gsd")] = Field(
+        default=None, gt=0, description="Pixel size in metres of the grid to ingest, where an item has several."
+    )
+    sign: SignScheme = Field(default="none", description="How the addresses of the files are signed.")
 
 
 TASKS = ("denoise", "sharpen", "fuse")
@@ -94,32 +127,45 @@ TASKS = ("denoise", "sharpen", "fuse")
 class RestoreJob(Job):
     """Source cubes -> restored cubes."""
 
-    task: str = "denoise"
-    """denoise, sharpen or fuse, or a chain in one read and one write: denoise,sharpen."""
-    model: str | None = None
-    """Name of the model, in the archive or built in; of a chain one for each task, with commas. None: chosen for each
-    scene."""
-    scale: int | None = Field(default=None, ge=2)
-    """Sharpen: how many times finer; None for the model's, or 2."""
-    scenes: tuple[str, ...] = ()
-    """Ids of the scenes; none for all that match."""
-    guide_collection: str | None = None
-    """Fuse: the collection of the sharper images; its source cubes are the guides."""
-    budget_steps: int | None = Field(default=None, ge=0)
-    """Fuse: most steps that a block adapts; None for the default, 0 for no adaptation."""
-    budget_seconds: float | None = Field(default=None, gt=0)
-    """Fuse: longest time that a block adapts. The result then depends on the machine; None for no limit."""
-    memory_gib: float | None = Field(default=None, gt=0)
-    """What one worker may take; a tile that needs more is refused. None for an even share of this machine."""
+    task: str = Field(
+        default="denoise", description="denoise, sharpen, fuse, or a chain in one read and one write: denoise,sharpen."
+    )
+    model: str | None = Field(
+        default=None,
+        description="Name of the model, in the archive or built in; for a chain one per task, with commas. Default: "
+        "selected for each scene.",
+    )
+    scale: int | None = Field(
+        default=None, ge=2, description="Sharpen: how many times finer; default: that of the model, or 2."
+    )
+    scenes: Scenes = Field(default=(), description="Id of a scene; default: all that match.")
+    guide_collection: str | None = Field(
+        default=None, description="Fuse: collection of the sharper images; its source cubes are the guides."
+    )
+    budget_steps: int | None = Field(
+        default=None, ge=0, description="Fuse: largest number of adaptation steps per block; 0 for no adaptation."
+    )
+    budget_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="Fuse: longest adaptation time per block, in seconds. The result then depends on the machine; "
+        "default: no limit.",
+    )
+    memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Memory that one worker may use, in GiB; a tile that needs more is refused. Default: an even share "
+        "of this machine.",
+    )
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The task, or those of the chain, first done first."""
+        """The task, or those of the chain in their order."""
         return tuple(part.strip() for part in self.task.split(","))
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models asked for, one for each task; none where they are chosen."""
+        """The models of the job, one for each task; none where they are selected for each scene."""
         return () if self.model is None else tuple(part.strip() for part in self.model.split(","))
 
     @field_validator("task")
@@ -155,83 +201,100 @@ class RestoreJob(Job):
 
 
 class NightlyJob(IngestJob, RestoreJob):
-    """What is new, replaced or failed before, from its files to its restored cube; once, safe to call at any time."""
+    """Restores every scene that is new, has been replaced or failed before, from its files to its restored cube."""
 
-    name: str = Field(default="nightly", pattern=r"^[A-Za-z0-9._-]{1,80}$")
-    """Of what it remembers in the archive; two jobs of one name are one."""
-    attempts: int = Field(default=3, ge=1)
-    """Nights in which a scene that fails is tried before a person must look."""
-    lane: Literal["nightly", "backfill"] | None = "nightly"
+    name: str = Field(
+        default="nightly",
+        pattern=r"^[A-Za-z0-9._-]{1,80}$",
+        description="Name of its state in the archive; two jobs of one name are the same job.",
+    )
+    attempts: int = Field(default=3, ge=1, description="Nights in which a scene that fails is tried.")
+    lane: Lane = "nightly"
 
 
 class SearchJob(Job):
     """Source cubes -> a genotype for each sensor."""
 
-    sensors: tuple[str, ...] = Field(min_length=1)
-    strategy: Literal["darts", "spos"] = "darts"
-    trials: int | None = Field(default=None, ge=1)
-    """Of each sensor; None for the budget's."""
-    budget: Literal["smoke", "small", "full"] = "small"
-    domain: Literal["subspace", "bands"] = "subspace"
-    """Coefficients of the signal subspace, which the shipped denoiser works on, or the bands themselves."""
-    scenes: tuple[str, ...] = ()
-    """Ids of the scenes to learn from; none for all of the sensor."""
-    anew: bool = False
-    """Search although a genotype of a near spectrum is known."""
+    sensors: Annotated[tuple[str, ...], Option("--sensor")] = Field(
+        min_length=1, description="Name of a sensor table; several share the cluster."
+    )
+    strategy: Literal["darts", "spos"] = Field(default="darts", description="Search strategy.")
+    trials: int | None = Field(
+        default=None, ge=1, description="Number of trials per sensor; default: that of the budget."
+    )
+    budget: Literal["smoke", "small", "full"] = Field(
+        default="small", description="Size of the search; smoke takes two minutes."
+    )
+    domain: Literal["subspace", "bands"] = Field(
+        default="subspace",
+        description="Coefficients of the signal subspace, which the shipped denoiser works on, or the bands "
+        "themselves.",
+    )
+    scenes: Scenes = Field(default=(), description="Id of a scene to learn from; default: all of the sensor.")
+    anew: bool = Field(default=False, description="Search even if a similar genotype exists.")
 
 
 class TrainJob(Job):
     """Source cubes -> a model in the archive."""
 
-    task: Literal["denoise", "sharpen", "fuse"]
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    """Of the model: the folder models/<name>."""
-    scenes: tuple[str, ...] = ()
-    """Ids of the scenes to learn from; none for all that match."""
-    validation_scenes: tuple[str, ...] = ()
-    """Ids of the scenes to be scored on; none for a tenth of those that match, at least one."""
-    guide_collection: str | None = None
-    """Fuse: half of the pairs have the response of its sensors."""
-    genotype: str | None = None
-    """Denoise: id of an architecture that `hypermend search` found; None for that of the shipped denoiser."""
-    scale: Literal[2, 3, 4] | None = None
-    """Sharpen; None for 2."""
-    filters: int | None = Field(default=None, ge=1)
-    """Sharpen; None for 16, the paper has 64."""
-    modules: int | None = Field(default=None, ge=1)
-    """Sharpen; None for 1, the paper has 3."""
-    steps: int | None = Field(default=None, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
-    """The end is whichever of steps and minutes comes first."""
-    batch: int | None = Field(default=None, ge=1)
-    """Samples of a step over all workers; None for the task's."""
-    patch_px: int | None = Field(default=None, ge=16)
-    """Edge of a sample; None for the task's."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    seed: int = Field(default=0, ge=0)
-    check_every: int | None = Field(default=None, ge=1)
-    """Steps between validations; None for a twentieth of the steps."""
-    patience: int | None = Field(default=8, ge=1)
-    """Validations without gain after which training ends."""
-    bf16: bool | None = None
-    """Mixed precision; None where the hardware gains from it."""
-    freeze_norm: bool = False
-    """Denoise: batch normalisation keeps its first statistics; then the workers' number changes nothing."""
-    gpus: bool = False
-    """One GPU for each worker."""
-    tensorboard: Path | None = None
-    """Folder that gets TensorBoard's event files."""
+    task: Literal["denoise", "sharpen", "fuse"] = Field(description="Task of the model.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Name of the new model, stored as models/NAME."
+    )
+    scenes: Scenes = Field(default=(), description="Id of a scene to learn from; default: all that match.")
+    validation_scenes: Annotated[tuple[str, ...], Option("--validation-scene")] = Field(
+        default=(), description="Id of a scene for validation; default: a tenth of those that match, at least one."
+    )
+    guide_collection: str | None = Field(
+        default=None, description="Fuse: half of the pairs have the spectral response of its sensors."
+    )
+    genotype: str | None = Field(
+        default=None,
+        description="Denoise: id of an architecture that `hypermend search` found; default: that of the shipped "
+        "denoiser.",
+    )
+    scale: Literal[2, 3, 4] | None = Field(default=None, description="Sharpen: how many times finer; default: 2.")
+    filters: int | None = Field(
+        default=None, ge=1, description="Sharpen: filters of the network; default: 16, the paper has 64."
+    )
+    modules: int | None = Field(
+        default=None, ge=1, description="Sharpen: modules of the network; default: 1, the paper has 3."
+    )
+    steps: int | None = Field(default=None, ge=1, description="End after this many steps, if that comes first.")
+    minutes: float | None = Field(default=None, gt=0, description="End after this many minutes, if that comes first.")
+    batch: int | None = Field(
+        default=None, ge=1, description="Samples per step over all workers; default: that of the task."
+    )
+    patch_px: int | None = Field(
+        default=None, ge=16, description="Edge of a sample in pixels; default: that of the task."
+    )
+    learning_rate: float | None = Field(default=None, gt=0, description="Learning rate; default: that of the task.")
+    seed: int = Field(default=0, ge=0, description="Seed of the weights and of the samples.")
+    check_every: int | None = Field(
+        default=None, ge=1, description="Steps between validations; default: a twentieth of the steps."
+    )
+    patience: int | None = Field(
+        default=8, ge=1, description="Validations without improvement after which training ends."
+    )
+    bf16: bool | None = Field(default=None, description="Mixed precision; default: where the hardware is faster.")
+    freeze_norm: bool = Field(
+        default=False,
+        description="Denoise: batch normalisation keeps its first statistics; the number of workers then changes "
+        "nothing.",
+    )
+    gpus: bool = Field(default=False, description="One GPU for each worker.")
+    tensorboard: Path | None = Field(default=None, description="Folder for TensorBoard's event files.")
 
     @model_validator(mode="after")
-    def _of_one_task(self) -> TrainJob:
+    def _end_and_task(self) -> TrainJob:
         if self.steps is None and self.minutes is None:
             raise ValueError("training needs an end: give steps, minutes or both")
-        own = {
+        keys_of_task = {
             "fuse": ("guide_collection",),
             "denoise": ("genotype", "freeze_norm"),
             "sharpen": ("scale", "filters", "modules"),
         }
-        for task, keys in own.items():
+        for task, keys in keys_of_task.items():
             given = [key for key in keys if getattr(self, key)]
             if task != self.task and given:
                 raise ValueError(f"{', '.join(given)} belong to task {task!r}, and the task is {self.task!r}")
@@ -239,23 +302,29 @@ class TrainJob(Job):
 
 
 class EvaluateJob(Job):
-    """Source cubes and a model -> a table of figures."""
+    """Source cubes and a model -> a table of scores."""
 
-    model: str
-    """Name, in the archive or built in."""
-    task: Literal["denoise", "sharpen", "fuse"] = "denoise"
-    scenes: tuple[str, ...] = ()
-    """Ids of the scenes; none for all that match."""
-    sigma: tuple[int, ...] = (30, 50, 70)
-    """Denoise: noise, of 255."""
-    scale: int | None = Field(default=None, ge=2)
-    """Sharpen: must be the model's. Fuse: coarse pixels over fine ones; None for 8."""
-    guide_sensor: str | None = None
-    """Fuse: whose bands the guide has; None for the camera of CAVE's pairs, Sentinel-2A elsewhere."""
-    crop_px: int | None = Field(default=None, ge=16)
-    """Edge of what is scored; None for the protocol's."""
-    trained_on_too: bool = False
-    """Score scenes that the model was trained on, and mark them."""
+    model: str = Field(description="Name of the model, in the archive or built in.")
+    task: Literal["denoise", "sharpen", "fuse"] = Field(default="denoise", description="Task of the model.")
+    scenes: Scenes = Field(default=(), description="Id of a scene; default: all that match.")
+    sigma: tuple[int, ...] = Field(
+        default=(30, 50, 70), description="Denoise: standard deviation of the noise on a scale of 255."
+    )
+    scale: int | None = Field(
+        default=None,
+        ge=2,
+        description="Sharpen: that of the model. Fuse: edge of a coarse pixel in fine ones; default: 8.",
+    )
+    guide_sensor: str | None = Field(
+        default=None,
+        description="Fuse: sensor whose bands the guide has; default: the camera of CAVE's pairs, else Sentinel-2A.",
+    )
+    crop_px: int | None = Field(
+        default=None, ge=16, description="Edge in pixels of the crop that is scored; default: that of the protocol."
+    )
+    trained_on_too: bool = Field(
+        default=False, description="Also score the scenes that the model was trained on, and mark them."
+    )
 
 
 J = TypeVar("J", bound=Job)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Never
 
 import pytest
+import typer
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from hypermend.pipeline.cli import restore as restore_verb
+from hypermend.pipeline.cli import train as train_verb
 from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import Job, RestoreJob, TrainJob
 from hypermend.pipeline.engine import cluster
 from hypermend.pipeline.engine.outcome import NoWorkers
 from tests.synthetic import cave_folder, enmap_folder
@@ -69,6 +76,80 @@ def test_a_job_file_and_an_option_beside_it(archive: Path, tmp_path: Path) -> No
     job.write_text(f'archive = "{archive}"\nmodel = "identity"\ncollections = ["cave"]\n')
     rows = json.loads(hypermend("plan", job, "--tile-px", 16, "--json").stdout)["scenes"]
     assert [(row["plan"]["tile_px"], row["plan"]["tiles"]) for row in rows] == [(16, 16)]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs that `restore` and `train` were given; none of them is run."""
+    seen: list[Job] = []
+
+    def record(job: Job) -> Never:
+        seen.append(job)
+        raise typer.Exit(0)
+
+    monkeypatch.setattr(restore_verb, "run_job", lambda start, job, as_json: record(job))
+    monkeypatch.setattr(train_verb, "follow", lambda job, console: record(job))
+    return seen
+
+
+def test_every_option_of_a_job_is_parsed_into_its_field(jobs: list[Job]) -> None:
+    words = "--archive /a --task fuse --scene x --scene y --guide-collection g --budget-steps 0 --budget-seconds 2.5"
+    more = "--memory-gib 4 --address auto --deadline 60 --workers 2 --bbox 1 2 3 4 --datetime 2024 --collection c"
+    assert hypermend("restore", *words.split(), *more.split(), "--sensor", "enmap", "--tile-px", 32).exit_code == 0
+    asked = RestoreJob(
+        archive="/a", task="fuse", scenes=("x", "y"), guide_collection="g", budget_steps=0, budget_seconds=2.5,
+        memory_gib=4, ray_address="auto", deadline_s=60, workers=2, bbox=(1, 2, 3, 4), datetime="2024",
+        collections=("c",), sensor="enmap", tile_px=32,
+    )  # fmt: skip
+    assert jobs == [asked]
+
+
+def test_an_option_wins_over_the_job_file_and_one_that_is_not_given_does_not(tmp_path: Path, jobs: list[Job]) -> None:
+    file = tmp_path / "train.toml"
+    file.write_text(
+        'archive = "/a"\ntask = "denoise"\nname = "n"\nsteps = 3\ngpus = true\nbf16 = true\nscenes = ["s"]\n'
+    )
+    asked = TrainJob(archive="/a", task="denoise", name="n", steps=3, gpus=True, bf16=True, scenes=("s",))
+    for words, update in (
+        ((), {}),
+        (("--no-bf16", "--seed", 0), {"bf16": False}),
+        (("--freeze-norm", "--steps", 9, "--scene", "t"), {"freeze_norm": True, "steps": 9, "scenes": ("t",)}),
+        (("--tensorboard", "b"), {"tensorboard": Path("b")}),
+    ):
+        assert hypermend("train", file, *words).exit_code == 0
+        assert jobs.pop() == asked.model_copy(update=update)
+    refused = hypermend("train", file, "--scale", 5)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"hypermend: {file}: scale: Input should be 2, 3 or 4 (got 5)\n"
+    refused = hypermend("train", "--task", "denoise")
+    assert refused.stderr == "hypermend: options of train: key 'archive' is missing; key 'name' is missing\n"
+
+
+def verbs(group: Any = None, path: str = "") -> dict[str, Any]:
+    """Every verb of the command by its name, such as `jobs list`."""
+    group = group or get_command(app)
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        found[f"{path}{name}"] = command
+        if hasattr(command, "commands"):
+            found |= verbs(command, f"{path}{name} ")
+    return found
+
+
+def test_the_page_of_the_command_line_names_every_verb_and_no_option_that_there_is_not() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    table = page.split("\n## ")[0]
+    listed = set(re.findall(r"`((?:[a-z]+ ?)+)", "\n".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
+    expected = {name for name in verbs() if name != "jobs"}
+    assert {name.strip() for name in listed} == expected
+    options = {option for command in verbs().values() for param in command.params for option in param.opts}
+    assert set(re.findall(r"`(--[a-z][a-z-]*)", page)) <= options | {"--help"}
+
+
+def test_every_option_has_a_help_text() -> None:
+    for name, command in verbs().items():
+        for param in command.params:
+            assert getattr(param, "help", ""), f"{name}: {param.name}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The verbs of an archive: files in, cubes and items out, and what is found in it."""
+"""The verbs of an archive: ``demo``, ``catalog``, ``ingest``, ``query``, ``verify`` and ``index``."""
 
 from __future__ import annotations
 
@@ -10,37 +10,21 @@ import typer
 from rich.console import Console
 
 import hypermend
-from hypermend.pipeline.cli.app import (
-    Address,
-    Archive,
-    Bbox,
-    Collections,
-    JobFile,
-    Json,
-    Sensor,
-    TilePx,
-    When,
-    Workers,
-    app,
-    emit,
-    kept_for_json,
-    refuse,
-    run_job,
-    settings,
-    user_errors,
-)
-from hypermend.pipeline.config import IngestJob
+from hypermend.pipeline.cli.app import Archive, Json, app, emit, refuse
+from hypermend.pipeline.cli.run_job import run_job, stdout_for_json
+from hypermend.pipeline.cli.verb import verb
+from hypermend.pipeline.config import IngestJob, Job
 
 
 @app.command()
 def demo(
-    archive: Annotated[Path, typer.Option(help="Where the demo archive is made.")] = Path("demo-archive"),
+    archive: Annotated[Path, typer.Option(help="Folder in which the demo archive is made.")] = Path("demo-archive"),
     as_json: Json = False,
 ) -> None:
-    """Make an archive of synthetic scenes and walk it from files to restored cubes."""
+    """Make an archive of synthetic scenes and process it from files to restored cubes."""
     from hypermend.pipeline.demo.driver import run
 
-    with user_errors(), kept_for_json(as_json):
+    with stdout_for_json(as_json):
         result = run(archive, Console(stderr=as_json))
     if as_json:
         emit(result)
@@ -50,15 +34,14 @@ def demo(
 def catalog(
     path: Annotated[Path, typer.Argument(help="A folder of image files that has no STAC of its own.")],
     sensor: Annotated[str, typer.Option(help="Name of a sensor table.")],
-    archive: Annotated[str, typer.Option(help="Root of the archive.")],
-    collection: Annotated[str | None, typer.Option(help="Default: the sensor's name.")] = None,
+    archive: Archive,
+    collection: Annotated[str | None, typer.Option(help="Id of the collection; default: the sensor's name.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make STAC items for a folder of files, so that it can be ingested."""
     from hypermend.pipeline.ingest import catalog_folder
 
-    with user_errors():
-        made = catalog_folder(archive, path, sensor=sensor, collection=collection)
+    made = catalog_folder(archive, path, sensor=sensor, collection=collection)
     for skipped in made.skipped:
         print(f"skipped {skipped.id}: {skipped.reason}", file=sys.stderr)
     if as_json:
@@ -71,23 +54,9 @@ def catalog(
     raise typer.Exit(1 if made.skipped else 0)
 
 
-@app.command()
+@verb(IngestJob, without=("deadline_s",))
 def ingest(
-    job: JobFile = None,
-    archive: Archive = None,
-    stac: Annotated[str | None, typer.Option(help="STAC API, static catalog or item; default: raw items.")] = None,
-    collection: Collections = None,
-    bbox: Bbox = None,
-    datetime: When = None,
-    query: Annotated[list[str] | None, typer.Option(help="Such as 'eo:cloud_cover<20'. Repeatable.")] = None,
-    sensor: Sensor = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many scenes.")] = None,
-    band: Annotated[list[str] | None, typer.Option("--bands", help="Names of bands to take. Repeatable.")] = None,
-    gsd: Annotated[float | None, typer.Option(help="Pixel size of the grid to ingest on, in metres.")] = None,
-    sign: Annotated[str | None, typer.Option(help="none, planetary-computer, earthdata, s3-requester-pays")] = None,
-    tile_px: TilePx = None,
-    workers: Workers = None,
-    address: Address = None,
+    job: IngestJob,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the scenes.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -95,38 +64,28 @@ def ingest(
     from hypermend.pipeline.ingest import find_scenes
     from hypermend.pipeline.ingest import ingest as start
 
-    with user_errors():
-        asked = settings(
-            job, IngestJob, archive=archive, stac=stac, collections=collection, bbox=bbox, datetime=datetime,
-            query=query, sensor=sensor, limit=limit, bands=band, gsd_m=gsd, sign=sign, tile_px=tile_px,
-            workers=workers, ray_address=address,
-        )  # fmt: skip
-        if dry_run:
-            found = [(s.id, getattr(s, "reason", None)) for s in find_scenes(asked)]
-            if as_json:
-                emit({"scenes": [i for i, reason in found if reason is None], "skipped": [f for f in found if f[1]]})
-            else:
-                for scene, reason in found:
-                    print(scene if reason is None else f"{scene}: skipped: {reason}")
-            raise typer.Exit(1 if any(reason for _, reason in found) else 0)
-        run_job(start, asked, as_json)
+    if not dry_run:
+        run_job(start, job, as_json)
+    reasons = [(scene.id, getattr(scene, "reason", None)) for scene in find_scenes(job)]
+    skipped = [(id, reason) for id, reason in reasons if reason is not None]
+    if as_json:
+        emit({"scenes": [id for id, reason in reasons if reason is None], "skipped": skipped})
+    else:
+        for id, reason in reasons:
+            print(id if reason is None else f"{id}: skipped: {reason}")
+    raise typer.Exit(1 if skipped else 0)
 
 
-@app.command()
+@verb(Job, file="no", only=("archive", "sensor", "collections", "bbox", "datetime"))
 def query(
-    archive: Annotated[str, typer.Option(help="Root of the archive.")],
-    stage: Annotated[str | None, typer.Option(help="raw, source or restored")] = None,
-    sensor: Sensor = None,
-    collection: Annotated[str | None, typer.Option()] = None,
-    bbox: Bbox = None,
-    datetime: When = None,
+    job: Job,
+    stage: Annotated[str | None, typer.Option(help="raw, source or restored; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find scenes. With --json a STAC FeatureCollection; each item's asset "cube" is the Zarr, ready to open."""
-    with user_errors():
-        items = hypermend.open(archive).search(
-            stage=stage, sensor=sensor, collection=collection, bbox=bbox, datetime=datetime
-        )
+    items = hypermend.open(job.archive).search(
+        stage=stage, sensor=job.sensor, collections=job.collections, bbox=job.bbox, datetime=job.datetime
+    )
     if as_json:
         emit(hypermend.feature_collection([item.scene for item in items]))
         return
@@ -139,14 +98,11 @@ def query(
 
 
 @app.command()
-def verify(
-    archive: Annotated[str, typer.Option(help="Root of the archive.")],
-    as_json: Json = False,
-) -> None:
+def verify(archive: Archive, as_json: Json = False) -> None:
     """Read every shard against its mark, and the metadata. `ingest` or `restore` writes again what is torn."""
     from hypermend.pipeline.maintenance.verify import verify as check
 
-    with user_errors(), Console(stderr=True).status("looking for cubes") as status:
+    with Console(stderr=True).status("looking for cubes") as status:
         report = check(archive, lambda done, total: status.update(f"{done} of {total} cubes read"))
     if as_json:
         emit(report.to_dict())
@@ -158,8 +114,7 @@ def verify(
 
 
 @app.command()
-def index(archive: Annotated[str, typer.Option(help="Root of the archive.")]) -> None:
+def index(archive: Archive) -> None:
     """Rebuild the query index and the browsable catalogs from the items."""
-    with user_errors():
-        count = hypermend.open(archive).reindex()
+    count = hypermend.open(archive).reindex()
     print(f"{count} items indexed")

@@ -1,25 +1,18 @@
 """The command ``hypermend``. Each verb parses once, calls one function and shows its report; no work is done here.
 
 Exit codes: 0 everything asked for is published. 1 some scenes failed or were skipped; their reasons are shown and kept
-in the run's ledger. 2 nothing was started: the request cannot be carried out as it is. 130 interrupted; run the same
-command again to go on.
+in the log of the run. 2 nothing was started: the request cannot be carried out as it is. 130 interrupted; run the same
+command again to resume.
 """
 
 from __future__ import annotations
 
 import sys
 
-from hypermend.pipeline.cli import (  # noqa: F401 (their verbs, in this order)
-    archive,
-    cluster,
-    evaluate,
-    maintenance,
-    models,
-    restore,
-    search,
-    train,
-)  # fmt: skip
+# isort: off
+from hypermend.pipeline.cli import archive, restore, models, evaluate, search, train, cluster, maintenance  # noqa: F401
 from hypermend.pipeline.cli.app import app
+# isort: on (the order of the verbs in the help)
 
 
 def main() -> None:
@@ -27,7 +20,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        print("hypermend: interrupted; run the same command again to go on", file=sys.stderr)
+        print("hypermend: interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     finally:
-        sys.stdout = sys.stderr  # Ray says at exit what it has held back, and a JSON may stand on standard output
+        sys.stdout = sys.stderr  # Ray prints its last messages at exit, and standard output may hold a JSON

@@ -1,4 +1,4 @@
-"""Verbs for the day after: ``failures``, ``retry``, ``prune``."""
+"""The verbs ``failures``, ``retry`` and ``prune``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hypermend.pipeline.cli.app import Address, Json, Workers, app, emit, kept_for_json, until_told_to_stop, user_errors
+from hypermend.pipeline.cli.app import Archive, Json, app, emit
+from hypermend.pipeline.cli.run_job import stdout_for_json, stop_on_sigterm
+from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import IngestJob, Job, RestoreJob
 
-OfArchive = Annotated[str, typer.Option("--archive", help="Root of the archive: a folder or s3://bucket/prefix.")]
-OfRun = Annotated[str | None, typer.Option("--run", help="Id of a run, or how it begins.")]
-OfScene = Annotated[str | None, typer.Option("--scene", help="Id of a scene.")]
+RunId = Annotated[str | None, typer.Option("--run", help="Id of a run, or how it begins.")]
+SceneId = Annotated[str | None, typer.Option("--scene", help="Id of a scene.")]
 Reason = Annotated[
     str | None, typer.Option(help="crash, deadline, memory, error, refused, a class of error, or part of its message.")
 ]
@@ -21,35 +22,32 @@ Reason = Annotated[
 
 @app.command()
 def failures(
-    archive: OfArchive,
-    run: OfRun = None,
-    scene: OfScene = None,
+    archive: Archive,
+    run: RunId = None,
+    scene: SceneId = None,
     reason: Reason = None,
     every: Annotated[bool, typer.Option("--all", help="Also what has been published since.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What failed and has not been published since, from the ledgers in the archive; no cluster is needed."""
+    """List what failed and has not been published since, from the logs of the runs; no cluster is needed."""
     from hypermend.pipeline.maintenance.failures import failures as read
 
-    with user_errors():
-        found = read(archive, run=run, scene=scene, reason=reason, include_published=every)
+    failed = read(archive, run=run, scene=scene, reason=reason, include_published=every)
     if as_json:
-        emit({"failures": [failure.to_dict() for failure in found]})
+        emit({"failures": [failure.to_dict() for failure in failed]})
         return
-    for failure in found:
+    for failure in failed:
         print(failure)
-    if not found:
+    if not failed:
         print("no failure", file=sys.stderr)
 
 
-@app.command()
+@verb(Job, file="no", only=("archive", "workers", "ray_address"))
 def retry(
-    archive: OfArchive,
-    run: OfRun = None,
-    scene: OfScene = None,
+    job: Job,
+    run: RunId = None,
+    scene: SceneId = None,
     reason: Reason = None,
-    workers: Workers = None,
-    address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done again.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -58,28 +56,24 @@ def retry(
     from hypermend.pipeline.maintenance.failures import jobs_to_retry
 
     console = Console(stderr=as_json)
-    with user_errors():
-        found = read(archive, run=run, scene=scene, reason=reason)
-        jobs = [job.model_copy(update=_where(workers, address)) for job in jobs_to_retry(archive, found)]
-        if dry_run or not jobs:
-            for failure in found:
-                console.print(str(failure), highlight=False, soft_wrap=True, markup=False)
-            reports: list[dict[str, Any]] = []
-        else:
-            with kept_for_json(as_json):
-                reports = [_again(job, console, {f.scene for f in found}) for job in jobs]
-    if not found:
+    failed = read(job.archive, run=run, scene=scene, reason=reason)
+    here = job.model_dump(include={"workers", "ray_address"}, exclude_none=True)
+    jobs = [old.model_copy(update=here) for old in jobs_to_retry(job.archive, failed)]
+    reports: list[dict[str, Any]] = []
+    if dry_run or not jobs:
+        for failure in failed:
+            console.print(str(failure), highlight=False, soft_wrap=True, markup=False)
+    else:
+        with stdout_for_json(as_json):
+            reports = [_run_again(old, console, {f.scene for f in failed}) for old in jobs]
+    if not failed:
         print("nothing to do again", file=sys.stderr)
     if as_json:
-        emit({"failures": [f.to_dict() for f in found], "runs": reports})
+        emit({"failures": [f.to_dict() for f in failed], "runs": reports})
     raise typer.Exit(max((report["exit_code"] for report in reports), default=0))
 
 
-def _where(workers: int | None, address: str | None) -> dict[str, Any]:
-    return {k: v for k, v in (("workers", workers), ("ray_address", address)) if v is not None}
-
-
-def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
+def _run_again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
     from hypermend.pipeline.engine.cluster import start_ray
     from hypermend.pipeline.ingest import find_scenes, ingest
     from hypermend.pipeline.maintenance.failures import record_current
@@ -93,7 +87,7 @@ def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
         assert isinstance(job, IngestJob)
         everything = job.model_copy(update={"limit": None})
         run = ingest(job, scenes=[scene for scene in find_scenes(everything) if scene.id in scenes])
-    with until_told_to_stop(run):
+    with stop_on_sigterm(run):
         report = follow(run, console)
     summary(report, console)
     record_current(job.archive, report)
@@ -102,9 +96,9 @@ def _again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
 
 @app.command()
 def prune(
-    archive: OfArchive,
+    archive: Archive,
     older_than: Annotated[
-        float, typer.Option(help="Hours that the newer cube must have been published: the old one may be read still.")
+        float, typer.Option(help="Hours since the newer cube was published; until then the old one may be in use.")
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Json = False,
@@ -113,12 +107,11 @@ def prune(
     from hypermend.pipeline.formatting import plural, size
     from hypermend.pipeline.maintenance.prune import prune as remove
 
-    with user_errors():
-        report = remove(archive, older_than_hours=older_than, dry_run=dry_run)
+    report = remove(archive, older_than_hours=older_than, dry_run=dry_run)
     if as_json:
         emit(report.to_dict())
         return
-    for one in report.removed:
-        print(f"{one.cube}: {size(one.bytes)}, replaced by {one.replaced_by}")
+    for cube in report.removed:
+        print(f"{cube.cube}: {size(cube.bytes)}, replaced by {cube.replaced_by}")
     would = "would be removed" if dry_run else "removed"
     print(f"{plural(len(report.removed), 'cube')}, {size(report.bytes)} {would}")

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import hypermend
-from hypermend.pipeline.cli.app import (
-    Address,
-    Collections,
-    Json,
-    Workers,
-    app,
-    emit,
-    kept_for_json,
-    settings,
-    user_errors,
-)
+from hypermend.pipeline.cli.app import Archive, Json, app, emit
+from hypermend.pipeline.cli.run_job import stdout_for_json
+from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import SearchJob
 from hypermend.pipeline.formatting import duration
 
@@ -29,34 +21,14 @@ if TYPE_CHECKING:
     from hypermend.pipeline.search.driver import Answer
 
 
-@app.command()
-def search(
-    archive: Annotated[str, typer.Option(help="Root of the archive.")],
-    sensor: Annotated[list[str], typer.Option(help="Name of a sensor table. Repeatable: they share the cluster.")],
-    strategy: Annotated[str | None, typer.Option(help="darts (default) or spos")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of each sensor; default: the budget's.")] = None,
-    budget: Annotated[str | None, typer.Option(help="smoke (two minutes), small (default) or full")] = None,
-    domain: Annotated[str | None, typer.Option(help="subspace (default) or bands")] = None,
-    scene: Annotated[
-        list[str] | None, typer.Option(help="Id of a scene to learn from. Repeatable; default all.")
-    ] = None,
-    collection: Collections = None,
-    anew: Annotated[bool, typer.Option("--anew", help="Search though a near genotype is known.")] = False,
-    workers: Workers = None,
-    address: Address = None,
-    as_json: Json = False,
-) -> None:
-    """Search a network architecture for each sensor; run it again to go on after a kill."""
+@verb(SearchJob, file="no", without=("bbox", "datetime", "sensor", "tile_px", "deadline_s"))
+def search(job: SearchJob, as_json: Json = False) -> None:
+    """Search a network architecture for each sensor; run it again to resume after a kill."""
     from hypermend.pipeline.search.driver import search_archive
 
     console = Console(stderr=as_json)
-    with user_errors():
-        asked = settings(
-            None, SearchJob, archive=archive, sensors=sensor, strategy=strategy, trials=trials, budget=budget,
-            domain=domain, scenes=scene, collections=collection, anew=anew, workers=workers, ray_address=address,
-        )  # fmt: skip
-        with kept_for_json(as_json):
-            answers = search_archive(asked, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    with stdout_for_json(as_json):
+        answers = search_archive(job, lambda line: console.print(line, highlight=False, soft_wrap=True))
     answers_table(answers, console)
     if as_json:
         emit({"genotypes": [a.to_dict() for a in answers]})
@@ -64,15 +36,11 @@ def search(
 
 
 @app.command()
-def genotypes(
-    archive: Annotated[str, typer.Option(help="Root of the archive.")],
-    as_json: Json = False,
-) -> None:
-    """List the architectures that an archive has found, each with the spectrum it was found on."""
+def genotypes(archive: Archive, as_json: Json = False) -> None:
+    """List the architectures that searches in an archive have found, each with its spectrum."""
     from hypermend.pipeline.registry.genotypes import StoredGenotype, stored_genotypes
 
-    with user_errors():
-        every = list(stored_genotypes(hypermend.open(archive).root))
+    every = list(stored_genotypes(hypermend.open(archive).root))
     usable = [g for g in every if isinstance(g, StoredGenotype)]
     if as_json:
         emit({"genotypes": [g.to_dict() for g in usable]})
@@ -89,7 +57,7 @@ def genotypes(
 
 
 def answers_table(answers: Sequence[Answer], console: Console) -> None:
-    """What a search found for each sensor; losses, logarithms of an error on validation areas: less is better."""
+    """Print the genotype of each sensor. A loss is the logarithm of an error on validation areas: less is better."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("sensor")
     table.add_column("genotype", no_wrap=True)

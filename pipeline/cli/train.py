@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from hypermend.pipeline.cli.app import (
-    Address,
-    Archive,
-    Bbox,
-    Collections,
-    JobFile,
-    Json,
-    Sensor,
-    When,
-    app,
-    emit,
-    kept_for_json,
-    settings,
-    user_errors,
-)
+from hypermend.pipeline.cli.app import Json, emit
+from hypermend.pipeline.cli.run_job import stdout_for_json
+from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.formatting import duration
 
@@ -34,69 +21,25 @@ if TYPE_CHECKING:
     from hypermend.pipeline.train.plan import TrainPlan
 
 
-@app.command()
+@verb(TrainJob, without=("tile_px", "deadline_s"))
 def train(
-    job: JobFile = None,
-    archive: Archive = None,
-    task: Annotated[str | None, typer.Option(help="denoise, sharpen or fuse")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the model that comes out: models/NAME.")] = None,
-    scene: Annotated[list[str] | None, typer.Option(help="Id of a scene. Repeatable; default all.")] = None,
-    validation_scene: Annotated[
-        list[str] | None, typer.Option(help="Id of a scene to be scored on. Repeatable; default a tenth.")
-    ] = None,
-    collection: Collections = None,
-    sensor: Sensor = None,
-    bbox: Bbox = None,
-    datetime: When = None,
-    guide_collection: Annotated[
-        str | None, typer.Option(help="Fuse: half of the pairs have the response of its sensors.")
-    ] = None,
-    genotype: Annotated[str | None, typer.Option(help="Denoise: id of an architecture of the archive.")] = None,
-    scale: Annotated[int | None, typer.Option(help="Sharpen: 2 (default), 3 or 4.")] = None,
-    filters: Annotated[int | None, typer.Option(help="Sharpen: 16 (default); the paper has 64.")] = None,
-    modules: Annotated[int | None, typer.Option(help="Sharpen: 1 (default); the paper has 3.")] = None,
-    steps: Annotated[int | None, typer.Option(help="End after so many steps, if that comes first.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="End after so long, if that comes first.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples of a step, over all workers.")] = None,
-    patch_px: Annotated[int | None, typer.Option(help="Edge of a sample in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and samples; default 0.")] = None,
-    check_every: Annotated[int | None, typer.Option(help="Steps between validations.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Validations without gain before the end; default 8.")] = None,
-    bf16: Annotated[
-        bool | None, typer.Option("--bf16/--no-bf16", help="Mixed precision; default where it is faster.")
-    ] = None,
-    freeze_norm: Annotated[bool, typer.Option("--freeze-norm", help="Denoise: fixed normalisation.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one per GPU or CPU.")] = None,
-    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
-    address: Address = None,
+    job: TrainJob,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model on source cubes; run it again to go on after a kill."""
+    """Train a model on source cubes; run it again to resume after a kill."""
     from hypermend.pipeline.train.make_plan import plan_training
 
     console = Console(stderr=as_json)
-    with user_errors():
-        asked = settings(
-            job, TrainJob, archive=archive, task=task, name=name, scenes=scene, validation_scenes=validation_scene,
-            collections=collection, sensor=sensor, bbox=bbox, datetime=datetime, guide_collection=guide_collection,
-            genotype=genotype, scale=scale, filters=filters, modules=modules, steps=steps, minutes=minutes,
-            batch=batch, patch_px=patch_px, learning_rate=learning_rate, seed=seed, check_every=check_every,
-            patience=patience, bf16=bf16, freeze_norm=freeze_norm or None, workers=workers, gpus=gpus or None,
-            tensorboard=tensorboard, ray_address=address,
-        )  # fmt: skip
-        if dry_run:
-            plan = plan_training(asked)
-            shown: Any = {"training": plan.id, **plan.to_dict()}
-            if as_json:
-                emit(shown)
-            else:
-                plan_lines(plan, console)
-            raise typer.Exit(0)
-        with kept_for_json(as_json):
-            report = follow(asked, console)
+    if dry_run:
+        plan = plan_training(job)
+        if as_json:
+            emit({"training": plan.id, **plan.to_dict()})
+        else:
+            plan_lines(plan, console)
+        return
+    with stdout_for_json(as_json):
+        report = follow(job, console)
     summary(report, console)
     if as_json:
         emit(report.to_dict())
@@ -104,7 +47,7 @@ def train(
 
 
 def follow(job: TrainJob, console: Console) -> TrainReport:
-    """Train, and show how far it is: on a terminal a live line, and everywhere a line for each validation."""
+    """Train and show progress: a live line on a terminal, and a line for each validation everywhere."""
     from hypermend.pipeline.train import driver
 
     with console.status("starting") as live:
@@ -122,7 +65,7 @@ def follow(job: TrainJob, console: Console) -> TrainReport:
 
 
 def plan_lines(plan: TrainPlan, console: Console) -> None:
-    """What a training would do."""
+    """Print what a training would do."""
     s = plan.settings
     ends = ((s.steps, "steps"), (s.minutes, "minutes"))
     end = " or ".join(f"{number:g} {unit}" for number, unit in ends if number is not None)
@@ -138,7 +81,7 @@ def plan_lines(plan: TrainPlan, console: Console) -> None:
 
 
 def summary(report: TrainReport, console: Console) -> None:
-    """What came of it; what went wrong goes to standard error."""
+    """Print the result of a training; a failure goes to standard error."""
     if report.model is None:
         print(f"hypermend: training {report.training} {report.state}: {report.reason}", file=sys.stderr)
         return

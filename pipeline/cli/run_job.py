@@ -1,0 +1,72 @@
+"""Run a job from the command line: progress, SIGTERM, report and exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from types import FrameType
+from typing import Any, Never, Protocol, TypeVar
+
+import typer
+from rich.console import Console
+
+from hypermend.pipeline.cli.app import emit, refuse
+from hypermend.pipeline.config import Job
+
+J = TypeVar("J", bound=Job)
+
+
+def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
+    """Run a job to its end, print its report, and leave with its exit code."""
+    from hypermend.pipeline.engine.cluster import start_ray
+    from hypermend.pipeline.runs.progress import follow, summary
+
+    console = Console(stderr=as_json)
+    run = start(job)
+    with stdout_for_json(as_json):
+        with console.status("starting Ray"):
+            start_ray(address=job.ray_address)
+        with stop_on_sigterm(run):
+            report = follow(run, console)
+    if not report.scenes and not report.stopped:
+        refuse("no scene matches; see `hypermend query` for what the archive holds")
+    summary(report, console)
+    if as_json:
+        emit(report.to_dict())
+    if report.stopped:
+        print("hypermend: stopped; run the same command again to resume", file=sys.stderr)
+    raise typer.Exit(report.exit_code)
+
+
+class Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def stop_on_sigterm(run: Stoppable) -> Iterator[None]:
+    """On SIGTERM, which a scheduler or a machine that shuts down sends, let the run finish its tiles in flight.
+
+    A second SIGTERM ends it at once. Finished tiles are kept either way.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print("hypermend: received SIGTERM; finishing the tiles in flight", file=sys.stderr)
+        run.stop()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)  # after Ray's own, which would leave at once
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def stdout_for_json(as_json: bool) -> AbstractContextManager[object]:
+    """With --json, keep standard output for the JSON: send to standard error what Ray's raylet prints."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
