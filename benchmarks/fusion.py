@@ -48,7 +48,7 @@ from hypermend.models.restorer import SceneStatistics
 from hypermend.models.signal import degrade, metrics
 from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded_pair, tensors
 from hypermend.pipeline.evaluate.kernels import built_in
-from hypermend.pipeline.restore.guides import DEFAULT_STEPS
+from hypermend.pipeline.restore.guide_selection import DEFAULT_STEPS
 from hypermend.pipeline.tiling.blocks import BlockGrid
 from hypermend.pipeline.tiling.tiles import Window
 

@@ -31,7 +31,7 @@ from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.ingest import find_scenes, ingest
 from hypermend.pipeline.registry.selection import possible
 from hypermend.pipeline.restore.driver import restore
-from hypermend.pipeline.restore.plan import RESULT_VERSION
+from hypermend.pipeline.restore.make_plan import RESULT_VERSION
 from hypermend.pipeline.runs.report import SceneResult, new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run
 

@@ -46,7 +46,9 @@ ONLY_IN = {
 LAPTOP = (
     "hypermend",
     "hypermend.pipeline.tiling.tiles",
-    "hypermend.pipeline.restore.plan",
+    "hypermend.pipeline.restore.make_plan",
+    "hypermend.pipeline.restore.work_list",
+    "hypermend.pipeline.restore.dry_run",
     "hypermend.pipeline.config",
     "hypermend.pipeline.cli.main",
 )

@@ -31,7 +31,7 @@ from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
 from hypermend.pipeline.maintenance.failures import failures
 from hypermend.pipeline.maintenance.verify import verify
-from hypermend.pipeline.restore import plan as plan_module
+from hypermend.pipeline.restore import make_plan as plan_module
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.runs.report import RunReport
 from tests.faults import end, marks, restored_bytes, start, wait_for

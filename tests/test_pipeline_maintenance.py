@@ -79,7 +79,7 @@ def failing_to_prepare(scene: str) -> Any:
             handle = make()
 
             def once(task: Any) -> Any:
-                if isinstance(task, Prepare) and task.scene == scene:
+                if isinstance(task, Prepare) and task.request.scene.id == scene:
                     raise RuntimeError("no luck")
                 return handle(task)
 

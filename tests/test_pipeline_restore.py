@@ -19,15 +19,18 @@ from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import save
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.registry.models import promote
+from hypermend.pipeline.registry.models import model_card, promote
 from hypermend.pipeline.registry.selection import DEFAULT_MODEL
-from hypermend.pipeline.restore.plan import RESULT_VERSION, Plan, make_plan
-from hypermend.pipeline.restore.work_list import SceneRequest, scene_requests
-from hypermend.pipeline.restore.worker import Prepare, RestoreTile, RestoreWorker
+from hypermend.pipeline.restore.make_plan import RESULT_VERSION
+from hypermend.pipeline.restore.messages import Prepare, RestoreTile
+from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.restore.request import SceneRequest
+from hypermend.pipeline.restore.work_list import scene_requests
+from hypermend.pipeline.restore.worker import RestoreWorker
 from hypermend.pipeline.runs.run_log import SkippedScene
 from hypermend.pipeline.tiling.pixels import Flags, Stored
 from tests.small_cubes import make_scene
-from tests.test_pipeline_restore_plan import make_spec
+from tests.test_pipeline_restore_plan import make_spec, plan_of, request_of
 
 HEIGHT, WIDTH, BANDS = 75, 58, 12
 SOURCE = "source/s/i.zarr"
@@ -96,18 +99,8 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def restore_all(root: ArchiveStore, model: str, tile_px: int | None = None) -> tuple[Stored, Flags, Plan]:
     """Restore every tile of the source here; the restored cube and its plan."""
     worker = RestoreWorker(root.url)
-    opened = worker(
-        Prepare(
-            unit="c/s",
-            scene="s",
-            source=SOURCE,
-            ingest_id="i",
-            collection="c",
-            models={"denoise": model},
-            why={},
-            tile_px=tile_px,
-        )
-    )
+    request = request_of(("denoise", model_card(root, model)), ingest_id="i", source=SOURCE, tile_px=tile_px)
+    opened = worker(Prepare(unit="c/s", request=request))
     plan: Plan = opened.context.plan
     for tile in plan.grid:
         worker(RestoreTile(unit="c/s", plan=plan.key, index=tile.index))
@@ -232,9 +225,7 @@ def test_integers_stay_integers(tmp_path: Path, model: str) -> None:
 def test_the_id_of_a_plan_does_not_drift() -> None:
     """Golden: an unchanged archive must never be redone because of an upgrade (F15). Change it only on purpose."""
     card = ModelCard(name="m", architecture="identity", halo=3)
-    plan = make_plan(
-        scene_id="s", collection="c", source=SOURCE, ingest_id="i", spec=make_spec(), models={"denoise": card}
-    )
+    plan = plan_of(card=card, source=SOURCE, ingest_id="i")
     assert (RESULT_VERSION, plan.id) == (2, "20f2c1498106f680")
 
 

@@ -12,7 +12,11 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.models.card import ModelCard
 from hypermend.pipeline.config import BadJob, IngestJob, RestoreJob, load_job, parse
-from hypermend.pipeline.restore.plan import Plan, make_plan, pending
+from hypermend.pipeline.registry.selection import ModelChoice
+from hypermend.pipeline.restore.make_plan import make_plan
+from hypermend.pipeline.restore.plan import Plan, pending
+from hypermend.pipeline.restore.request import SceneRequest
+from tests.small_cubes import make_scene
 
 
 def make_spec(bands: int = 40, size: int = 1000, dtype: str = "int16", **changes: Any) -> CubeSpec:
@@ -29,13 +33,19 @@ def make_spec(bands: int = 40, size: int = 1000, dtype: str = "int16", **changes
     return CubeSpec(**(values | changes))
 
 
+def request_of(
+    *cards: tuple[str, ModelCard], ingest_id: str = "1", source: str = "source/s/1.zarr", tile_px: int | None = None
+) -> SceneRequest:
+    """A scene `s` of EnMAP and a model for each task."""
+    properties = {"hypermend:cube": source, "hypermend:ingest": ingest_id}
+    scene = make_scene("s", collection="enmap-source", properties=properties)
+    choices = tuple(ModelChoice(task=task, card=card, why="") for task, card in cards)
+    return SceneRequest(scene=scene, choices=choices, tile_px=tile_px)
+
+
 def plan_of(spec: CubeSpec | None = None, card: ModelCard | None = None, **changes: Any) -> Plan:
-    card = card or ModelCard(name="m", architecture="identity", halo=36)
-    values: dict[str, Any] = {
-        "scene_id": "s", "collection": "enmap", "source": "source/s/1.zarr", "ingest_id": "1",
-        "spec": spec or make_spec(), "models": {"denoise": card},
-    }  # fmt: skip
-    return make_plan(**(values | changes))
+    request = request_of(("denoise", card or ModelCard(name="m", architecture="identity", halo=36)), **changes)
+    return make_plan(request, [spec or make_spec()], request.cards)
 
 
 def test_round_trip_with_facts() -> None:

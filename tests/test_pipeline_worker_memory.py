@@ -15,8 +15,9 @@ from hypermend.models.memory import activation_bytes
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine import worker_memory
 from hypermend.pipeline.registry.selection import DEFAULT_MODEL
+from hypermend.pipeline.restore.make_plan import check_memory
 from hypermend.pipeline.restore.work_list import granted_bytes
-from tests.test_pipeline_restore_plan import make_spec, plan_of
+from tests.test_pipeline_restore_plan import plan_of
 
 CARD = ModelCard.read(builtin(DEFAULT_MODEL["denoise"]) / "card.json")
 PEAK = """
@@ -55,10 +56,11 @@ def test_the_figure_is_near_the_peak_that_is_seen() -> None:
 def test_a_tile_above_what_is_granted_is_refused_with_both_numbers() -> None:
     plan = plan_of(card=CARD)
     assert plan.tile_bytes > plan_of(card=replace(CARD, architecture="identity")).tile_bytes
-    assert plan_of(card=CARD, granted_bytes=plan.tile_bytes) == plan
+    check_memory(plan, plan.tile_bytes)
+    check_memory(plan, None)
     with pytest.raises(Refused, match=r"a tile of 704 pixels takes \d\.\d\d GiB .* is granted 0\.50 GiB; .*--tile-px"):
-        plan_of(card=CARD, granted_bytes=2**29)
-    assert plan_of(card=CARD, granted_bytes=2**29, tile_px=64).tile_px == 64
+        check_memory(plan, 2**29)
+    check_memory(plan_of(card=CARD, tile_px=64), 2**29)
 
 
 def test_a_worker_is_granted_its_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,3 @@ def test_a_worker_is_granted_its_share_of_the_machine(monkeypatch: pytest.Monkey
 
 def test_a_share_is_no_more_than_the_machine() -> None:
     assert 0 < worker_memory.share_bytes(None) <= worker_memory.share_bytes(1) == worker_memory.machine_bytes()
-
-
-def test_the_id_of_a_plan_does_not_depend_on_memory() -> None:
-    assert plan_of(spec=make_spec(size=64), granted_bytes=2**40).id == plan_of(spec=make_spec(size=64)).id

@@ -1,7 +1,12 @@
 """Restore: source cubes -> restored cubes, planned scene by scene and published as STAC items.
 
-This is the driver's side: it holds no pixel. ``restore_worker`` is what happens to them. A fusion is the same walk with
-a guide beside the scene, and with a phase before the tiles in which the model adapts to each block.
+    work_list  scenes, models, guides, memory                    here, before the run
+    Prepare    plan the scene, estimate its facts                in a worker
+    AdaptBlock one for each block of a pair, if its model adapts
+    RestoreTile, Finish
+    commit     publish the item                                  here
+
+The driver holds no pixel and loads no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hypermend
-from hypermend.catalog.keys import cube_key, scene_collection
 from hypermend.catalog.stac.publish import put_item, restored_item
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
@@ -20,7 +24,8 @@ from hypermend.pipeline.engine.outcome import WAIT, Wait
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
 from hypermend.pipeline.restore.plan import Plan, pending
-from hypermend.pipeline.restore.work_list import SceneRequest, memory_grant, scene_requests, sources
+from hypermend.pipeline.restore.request import SceneRequest
+from hypermend.pipeline.restore.work_list import WorkList, work_list
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run
 from hypermend.pipeline.runs.run_log import SkippedScene
@@ -31,30 +36,16 @@ if TYPE_CHECKING:
 
 
 class RestoreUnit:
-    """One scene's walk from its source cube to a published restored cube."""
+    """One scene on its way from its source cube to a published restored cube."""
 
-    def __init__(self, todo: SceneRequest, root: ArchiveStore, run: str) -> None:
-        self._source, self._task = todo.source, todo.task
-        self._guide, self._guide_scene = todo.guide, todo.guide_scene
-        self.collection, self.scene = scene_collection(self._source.collection), self._source.id
+    def __init__(self, request: SceneRequest, root: ArchiveStore, run: str, granted_bytes: int | None) -> None:
+        self.collection, self.scene = request.collection, request.scene.id
         self.id = unit_id(self.collection, self.scene)
-        self._root = root
-        self._run = run
+        self._request, self._granted_bytes = request, granted_bytes
+        self._root, self._run = root, run
 
     def prepare(self) -> Prepare:
-        return Prepare(
-            unit=self.id,
-            scene=self.scene,
-            source=cube_key(self._source),
-            ingest_id=str(self._source.properties["hypermend:ingest"]),
-            collection=self.collection,
-            models={chosen.task: chosen.model for chosen in self._task.chain},
-            why={chosen.task: chosen.why for chosen in self._task.chain},
-            tile_px=self._task.tile_px,
-            guide=self._guide,
-            budget=self._task.budget,
-            granted_bytes=self._task.granted_bytes,
-        )
+        return Prepare(unit=self.id, request=self._request, granted_bytes=self._granted_bytes)
 
     def tiles(self, prepared: PreparedScene) -> Iterator[AdaptBlock | RestoreTile | Wait]:
         scene: OpenedScene = prepared.context
@@ -73,35 +64,22 @@ class RestoreUnit:
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         plan: Plan = prepared.context.plan
         item = restored_item(
-            self._source,
+            self._request.scene,
             plan.spec,
             key=plan.target,
             task=plan.task,
             plan_id=plan.id,
             model=plan.model,
             valid_fraction=totals.valid_fraction,
-            guide=self._guide_scene,
+            guide=self._request.guide_scene,
         )
-        said: dict[str, Any] = {}
-        if plan.guide is not None:
-            said |= {"hypermend:overlap": plan.guide.overlap, "hypermend:days_apart": plan.guide.days_apart}
-        reasons = [f"model {step.model}: {step.why}" for step in plan.steps if step.why]
-        if prepared.warnings or reasons:
-            said |= {"hypermend:notes": [*prepared.warnings, *reasons]}
-        if said:
-            item = replace(item, properties={**item.properties, **said})
-        return put_item(self._root, item, run=self._run)
-
-
-def _worker(archive: str) -> RestoreWorker:
-    """Imported where it works: torch takes seconds to load, and the driver has no use for it."""
-    from hypermend.pipeline.restore.worker import RestoreWorker
-
-    return RestoreWorker(archive)
+        notes = [*prepared.warnings, *(f"model {step.model}: {step.why}" for step in plan.steps if step.why)]
+        properties = self._request.item_properties | ({"hypermend:notes": notes} if notes else {})
+        return put_item(self._root, replace(item, properties={**item.properties, **properties}), run=self._run)
 
 
 def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None) -> Run:
-    """Begin to restore what the job names: iterate the run, or ``wait`` for its report.
+    """Begin to restore the scenes of a job: iterate the run, or ``wait`` for its report.
 
     Args:
         run: id of the run; None for a new one.
@@ -112,19 +90,36 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None)
     """
     root = hypermend.open(job.archive).root
     run_id = run or new_run_id("restore")
-    found = sources(job)
-    dealt, workers = memory_grant(job, root, scene_requests(job, root, found))
+    work = work_list(job)
+    notes: dict[str, Any] = {"task": job.task, "model": ""}
+    started = Run(
+        run_id,
+        job,
+        _units(work, root, run_id, notes),
+        partial(_worker, root.url),  # absolute: a worker may stand in another folder
+        engine,
+        scenes=work.scenes,
+        lease=f"restore-{'-'.join(job.tasks)}",
+        workers=work.workers,
+    )
+    started.report.notes = notes
+    return started
+
+
+def _units(work: WorkList, root: ArchiveStore, run: str, notes: dict[str, Any]) -> Iterator[RestoreUnit | SkippedScene]:
+    """Units of the requests; ``notes`` names the models so far."""
     models: set[str] = set()
+    for request in work.requests:
+        if isinstance(request, SkippedScene):
+            yield request
+            continue
+        models.add(request.model)
+        notes["model"] = ", ".join(sorted(models))
+        yield RestoreUnit(request, root, run, work.workers.limit_bytes)
 
-    def units() -> Iterator[RestoreUnit | SkippedScene]:
-        for one in dealt:
-            if isinstance(one, SceneRequest):
-                models.add(one.task.model)
-                begun.report.notes["model"] = ", ".join(sorted(models))
-            yield RestoreUnit(one, root, run_id) if isinstance(one, SceneRequest) else one
 
-    make = partial(_worker, root.url)  # absolute: a worker may stand in another folder
-    lease = f"restore-{'-'.join(job.tasks)}"
-    begun = Run(run_id, job, units(), make, engine, scenes=len(found), lease=lease, workers=workers)
-    begun.report.notes.update(task=job.task, model="")
-    return begun
+def _worker(archive: str) -> RestoreWorker:
+    """Imported where it works: torch takes seconds to load, and the driver never needs it."""
+    from hypermend.pipeline.restore.worker import RestoreWorker
+
+    return RestoreWorker(archive)

@@ -8,19 +8,18 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.errors import Refused
-from hypermend.catalog.keys import scene_collection
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.formatting import duration, plural, size
+from hypermend.pipeline.restore.make_plan import check_memory, plan_request
 from hypermend.pipeline.restore.plan import Plan
-from hypermend.pipeline.restore.work_list import plan_scene, scene_requests, sources
+from hypermend.pipeline.restore.work_list import granted_bytes, scene_requests, sources
 from hypermend.pipeline.runs.report import unit_id
 from hypermend.pipeline.runs.run_log import SkippedScene
 
@@ -64,28 +63,25 @@ def estimate_scenes(job: RestoreJob) -> Iterator[PlannedScene]:
     """
     root = hypermend.open(job.archive).root
     rate = cache(lambda model: _seconds_per_sample(root, model))
-    for one in scene_requests(job, root, sources(job)):
-        if isinstance(one, SkippedScene):
-            yield PlannedScene(collection=one.collection or "", scene=one.scene, reason=one.reason)
+    for request in scene_requests(job, root, sources(job)):
+        if isinstance(request, SkippedScene):
+            yield PlannedScene(collection=request.collection or "", scene=request.scene, reason=request.reason)
             continue
         try:
-            plan = plan_scene(one, root)
+            plan = plan_request(root, request, request.cards)
+            check_memory(plan, granted_bytes(job))
         except Refused as refusal:
-            scene = one.source
-            yield PlannedScene(collection=scene_collection(scene.collection), scene=scene.id, reason=str(refusal))
+            yield PlannedScene(collection=request.collection, scene=request.scene.id, reason=str(refusal))
             continue
-        to_do = len(plan.grid) - len(DoneMarks(root, plan.target).tiles()[0])
-        share = to_do / len(plan.grid)
-        read_px = [px // plan.scale + 2 * plan.halo for px in plan.grid.read_px]
-        itemsize = np.dtype(plan.spec.dtype).itemsize
-        samples = plan.spec.bands * plan.spec.height * plan.spec.width
+        tiles = len(plan.grid) - len(DoneMarks(root, plan.target).tiles()[0])
+        rate_s = rate(plan.model)
         yield PlannedScene(
             collection=plan.collection,
             scene=plan.scene_id,
             plan=plan,
-            tiles_to_do=to_do,
-            read_bytes=to_do * read_px[0] * read_px[1] * plan.spec.bands * itemsize,
-            seconds=None if (per_sample := rate(plan.model)) is None else per_sample * samples * share,
+            tiles_to_do=tiles,
+            read_bytes=tiles * plan.read_bytes,
+            seconds=None if rate_s is None else rate_s * plan.samples * tiles / len(plan.grid),
         )
 
 

@@ -1,15 +1,15 @@
-"""What the driver of a restoration asks of its workers, and what it is told of a scene.
+"""Tasks of a restoration, from the driver to its workers, and what the driver keeps of a scene.
 
-Apart from ``restore_worker``, which loads torch: the driver computes nothing and starts without it.
+Apart from ``worker``, which loads torch: the driver computes nothing and starts without it. The class names are labels
+of the Prometheus metrics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hypermend.models.budget import AdaptationBudget
-from hypermend.pipeline.restore.plan import Guide, Plan
+from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.restore.request import SceneRequest
 from hypermend.pipeline.tiling.tiles import Index
 
 
@@ -18,18 +18,9 @@ class Prepare:
     """Plan one scene, estimate its facts, create its target."""
 
     unit: str
-    scene: str
-    source: str
-    ingest_id: str
-    collection: str
-    models: Mapping[str, str]
-    """The model for each task, first done first."""
-    why: Mapping[str, str]
-    """Why each task got its model."""
-    tile_px: int | None
-    guide: Guide | None = None
-    budget: AdaptationBudget | None = None
+    request: SceneRequest
     granted_bytes: int | None = None
+    """Memory of the worker; None for any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +34,8 @@ class AdaptBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreTile:
+    """Restore one tile of a scene and write it."""
+
     unit: str
     plan: str
     """Key of the plan; the worker reads it once."""
@@ -55,13 +48,15 @@ class RestoreTile:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
+    """Fold the marks of a scene and sum it up."""
+
     unit: str
     plan: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedScene:
-    """What the driver keeps of a prepared scene."""
+    """A prepared scene, as the driver keeps it."""
 
     plan: Plan
     adapted: frozenset[Index]

@@ -79,11 +79,16 @@ def windows_px(steps: Sequence[Step], core_px: tuple[int, int]) -> Iterator[tupl
         yield tuple(px * done // scale + 2 * step.scale * (margin + FILL_REACH_PX) for px in core_px)
 
 
-def chain_tile_px(bands: int, steps: Sequence[Step], *, step_px: int) -> int:
-    """As large as the halo wants it, unless a window of a finer cube would be too large."""
+def chain_tile_px(bands: int, steps: Sequence[Step], *, step_px: int, bounded: bool) -> int:
+    """Default edge of a tile in target pixels: large enough for the halo.
+
+    Args:
+        step_px: the edge is a multiple of it.
+        bounded: whether a window may take no more than ``MOST_WINDOW_BYTES``.
+    """
     scale, reach = scale_of(steps), margins(steps)
     wanted = default_tile_px(reach[0] * scale)
-    if scale > 1 or len(steps) > 1 or steps[0].task == "fuse":
+    if bounded:
         edge = math.isqrt(MOST_WINDOW_BYTES // (4 * bands))
         first = scale * (edge - 2 * (reach[0] + FILL_REACH_PX))
         last = edge - 2 * steps[-1].scale * (reach[-1] + FILL_REACH_PX)

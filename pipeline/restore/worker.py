@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.cube.layout import create, open_cube, read_spec
+from hypermend.catalog.cube.layout import create, open_cube
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.errors import NotFound, Refused
@@ -29,8 +29,9 @@ from hypermend.models.restorer import Model
 from hypermend.pipeline.engine.worker_memory import keep_freed_memory, peak_bytes
 from hypermend.pipeline.registry.models import load_model, load_pair_model
 from hypermend.pipeline.restore.image_pair import ImagePairScene, block_figures, block_marks, pair_facts, summary
+from hypermend.pipeline.restore.make_plan import check_memory, plan_request
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
-from hypermend.pipeline.restore.plan import Plan, make_plan, read_plan
+from hypermend.pipeline.restore.plan import Plan, read_plan
 from hypermend.pipeline.restore.single_image import SingleImageScene, scene_facts
 from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
@@ -60,19 +61,10 @@ class RestoreWorker:
         return self._finish(read_plan(self._root, task.plan))
 
     def _prepare(self, task: Prepare) -> PreparedScene:
-        plan = make_plan(
-            scene_id=task.scene,
-            collection=task.collection,
-            source=task.source,
-            ingest_id=task.ingest_id,
-            spec=read_spec(self._root, task.source),
-            models={name: self._card(name, model) for name, model in task.models.items()},
-            why=task.why,
-            tile_px=task.tile_px,
-            guide=None if task.guide is None else (task.guide, read_spec(self._root, task.guide.source)),
-            budget=task.budget,
-            granted_bytes=task.granted_bytes,
-        )
+        request = task.request
+        cards = {choice.task: self._card(choice.task, choice.model) for choice in request.choices}
+        plan = plan_request(self._root, request, cards)
+        check_memory(plan, task.granted_bytes)
         wrote = 0
         try:
             plan = read_plan(self._root, plan.key)

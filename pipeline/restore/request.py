@@ -1,0 +1,188 @@
+"""Requests: scene, models and, for a fusion, guide of one plan. The driver makes them, a worker plans them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import ArchiveError, Refused
+from hypermend.catalog.keys import cube_key, scene_collection
+from hypermend.catalog.pairs.pairing import GuideMatch, SpectralOverlap, scale_between, spectral_overlap
+from hypermend.catalog.scene import Scene
+from hypermend.models.budget import AdaptationBudget
+from hypermend.models.card import ModelCard
+from hypermend.pipeline.registry.selection import ModelChoice
+from hypermend.pipeline.restore.plan import Guide
+from hypermend.pipeline.restore.steps import LATTICE_PX, Step
+
+FULL_OVERLAP = 0.995
+"""A smaller overlap is reported: outlines in two coordinate systems never agree exactly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDraft:
+    """The parts of a plan that differ between one image and a pair."""
+
+    steps: tuple[Step, ...]
+    lattice_px: int
+    """Source pixels; the edge of a tile is a multiple of it."""
+    bounded: bool
+    """Whether the size of a window in memory limits the default tile."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Values that decide pixels and enter the plan's id, beside those of the steps."""
+    attrs: Mapping[str, str] = field(default_factory=dict)
+    """Attributes of the restored cube."""
+    warnings: tuple[str, ...] = ()
+    guide: Guide | None = None
+    budget: AdaptationBudget | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneRequest:
+    """One scene, restored by itself."""
+
+    scene: Scene
+    """Item of the source cube."""
+    choices: tuple[ModelChoice, ...]
+    """A model for each task, first done first. A worker takes only the names: a card it reads beside the weights."""
+    tile_px: int | None = None
+    """Target pixels; None for the default of model and cube."""
+
+    @property
+    def collection(self) -> str:
+        return scene_collection(self.scene.collection)
+
+    @property
+    def cubes(self) -> tuple[str, ...]:
+        """Keys of the source cubes, the scene's first."""
+        return (cube_key(self.scene),)
+
+    @property
+    def cards(self) -> dict[str, ModelCard]:
+        """The card for each task."""
+        return {choice.task: choice.card for choice in self.choices}
+
+    @property
+    def model(self) -> str:
+        """Names of the models, as ``--model`` takes them."""
+        return ",".join(choice.model for choice in self.choices)
+
+    @property
+    def guide_scene(self) -> Scene | None:
+        """Item of the guide's source cube."""
+        return None
+
+    @property
+    def item_properties(self) -> dict[str, Any]:
+        """STAC properties that the published item gets from the request."""
+        return {}
+
+    def draft(self, specs: Sequence[CubeSpec], cards: Mapping[str, ModelCard]) -> PlanDraft:
+        """Draft the plan.
+
+        Args:
+            specs: of ``cubes``.
+            cards: for each task.
+        """
+        steps = self._steps(cards)
+        refines = any(step.scale > 1 for step in steps)
+        return PlanDraft(steps=steps, lattice_px=LATTICE_PX, bounded=refines or len(steps) > 1)
+
+    def _steps(self, cards: Mapping[str, ModelCard]) -> tuple[Step, ...]:
+        return tuple(_step(choice, cards[choice.task]) for choice in self.choices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRequest(SceneRequest):
+    """One scene, fused with a guide."""
+
+    paired: GuideMatch
+    budget: AdaptationBudget | None
+    """None where the model does not adapt."""
+
+    @property
+    def cubes(self) -> tuple[str, ...]:
+        return cube_key(self.scene), cube_key(self.paired.guide)
+
+    @property
+    def guide_scene(self) -> Scene:
+        return self.paired.guide
+
+    @property
+    def item_properties(self) -> dict[str, Any]:
+        guide = self._guide
+        return {"hypermend:overlap": guide.overlap, "hypermend:days_apart": guide.days_apart}
+
+    def draft(self, specs: Sequence[CubeSpec], cards: Mapping[str, ModelCard]) -> PlanDraft:
+        """
+        Raises:
+            Refused: the guide does not fit the scene.
+        """
+        guide = self._guide
+        try:
+            scale, overlap = scale_between(*specs), spectral_overlap(*specs)
+        except ArchiveError as error:
+            raise Refused(f"scene {self.scene.id} with guide {guide.scene_id}: {error}") from error
+        (step,), (card,) = self._steps(cards), cards.values()
+        # Rounded: another machine's last digit must not change the id.
+        response = [[round(float(value), 6) for value in row] for row in overlap.response]
+        identity = {"guide": guide.ingest_id, "bands": list(overlap.bands), "scale": scale, "response": response}
+        return PlanDraft(
+            steps=(replace(step, halo=card.halo_at(scale), scale=scale),),
+            lattice_px=1,  # a pair is read up to the scene's edge, wherever that is
+            bounded=True,
+            identity=identity,
+            attrs={"hypermend:guide": f"{guide.collection}/{guide.scene_id}"},
+            warnings=tuple(_pair_warnings(guide, overlap)),
+            guide=guide,
+            budget=self.budget,
+        )
+
+    @property
+    def _guide(self) -> Guide:
+        scene = self.paired.guide
+        return Guide(
+            scene_id=scene.id,
+            collection=scene_collection(scene.collection),
+            source=cube_key(scene),
+            ingest_id=str(scene.properties["hypermend:ingest"]),
+            overlap=round(self.paired.overlap, 4),
+            days_apart=round(self.paired.days_apart, 4),
+            others=self.paired.others,
+        )
+
+
+def _step(choice: ModelChoice, card: ModelCard) -> Step:
+    return Step(
+        task=choice.task,
+        model=card.name,
+        weights_sha256=card.weights_sha256,
+        window_bands=card.window_bands,
+        halo=card.halo,
+        scale=card.scale,
+        why=choice.why,
+    )
+
+
+def _pair_warnings(guide: Guide, overlap: SpectralOverlap) -> list[str]:
+    """Facts of a pair that the user should know before it is fused."""
+    warnings = []
+    if guide.others:
+        warnings.append(
+            f"guide {guide.scene_id} is the nearest in time of {guide.others + 1} that cover the scene as well"
+        )
+    if guide.overlap < FULL_OVERLAP:
+        warnings.append(
+            f"guide {guide.scene_id} covers {guide.overlap:.0%} of the scene; the rest keeps its own detail"
+        )
+    if overlap.left_out:
+        warnings.append(f"guide bands {', '.join(overlap.left_out)} are left out: the scene has no bands there")
+    if overlap.beyond:
+        low_nm, high_nm = overlap.range_nm
+        warnings.append(
+            f"{len(overlap.beyond)} bands below {low_nm:.0f} nm or above {high_nm:.0f} nm lie outside "
+            "the range of the guide: their detail follows from the other bands and is less certain"
+        )
+    return warnings
