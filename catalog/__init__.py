@@ -1,4 +1,4 @@
-"""What images are and where they lie: STAC items, files, Zarr cubes and the archive that holds them. Knows no network.
+"""Images and their storage: STAC items, files, Zarr cubes and the archive that holds them. Knows no neural network.
 
 Read in this order: scene, sensors, grids; storage; cube; readers, pairs; stac; archive (the door from Python).
 """

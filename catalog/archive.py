@@ -1,4 +1,4 @@
-"""An archive from Python: search it, open what is found, pick bands by wavelength."""
+"""The Python API of an archive: search it, open its cubes, select bands by wavelength."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Item:
             Refused: the scene is raw; ingest it first.
             NotFound: the cube is gone.
         """
-        from hypermend.catalog.cube.layout import open_cube  # with xarray and Zarr, which a search has no use for
+        from hypermend.catalog.cube.layout import open_cube  # imports xarray and Zarr, which a search does not need
 
         return open_cube(self.root, cube_key(self.scene), chunks={})
 
@@ -90,7 +90,7 @@ class Archive:
         )
 
     def reindex(self) -> int:
-        """Make index and browsable catalogs anew from the items; how many there are."""
+        """Rebuild the index and the browsable catalogs from the items. Returns the number of items."""
         count = index.rebuild(self.root)
         rebuild_catalogs(self.root)
         return count
@@ -108,7 +108,7 @@ def open(url: str | os.PathLike[str]) -> Archive:
 
 
 def nearest(ds: xr.Dataset, wavelength_nm: Sequence[float]) -> xr.Dataset:
-    """The bands of a cube nearest to each wavelength, in the order asked for.
+    """The bands of a cube nearest to each wavelength, in the given order.
 
     Only good bands are taken, unless the cube has none. Where detectors overlap, two bands may be about equally near:
     among those within 1 nm of the nearest, the one with the narrower response is taken, then the one that comes first.

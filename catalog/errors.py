@@ -1,15 +1,15 @@
-"""What can be wrong with an archive. Every message says what, which, and what to do.
+"""Errors of the catalog and of the pipeline. Every message names the problem, the object and the remedy.
 
 ArchiveError
 ├── BadSensor     no such sensor, or its table cannot answer the question
 ├── BadItem       a STAC item that cannot become a scene
-├── BadAsset      a file that is not what its item says, or cannot become a cube
+├── BadAsset      a file that contradicts its item, or cannot become a cube
 ├── BadCube       a cube that breaks the layout
-├── NotFound      the thing is not there
-├── Full          no room to write: nothing more can be done until there is some
-├── Unreachable   it may be there, but the way to it failed: try again (transient)
-├── AccessDenied  the archive's store does not let us: credentials
-└── Refused       we could, but must not (offset unknown, too large, not signed, a model that does not fit)
+├── NotFound      the object does not exist
+├── Full          no space left: nothing can be written until there is some
+├── Unreachable   the object may exist, but the transport failed: try again (transient)
+├── AccessDenied  the archive's store rejects the credentials
+└── Refused       possible, but wrong to do (unknown offset, too large, not signed, a model that does not fit)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import ClassVar
 
 
 class ArchiveError(Exception):
-    """Root of all errors of `catalog`."""
+    """Root of the errors below."""
 
     transient: ClassVar[bool] = False
     """True: the same call may succeed later, so a retry makes sense."""
@@ -41,7 +41,7 @@ class BadItem(ArchiveError):
 
 
 class BadAsset(ArchiveError):
-    """A file that is not what its item says, or that cannot become a cube."""
+    """A file that contradicts its item, or that cannot become a cube."""
 
 
 class BadCube(ArchiveError):
@@ -49,22 +49,22 @@ class BadCube(ArchiveError):
 
 
 class NotFound(ArchiveError):
-    """The thing is not there."""
+    """The object does not exist."""
 
 
 class Full(ArchiveError):
-    """No room to write."""
+    """No space left to write."""
 
 
 class Unreachable(ArchiveError):
-    """The way to the thing failed (timeout, reset, 5xx, truncated body): try again."""
+    """The transport failed (timeout, reset, 5xx, truncated body): try again."""
 
     transient: ClassVar[bool] = True
 
 
 class AccessDenied(ArchiveError):
-    """The archive's store does not let these credentials do it."""
+    """The archive's store rejects the credentials."""
 
 
 class Refused(ArchiveError):
-    """It could be done, but must not be, or the plan cannot be carried out: says which scene, why and what to do."""
+    """Possible, but wrong to do, or a plan that cannot run. The message names the object, the reason and the remedy."""

@@ -1,4 +1,4 @@
-"""Scene: one acquisition of one sensor and its files, whatever catalog names them."""
+"""Scene: one acquisition of one sensor and its files, independent of the catalog that lists it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Asset:
     roles: tuple[str, ...] = ()
     media_type: str | None = None
     bands: tuple[str, ...] = ()
-    """band names it holds, in file order, as the sensor table writes them; may be empty"""
+    """names of its bands in file order, spelled as in the sensor table; may be empty"""
     nodata: float | None = None
     scale: float | None = None
     offset: float | None = None
@@ -29,7 +29,7 @@ class Asset:
     checksum: str | None = None
     """multihash (file:checksum)"""
     grid: GeoBox | None = None
-    """the file's own grid, where the item tells it"""
+    """the file's own grid, if the item gives it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Scene:
     """aware, UTC"""
     sensor: str
     grid: GeoBox | None = None
-    """None for a lab image, for sensor geometry, and where the item does not tell it"""
+    """None for a lab image, for sensor geometry, and if the item does not give it"""
     bbox: tuple[float, float, float, float] | None = None
     """west, south, east, north in degrees"""
     geometry: Mapping[str, Any] | None = None
@@ -50,11 +50,11 @@ class Scene:
     stage: str = "raw"
     """raw, source or restored"""
     properties: Mapping[str, Any]
-    """everything else that the item says"""
+    """all other properties of the item"""
 
 
 def is_data(roles: Sequence[str], media_type: str | None, key: str) -> bool:
-    """Pixels for the cube (or for its flags), not a picture of them."""
+    """Whether an asset holds pixels for the cube (or for its flags), not a picture of them."""
     if "data" in roles:
         return True
     pictures = ("thumbnail", "overview", "metadata", "visual", "preview")

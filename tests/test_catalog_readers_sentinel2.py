@@ -107,7 +107,7 @@ def test_floats_are_reflectance_already() -> None:
 )
 def test_classes_become_reasons(value: int, flag: int) -> None:
     flags = np.full((1, 1), VALID, np.uint8)
-    assert sentinel2.flagged(flags, np.full((1, 1), value, np.uint8))[0, 0] == flag
+    assert sentinel2.add_class_flags(flags, np.full((1, 1), value, np.uint8))[0, 0] == flag
 
 
 def product(folder: Path, size_px: int = 12) -> tuple[Scene, dict[str, np.ndarray]]:
@@ -192,7 +192,7 @@ def test_of_several_resolutions_the_asked_one_is_taken() -> None:
 
     offered = [band("blue", 10), band("blue_20m", 20), band("blue_60m", 60), band("blue-jp2", 10)]
     for gsd, key in [(None, "blue"), (10, "blue"), (20, "blue_20m"), (60, "blue_60m"), (30, "blue_20m")]:
-        assert [a.key for a in sentinel2.pick(offered, None, gsd, "x")] == [key]
+        assert [a.key for a in sentinel2.select_assets(offered, None, gsd, "x")] == [key]
 
 
 def test_bolzano_sample(shared_data: Path) -> None:

@@ -60,7 +60,7 @@ def dataset_attrs(spec: CubeSpec) -> dict[str, Any]:
 
 
 def proj_fields(crs: str) -> dict[str, str]:
-    """`proj:code` for a CRS that is written as one, else `proj:wkt2`."""
+    """`proj:code` for a CRS written as a code, else `proj:wkt2`."""
     if re.fullmatch(r"[A-Za-z]+:[0-9]+", crs):
         return {"proj:code": crs.upper()}
     return {"proj:wkt2": CRS(crs).proj.to_wkt("WKT2_2019")}
@@ -172,13 +172,13 @@ def _pixel_centres(spec: CubeSpec) -> dict[str, Coordinate]:
 
 
 def _axis_attrs(crs: str) -> dict[str, dict[str, str]]:
-    known = CRS(crs)
-    if known.geographic:
+    system = CRS(crs)
+    if system.geographic:
         return {
             "y": {"axis": "Y", "standard_name": "latitude", "units": "degrees_north"},
             "x": {"axis": "X", "standard_name": "longitude", "units": "degrees_east"},
         }
-    units = known.proj.axis_info[0].unit_name if known.proj.axis_info else "metre"
+    units = system.proj.axis_info[0].unit_name if system.proj.axis_info else "metre"
     return {
         "y": {"axis": "Y", "standard_name": "projection_y_coordinate", "units": units},
         "x": {"axis": "X", "standard_name": "projection_x_coordinate", "units": units},

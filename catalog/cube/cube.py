@@ -1,8 +1,8 @@
-"""A cube's pixels: windows read, whole tiles written, and the marks of those that are done.
+"""Pixels of a cube: read windows, write whole tiles, mark them as done.
 
 Two rules keep a lost object from being read as "no data":
-- flag 0 does not exist in a written tile, so flag 0 means "this tile is not there";
-- a shard is left out only when the tile is nodata throughout, so a missing one with data under it is an error.
+- flag 0 does not exist in a written tile, so flag 0 means "this tile is missing";
+- a shard is omitted only when its whole tile is nodata, so a missing shard of a tile with data is an error.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _REPAIR = "`hypermend verify` lists such tiles, the same ingest or restore comma
 
 
 class Cube:
-    """An existing cube, for reading windows and writing tiles. Open it once per worker; it pickles as its address."""
+    """An existing cube, to read windows and write tiles. Open it once per worker; it pickles as its address."""
 
     def __init__(self, root: ArchiveStore, path: str) -> None:
         """
         Raises:
-            NotFound: no cube there.
+            NotFound: no cube at `path`.
             BadCube: its metadata are damaged.
         """
         self.root = root
@@ -72,22 +72,22 @@ class Cube:
         return stored, flags
 
     def write(self, y: slice, x: slice, stored: Stored, flags: Flags) -> tuple[Shard, ...]:
-        """Write whole tiles; the objects written, with size and crc32, for `mark`.
+        """Write whole tiles. Returns the objects written, with size and crc32, for `mark`.
 
         stored: (band, h, w) in the cube's dtype. flags: (h, w) uint8, none 0. A NODATA pixel lacks at least one band;
         the numbers of its other bands are kept.
         Nothing is read back: the old shard, if any, is replaced in one atomic put.
 
         Raises:
-            BadCube: y and x do not cover whole shards (two writers would race and lose data without a word), or
-                shape, dtype or flags are not the cube's.
+            BadCube: y and x do not cover whole shards (two writers would race and lose data silently), or shape,
+                dtype or flags are not the cube's.
         """
         y, x = self._window(y, x)
         self._check_alignment(y, x)
         self._check_pixels(y, x, stored, flags)
         empty = bool((flags & NODATA).all()) and self._is_fill(stored)
         with self.root.errors("write", self.path), self._writes.recording() as written:
-            # Without data there is no shard: Zarr then deletes what an earlier try may have left.
+            # Without data there is no shard: Zarr then deletes the remains of an earlier try.
             self._stored_out[not empty][:, y, x] = stored
             self._flags_out[True][y, x] = flags
         for shard in written:
@@ -95,12 +95,12 @@ class Cube:
         return tuple(sorted(written, key=lambda s: s.key))
 
     def mark(self, iy: int, ix: int, shards: Sequence[Shard], extra: Mapping[str, Any] | None = None) -> bool:
-        """Say that tile (iy, ix) is done; see Marks.mark."""
+        """Mark tile (iy, ix) as done; see DoneMarks.mark."""
         self.spec.window(iy, ix)  # raises for a tile that does not exist
         return self.marks.mark(iy, ix, shards, extra)
 
     def _out(self, name: str) -> dict[bool, Any]:
-        """The array for writing, by whether chunks that hold only the fill are written too."""
+        """The array for writing; the key says whether chunks that hold only the fill are written too."""
         array = zarr.open_array(self._writes, path=name, mode="r+", zarr_format=3)
         return {empty: array.with_config({"write_empty_chunks": empty}) for empty in (False, True)}
 
@@ -139,7 +139,7 @@ class Cube:
         return bool(np.isnan(stored).all() if np.isnan(self.spec.fill) else (stored == self.spec.fill).all())
 
     def _tiles(self, y: slice, x: slice, flags: Flags) -> Iterator[tuple[TileIndex, Flags]]:
-        """Tiles under the window, each with its part of the window's flags."""
+        """Indices of the tiles under the window, each with its part of the window's flags."""
         _, ty, tx = self.spec.shard
         for iy in range(y.start // ty, -(-y.stop // ty)):
             for ix in range(x.start // tx, -(-x.stop // tx)):
@@ -155,7 +155,7 @@ class Cube:
 
     @contextmanager
     def _read_errors(self, y: slice, x: slice) -> Iterator[None]:
-        """What Zarr raises on a damaged chunk, as BadCube with the shard's name."""
+        """Raise Zarr's errors for a damaged chunk as BadCube with the shard's name."""
         try:
             with self.root.errors("read", self.path):
                 yield
@@ -163,7 +163,7 @@ class Cube:
             raise BadCube(f"{self._undecodable(y, x)}: {str(e).splitlines()[0]}; {_REPAIR}") from e
 
     def _undecodable(self, y: slice, x: slice) -> str:
-        """Which objects under the window do not decode, tried one by one (only after a read failed)."""
+        """Names of the objects under the window that do not decode, tried one by one (only after a read failed)."""
         _, ty, tx = self.spec.shard
         names = []
         for iy in range(y.start // ty, -(-y.stop // ty)):

@@ -5,7 +5,7 @@
            valid/c/<iy>/<ix>         its flags
            band, wavelength, fwhm, good, detector, gsd, y, x, spatial_ref [, lon, lat]
 
-The format is plain Zarr 3 with CF attributes: bare `xarray.open_zarr(path)` opens it, with nothing of ours.
+The format is plain Zarr 3 with CF attributes: `xarray.open_zarr(path)` opens it without Hypermend.
 Every chunk ends with its crc32c, so a flipped or torn byte is an error and never a pixel.
 """
 
@@ -32,7 +32,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 SPEC_ATTR = "hypermend:spec"
 ZSTD_LEVEL = 1
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
-"""What Zarr and xarray raise at metadata that they cannot follow."""
+"""Errors of Zarr and xarray for damaged metadata."""
 
 
 def create(
@@ -42,17 +42,17 @@ def create(
     *,
     lonlat: LonLat | None = None,
 ) -> None:
-    """Lay out an empty cube at `path`. The same spec again writes nothing.
+    """Create an empty cube at `path`; nothing is written if it exists with the same spec.
 
     lonlat: (y, x) degrees each, of a scene in sensor geometry.
 
     Raises:
-        BadCube: another cube lies there, or lonlat has another shape than the scene.
+        BadCube: another cube lies at `path`, or lonlat has another shape than the scene.
     """
     if lonlat is not None and any(a.shape != spec.shape[1:] for a in lonlat):
         raise BadCube(f"lon {lonlat[0].shape}, lat {lonlat[1].shape}: the scene is {spec.shape[1:]} (y, x)")
     try:
-        there = read_spec(root, path)
+        existing = read_spec(root, path)
     except NotFound:
         objects = _empty_cube(spec, lonlat)
         last = objects.pop("zarr.json")  # a cube exists once its group does
@@ -60,8 +60,8 @@ def create(
             root.put(f"{path}/{key}", data)
         root.put(f"{path}/zarr.json", last)
         return
-    if there != spec:
-        differing = [k for k, v in spec.to_dict().items() if there.to_dict()[k] != v]
+    if existing != spec:
+        differing = [k for k, v in spec.to_dict().items() if existing.to_dict()[k] != v]
         raise BadCube(
             f"{root.href(path)} is another cube: {', '.join(differing)} differ; cubes are immutable, use a new path"
         )
@@ -72,7 +72,7 @@ def read_spec(root: ArchiveStore, path: str) -> CubeSpec:
 
     Raises:
         NotFound: no cube there.
-        BadCube: a Zarr group that is none of our cubes.
+        BadCube: a Zarr group that is no cube of Hypermend.
     """
     try:
         attributes = root.get_json(f"{path}/zarr.json")["attributes"]
@@ -100,14 +100,14 @@ def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = 
 
 @contextmanager
 def metadata_errors(root: ArchiveStore, path: str) -> Iterator[None]:
-    """What the store, and what Zarr at metadata that it cannot follow, raise, as errors of ours."""
+    """Raise errors of the store, and those of Zarr for damaged metadata, as errors of the catalog."""
     try:
         with root.errors("open", path):
             yield
     except _DAMAGE as e:
-        said = str(e).partition("\n")[0]
+        first_line = str(e).partition("\n")[0]
         raise BadCube(
-            f"the metadata of {root.href(path)} are damaged ({said}); `hypermend verify` names the repair"
+            f"the metadata of {root.href(path)} are damaged ({first_line}); `hypermend verify` names the repair"
         ) from e
 
 

@@ -1,11 +1,11 @@
-"""Marks: which tiles of a cube are done. One small object beside the cube per tile, written once, after its shards.
+"""The mark of a tile: one small object beside the cube that says the tile is done, written once, after its shards.
 
     restored/<scene>/<plan id>.zarr            the cube
     restored/<scene>/<plan id>.zarr.done/0-3.json    mark of tile (0, 3) while the job runs
     restored/<scene>/<plan id>.zarr.done.json        all marks in one object, once the cube is published
 
-That a chunk exists does not say that its tile is done, and a tile without data has no shard at all: only the mark
-says so. It carries size and crc32 of every object of the tile, so that `verify` can prove each byte later.
+An existing chunk does not prove that its tile is done, and a tile without data has no shard at all: only the mark
+does. It carries size and crc32 of every object of the tile, so that `verify` can check each byte later.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = re.compile(r"/(\d+)-(\d+)\.json$")
 _THREADS = 16  # small reads: waiting, not work
 TileIndex = tuple[int, int]
 _BAD_MARK = (ValueError, KeyError, TypeError, AttributeError)
-"""What a document raises that is no mark."""
+"""Errors of a document that is no mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +70,9 @@ class DoneMarks:
         self.folded = f"{path}.done.json"
 
     def mark(self, iy: int, ix: int, shards: Sequence[Shard], extra: Mapping[str, Any] | None = None) -> bool:
-        """Say that the tile is done; True when something was written.
+        """Mark the tile as done. Returns whether a mark was written.
 
-        A tile done twice with the same bytes keeps its first mark. Other bytes (a repair) replace it.
+        A tile written twice with the same bytes keeps its first mark. Other bytes (a repair) replace it.
         """
         mark = Mark(index=(iy, ix), shards=tuple(shards), extra=dict(extra or {}))
         data = json.dumps(mark.to_dict(), sort_keys=True, allow_nan=False).encode()
@@ -86,16 +86,16 @@ class DoneMarks:
         return True
 
     def tiles(self) -> tuple[frozenset[TileIndex], bool]:
-        """The tiles that are done, and whether all their marks are folded: what a resumed job has to know.
+        """The tiles that are done, and whether all their marks are folded; for a job that resumes.
 
-        Told by the names of the marks, of which none is read: a listing has a thousand of them. An empty object, such
-        as a power cut leaves, is no mark; one that is damaged in another way is found by `fold`.
+        The names of the marks suffice, none is read: one listing returns a thousand of them. An empty object, such as
+        a power cut leaves, is no mark; `fold` finds other damage.
         """
-        found = {i for e in self.root.list(self.folder) if e.size and (i := _index_of(e.key)) is not None}
-        return frozenset(found | self._folded().keys()), not found
+        unfolded = {i for e in self.root.list(self.folder) if e.size and (i := _index_of(e.key)) is not None}
+        return frozenset(unfolded | self._folded().keys()), not unfolded
 
     def done(self) -> dict[TileIndex, Mark]:
-        """The mark of every tile that is done, sorted. One that cannot be read counts as none."""
+        """The mark of every tile that is done, sorted. A damaged mark counts as missing."""
         return self._merged()[0]
 
     def get(self, index: TileIndex) -> Mark | None:
@@ -103,12 +103,12 @@ class DoneMarks:
         return self._read(self._key(index)) or self._folded().get(index)
 
     def fold(self) -> dict[TileIndex, Mark]:
-        """Put all marks into one object and remove the folder; the marks.
+        """Put all marks into one object and remove the folder. Returns the marks.
 
-        For one caller, when no tile is being written. Killed in between, it leaves both, which `done` merges.
+        For one caller, while no tile is being written. If killed in between, it leaves both, which `done` merges.
 
         Raises:
-            BadCube: marks are damaged. They are removed, and nothing is folded: their tiles are to be done again.
+            BadCube: marks are damaged. They are removed and nothing is folded: their tiles must be done again.
         """
         done, torn = self._merged()
         if torn:
@@ -123,18 +123,18 @@ class DoneMarks:
         return done
 
     def unmark(self, index: TileIndex) -> None:
-        """The tile is not done. For one caller, when no tile is being written."""
+        """Remove the mark of a tile. For one caller, while no tile is being written."""
         folded = self._folded()
         if folded.pop(index, None) is not None:
             self._put_folded(folded.values())
         self.root.delete(self._key(index))
 
     def drop_folded(self) -> None:
-        """Remove the object of all marks, which is damaged: the tiles that it told of are not done."""
+        """Remove the object of all marks, which is damaged: its tiles are no longer done."""
         self.root.delete(self.folded)
 
     def verify(self, workers: int = 4) -> list[TileIndex]:
-        """Tiles whose mark is damaged, or with an object that is missing or has not the marked size or crc32.
+        """Tiles whose mark is damaged, or with an object that is missing or differs from the marked size or crc32.
 
         Reads every byte.
         """
@@ -147,12 +147,12 @@ class DoneMarks:
         return f"{self.folder}/{index[0]}-{index[1]}.json"
 
     def _merged(self) -> tuple[dict[TileIndex, Mark], list[TileIndex]]:
-        """Every mark, sorted, and the tiles whose marks cannot be read."""
+        """Every mark, sorted, and the tiles whose marks are damaged."""
         marks = self._folded()
-        named = [i for e in self.root.list(self.folder) if (i := _index_of(e.key)) is not None]
+        unfolded = [i for e in self.root.list(self.folder) if (i := _index_of(e.key)) is not None]
         torn = []
         with ThreadPoolExecutor(_THREADS) as pool:
-            for index, mark in zip(named, pool.map(lambda i: self._read(self._key(i)), named), strict=True):
+            for index, mark in zip(unfolded, pool.map(lambda i: self._read(self._key(i)), unfolded), strict=True):
                 if mark is None:
                     torn.append(index)
                     marks.pop(index, None)
@@ -192,14 +192,14 @@ class DoneMarks:
 
 
 def _index_of(key: str) -> TileIndex | None:
-    found = _NAME.search(key)
-    return None if found is None else (int(found[1]), int(found[2]))
+    match = _NAME.search(key)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def crc32_hex(data: Any) -> str:
     """crc32 (zlib's) of anything with a contiguous buffer, as eight hexadecimal digits.
 
-    Not crc32c: every chunk in a shard already ends with its own crc32c, and a CRC that runs over data and their CRC
-    ends in a constant. The crc32c of all shards of one size would be the same number, whatever they hold.
+    Not crc32c: every chunk in a shard already ends with its own crc32c, and a CRC over data and their CRC is a
+    constant. All shards of one size would have the same crc32c, whatever their data.
     """
     return f"{zlib.crc32(data):08x}"

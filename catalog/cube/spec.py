@@ -1,6 +1,6 @@
-"""CubeSpec: everything that is known about a cube before its first pixel, and the layout of its chunks.
+"""CubeSpec: description of a cube before its first pixel, and the layout of its chunks.
 
-Pure values: no Zarr, no files. `cube.py` turns a spec into a Zarr store and back; the round trip is exact.
+Pure values: no Zarr, no files. `layout.py` writes a spec to a Zarr store and reads it back; the round trip is exact.
 
 Flags of `valid(y, x)`, uint8. A pixel is usable exactly when VALID is set. Cloud, shadow, snow, saturated and
 nodata clear VALID; near_fill (the receptive field of the restored pixel held filled pixels) keeps it. 0 is no
@@ -42,7 +42,7 @@ _PER_BAND = ("band", "band_name", "wavelength_nm", "fwhm_nm", "detector", "good"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CubeSpec:
-    """What a cube is. Equal specs have equal JSON (NaN equals NaN).
+    """Description of a cube. Equal specs have equal JSON (NaN equals NaN).
 
     Raises:
         BadCube: lengths disagree, wavelengths decrease, a (wavelength, detector) pair occurs twice, the fill does
@@ -127,7 +127,7 @@ class CubeSpec:
         self._check_layout()
 
     def _check_wavelengths(self) -> None:
-        seen: dict[tuple[float, str], int] = {}
+        positions: dict[tuple[float, str], int] = {}
         for i, (nm, detector) in enumerate(zip(self.wavelength_nm, self.detector, strict=True)):
             if not math.isfinite(nm) or nm <= 0:
                 raise BadCube(f"band {self.band[i]}: wavelength {nm} nm; every band needs a positive one")
@@ -136,12 +136,12 @@ class CubeSpec:
                     f"wavelengths decrease at position {i}: {self.wavelength_nm[i - 1]} nm, then {nm} nm; "
                     "sort the bands by wavelength and keep their original number in `band`"
                 )
-            if (nm, detector) in seen:
+            if (nm, detector) in positions:
                 raise BadCube(
-                    f"bands {self.band[seen[nm, detector]]} and {self.band[i]} both lie at {nm} nm on detector "
+                    f"bands {self.band[positions[nm, detector]]} and {self.band[i]} both lie at {nm} nm on detector "
                     f"{detector!r}; name their detectors or leave one out"
                 )
-            seen[nm, detector] = i
+            positions[nm, detector] = i
 
     def _check_layout(self) -> None:
         if len(self.chunk) != 3 or len(self.shard) != 3 or min(self.chunk + self.shard) < 1:
@@ -173,7 +173,7 @@ class CubeSpec:
 
     @property
     def grid(self) -> GeoBox | None:
-        """Where the pixels lie; None without a CRS and a transform."""
+        """Grid of the pixels; None without a CRS or a transform."""
         if self.crs is None or self.transform is None:
             return None
         return GeoBox(self.shape[1:], Affine(*self.transform), self.crs)
@@ -201,9 +201,9 @@ class CubeSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CubeSpec:
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(data) - known):
-            raise BadCube(f"unknown keys {unknown} in a CubeSpec; it has {sorted(known)}")
+        names = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - names):
+            raise BadCube(f"unknown keys {unknown} in a CubeSpec; it has {sorted(names)}")
         values = dict(data)
         for name in ("wavelength_nm", "fwhm_nm", "gsd_m"):
             values[name] = tuple(math.nan if v is None else v for v in values[name])
@@ -227,9 +227,9 @@ class CubeSpec:
     ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """(chunk, shard) for a cube of this shape.
 
-        One shard holds all bands of one square tile, so that one tile has one writer. Inside lie chunks of at most 32
-        bands and 64 x 64 pixels: what one reader of one spectrum or one band fetches. The bands are cut in equal parts,
-        the shard is rounded up to whole chunks (242 bands: 8 chunks of 31, a shard of 248).
+        One shard holds all bands of one square tile, so that one tile has one writer. It consists of chunks of at most
+        32 bands and 64 x 64 pixels: the least that a reader of one spectrum or one band fetches. The bands are cut in
+        equal parts, and the shard is rounded up to whole chunks (242 bands: 8 chunks of 31, a shard of 248).
 
         Without `tile_px` the tile is 256, or the scene rounded up to a multiple of 16 when that is less. No layout
         depends on the machine: it is part of a cube's identity.
@@ -268,7 +268,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def _json_only(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy by way of JSON, so that what is written is what is read back."""
+    """A deep copy through JSON, so that the attributes read back equal those written."""
     try:
         return dict(json.loads(json.dumps(dict(attrs), allow_nan=False)))
     except (TypeError, ValueError) as e:

@@ -1,4 +1,4 @@
-"""The Zarr stores under a cube, which notice what Zarr itself would not."""
+"""The Zarr stores under a cube: one notes missing objects, one measures written objects. Zarr itself does neither."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def zarr_store(root: ArchiveStore, path: str, *, read_only: bool) -> Store:
 
 
 class ReadStore(WrapperStore[Store]):
-    """Remembers which objects were asked for and are not there: Zarr itself would take them for fill."""
+    """Remembers which requested objects are missing: Zarr itself reads them as fill."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.missing: set[str] = set()
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        found = await self._store.get(key, prototype, byte_range)
-        if found is None or len(found) == 0:  # a shard that was cut to nothing reads as absent, too
+        data = await self._store.get(key, prototype, byte_range)
+        if data is None or len(data) == 0:  # a shard truncated to nothing counts as missing, too
             self.missing.add(key)
         else:
             self.missing.discard(key)  # another process has written it since
-        return found
+        return data
 
 
 class WriteStore(WrapperStore[Store]):
-    """Measures what is written, and never reads a chunk.
+    """Measures the objects written, and never reads a chunk.
 
-    Zarr reads the old shard when a write leaves out the part of the last shard that lies outside the scene. We
-    write all that lies inside, so what was there before, torn perhaps, is of no interest.
+    Zarr reads the old shard when a write omits the part of the last shard outside the scene. A write here covers all
+    of the shard inside the scene, so its old content, which may be torn, is not needed.
     """
 
     def __init__(self, store: Store) -> None:
@@ -52,7 +52,7 @@ class WriteStore(WrapperStore[Store]):
 
     @contextmanager
     def recording(self) -> Iterator[list[Shard]]:
-        with self._lock:  # the writes of two threads must not mix
+        with self._lock:  # keeps the writes of two threads apart
             self._written = []
             yield self._written
 

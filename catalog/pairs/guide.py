@@ -1,7 +1,7 @@
-"""A guide's pixels on the grid of the cube that is made with it: as they are where they lie on it, else reprojected.
+"""A guide's pixels on the target grid: unchanged where the two grids coincide, else reprojected.
 
-Reprojection goes by squares of a lattice that is fixed on the target grid, each through odc-geo by itself. So the
-pixels of a place are the same whatever window they are asked for in, and tiled equals whole.
+Reprojection works on squares of a lattice fixed on the target grid, each reprojected on its own by odc-geo. So a pixel
+is the same in every window that contains it, and tiled equals whole.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SQUARE_PX = 256
 """Edge of a square of the reprojection, in target pixels."""
 KEPT_SQUARES = 16
 MARGIN_PX = 4
-"""Guide pixels around a square that the interpolation (cubic convolution) may look at."""
+"""Guide pixels around a square that the interpolation (cubic convolution) may use."""
 HOLE_WEIGHT = 1e-5
-"""Share of an interpolated number that may come from a hole."""
+"""Largest share of an interpolated number that may come from a hole."""
 
 
 class GuideOnGrid:
@@ -36,7 +36,7 @@ class GuideOnGrid:
         """
         Args:
             bands: 0-based, of the guide's cube.
-            target: the cube whose pixels count; `pairing.scale_between` has accepted the two.
+            target: the cube on whose pixels the guide is read; `pairing.scale_between` has accepted the two.
         """
         self.spec = cube.spec
         self._cube = cube
@@ -50,14 +50,14 @@ class GuideOnGrid:
 
     @property
     def reprojected(self) -> bool:
-        """Whether the guide lies off the target grid."""
+        """Whether the guide's pixels do not coincide with the target grid."""
         return self._offset is None
 
     def read(self, y: slice, x: slice) -> tuple[Stored, Mask]:
-        """Numbers as the guide's cube stores them (band, h, w) and where they can be trusted (h, w).
+        """Numbers as the guide's cube stores them (band, h, w) and the mask of trusted pixels (h, w).
 
-        Trusted is what the guide's cube calls usable: no cloud, no shadow, not saturated, inside the guide. Reprojected
-        numbers are float32.
+        Trusted pixels are those that the guide's cube flags as valid: no cloud, no shadow, not saturated, inside the
+        guide. Reprojected numbers are float32.
         """
         return self._read_shifted(y, x) if self._offset is not None else self._read_reprojected(y, x)
 
@@ -65,8 +65,7 @@ class GuideOnGrid:
         assert self._offset is not None
         top, left = self._offset
         rows, columns = (slice(s.start - o, s.stop - o) for s, o in ((y, top), (x, left)))
-        stored, trusted = _window(self._cube, self._bands, rows, columns)
-        return stored, trusted
+        return _window(self._cube, self._bands, rows, columns)
 
     def _read_reprojected(self, y: slice, x: slice) -> tuple[Stored, Mask]:
         stored = np.empty((len(self._bands), y.stop - y.start, x.stop - x.start), np.float32)
@@ -75,30 +74,32 @@ class GuideOnGrid:
             for ix in range(x.start // SQUARE_PX, -(-x.stop // SQUARE_PX)):
                 rows, from_rows = _overlap(y, iy)
                 columns, from_columns = _overlap(x, ix)
-                square, known = self._squares.get((iy, ix), partial(self._reproject, iy, ix))
+                square, square_trusted = self._squares.get((iy, ix), partial(self._reproject, iy, ix))
                 stored[:, rows, columns] = square[:, from_rows, from_columns]
-                trusted[rows, columns] = known[from_rows, from_columns]
+                trusted[rows, columns] = square_trusted[from_rows, from_columns]
         return stored, trusted
 
     def _reproject(self, iy: int, ix: int) -> tuple[Stored, Mask]:
         height, width = self._shape
         y0, x0 = iy * SQUARE_PX, ix * SQUARE_PX
-        there = self._grid[y0 : min(y0 + SQUARE_PX, height), x0 : min(x0 + SQUARE_PX, width)]
-        # The last band is 1 where the guide can be trusted: what stays 1 has met no hole on its way.
-        out = np.zeros((len(self._bands) + 1, *there.shape), np.float32)
-        rows, columns = _guide_window(there, self._guide_grid)
+        target = self._grid[y0 : min(y0 + SQUARE_PX, height), x0 : min(x0 + SQUARE_PX, width)]
+        # The last band is 1 where the guide is trusted: it stays 1 where the interpolation used no hole.
+        out = np.zeros((len(self._bands) + 1, *target.shape), np.float32)
+        rows, columns = _guide_window(target, self._guide_grid)
         if rows.start < rows.stop and columns.start < columns.stop:
             stored, trusted = _window(self._cube, self._bands, rows, columns)
             values = np.concatenate([np.where(trusted, stored, 0), trusted[None]]).astype(np.float32)
-            here = self._guide_grid[rows, columns]
-            for band, moved in zip(values, out, strict=True):
-                # XSCALE and YSCALE: interpolate, whatever GDAL makes of the sizes of this window
-                rio_reproject(band, moved, here, there, "cubic", src_nodata=None, dst_nodata=None, XSCALE=1, YSCALE=1)
+            source = self._guide_grid[rows, columns]
+            for band, result in zip(values, out, strict=True):
+                # XSCALE and YSCALE: interpolate, whatever scale GDAL derives from the sizes of this window
+                rio_reproject(
+                    band, result, source, target, "cubic", src_nodata=None, dst_nodata=None, XSCALE=1, YSCALE=1
+                )
         return out[:-1], np.abs(out[-1] - 1) < HOLE_WEIGHT
 
 
 def _window(cube: Cube, bands: Sequence[int], y: slice, x: slice) -> tuple[Stored, Mask]:
-    """A window of the guide in its own pixels, which may leave it: not trusted there, and zero."""
+    """A window of the guide in its own pixels; outside the guide it is zero and not trusted."""
     height, width = cube.spec.height, cube.spec.width
     stored = np.zeros((len(bands), y.stop - y.start, x.stop - x.start), cube.spec.dtype)
     trusted = np.zeros(stored.shape[1:], np.bool_)
@@ -115,22 +116,22 @@ def _window(cube: Cube, bands: Sequence[int], y: slice, x: slice) -> tuple[Store
 
 
 def _overlap(wanted: slice, square: int) -> tuple[slice, slice]:
-    """What a window and a square share along one axis: in the window's pixels, in the square's."""
+    """Overlap of a window and a square along one axis: in the window's pixels, and in the square's."""
     start, stop = max(wanted.start, square * SQUARE_PX), min(wanted.stop, (square + 1) * SQUARE_PX)
     return slice(start - wanted.start, stop - wanted.start), slice(
         start - square * SQUARE_PX, stop - square * SQUARE_PX
     )
 
 
-def _guide_window(there: GeoBox, own: GeoBox) -> tuple[slice, slice]:
-    """Rows and columns of the guide's grid under `there`, with a margin, inside the guide."""
-    box = outline_in(there, own).boundingbox
+def _guide_window(target: GeoBox, guide: GeoBox) -> tuple[slice, slice]:
+    """Rows and columns of the guide under `target`, with a margin, clipped to the guide."""
+    box = outline_in(target, guide).boundingbox
     corners = [
-        at(~own.affine, *corner)
+        at(~guide.affine, *corner)
         for corner in ((box.left, box.top), (box.right, box.bottom), (box.left, box.bottom), (box.right, box.top))
     ]
     xs, ys = zip(*corners, strict=True)
-    height, width = own.shape
+    height, width = guide.shape
     rows = slice(max(0, int(np.floor(min(ys))) - MARGIN_PX), min(height, int(np.ceil(max(ys))) + MARGIN_PX))
     columns = slice(max(0, int(np.floor(min(xs))) - MARGIN_PX), min(width, int(np.ceil(max(xs))) + MARGIN_PX))
     return rows, columns

@@ -1,4 +1,4 @@
-"""Which guide belongs to a scene, and how its pixels lie on the scene's: decided before any pixel is read.
+"""Pairing of a scene with its guide, and the geometry of their pixels: decided before any pixel is read.
 
 A guide is a sharper image of the same ground (or of the same laboratory table) in fewer bands. Scenes with a grid are
 paired by footprint, then by time; scenes without one by their id.
@@ -25,15 +25,15 @@ from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import band_coverage, srf
 
 MIN_OVERLAP = 0.5
-"""Least share of a scene that its guide must cover. The rest of the scene keeps its own detail and is flagged."""
+"""Least share of a scene that its guide must cover. The rest keeps its own resolution and is flagged."""
 OVERLAP_TOLERANCE = 0.01
-"""Guides whose overlaps differ by less are equally good: the nearer in time is taken."""
+"""Guides whose overlaps differ by less are equally good; the nearer in time is taken."""
 RATIO_TOLERANCE = 0.01
 """Largest departure of the ratio of pixel sizes from a whole number, as a share of it."""
 MIN_COVERAGE = 0.8
-"""Least share of a guide band's response that must lie where the scene has bands; less, and the band is left out."""
+"""Least share of a guide band's response that must lie where the scene has bands; otherwise the band is left out."""
 MIN_RESPONSE = 0.01
-"""A band whose response is a smaller share of the strongest lies outside the range of the guide."""
+"""A scene band whose weight is a smaller share of the strongest lies outside the range of the guide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +45,16 @@ class GuideMatch:
     """Share of the scene that it covers; 1 for a laboratory image."""
     days_apart: float
     others: int
-    """How many more there were to choose from."""
+    """Number of other guides that were equally good."""
 
 
 class GuideScenes:
-    """The guides to choose from: the source scenes of one collection."""
+    """The candidate guides: source scenes of one collection."""
 
     def __init__(self, scenes: Iterable[Scene], *, collection: str) -> None:
         self._scenes = sorted(scenes, key=lambda s: (s.datetime, s.id))
         self._collection = collection
-        # A box over the date line, or of no place, is looked at more closely.
+        # A box across the date line, or none, passes this filter: the exact outlines decide.
         whole_earth = (-180.0, -90.0, 180.0, 90.0)
         boxes = [s.bbox if s.bbox is not None and s.bbox[0] <= s.bbox[2] else whole_earth for s in self._scenes]
         self._boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
@@ -63,21 +63,21 @@ class GuideScenes:
         """The guide of `scene`: the same choice every time.
 
         Raises:
-            Refused: none, or none that covers enough of it.
+            Refused: no guide, or none that covers enough of the scene.
         """
-        found = self._by_id(scene) if scene.grid is None else self._by_place(scene)
-        found = [(share, guide) for share, guide in found if guide != scene]
-        if not found:
+        candidates = self._by_id(scene) if scene.grid is None else self._by_footprint(scene)
+        candidates = [(share, guide) for share, guide in candidates if guide != scene]
+        if not candidates:
             how = "of this id" if scene.grid is None else "that meets its footprint"
             raise Refused(f"scene {scene.id}: collection {self._collection} has no guide {how}; ingest one")
-        most = max(share for share, _ in found)
+        most = max(share for share, _ in candidates)
         if most < MIN_OVERLAP:
             raise Refused(
                 f"scene {scene.id}: the best guide of {self._collection} covers {most:.0%} of it, "
                 f"at least {MIN_OVERLAP:.0%} are needed"
             )
-        good = [(share, guide) for share, guide in found if share > most - OVERLAP_TOLERANCE]
-        # Times and ids settle what footprints leave open.
+        good = [(share, guide) for share, guide in candidates if share > most - OVERLAP_TOLERANCE]
+        # Time, then id, break ties.
         share, guide = min(good, key=lambda f: (abs(f[1].datetime - scene.datetime), f[1].datetime, f[1].id))
         days = abs(guide.datetime - scene.datetime).total_seconds() / 86400
         return GuideMatch(guide=guide, overlap=share, days_apart=days, others=len(good) - 1)
@@ -87,7 +87,7 @@ class GuideScenes:
         same = [s for s in plain if s.id == scene.id and s.collection != scene.collection]
         return [(1.0, s) for s in same or plain if stem(s) == stem(scene)]
 
-    def _by_place(self, scene: Scene) -> list[tuple[float, Scene]]:
+    def _by_footprint(self, scene: Scene) -> list[tuple[float, Scene]]:
         assert scene.grid is not None
         extent = scene.grid.extent
         near: Sequence[int] = range(len(self._scenes))
@@ -95,23 +95,23 @@ class GuideScenes:
             w, s, e, n = scene.bbox
             b = self._boxes
             near = np.flatnonzero((b[:, 0] <= e) & (b[:, 2] >= w) & (b[:, 1] <= n) & (b[:, 3] >= s)).tolist()
-        found = []
+        candidates = []
         for guide in (self._scenes[i] for i in near):
             if guide.grid is None:
                 continue
             shared = extent & outline_in(guide.grid, scene.grid)
             if not shared.is_empty:
-                found.append((float(shared.area / extent.area), guide))
-        return found
+                candidates.append((float(shared.area / extent.area), guide))
+        return candidates
 
 
 def stem(scene: Scene) -> str:
-    """The id without the sensor's name at its end: one file can hold the images of two instruments."""
+    """The id without the sensor's name at its end: the images of two instruments may come from one file."""
     return re.sub(rf"[-_.]{re.escape(scene.sensor)}$", "", scene.id, flags=re.IGNORECASE)
 
 
 def scale_between(hyper: CubeSpec, guide: CubeSpec) -> int:
-    """How many of the guide's pixels lie along the edge of one of the scene's.
+    """Number of guide pixels along the edge of a scene pixel.
 
     Raises:
         Refused: the ratio is no whole number (within `RATIO_TOLERANCE`), or only one of the two is georeferenced.
@@ -140,7 +140,7 @@ def scale_between(hyper: CubeSpec, guide: CubeSpec) -> int:
 
 
 def _pixel_ratios(hyper: GeoBox, guide: GeoBox) -> tuple[float, ...]:
-    """Edge of the scene's pixel in guide pixels: along both axes, or one mean where the systems differ."""
+    """Edge of a scene pixel in guide pixels: along both axes, or their mean if the reference systems differ."""
     if hyper.crs == guide.crs:
         a, b = hyper.affine, guide.affine
         return math.hypot(a.a, a.d) / math.hypot(b.a, b.d), math.hypot(a.b, a.e) / math.hypot(b.b, b.e)
@@ -149,13 +149,13 @@ def _pixel_ratios(hyper: GeoBox, guide: GeoBox) -> tuple[float, ...]:
 
 
 def outline_in(grid: GeoBox, other: GeoBox) -> Geometry:
-    """The outline of `grid` in the reference system of `other`."""
+    """Outline of `grid` in the reference system of `other`."""
     assert other.crs is not None
     return grid.footprint(other.crs, npoints=16)
 
 
 def finer_spec(spec: CubeSpec, scale: int) -> CubeSpec:
-    """The spec of the same scene on pixels `scale` times finer, with the chunks of a source cube."""
+    """Spec of the same scene with pixels `scale` times finer, and the chunks of a source cube."""
     shape = spec.bands, scale * spec.height, scale * spec.width
     transform = spec.transform
     if transform is not None:
@@ -171,8 +171,8 @@ def finer_lonlat(
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Degrees of the pixel centres, (h, w) each, on pixels `scale` times finer.
 
-    Interpolated between neighbours, and continued by half a pixel at the edges, on the unit sphere: neither the date
-    line nor a pole is a border.
+    Interpolated between neighbours, and extrapolated by half a pixel at the edges, on the unit sphere: the date line
+    and the poles need no special case.
     """
     if scale == 1:
         return lon, lat
@@ -192,7 +192,7 @@ def finer_lonlat(
 
 
 def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
-    """Row and column of `grid` on which the guide's first pixel lies; None where the guide lies off the grid."""
+    """Row and column of `grid` on which the guide's first pixel lies; None if their pixels do not coincide."""
     if grid.crs != guide.crs:
         return None
     height, width = guide.shape
@@ -206,25 +206,25 @@ def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralOverlap:
-    """How the guide sees the scene's spectrum."""
+    """The spectral relation of a guide to its scene."""
 
     bands: tuple[int, ...]
-    """0-based bands of the guide's cube that are used: good, and inside the scene's range."""
+    """0-based bands of the guide's cube that are used: good, and covered by the scene's bands."""
     response: F64
-    """(m, b): each of them as a weighted sum of the scene's good bands; rows sum to 1."""
+    """(m, b): each of these bands as a weighted sum of the scene's b good bands; rows sum to 1."""
     left_out: tuple[str, ...]
-    """Names of the guide's good bands that the scene's bands do not see."""
+    """Names of the guide's good bands that the scene's bands do not cover."""
     range_nm: tuple[float, float]
-    """The scene's good bands between which the guide sees."""
+    """First and last of the scene's good bands to which the guide responds."""
     beyond: tuple[float, ...]
     """Wavelengths in nm of the scene's good bands outside that range."""
 
 
 def spectral_overlap(hyper: CubeSpec, guide: CubeSpec) -> SpectralOverlap:
-    """What of each other the two instruments see, from their tables and the bands of both cubes.
+    """Spectral overlap of two instruments, from their tables and the bands of both cubes.
 
     Raises:
-        Refused: the scene's bands see none of the guide's.
+        Refused: the scene's bands cover none of the guide's.
     """
     nm = [w for w, good in zip(hyper.wavelength_nm, hyper.good, strict=True) if good]
     good = [i for i in range(guide.bands) if guide.good[i]]

@@ -1,15 +1,15 @@
-"""Root: the one place where an archive lies, a local folder or a prefix of an S3 bucket.
+"""ArchiveStore: the objects of one archive, in a local folder or under a prefix of an S3 bucket.
 
-Keys are relative, with "/" between parts: "items/enmap/2024-06-01/a.json". Everything an archive holds goes in
-and out through here, or (the chunks of cubes) through the Zarr store that `cube.py` puts on `ArchiveStore.store`.
+Keys are relative, with "/" between parts: "items/enmap/2024-06-01/a.json". Every object of an archive is read and
+written here or, for the chunks of cubes, through the Zarr store that `cube/stores.py` puts on `ArchiveStore.store`.
 
-Writes are atomic: an object is there whole or not at all, also when the writer is killed in the middle. On S3
-that is the nature of a put; on a local folder obstore writes `<name>#1` beside the file and renames it. What a
-killed writer leaves behind is never listed and never read.
+Writes are atomic: an object exists whole or not at all, even if the writer is killed in the middle. On S3 every put
+is atomic; in a local folder obstore writes `<name>#1` beside the file and renames it. The remains of a killed writer
+are never listed and never read.
 
-S3 takes its credentials and endpoint from the environment, where every other tool looks for them:
+S3 takes its credentials and endpoint from the environment, as other tools do:
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL. They are never kept in
-a Root, so a Root can be printed, pickled and sent.
+an ArchiveStore, so it can be printed, pickled and sent.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _RETRY = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 LOCK = ".lock"
-# What a killed writer may leave in a local folder: obstore's "name#1", zarr's "name.<uuid>.partial".
+# Remains of a killed writer in a local folder: obstore's "name#1", zarr's "name.<uuid>.partial".
 _LEFTOVER = re.compile(r"#\d+$|\.[0-9a-f]{32}\.partial$")
 
 
 class NotJson(ArchiveError):
-    """An object that should be JSON and is not: damaged, or not ours."""
+    """An object that should be JSON and is not: damaged, or not written by Hypermend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Entry:
     size: int
     """bytes"""
     version: str
-    """changes when the object does: its ETag, or the time of its last change"""
+    """changes with the object: its ETag, or the time of its last change"""
 
 
 class ArchiveStore:
@@ -73,7 +73,7 @@ class ArchiveStore:
 
     Raises:
         Refused: a scheme that is neither, credentials in the URL, a key that leaves the root.
-        NotFound, AccessDenied, Unreachable: as their names say; only Unreachable is worth another try.
+        NotFound, AccessDenied, Unreachable: see `catalog.errors`; only Unreachable is worth another try.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
@@ -121,29 +121,29 @@ class ArchiveStore:
         return None if self._folder is None else self._folder / check_key(key)
 
     def at(self, key: str) -> LocalStore | S3Store:
-        """The obstore store whose own root is the folder `key`: what a Zarr store is put on."""
+        """The obstore store whose root is the folder `key`, for a Zarr store on top of it."""
         return ArchiveStore(self.href(key)).store
 
     def get(self, key: str) -> bytes:
         with self.errors("read", key):
             if (file := self.local_path(key)) is not None:
-                return file.read_bytes()  # a third of the time that obstore takes over a small file
+                return file.read_bytes()  # takes a third of obstore's time for a small file
             return bytes(obstore.get(self.store, check_key(key)).bytes())
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
-        """The object and its version, as `put_if` wants it."""
+        """The object and its version, as `put_if` takes it."""
         with self.errors("read", key):
-            found = obstore.get(self.store, check_key(key))
-            return bytes(found.bytes()), _entry(found.meta).version
+            result = obstore.get(self.store, check_key(key))
+            return bytes(result.bytes()), _entry(result.meta).version
 
     def put(self, key: str, data: bytes) -> str:
-        """Write the object whole, or leave what was there; its version, as `stat` and `list` would tell it."""
+        """Write the object whole, or leave the old one. Returns its version, as `stat` and `list` give it."""
         with self.errors("write", key):
             tag = obstore.put(self.store, check_key(key), data)["e_tag"]
         return tag.strip('"') if tag else ""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write the object unless it is already there; True when it was written. Of many writers one wins."""
+        """Write the object unless it exists. Returns whether it was written: one of several writers wins."""
         with self.errors("write", key):
             try:
                 obstore.put(self.store, check_key(key), data, mode="create")
@@ -152,9 +152,9 @@ class ArchiveStore:
         return True
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
-        """Write the object if it is still at `version` (None: if it is not there); its new version, or None if not.
+        """Write the object if it is still at `version` (None: does not exist). Returns the new version, else None.
 
-        A folder has no conditional put: there it is done under a lock that every driver of the archive takes.
+        A folder has no conditional put: there a lock that every driver of the archive takes stands in for it.
         """
         if version is not None and self._folder is not None:
             with _locked(self._folder / "leases" / LOCK):
@@ -169,9 +169,9 @@ class ArchiveStore:
         return tag.strip('"') if tag else ""
 
     def age_s(self, key: str, version: str) -> float | None:
-        """Seconds since `version` of the object was written, by the store's own clock; None if it is gone or another.
+        """Seconds since `version` of the object was written, by the store's own clock; None if it is no longer current.
 
-        The store is asked what time it is by writing an object: no clock of ours is compared with it.
+        Writing an object gives the time of the store: its clock is compared with no other.
         """
         probe = f"leases/.clock-{secrets.token_hex(8)}"
         self.put(probe, b"")
@@ -186,7 +186,7 @@ class ArchiveStore:
         return (now - then["last_modified"]).total_seconds() if _entry(then).version == version else None
 
     def put_if_changed(self, key: str, data: bytes) -> bool:
-        """Write the object unless it already holds exactly these bytes; True when it was written."""
+        """Write the object unless it already holds exactly these bytes. Returns whether it was written."""
         try:
             if self.get(key) == data:
                 return False
@@ -198,7 +198,7 @@ class ArchiveStore:
     def get_json(self, key: str) -> Any:
         """
         Raises:
-            NotJson: the object is damaged or not ours.
+            NotJson: the object is damaged, or was not written by Hypermend.
         """
         data = self.get(key)
         try:
@@ -207,7 +207,7 @@ class ArchiveStore:
             raise NotJson(f"{self.href(key)} is no JSON ({e}); it was not written by Hypermend") from e
 
     def put_json(self, key: str, value: Any) -> bool:
-        """Write `value` as JSON (keys sorted, no NaN) if that changes anything; True when it was written."""
+        """Write `value` as JSON (keys sorted, no NaN) if that changes the object. Returns whether it was written."""
         return self.put_if_changed(key, to_json(value))
 
     def exists(self, key: str) -> bool:
@@ -224,8 +224,8 @@ class ArchiveStore:
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly under `prefix`, sorted."""
         with self.errors("list", prefix):
-            found = obstore.list_with_delimiter(self.store, check_key(prefix) or None)
-        return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in found["common_prefixes"])
+            listing = obstore.list_with_delimiter(self.store, check_key(prefix) or None)
+        return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in listing["common_prefixes"])
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Every object under the folder `prefix`, in no order."""
@@ -236,7 +236,7 @@ class ArchiveStore:
                         yield _entry(meta)
 
     def delete(self, key: str) -> None:
-        """Delete one object; one that is not there is no error."""
+        """Delete one object; a missing one is no error."""
         try:
             with self.errors("delete", key):
                 obstore.delete(self.store, check_key(key))
@@ -244,7 +244,7 @@ class ArchiveStore:
             pass
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete every object under the folder `prefix`; how many there were."""
+        """Delete every object under the folder `prefix`. Returns their number."""
         if not check_key(prefix):
             raise Refused(f"delete everything in {self.url}: name a folder")
         keys = [entry.key for entry in self.list(prefix)]
@@ -257,10 +257,10 @@ class ArchiveStore:
 
     @contextmanager
     def errors(self, verb: str, key: str) -> Iterator[None]:
-        """A store's errors as ours: first line only, without anything signed.
+        """Raise the store's errors as those of `catalog.errors`: first line only, without signatures.
 
-        On S3 what is neither missing nor forbidden is Unreachable (obstore has tried several times by then); on a
-        folder it is an ArchiveError, such as a full disk, and trying again would not help.
+        On S3 every error but missing and forbidden is Unreachable (obstore has tried several times by then). In a
+        folder it is an ArchiveError, such as a full disk: trying again would not help.
         """
         try:
             yield
@@ -281,7 +281,7 @@ class ArchiveStore:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Only one process at a time, of all machines that share the folder; a dead one holds nothing."""
+    """Hold a lock among all processes and machines that share the folder; a dead process holds none."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -305,7 +305,7 @@ def check_key(key: str) -> str:
 
 
 def safe_name(text: str) -> str:
-    """`text` as one part of a key. What is not plain becomes "_", and a hash keeps such names apart."""
+    """`text` as one part of a key. Other characters become "_", and a hash keeps such names apart."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".")[:150]
     if plain == text and text and text != "catalog":  # catalog.json stands beside the items
         return text
@@ -313,7 +313,7 @@ def safe_name(text: str) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """The one way JSON is written in an archive: equal values give equal bytes."""
+    """JSON as an archive stores it: equal values give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
@@ -324,7 +324,7 @@ def redact(url: str) -> str:
 
 
 def _first_line(e: BaseException) -> str:
-    """The first line of obstore's message; the others show internals, and URLs may be signed."""
+    """The first line of obstore's message without signed URLs; the others show internals."""
     line = (str(e).strip() or type(e).__name__).splitlines()[0]
     return re.sub(r"https?://[^\s\"')]+", lambda m: redact(m.group()), line)
 
@@ -349,7 +349,7 @@ def _s3(bucket: str, prefix: str) -> S3Store:
 
 
 def _clear(folder: Path) -> None:
-    """Remove folders without objects, and what a killed writer left in them; what was put there since stays."""
+    """Remove folders without objects, and the remains of killed writers; objects put there since then stay."""
     for inner in sorted(folder.rglob("*"), reverse=True):
         if inner.is_file() and _LEFTOVER.search(inner.name):
             inner.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The way to the files of a scene: local paths, http(s) by range or whole, s3. All transport errors are sorted here.
+"""Access to the files of a scene: local paths, http(s) whole or by ranges, s3. Transport errors are classified here.
 
-404 is NotFound; 401 and 403 are signed afresh once, then Refused; timeouts, resets, truncated bodies, 429 and 5xx
-are retried a few times with jitter, then Unreachable (transient). A failed read is always an error, never NaN.
+404 is NotFound. 401 and 403 are signed again once, then Refused. Timeouts, resets, truncated bodies, 429 and 5xx are
+retried a few times with jitter, then Unreachable (transient). A failed read is always an error, never NaN.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GDAL_OPTIONS = {
     "GDAL_HTTP_RETRY_DELAY": "0.3",
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    # GDAL remembers bytes and failures per process; a retry, or an asset replaced since, must see the server
+    # GDAL caches bytes and failures per process; a retry, or an asset replaced since, must reach the server
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",
 }
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class _NoSecrets(logging.Filter):
-    """GDAL logs the URL of a failed request; what signs it must not stay in it."""
+    """Removes signatures from the URLs of failed requests, which GDAL logs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = _without_query(record.getMessage()), ()
@@ -69,15 +69,15 @@ for _name in ("rasterio._env", "rasterio._io", "rasterio._err", "rasterio._base"
 
 @dataclass(frozen=True, kw_only=True)
 class Stat:
-    """What is known of a file before reading it."""
+    """Size and version of a file, before reading it."""
 
     size: int | None
-    mark: str
+    version: str
     """ETag, else modification time: changes when the file does"""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but to no host that may not be asked, and takes no token along to another."""
+    """Follows redirects to allowed hosts only, and sends no token to another host."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -93,44 +93,44 @@ _OPENER = urllib.request.build_opener(_Redirects)
 
 
 class AssetFetcher:
-    """How the files of one scene are reached: signer, size limit, retries."""
+    """Reads the files of one scene: signer, size limit, retries."""
 
     def __init__(self, sign: Signer | None = None, *, max_bytes: int = 4 * GIB) -> None:
         self.sign: Signer = sign or Unsigned()
         self.max_bytes = max_bytes
         self.gdal_cache_bytes = GDAL_CACHE_BYTES
-        # GDAL follows redirects wherever they lead, and cannot be told not to: it is given the last address of a way of
-        # which each step was allowed, as `stat` went it last.
+        # GDAL follows any redirect and has no option against it. So it gets the final address of a chain of redirects
+        # that `stat` followed last, checking each.
         self._redirects: dict[str, str | None] = {}
 
     def stat(self, href: str) -> Stat:
-        """Size and mark; raises NotFound, Refused or Unreachable."""
+        """Size and version; raises NotFound, Refused or Unreachable."""
         href = check_href(href)
         if not is_remote(href):
             path = Path(href)
             try:
-                found = path.stat()
+                status = path.stat()
             except OSError as e:
                 raise NotFound(f"{href}: no such file") from e
             if not path.is_file():
                 raise BadAsset(f"{href}: is no file")
-            return Stat(size=found.st_size, mark=f"mtime:{found.st_mtime_ns}")
+            return Stat(size=status.st_size, version=f"mtime:{status.st_mtime_ns}")
         return with_retries(lambda: self._stat_remote(href))
 
     def _stat_remote(self, href: str) -> Stat:
         if href.startswith("s3://"):
             info = self._s3(href, lambda fs, key: fs.info(key))
-            return Stat(size=info.get("size"), mark=str(info.get("ETag") or info.get("LastModified")))
+            return Stat(size=info.get("size"), version=str(info.get("ETag") or info.get("LastModified")))
         with self._get(href, {"Range": "bytes=0-0"}) as response:
             self._redirects[href] = None if response.url == self.sign(href).url else response.url
             total = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
             length = response.headers.get("Content-Length") if response.status == 200 else None
             size = int(total[1]) if total else int(length) if length else None
-            mark = response.headers.get("ETag") or response.headers.get("Last-Modified") or f"size:{size}"
-            return Stat(size=size, mark=mark)
+            version = response.headers.get("ETag") or response.headers.get("Last-Modified") or f"size:{size}"
+            return Stat(size=size, version=version)
 
     def fetch(self, href: str) -> Path | io.BytesIO:
-        """A local path, or the whole body of a remote file; its size is checked before.
+        """A local path, or the whole body of a remote file, whose size is checked first.
 
         Raises:
             Refused: the file is larger than max_bytes.
@@ -162,14 +162,14 @@ class AssetFetcher:
                     f"{shown(href)}: connection closed after {received} bytes ({type(e).__name__})"
                 ) from e
         if declared is not None and received != int(declared):
-            raise Unreachable(f"{shown(href)}: {received} of {declared} bytes came; truncated")
+            raise Unreachable(f"{shown(href)}: received {received} of {declared} bytes; truncated")
         return b"".join(parts)
 
     def _too_large(self, href: str, size: int) -> str:
         return f"{shown(href)}: {size} bytes, this format is read whole and the limit is {self.max_bytes}"
 
     def _get(self, href: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-        """One GET, signed; signed afresh once after 401 or 403."""
+        """One signed GET; signed again once after 401 or 403."""
         for fresh in (False, True):
             signed = self.sign(href, fresh=fresh)
             request = urllib.request.Request(signed.url, headers={**headers, **signed.headers})
@@ -184,12 +184,12 @@ class AssetFetcher:
                 raise Unreachable(f"{shown(href)}: {_message(e)}") from None
         raise AssertionError("unreachable")
 
-    def _s3(self, href: str, ask: Callable[[Any, str], T]) -> T:
+    def _s3(self, href: str, request: Callable[[Any, str], T]) -> T:
         signed = self.sign(href)
         filesystem = fsspec.filesystem("s3", **_s3fs_options(signed))
         try:
             filesystem.invalidate_cache()
-            return ask(filesystem, href)
+            return request(filesystem, href)
         except FileNotFoundError:
             raise NotFound(f"{href}: no such object") from None
         except PermissionError as e:
@@ -198,7 +198,7 @@ class AssetFetcher:
             raise Unreachable(f"{href}: {_message(e)}") from e
 
     def gdal(self, href: str) -> tuple[str, dict[str, str | int]]:
-        """GDAL's name for the file, and the options to open it under."""
+        """GDAL's name for the file, and the options to open it with."""
         href = check_href(href)
         options: dict[str, str | int] = {**GDAL_OPTIONS, "GDAL_CACHEMAX": self.gdal_cache_bytes}
         if not is_remote(href):
@@ -217,7 +217,7 @@ class AssetFetcher:
     def raster(self, href: str, use: Callable[[Any], T], *, opened: dict[str, Any] | None = None) -> T:
         """`use(dataset)` on the raster at `href`; datasets are kept open in `opened` when given.
 
-        A remote failure is asked of the server itself, so that the error is NotFound, Refused or Unreachable and
+        After a remote failure the server itself is queried, so that the error is NotFound, Refused or Unreachable and
         not GDAL's guess.
         """
         remote = is_remote(check_href(href))
@@ -238,18 +238,18 @@ class AssetFetcher:
             except (RasterioError, RasterioIOError) as e:
                 if opened is not None and (broken := opened.pop(href, None)) is not None:
                     broken.close()
-                self.stat(href)  # raises what the server or the disk says; signs afresh where that was it
+                self.stat(href)  # raises the error of the server or the disk; signs again if a signature expired
                 if not remote:
                     raise BadAsset(f"{href}: cannot be read: {_message(e)}") from e
                 if not self._looks_like_raster(href):
-                    raise BadAsset(f"{shown(href)}: is no raster file") from None
-        raise Unreachable(f"{shown(href)}: reading failed {tries} times though the server answers; try again")
+                    raise BadAsset(f"{shown(href)}: is not a raster file") from None
+        raise Unreachable(f"{shown(href)}: reading failed {tries} times although the server answers; try again")
 
     def _looks_like_raster(self, href: str) -> bool:
         return self.head(href, 16).startswith(_MAGIC)
 
     def head(self, href: str, size: int) -> bytes:
-        """The first bytes of a file, to see what it is."""
+        """The first bytes of a file, to identify its format."""
         href = check_href(href)
         if not is_remote(href):
             self.stat(href)
@@ -268,7 +268,7 @@ class AssetFetcher:
         if not is_remote(href):
             return href
         if stat.size is None:
-            raise Refused(f"{shown(href)}: the server does not tell its size, so it cannot be read by ranges")
+            raise Refused(f"{shown(href)}: the server does not give its size, so it cannot be read by ranges")
         return RangeFile(stat.size, lambda start, stop: with_retries(lambda: self._range(href, start, stop)))
 
     def _range(self, href: str, start: int, stop: int) -> bytes:
@@ -277,28 +277,32 @@ class AssetFetcher:
         else:
             with self._get(href, {"Range": f"bytes={start}-{stop - 1}"}) as response:
                 if response.status != 206:
-                    raise Refused(f"{shown(href)}: the server serves no ranges (answers {response.status} to one)")
+                    raise Refused(f"{shown(href)}: the server does not serve ranges (it answers {response.status})")
                 try:
                     part = response.read()
                 except (OSError, http.client.HTTPException) as e:
                     raise Unreachable(f"{shown(href)}: connection closed ({type(e).__name__})") from None
         if len(part) != stop - start:
-            raise Unreachable(f"{shown(href)}: {len(part)} of {stop - start} bytes came; truncated")
+            raise Unreachable(f"{shown(href)}: received {len(part)} of {stop - start} bytes; truncated")
         return part
 
     def identity(self, assets: Iterable[Asset]) -> str:
-        """A hash that changes when any of the files does: checksum, ETag or size and mtime."""
+        """A hash that changes with any of the files: checksum, ETag, or size and mtime."""
         assets = sorted(assets, key=lambda a: a.key)
         with ThreadPoolExecutor(max_workers=8) as pool:
             stats = list(pool.map(lambda a: self.stat(a.href), assets))
         digest = hashlib.sha256()
         for asset, stat in zip(assets, stats, strict=True):
-            digest.update(f"{asset.key}\0{asset.checksum or stat.mark}\0{stat.size}\n".encode())
+            digest.update(f"{asset.key}\0{asset.checksum or stat.version}\0{stat.size}\n".encode())
         return digest.hexdigest()[:32]
 
 
 def check_href(href: str) -> str:
-    """The href again, if a reader may follow it; file:// becomes a path."""
+    """The resolved href, if a reader may follow it; file:// becomes a path.
+
+    Raises:
+        BadAsset: a scheme or host that is not allowed.
+    """
     try:
         refuse_host(href)
         return resolve_href(href)
@@ -307,7 +311,7 @@ def check_href(href: str) -> str:
 
 
 def with_retries(call: Callable[[], T]) -> T:
-    """The call, tried again while its error is transient."""
+    """Result of the call, which is tried again while its error is transient."""
     again = tenacity_retry(
         retry=retry_if_exception_type(Unreachable),
         stop=stop_after_attempt(TRIES),
@@ -318,7 +322,7 @@ def with_retries(call: Callable[[], T]) -> T:
 
 
 def http_error(href: str, code: int) -> ArchiveError:
-    """The error that an HTTP status means."""
+    """The error for an HTTP status."""
     where = shown(href)
     if code in (404, 410):
         return NotFound(f"{where}: the server answers {code}")
@@ -330,7 +334,7 @@ def http_error(href: str, code: int) -> ArchiveError:
 
 
 def _message(error: BaseException) -> str:
-    """The error in words."""
+    """Text of an error, without secrets."""
     return _without_query(str(error)) or type(error).__name__
 
 
@@ -340,7 +344,7 @@ def _without_query(text: str) -> str:
 
 
 def _driver(href: str) -> str:
-    """The one GDAL driver for a file: left to guess, GDAL follows a VRT to any other file, here or elsewhere."""
+    """The one GDAL driver for a file: if it may guess, GDAL follows a VRT to any other file, local or remote."""
     return "JP2OpenJPEG" if re.search(r"\.(jp2|j2k)$", urlsplit(href).path, re.I) else "GTiff"
 
 
@@ -357,7 +361,7 @@ def _gdal_s3_options(signed: Signed) -> dict[str, str]:
     options: dict[str, str] = {}
     if signed.requester_pays:
         options["AWS_REQUEST_PAYER"] = "requester"
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):  # GDAL knows it only without scheme
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):  # GDAL takes it without a scheme
         parts = urlsplit(endpoint)
         options["AWS_S3_ENDPOINT"] = parts.netloc
         options["AWS_HTTPS"] = "YES" if parts.scheme == "https" else "NO"

@@ -1,4 +1,4 @@
-"""Hrefs: made absolute, checked before anything follows them, and shown without what must stay secret."""
+"""Hrefs: resolve them, check them before anything follows them, and print them without secrets."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 SCHEMES = ("file", "http", "https", "s3")
 ALLOWED_HOSTS = "HYPERMEND_ALLOWED_HOSTS"
-"""Environment variable: hosts and buckets that may be asked, as *.dlr.de,my-bucket; unset for any."""
+"""Environment variable: allowed hosts and buckets, such as *.dlr.de,my-bucket; unset for any."""
 _METADATA_HOSTS = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
 
 
 def refuse_host(href: str) -> None:
-    """Of what a catalog names, the addresses at which clouds keep a machine's credentials are never asked.
+    """Refuse an href to an address at which clouds keep a machine's credentials, and to hosts that are not allowed.
 
     Raises:
-        ValueError: a link-local address, however it is written, or a host outside HYPERMEND_ALLOWED_HOSTS.
+        ValueError: a link-local address in any notation, or a host outside HYPERMEND_ALLOWED_HOSTS.
     """
     parts = urlsplit(href)
     if parts.scheme not in ("http", "https", "s3"):
@@ -36,7 +36,7 @@ def refuse_host(href: str) -> None:
 
 @lru_cache(1024)
 def _addresses(host: str) -> list[str]:
-    """The addresses of a host; of one that is written as a number, in whatever base, that one."""
+    """The addresses of a host; a numeric host, in any base, is its own address."""
     try:
         return [socket.inet_ntoa(socket.inet_aton(host))]  # 169.254.1.1, 0xa9fea9fe, 2852039166
     except OSError:
@@ -44,7 +44,7 @@ def _addresses(host: str) -> list[str]:
     try:
         return [str(info[4][0]) for info in socket.getaddrinfo(host, None)] if host else []
     except (OSError, UnicodeError):
-        return []  # whoever reads it will say that there is no such host
+        return []  # the read will report that there is no such host
 
 
 def _link_local(address: str) -> bool:
@@ -61,7 +61,7 @@ def resolve_href(href: str, base: str | None = None, *, within: str | None = Non
     """An absolute URL or absolute path.
 
     Args:
-        own: the document at `base` was written by us, so it may name files of this machine wherever it lies.
+        own: Hypermend wrote the document at `base`, so it may name files of this machine wherever it is stored.
 
     Raises:
         ValueError: scheme not allowed, a path inside a zip, a relative href with nothing to resolve it against, one

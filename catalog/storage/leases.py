@@ -1,13 +1,13 @@
-"""Leases: one driver at a time works on a thing, and the lease of a dead one is taken over.
+"""Leases: one driver at a time works on an object, and another one takes over the lease of a dead driver.
 
-    leases/<kind>/<name>.json    who holds it, until it is released; renewed while the driver lives
+    leases/<kind>/<name>.json    the holder, until it releases the lease; renewed while the driver lives
 
-A lease is taken by putting an object that must not be there yet, and renewed, taken over and given back by putting it
-on condition that it is still the version that was read: of two who try, one wins (on a folder, which has no conditional
-put, under `flock`). What a lease guards never depends on it alone: two who think they hold it write the same bytes.
+A driver takes a lease by putting an object that must not exist yet. It renews, takes over or releases a lease by
+putting the object on condition that it is still at the version read: of two drivers one wins (in a folder, which has no
+conditional put, under `flock`). Correctness never depends on a lease alone: two holders would write the same bytes.
 
-Whether a holder is dead is never judged by comparing the clocks of two machines. Its process is gone, where that can
-be seen from here; else the object is older than its time to live, by the clock of the store itself.
+A holder is never judged dead by comparing the clocks of two machines. Either its process has ended, if that can be
+seen from here, or the object is older than its time to live by the clock of the store itself.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 
 TTL_S = 120.0
-"""A holder that has not been heard of for so long may be replaced."""
+"""Seconds without renewal after which a holder may be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Who holds a lease."""
+    """The holder of a lease."""
 
     token: str
-    """Random: tells two holders in one process apart."""
+    """Random: distinguishes two holders in one process."""
     host: str
     pid: int
     process: str
-    """Start of the process, kernel and pid namespace: with them a pid names one process for ever."""
+    """Kernel, pid namespace and start of the process: with them a pid identifies one process for ever."""
     what: str
-    """For people: the run that holds it."""
+    """For the user: the run that holds it."""
     since: str
     """RFC 3339, by the holder's own clock."""
     ttl_s: float
@@ -48,7 +48,7 @@ class Claim:
 
 
 class Leases:
-    """The leases of one driver. A thread renews them; `close` gives all back."""
+    """The leases of one driver. A thread renews them; `close` releases all."""
 
     def __init__(self, root: ArchiveStore, *, what: str, ttl_s: float = TTL_S) -> None:
         self._root = root
@@ -61,12 +61,12 @@ class Leases:
         self._thread: threading.Thread | None = None
 
     def holder(self, key: str) -> Claim | None:
-        """The living driver, other than this one, that holds `key`; None when it can be taken."""
+        """The other living driver that holds `key`; None if the lease can be taken."""
         current = _read(self._root, key)
         return None if current is None or current[1].token == self._token or self._is_dead(key, current) else current[1]
 
     def take(self, key: str) -> Claim | None:
-        """Take the lease; None when it is ours, else who holds it.
+        """Take the lease. Returns None on success, else its holder.
 
         Raises:
             Unreachable, ArchiveError: the archive cannot be written.
@@ -81,7 +81,7 @@ class Leases:
             ttl_s=self._ttl_s,
         )
         data = to_json(asdict(claim))
-        for _ in range(10):  # each further round means that another driver has just changed the lease
+        for _ in range(10):  # a further round means that another driver has just changed the lease
             current = _read(self._root, key)
             if current is None:
                 version = self._root.put_if(key, data, None)
@@ -94,10 +94,10 @@ class Leases:
                     self._held[key] = version, claim
                 self._start()
                 return None
-        raise ArchiveError(f"{self._root.href(key)}: ten drivers changed this lease before we could; try again")
+        raise ArchiveError(f"{self._root.href(key)}: ten drivers changed this lease before this one could; try again")
 
     def renew(self, key: str) -> bool:
-        """Renew the lease now; False when another driver has taken it over (we were asleep, or cut off, too long)."""
+        """Renew the lease now. False: another driver took it over, as this one slept or was cut off for too long."""
         with self._lock:
             if key not in self._held:
                 return False
@@ -110,14 +110,14 @@ class Leases:
             return True
 
     def release(self, key: str) -> None:
-        """Give the lease back; nothing happens where it is no longer ours."""
+        """Release the lease; nothing happens if another driver has it."""
         if self.renew(key):
             self._root.delete(key)
             with self._lock:
                 self._held.pop(key, None)
 
     def close(self) -> None:
-        """Give every lease back and stop renewing."""
+        """Release every lease and stop renewing."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -134,7 +134,7 @@ class Leases:
             for key in list(self._held):
                 try:
                     self.renew(key)
-                except ArchiveError:  # tried again in a moment; whoever asks whether it is ours will see
+                except ArchiveError:  # the next round tries again; a caller of `renew` sees the error
                     continue
 
     def _is_dead(self, key: str, current: tuple[str, Claim]) -> bool:
@@ -146,7 +146,7 @@ class Leases:
 
 
 def _read(root: ArchiveStore, key: str) -> tuple[str, Claim] | None:
-    """(version, claim) of the lease, or None. A damaged one counts as one that nobody holds."""
+    """(version, claim) of the lease, or None. A damaged lease counts as free."""
     try:
         data, version = root.get_versioned(key)
     except NotFound:
@@ -159,20 +159,20 @@ def _read(root: ArchiveStore, key: str) -> tuple[str, Claim] | None:
 
 def _has_ended(claim: Claim) -> bool:
     """Whether the holder is a process of this machine that has ended."""
-    mine = _process(os.getpid())
-    if not claim.process or mine is None or claim.process.rpartition("/")[0] != mine.rpartition("/")[0]:
+    this = _process(os.getpid())
+    if not claim.process or this is None or claim.process.rpartition("/")[0] != this.rpartition("/")[0]:
         return False
     try:
         os.kill(claim.pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False  # another user's: what /proc shows of it is not to be relied on
+        return False  # another user's process: /proc may hide it
     return _process(claim.pid) != claim.process
 
 
 def _process(pid: int) -> str | None:
-    """Kernel, pid namespace and start of a running process of this machine; None where it is not there or hidden."""
+    """Kernel, pid namespace and start of a running process of this machine; None if it has ended or is hidden."""
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,6 +1,6 @@
-"""A remote file that can be read anywhere in it, by ranges, for libraries that want a Python file (h5py).
+"""A remote file with random access by ranges, for libraries that take a Python file (h5py).
 
-Blocks are fetched through `AssetFetcher`, so that signing, retries and errors are those of every other read.
+Blocks are fetched through `AssetFetcher`, so that signing, retries and errors are the same as for every other read.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ KEPT_BLOCKS = 64
 
 
 class RangeFile(io.RawIOBase):
-    """Bytes of a file of known size; the last 16 MiB read are kept."""
+    """A read-only file of known size that keeps the last 16 MiB read."""
 
     def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
-        """`fetch(start, stop)` gives these bytes or raises."""
+        """`fetch(start, stop)` returns these bytes or raises."""
         self._size = size
         self._fetch = fetch
         self._at = 0

@@ -1,8 +1,8 @@
 """Signing of hrefs at read time: `--sign none|planetary-computer|earthdata|s3-requester-pays`.
 
-A signer turns the plain href of a scene into what a request needs just now: a URL with a short-lived signature,
-a bearer token, or a requester-pays header. What it makes is used in the worker that reads, refreshed when the server
-answers 401 or 403, never stored and never printed: messages show hrefs through `hrefs.shown`.
+A signer turns the plain href of a scene into the parts of a request: a URL with a short-lived signature, a bearer
+token, or a requester-pays header. They are made in the worker that reads, renewed when the server answers 401 or 403,
+and never stored or printed: messages show hrefs through `hrefs.shown`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Signed:
-    """What one request needs; its repr shows no secret."""
+    """URL and headers of one request; its repr shows no secret."""
 
     url: str = field(repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
@@ -33,20 +33,20 @@ class Signed:
 
 
 class Signer(Protocol):
-    """Signs one href; `fresh=True` after a 401 or 403: whatever was cached is no longer good."""
+    """Signs one href; `fresh=True` after a 401 or 403, when a cached token has become invalid."""
 
     def __call__(self, href: str, *, fresh: bool = False) -> Signed: ...
 
 
 class Unsigned:
-    """Hrefs as they are."""
+    """Leaves hrefs as they are."""
 
     def __call__(self, href: str, *, fresh: bool = False) -> Signed:
         return Signed(url=href)
 
 
 class PlanetaryComputer:
-    """Azure blob hrefs get the SAS token of their account and container, asked for once and kept until it ends.
+    """Adds the SAS token of their account and container to Azure blob hrefs; requested once and kept until it expires.
 
     Source: planetarycomputer.microsoft.com/docs/concepts/sas ({"token", "msft:expiry"}).
     """
@@ -97,14 +97,14 @@ class Earthdata:
         parts = urlsplit(href)
         if parts.scheme not in ("http", "https") or not (parts.hostname or "").endswith(self._hosts):
             return Signed(url=href)
-        token = os.environ.get("EARTHDATA_TOKEN")  # read each time, so that a renewed token is taken up
+        token = os.environ.get("EARTHDATA_TOKEN")  # read each time, so that a renewed token takes effect
         if not token:
             raise Refused("earthdata signing needs a token in EARTHDATA_TOKEN (urs.earthdata.nasa.gov, My tokens)")
         return Signed(url=href, headers={"Authorization": f"Bearer {token}"})
 
 
 class RequesterPays:
-    """S3 buckets whose reader pays: the request says so, the keys come from the usual AWS_* environment."""
+    """S3 buckets whose reader pays: marks the request; the keys come from the usual AWS_* environment."""
 
     def __call__(self, href: str, *, fresh: bool = False) -> Signed:
         return Signed(url=href, requester_pays=urlsplit(href).scheme == "s3")
