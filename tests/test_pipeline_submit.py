@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import BadJob
 from hypermend.pipeline.engine import submit as submit_module
-from hypermend.pipeline.engine.submit import Cluster, package, working_dir
+from hypermend.pipeline.engine.submit import JobsClient, make_package, working_dir
 
 
 def job_file(folder: Path, text: str) -> Path:
@@ -23,12 +23,12 @@ def job_file(folder: Path, text: str) -> Path:
 
 def test_the_id_is_that_of_job_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = 'archive = "s3://b/a"\ntask = "denoise"\n'
-    first = package(job_file(tmp_path, text))
+    first = make_package(job_file(tmp_path, text))
     assert first.id.startswith("hypermend-restore-")
-    assert package(job_file(tmp_path, "# a remark\n" + text)).id == first.id
-    assert package(job_file(tmp_path, text + "tile_px = 64\n")).id != first.id
+    assert make_package(job_file(tmp_path, "# a remark\n" + text)).id == first.id
+    assert make_package(job_file(tmp_path, text + "tile_px = 64\n")).id != first.id
     monkeypatch.setattr(submit_module, "code_sha256", lambda: "other")
-    assert package(job_file(tmp_path, text)).id != first.id
+    assert make_package(job_file(tmp_path, text)).id != first.id
 
 
 @pytest.mark.parametrize(
@@ -41,24 +41,24 @@ def test_the_id_is_that_of_job_and_code(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_the_verb_follows_from_the_keys(tmp_path: Path, text: str, verb: str) -> None:
-    assert package(job_file(tmp_path, text)).verb == verb
+    assert make_package(job_file(tmp_path, text)).verb == verb
 
 
 def test_what_cannot_be_submitted_is_refused_before_anything_travels(tmp_path: Path) -> None:
     with pytest.raises(BadJob, match=r"archive 'demo' is relative"):
-        package(job_file(tmp_path, 'archive = "demo"\n'))
+        make_package(job_file(tmp_path, 'archive = "demo"\n'))
     with pytest.raises(BadJob, match=r"unknown key 'takk'; did you mean 'task'"):
-        package(job_file(tmp_path, 'archive = "/a"\ntakk = "denoise"\n'))
+        make_package(job_file(tmp_path, 'archive = "/a"\ntakk = "denoise"\n'))
     answer = CliRunner().invoke(app, ["submit", str(tmp_path / "no.toml"), "--address", "http://127.0.0.1:9"])
     assert answer.exit_code == 2
     for address in ("127.0.0.1:8265", "ray://h:10001", "http://user:pw@h:8265"):
         with pytest.raises(BadJob, match="write the head's dashboard") as error:
-            Cluster(address)
+            JobsClient(address)
         assert "pw" not in str(error.value)
 
 
 def test_code_travels_and_nothing_else(tmp_path: Path) -> None:
-    with working_dir(package(job_file(tmp_path, 'archive = "/a"\n'))) as folder:
+    with working_dir(make_package(job_file(tmp_path, 'archive = "/a"\n'))) as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["hypermend", "job.toml"]
         assert (folder / "hypermend" / "pipeline" / "cli" / "main.py").is_file()
         assert list((folder / "hypermend" / "models" / "weights").rglob("card.json"))
@@ -96,8 +96,8 @@ def test_twice_is_one_job_and_a_job_that_has_ended_is_run_again(
 ) -> None:
     monkeypatch.setattr(submit_module, "JobSubmissionClient", Head)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "SECRET-TOKEN")
-    made = package(job_file(tmp_path, 'archive = "/a"\nlane = "backfill"\n'))
-    cluster = Cluster("http://127.0.0.1:8265")
+    made = make_package(job_file(tmp_path, 'archive = "/a"\nlane = "backfill"\n'))
+    cluster = JobsClient("http://127.0.0.1:8265")
     head: Any = cluster._client
     assert (cluster.submit(made).new, cluster.submit(made).new) == (True, False)
     assert len(head.submitted) == 1
@@ -117,8 +117,8 @@ def test_a_night_is_submitted_every_night_and_only_once_while_it_is_at_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit_module, "JobSubmissionClient", Head)
-    night = package(job_file(tmp_path, 'archive = "/a"\nstac = "https://x"\ntask = "denoise"\n'))
-    cluster = Cluster("http://127.0.0.1:8265")
+    night = make_package(job_file(tmp_path, 'archive = "/a"\nstac = "https://x"\ntask = "denoise"\n'))
+    cluster = JobsClient("http://127.0.0.1:8265")
     head: Any = cluster._client
     for name in (night.id, f"{night.id}-again1", f"{night.id}-again2"):
         first, second = cluster.submit(night), cluster.submit(night)
@@ -132,7 +132,7 @@ def test_a_missing_token_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(submit_module, "JobSubmissionClient", refused)
     with pytest.raises(BadJob, match=r"the cluster wants its token; set RAY_AUTH_MODE=token") as error:
-        Cluster("http://127.0.0.1:8265")
+        JobsClient("http://127.0.0.1:8265")
     assert "\n" not in str(error.value)
 
 
@@ -142,4 +142,4 @@ def test_a_port_is_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(submit_module, "JobSubmissionClient", nobody)
     with pytest.raises(BadJob, match=r"Failed to connect"):
-        Cluster("http://127.0.0.1:40123")
+        JobsClient("http://127.0.0.1:40123")

@@ -63,10 +63,10 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Run a job on a cluster, through Ray's Jobs API; submitting the same work twice is one job."""
-    from hypermend.pipeline.engine.submit import Cluster, package
+    from hypermend.pipeline.engine.submit import JobsClient, make_package
 
-    cluster = Cluster(address)
-    submitted = cluster.submit(package(job, verb))
+    cluster = JobsClient(address)
+    submitted = cluster.submit(make_package(job, verb))
     state = "submitted" if submitted.new else f"already there, {submitted.status.lower()}"
     print(f"{submitted.id}: {state}", file=sys.stderr if as_json else sys.stdout)
     if wait:
@@ -79,9 +79,9 @@ def submit(
 @jobs.command("list")
 def list_jobs(address: HeadAddress, as_json: Json = False) -> None:
     """List every job of Hypermend on the cluster, the newest first."""
-    from hypermend.pipeline.engine.submit import Cluster
+    from hypermend.pipeline.engine.submit import JobsClient
 
-    submitted = Cluster(address).jobs()
+    submitted = JobsClient(address).jobs()
     if as_json:
         emit({"jobs": [job.to_dict() for job in submitted]})
         return
@@ -98,9 +98,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Until the job ends; leave with its exit code.")] = False,
 ) -> None:
     """Print the log of a job so far."""
-    from hypermend.pipeline.engine.submit import Cluster
+    from hypermend.pipeline.engine.submit import JobsClient
 
-    cluster = Cluster(address)
+    cluster = JobsClient(address)
     if follow:
         end = cluster.follow(job, lambda text: print(text, end="", flush=True))
         raise typer.Exit(end.exit_code)
@@ -110,9 +110,9 @@ def logs(
 @jobs.command()
 def stop(job: JobId, address: HeadAddress) -> None:
     """Let a job finish its tiles in flight and end; submitted again, it resumes."""
-    from hypermend.pipeline.engine.submit import Cluster
+    from hypermend.pipeline.engine.submit import JobsClient
 
-    if not Cluster(address).stop(job):
+    if not JobsClient(address).stop(job):
         refuse(f"job {job} had already ended")
     print(f"{job}: stopping")
 
@@ -120,9 +120,9 @@ def stop(job: JobId, address: HeadAddress) -> None:
 @jobs.command()
 def retry(job: JobId, address: HeadAddress, as_json: Json = False) -> None:
     """Run a job again that has ended: it does what is left, failed tiles and scenes included."""
-    from hypermend.pipeline.engine.submit import Cluster
+    from hypermend.pipeline.engine.submit import JobsClient
 
-    submitted = Cluster(address).retry(job)
+    submitted = JobsClient(address).retry(job)
     if as_json:
         emit(submitted.to_dict())
     else:

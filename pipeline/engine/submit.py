@@ -1,9 +1,8 @@
-"""Submitting a job to a cluster through Ray's Jobs API, once: what is submitted twice is one job.
+"""Submit jobs to a cluster through Ray's Jobs API, each once: submitting a job twice gives one job.
 
-The id of a submission is a hash of the verb, the job and the code that is shipped, so the head itself refuses the
-second one. The code travels as Ray's working directory: the package as it is installed here, and the job. The
-token of the cluster comes from where Ray looks for it (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token); it is
-never read, stored or printed here.
+The id of a submission is a hash of the verb, the job and the code shipped, so the head itself refuses a second one. The
+code travels as Ray's working directory: the package as it is installed here, and the job. Ray reads the cluster's token
+from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; this module never reads, stores or prints it.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ ROOMS = ("catalog", "models", "pipeline")
 PREFIX = "hypermend-"
 KINDS: dict[str, type[Job]] = {"ingest": IngestJob, "restore": RestoreJob, "nightly": NightlyJob}
 STOP_WAIT_S = "600"
-"""From SIGTERM to SIGKILL: time for the tiles in flight. Ray's own default is three seconds."""
+"""Seconds from SIGTERM to SIGKILL, for the tiles in flight to end. Ray's own default is three seconds."""
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """What is submitted."""
+    """A job to submit, named after its content."""
 
     id: str
     verb: str
@@ -60,17 +59,18 @@ class Submitted:
     begun: str = ""
     message: str = ""
     exit_code: int = 0
-    """Of the job once it has ended: 0 or what it left with."""
+    """Exit code of the job once it has ended."""
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the submission as JSON values."""
         return asdict(self)
 
 
-def package(file: Path, verb: str | None = None) -> Package:
-    """Check a job file here, before it travels, and name it after what it does.
+def make_package(file: Path, verb: str | None = None) -> Package:
+    """Check a job file on this machine, before it travels, and hash it.
 
     Raises:
-        BadJob: as ``load_job``; no such verb; an archive that only this machine sees.
+        BadJob: as ``load_job``; no such verb; an archive that only this machine can read.
     """
     verb = verb or _verb(file)
     if verb not in KINDS:
@@ -91,23 +91,23 @@ def package(file: Path, verb: str | None = None) -> Package:
 
 
 def _verb(file: Path) -> str:
-    """What the keys of a job file ask for."""
+    """Infer the verb from the keys of a job file."""
     try:
         keys = set(tomllib.loads(file.read_text()))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
-        keys = set()  # load_job says what is wrong
+        keys = set()  # load_job reports the fault
     ingests = keys & {"stac", "query", "limit", "bands", "gsd_m", "sign"}
     restores = keys & {"task", "model", "guide_collection", "scenes", "memory_gib"}
     return "nightly" if (ingests and restores) or keys & {"name", "attempts"} else "ingest" if ingests else "restore"
 
 
 def code_sha256() -> str:
-    """Of every file that is shipped: other code is another job."""
-    seen = hashlib.sha256()
+    """Hash every file that is shipped: a job with other code is another job."""
+    total = hashlib.sha256()
     for path in _shipped():
-        seen.update(f"{path.relative_to(_home().parent)}\n".encode())
-        seen.update(hashlib.sha256(path.read_bytes()).digest())
-    return seen.hexdigest()
+        total.update(f"{path.relative_to(_home().parent)}\n".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def _home() -> Path:
@@ -121,32 +121,33 @@ def _shipped() -> list[Path]:
     return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
 
 
-def retrying(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call, tried again for three minutes while the head has only just started."""
+def with_retries(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a call so that it is retried for three minutes while the head is starting."""
     starting = retry_if_exception(lambda error: "No available agent" in str(error))
     return retry(retry=starting, wait=wait_fixed(2), stop=stop_after_delay(180), reraise=True)(call)
 
 
 @contextmanager
 def working_dir(package: Package) -> Iterator[Path]:
-    """A folder with the code and the job, and nothing else: no data, no environment, no secret."""
+    """Make a temporary folder with the code and the job, and nothing else: no data, no environment, no secret."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
         folder = Path(name)
         for path in _shipped():
-            there = folder / path.relative_to(_home().parent)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, there)
+            target = folder / path.relative_to(_home().parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
         (folder / "job.toml").write_text(package.text)
         yield folder
 
 
-class Cluster:
-    """The Jobs API of a cluster's head."""
+class JobsClient:
+    """Client of the Jobs API of a cluster's head."""
 
     def __init__(self, address: str) -> None:
-        """
+        """Connect to the head at ``address``.
+
         Raises:
-            BadJob: no address of a head; nobody there; the token is missing or wrong.
+            BadJob: this is no address of a head; nothing answers there; the token is missing or wrong.
         """
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
@@ -154,27 +155,27 @@ class Cluster:
                 f"--address {parts.scheme}://{parts.hostname or ''}: write the head's dashboard, http://HEAD:8265"
             )
         self._address = f"{parts.scheme}://{parts.netloc}"
-        with self._said():
+        with self._readable_errors():
             self._client = JobSubmissionClient(self._address)
 
     def submit(self, package: Package, *, attempt: int = 0) -> Submitted:
-        """Submit once: a job of this id that is there already is left as it is.
+        """Submit a job, unless the cluster already has one of this id.
 
-        Of a night, one that is at work is; once it has ended, the next may find what is new since.
+        A nightly job is submitted again once the last one has ended, because there may be new scenes.
 
         Raises:
-            BadJob: as ``Cluster``.
+            BadJob: as ``JobsClient``.
         """
         if package.verb == "nightly" and attempt == 0:
-            tries = self._tries(package.id)
-            attempt = len(tries) - any(JobStatus(one.status) not in _ENDED for one in tries)
+            attempts = self._attempts(package.id)
+            attempt = len(attempts) - any(JobStatus(job.status) not in _ENDED for job in attempts)
         name = package.id if attempt == 0 else f"{package.id}-again{attempt}"
-        known = self._find(name)
-        if known is not None:
-            return known
+        existing = self._find(name)
+        if existing is not None:
+            return existing
         command = f"python -m hypermend {package.verb} job.toml --address auto"
-        with working_dir(package) as folder, self._said():
-            submit = retrying(self._client.submit_job)
+        with working_dir(package) as folder, self._readable_errors():
+            submit = with_retries(self._client.submit_job)
             submit(
                 entrypoint=command,
                 submission_id=name,
@@ -187,63 +188,64 @@ class Cluster:
         return Submitted(id=name, status="PENDING", new=True)
 
     def jobs(self) -> list[Submitted]:
-        """Every job of ours, the newest first."""
-        with self._said():
-            every = self._client.list_jobs()
-        ours = [d for d in every if (d.submission_id or "").startswith(PREFIX)]
-        return [_submitted(d) for d in sorted(ours, key=lambda d: d.start_time or 0, reverse=True)]
+        """List the jobs that `hypermend submit` has submitted, newest first."""
+        with self._readable_errors():
+            details = self._client.list_jobs()
+        submitted = [d for d in details if (d.submission_id or "").startswith(PREFIX)]
+        return [_submitted(d) for d in sorted(submitted, key=lambda d: d.start_time or 0, reverse=True)]
 
     def logs(self, name: str) -> str:
-        with self._said():
+        """Return what the job has printed."""
+        with self._readable_errors():
             return str(self._client.get_job_logs(name))
 
     def stop(self, name: str) -> bool:
-        """Ask it to stop; False if it had ended. Ray kills it if it is not gone in ten minutes."""
-        with self._said():
+        """Ask the job to stop; False if it had ended. Ray kills it after ten minutes."""
+        with self._readable_errors():
             return bool(self._client.stop_job(name))
 
     def retry(self, name: str) -> Submitted:
         """Submit a job that has ended once more.
 
         Raises:
-            BadJob: it has not ended, or it is none of ours.
+            BadJob: it has not ended, or `hypermend submit` did not submit it.
         """
-        with self._said():
+        with self._readable_errors():
             details = self._client.get_job_info(name)
-        facts = details.metadata or {}
+        metadata = details.metadata or {}
         if details.status not in _ENDED:
             raise BadJob(f"job {name} is {details.status.value.lower()}; stop it first, or let it end")
-        if "job" not in facts:
+        if "job" not in metadata:
             raise BadJob(f"job {name} was not submitted by `hypermend submit`")
-        lane = tomllib.loads(facts["job"]).get("lane")
-        again = Package(id=facts["id"], verb=facts["verb"], text=facts["job"], lane=lane)
-        return self.submit(again, attempt=len(self._tries(again.id)))
+        lane = tomllib.loads(metadata["job"]).get("lane")
+        package = Package(id=metadata["id"], verb=metadata["verb"], text=metadata["job"], lane=lane)
+        return self.submit(package, attempt=len(self._attempts(package.id)))
 
     def follow(self, name: str, show: Callable[[str], None]) -> Submitted:
-        """Show what a job prints until it ends."""
+        """Show what a job prints until it ends, and return how it ended."""
 
         async def tail() -> None:
             async for text in self._client.tail_job_logs(name):
                 show(text)
 
-        with self._said():
+        with self._readable_errors():
             asyncio.run(tail())
         while True:
-            found = self._find(name)
-            if found is None or JobStatus(found.status) in _ENDED:
-                return found or Submitted(id=name, status="GONE", exit_code=1)
+            job = self._find(name)
+            if job is None or JobStatus(job.status) in _ENDED:
+                return job or Submitted(id=name, status="GONE", exit_code=1)
             time.sleep(0.5)
 
-    def _tries(self, base: str) -> list[Submitted]:
-        """Every submission of a job, the newest first."""
-        return [one for one in self.jobs() if one.id == base or one.id.startswith(f"{base}-again")]
+    def _attempts(self, base: str) -> list[Submitted]:
+        """List every submission of a job, newest first."""
+        return [job for job in self.jobs() if job.id == base or job.id.startswith(f"{base}-again")]
 
     def _find(self, name: str) -> Submitted | None:
-        return next((one for one in self.jobs() if one.id == name), None)
+        return next((job for job in self.jobs() if job.id == name), None)
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
-        """Ray's errors in one line, with what to do; never what was sent."""
+    def _readable_errors(self) -> Iterator[None]:
+        """Raise Ray's errors as one line with advice; the line never holds what was sent."""
         try:
             yield
         except (RayError, RuntimeError, ConnectionError, ValueError) as error:
@@ -255,9 +257,9 @@ class Cluster:
                     f"{self._address}: the cluster wants its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to "
                     "a file that holds it (`ray get-auth-token` on the head shows it)"
                 ) from None
-            said = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-            lost = "; is the head up, and the tunnel to its dashboard open?" if "Failed to connect" in said else ""
-            raise BadJob(f"{self._address}: {said.rstrip('.')}{lost}") from None
+            line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+            advice = "; is the head up, and the tunnel to its dashboard open?" if "Failed to connect" in line else ""
+            raise BadJob(f"{self._address}: {line.rstrip('.')}{advice}") from None
 
 
 def _submitted(details: JobDetails) -> Submitted:
