@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -29,6 +30,15 @@ class Option:
     name: str | None
     """None: only a job file can set the field."""
     metavar: str | None = None
+
+
+@dataclass(frozen=True)
+class OfTask:
+    """A field that belongs to one task: other tasks refuse it."""
+
+    task: str
+    needed: bool = False
+    """The task refuses to run without it."""
 
 
 FILE_ONLY = Option(None)
@@ -122,6 +132,25 @@ class IngestJob(Job):
 
 
 TASKS = ("denoise", "sharpen", "fuse")
+CHAINS = (("denoise", "sharpen"),)
+"""Tasks that follow each other in one read and one write."""
+
+
+def _check_fields_of_tasks(job: Job, tasks: Sequence[str]) -> None:
+    """Compare the fields that are set with the tasks that they belong to.
+
+    Raises:
+        ValueError: a field of another task is set, or one that a task needs is not.
+    """
+    for name, field in type(job).model_fields.items():
+        owner = next((mark for mark in field.metadata if isinstance(mark, OfTask)), None)
+        if owner is None:
+            continue
+        given = getattr(job, name) not in (None, False)
+        if given and owner.task not in tasks:
+            raise ValueError(f"{name} belongs to task {owner.task!r}, and the task is {','.join(tasks)!r}")
+        if owner.needed and not given and owner.task in tasks:
+            raise ValueError(f"task {owner.task!r} needs {name}: {field.description}")
 
 
 class RestoreJob(Job):
@@ -135,17 +164,17 @@ class RestoreJob(Job):
         description="Name of the model, in the archive or built in; for a chain one per task, with commas. Default: "
         "selected for each scene.",
     )
-    scale: int | None = Field(
+    scale: Annotated[int | None, OfTask("sharpen")] = Field(
         default=None, ge=2, description="Sharpen: how many times finer; default: that of the model, or 2."
     )
     scenes: Scenes = Field(default=(), description="Id of a scene; default: all that match.")
-    guide_collection: str | None = Field(
+    guide_collection: Annotated[str | None, OfTask("fuse", needed=True)] = Field(
         default=None, description="Fuse: collection of the sharper images; its source cubes are the guides."
     )
-    budget_steps: int | None = Field(
+    budget_steps: Annotated[int | None, OfTask("fuse")] = Field(
         default=None, ge=0, description="Fuse: largest number of adaptation steps per block; 0 for no adaptation."
     )
-    budget_seconds: float | None = Field(
+    budget_seconds: Annotated[float | None, OfTask("fuse")] = Field(
         default=None,
         gt=0,
         description="Fuse: longest adaptation time per block, in seconds. The result then depends on the machine; "
@@ -174,29 +203,19 @@ class RestoreJob(Job):
         parts = [part.strip() for part in task.split(",")]
         if unknown := [part for part in parts if part not in TASKS]:
             raise ValueError(f"{unknown[0]!r} is no task; there are {', '.join(TASKS)}")
-        if len(parts) > 1 and "fuse" in parts:
-            raise ValueError("a fusion is no part of a chain; run it by itself")
-        if len(parts) > 1 and parts != ["denoise", "sharpen"]:
-            raise ValueError("the one chain is denoise,sharpen: on finer pixels noise looks like texture")
+        if len(parts) > 1 and tuple(parts) not in CHAINS:
+            chains = " and ".join(",".join(chain) for chain in CHAINS)
+            raise ValueError(
+                f"{','.join(parts)!r} is no chain, there is {chains}: a fusion runs by itself, and on finer pixels "
+                "noise looks like texture"
+            )
         return ",".join(parts)
 
     @model_validator(mode="after")
-    def _models_and_scale(self) -> RestoreJob:
+    def _a_model_for_each_task(self) -> RestoreJob:
         if self.models and (len(self.models) != len(self.tasks) or not all(self.models)):
             raise ValueError(f"task {self.task!r} takes {len(self.tasks)} of --model, with commas; got {self.model!r}")
-        if self.scale is not None and "sharpen" not in self.tasks:
-            raise ValueError(f"scale belongs to task 'sharpen', and the task is {self.task!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _guide_for_fusion_only(self) -> RestoreJob:
-        given = [
-            key for key in ("guide_collection", "budget_steps", "budget_seconds") if getattr(self, key) is not None
-        ]
-        if self.task == "fuse" and self.guide_collection is None:
-            raise ValueError("task 'fuse' needs guide_collection, the collection of the sharper images")
-        if self.task != "fuse" and given:
-            raise ValueError(f"{', '.join(given)} belong to task 'fuse', and the task is {self.task!r}")
+        _check_fields_of_tasks(self, self.tasks)
         return self
 
 
@@ -245,19 +264,21 @@ class TrainJob(Job):
     validation_scenes: Annotated[tuple[str, ...], Option("--validation-scene")] = Field(
         default=(), description="Id of a scene for validation; default: a tenth of those that match, at least one."
     )
-    guide_collection: str | None = Field(
+    guide_collection: Annotated[str | None, OfTask("fuse")] = Field(
         default=None, description="Fuse: half of the pairs have the spectral response of its sensors."
     )
-    genotype: str | None = Field(
+    genotype: Annotated[str | None, OfTask("denoise")] = Field(
         default=None,
         description="Denoise: id of an architecture that `hypermend search` found; default: that of the shipped "
         "denoiser.",
     )
-    scale: Literal[2, 3, 4] | None = Field(default=None, description="Sharpen: how many times finer; default: 2.")
-    filters: int | None = Field(
+    scale: Annotated[Literal[2, 3, 4] | None, OfTask("sharpen")] = Field(
+        default=None, description="Sharpen: how many times finer; default: 2."
+    )
+    filters: Annotated[int | None, OfTask("sharpen")] = Field(
         default=None, ge=1, description="Sharpen: filters of the network; default: 16, the paper has 64."
     )
-    modules: int | None = Field(
+    modules: Annotated[int | None, OfTask("sharpen")] = Field(
         default=None, ge=1, description="Sharpen: modules of the network; default: 1, the paper has 3."
     )
     steps: int | None = Field(default=None, ge=1, description="End after this many steps, if that comes first.")
@@ -277,7 +298,7 @@ class TrainJob(Job):
         default=8, ge=1, description="Validations without improvement after which training ends."
     )
     bf16: bool | None = Field(default=None, description="Mixed precision; default: where the hardware is faster.")
-    freeze_norm: bool = Field(
+    freeze_norm: Annotated[bool, OfTask("denoise")] = Field(
         default=False,
         description="Denoise: batch normalisation keeps its first statistics; the number of workers then changes "
         "nothing.",
@@ -289,15 +310,7 @@ class TrainJob(Job):
     def _end_and_task(self) -> TrainJob:
         if self.steps is None and self.minutes is None:
             raise ValueError("training needs an end: give steps, minutes or both")
-        keys_of_task = {
-            "fuse": ("guide_collection",),
-            "denoise": ("genotype", "freeze_norm"),
-            "sharpen": ("scale", "filters", "modules"),
-        }
-        for task, keys in keys_of_task.items():
-            given = [key for key in keys if getattr(self, key)]
-            if task != self.task and given:
-                raise ValueError(f"{', '.join(given)} belong to task {task!r}, and the task is {self.task!r}")
+        _check_fields_of_tasks(self, (self.task,))
         return self
 
 

@@ -457,8 +457,8 @@ def test_what_cannot_be_is_refused_before_it_starts(tmp_path: Path, changes: dic
     ("settings", "message"),
     [
         ({"task": "fuse"}, "task 'fuse' needs guide_collection"),
-        ({"guide_collection": "g"}, "guide_collection belong to task 'fuse'"),
-        ({"budget_steps": 4}, "budget_steps belong to task 'fuse'"),
+        ({"guide_collection": "g"}, "guide_collection belongs to task 'fuse'"),
+        ({"budget_steps": 4}, "budget_steps belongs to task 'fuse'"),
     ],
 )
 def test_jobs_that_make_no_sense(settings: dict[str, Any], message: str) -> None:

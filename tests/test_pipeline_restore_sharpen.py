@@ -217,8 +217,8 @@ def test_a_plan_from_before_chains_is_still_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "sharpen,denoise"}, "the one chain is denoise,sharpen"),
-        ({"task": "denoise,fuse"}, "a fusion is no part of a chain"),
+        ({"task": "sharpen,denoise"}, "is no chain, there is denoise,sharpen"),
+        ({"task": "denoise,fuse"}, "'denoise,fuse' is no chain.* a fusion runs by itself"),
         ({"task": "denoise,polish"}, "'polish' is no task"),
         ({"task": "denoise,sharpen", "model": "a"}, "takes 2 of --model"),
         ({"task": "denoise", "scale": 2}, "scale belongs to task 'sharpen'"),

@@ -382,7 +382,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(scenes: ArchiveStore, tmp
     assert "4 squares of 112 x 112 usable pixels are needed, 2 are in 2 training scene(s)" in few
     assert "9 workers share a batch of 4 samples" in refused(scenes, *words, "--workers", 9)
     assert "no genotype 'x'" in refused(scenes, "--task", "denoise", "--genotype", "x")
-    assert "genotype belong to task 'denoise'" in refused(scenes, *words, "--genotype", "x")
+    assert "genotype belongs to task 'denoise'" in refused(scenes, *words, "--genotype", "x")
     assert "no scene of guide collection 'g'" in refused(scenes, "--task", "fuse", "--guide-collection", "g")
     assert "'blur' " not in (unknown := refused(scenes, "--task", "blur")) and "task" in unknown
     with pytest.raises(BadJob, match="needs an end: give steps, minutes or both"):
