@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import hypermend
+from hypermend.catalog.errors import Unreachable
 from hypermend.catalog.storage import leases as lease_module
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
@@ -155,13 +156,13 @@ def test_f19_a_night_that_was_killed_is_repeated_by_calling_it_again(house: Hous
 def test_f14_a_search_that_dies_says_so_and_what_it_found_is_done(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = nights.scenes
+    real = nights.find_scenes
 
     def dying(job: Any) -> Iterator[Any]:
         yield next(iter(real(job)))
-        raise hypermend.errors.Unreachable("search died at page 2")
+        raise Unreachable("search died at page 2")
 
-    monkeypatch.setattr(nights, "scenes", dying)
+    monkeypatch.setattr(nights, "find_scenes", dying)
     night = house.night()
     assert (night.published, night.exit_code) == (1, 1)
     assert "search died at page 2" in night.line()
