@@ -35,8 +35,8 @@ from benchmarks.scenes import Scenes, crop, quality
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32
 from hypermend.models.denoise.model import StasModel
-from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.evaluate.scores import eigenimages, from_eigenimages, restored, truncated_svd
+from hypermend.pipeline.protocols.images import noisy_image
 
 MODEL = "stas-subspace"
 LOW_NOISE = (0, 1, 2, 5, 10)
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, cube in scenes:
         truth = crop(cube, a.crop)
         for sigma in LOW_NOISE if a.low_noise else a.sigma:
-            noisy = gaussian(truth, sigma / 255, np.random.default_rng([0, sigma]))
+            noisy = noisy_image(truth, sigma)
             for method, run in methods.items():
                 begin = time.perf_counter()
                 estimate = run(noisy, sigma / 255, truth)

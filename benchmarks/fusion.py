@@ -46,8 +46,8 @@ from hypermend.models.fuse.moments import pair_moments
 from hypermend.models.fuse.protocol import BadPair, FusionModel, Pair, PairGeometry
 from hypermend.models.restorer import SceneStatistics
 from hypermend.models.signal import degrade, metrics
-from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded_pair, tensors
-from hypermend.pipeline.evaluate.kernels import built_in
+from hypermend.pipeline.protocols.kernels import built_in
+from hypermend.pipeline.protocols.pairs import bicubic_pair, degraded_pair, tensors
 from hypermend.pipeline.restore.guide_selection import DEFAULT_STEPS
 from hypermend.pipeline.tiling.blocks import BlockGrid
 from hypermend.pipeline.tiling.tiles import Window

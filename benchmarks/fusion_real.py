@@ -32,7 +32,7 @@ from hypermend.catalog.sensors import sensor, srf
 from hypermend.models.arrays import F32
 from hypermend.models.fuse.protocol import BadPair, PairGeometry
 from hypermend.models.signal import degrade, metrics
-from hypermend.pipeline.evaluate.degraded_pairs import whole_pair
+from hypermend.pipeline.protocols.pairs import whole_pair
 
 RATIO = 3
 ENMAP_LEFT_M, ENMAP_TOP_M = (366975.0, 367935.0), (5808045.0, 5807085.0, 5806125.0, 5805165.0)

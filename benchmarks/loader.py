@@ -30,9 +30,8 @@ from benchmarks.measure import Clock, line, rounded
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.fit import AllReduce, Batch, FitSettings, fit
 from hypermend.pipeline.config import TrainJob
-from hypermend.pipeline.train.build import build
 from hypermend.pipeline.train.make_plan import plan_training
-from hypermend.pipeline.train.task import Task
+from hypermend.pipeline.train.tasks import Training, build
 
 NAMES = ("samples", "memory", "workers")
 BANDS, EDGE_PX, SCENES = 31, 512, 4
@@ -48,25 +47,25 @@ def make_archive(folder: Path) -> str:
     return str(folder)
 
 
-def task_of(archive: str) -> tuple[Task, int]:
+def training_of(archive: str) -> tuple[Training, int]:
     """The training of the small sharpener, and its batch."""
     plan = plan_training(TrainJob(archive=archive, task="sharpen", name="x", steps=1000, bf16=False))
     return build(ArchiveStore(archive), plan), plan.settings.batch
 
 
-def load_seconds(task: Task, batch: int, steps: int, clock: Clock, first: int = 0) -> float:
+def load_seconds(training: Training, batch: int, steps: int, clock: Clock, first: int = 0) -> float:
     """Of the samples of so many steps, used for nothing."""
     start = clock()
     for step in range(first, first + steps):
-        task.stream.batch(step, range(batch))
+        training.samples.stream.batch(step, range(batch))
     return clock() - start
 
 
-def step_seconds(task: Task, batch: Batch, clock: Clock, share: AllReduce | None = None) -> float:
+def step_seconds(training: Training, batch: Batch, clock: Clock, share: AllReduce | None = None) -> float:
     """Of STEPS steps on the same samples, after some that do not count."""
     settings = FitSettings(steps=WARM + STEPS, report_every=WARM, bf16=False)
     start = 0.0
-    for p in fit(task.net, repeat(batch), task.loss, settings, share=share):
+    for p in fit(training.net, repeat(batch), training.samples.loss, settings, share=share):
         if p.step == WARM:
             start = clock()
     return clock() - start
@@ -74,13 +73,13 @@ def step_seconds(task: Task, batch: Batch, clock: Clock, share: AllReduce | None
 
 def samples(archive: str, turns: int, clock: Clock) -> dict[str, Any]:
     torch.set_num_threads(1)
-    task, batch = task_of(archive)
-    held = task.stream.batch(0, range(batch))
-    load_seconds(task, batch, 4, clock)
+    training, batch = training_of(archive)
+    held = training.samples.stream.batch(0, range(batch))
+    load_seconds(training, batch, 4, clock)
     ours, steps = [], []
     for turn in range(turns):
-        steps.append(batch * STEPS / step_seconds(task, held, clock))
-        ours.append(batch * LOADED / load_seconds(task, batch, LOADED, clock, first=turn * LOADED))
+        steps.append(batch * STEPS / step_seconds(training, held, clock))
+        ours.append(batch * LOADED / load_seconds(training, batch, LOADED, clock, first=turn * LOADED))
     return line(
         "samples", statistics.median(ours), statistics.median(steps), target=3.0, lower_is_better=False,
         unit="patches/s", shapes={"input": list(held[0].shape), "target": list(held[1].shape)},
@@ -90,10 +89,10 @@ def samples(archive: str, turns: int, clock: Clock) -> dict[str, Any]:
 
 GROWN = """
 import torch
-from benchmarks.loader import load_seconds, task_of
+from benchmarks.loader import load_seconds, training_of
 torch.set_num_threads(1)
-task, batch = task_of({archive!r})
-load_seconds(task, batch, {steps}, lambda: 0.0)
+training, batch = training_of({archive!r})
+load_seconds(training, batch, {steps}, lambda: 0.0)
 lines = open("/proc/self/status").read().splitlines()
 print(1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")))
 """
@@ -122,20 +121,20 @@ def memory(archive: str) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- workers
 
 
-def half_batch(archive: str, rank: int) -> tuple[Task, Batch]:
+def half_batch(archive: str, rank: int) -> tuple[Training, Batch]:
     """What one of two workers has of each step."""
     torch.set_num_threads(1)
-    task, batch = task_of(archive)
-    return task, task.stream.batch(0, range(rank, batch, 2))
+    training, batch = training_of(archive)
+    return training, training.samples.stream.batch(0, range(rank, batch, 2))
 
 
 BARE = """
 import sys, time
 from benchmarks.loader import half_batch, step_seconds
-task, half = half_batch(sys.argv[1], int(sys.argv[2]))
+training, half = half_batch(sys.argv[1], int(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
-print(step_seconds(task, half, time.perf_counter))
+print(step_seconds(training, half, time.perf_counter))
 """
 
 
@@ -162,9 +161,9 @@ def _ray_worker(config: dict[str, Any]) -> Any:
     from torch import distributed
 
     rank = ray_train.get_context().get_world_rank()
-    task, half = half_batch(config["archive"], rank)
+    training, half = half_batch(config["archive"], rank)
     distributed.barrier()
-    return step_seconds(task, half, time.perf_counter, distributed.all_reduce)
+    return step_seconds(training, half, time.perf_counter, distributed.all_reduce)
 
 
 def joined(archive: str) -> float:

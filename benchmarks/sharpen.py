@@ -17,13 +17,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks.scenes import Scenes, quality
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32
-from hypermend.models.signal.bicubic import enlarge, reduce
 from hypermend.pipeline.evaluate.scores import restored
+from hypermend.pipeline.protocols.images import bicubic_image, coarse_image
 
 FULL_SCALE = 65535
 MODEL = "ssrnet-x{scale}-small"
@@ -34,7 +32,7 @@ Method = Callable[[F32], F32]
 
 def bicubic(scale: int) -> Method:
     """The baseline."""
-    return lambda coarse: enlarge(torch.from_numpy(coarse), scale).numpy()
+    return lambda coarse: bicubic_image(coarse, scale)
 
 
 def hypermend(scale: int) -> Method:
@@ -83,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for scale in a.scale:
             h, w = (min(a.crop, n) // scale * scale for n in cube.shape[1:])
             truth = cube[:, :h, :w]
-            coarse = reduce(torch.from_numpy(truth), scale).numpy()
+            coarse = coarse_image(truth, scale)
             for method, run in methods[scale].items():
                 begin = time.perf_counter()
                 estimate = run(coarse)

@@ -36,7 +36,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
 from hypermend.models.fuse.protocol import PairGeometry
 from hypermend.models.signal.degrade import gaussian_kernel
-from hypermend.pipeline.evaluate.degraded_pairs import SNR_DB, degraded_pair
+from hypermend.pipeline.protocols.pairs import SNR_DB, degraded_pair
 
 LEARNT = ("balloons", "feathers", "flowers", "jelly_beans")
 HELD = "paints"

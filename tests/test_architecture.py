@@ -33,8 +33,9 @@ FORBIDDEN = {
 FLOORS = {
     "catalog": "archive > stac > readers pairs > cube keys band_names > storage sensors > scene grids errors arrays",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
-    "pipeline": "cli > nightly demo evaluate maintenance > restore ingest search > runs train > engine registry"
-    " > tiling config formatting",
+    # Training and evaluation score by the same protocols, and evaluation stands above restore and train.
+    "pipeline": "cli > nightly demo evaluate maintenance > restore ingest search > runs train > protocols"
+    " > engine registry > tiling config formatting",
 }
 # Libraries that only these files may import.
 ONLY_IN = {

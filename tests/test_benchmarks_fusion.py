@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import fusion, fusion_real
 from hypermend.models.signal import degrade
-from hypermend.pipeline.evaluate import kernels
+from hypermend.pipeline.protocols import kernels
 from tests.test_models_blur import bent
 from tests.test_models_least_squares import spectra
 

@@ -22,8 +22,8 @@ from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.serial import serial
-from hypermend.pipeline.evaluate.kernels import built_in
 from hypermend.pipeline.evaluate.scores import restored, scores
+from hypermend.pipeline.protocols.kernels import built_in
 from hypermend.pipeline.registry.models import defaults, load_model, model_card
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.dry_run import estimate_scenes

@@ -342,8 +342,8 @@ from dataclasses import replace
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import SearchJob
 from hypermend.pipeline.search.driver import search_archive
-from hypermend.pipeline.search.plan import BUDGETS, Budget
-BUDGETS["smoke"] = Budget(**eval(sys.argv[2]))
+from hypermend.pipeline.search.plan import BUDGETS, SearchBudget
+BUDGETS["smoke"] = SearchBudget(**eval(sys.argv[2]))
 search_archive(SearchJob(archive=sys.argv[1], sensors=("cave",), budget="smoke"), print)
 """
 

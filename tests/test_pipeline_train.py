@@ -39,6 +39,7 @@ from hypermend.pipeline.train.driver import train
 from hypermend.pipeline.train.make_plan import plan_training
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.publish import publish, published
+from hypermend.pipeline.train.recipe import command_of, parser
 from hypermend.pipeline.train.tensorboard import TensorBoardWriter
 from hypermend.pipeline.train.worker import WorkerGroup, work
 from tests.small_cubes import make_scene, make_spec, write_tiles
@@ -110,6 +111,19 @@ def start(root: ArchiveStore, asked: TrainJob) -> TrainPlan:
     plan = plan_training(asked)
     root.put_json(f"{plan.folder}/plan.json", plan.to_dict())
     return plan
+
+
+# The ids of 0.1: a change of one makes every training that an archive holds begin anew.
+IDS = {
+    "sharpen": "sharpen-93a5754dda87",
+    "denoise": "denoise-3550342c6dbf",
+    "fuse": "fuse-9a9635f917e5",
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_training_keeps_its_id(scenes: ArchiveStore, task: str) -> None:
+    assert plan_training(job(scenes, task)).id == IDS[task]
 
 
 # -------------------------------------------------------------------------------------------------------- samples
@@ -465,6 +479,15 @@ def test_early_stop_and_minutes_end_a_training(scenes: ArchiveStore) -> None:
     assert len(lines) < 10 and record is not None and record.reason == "no gain in 2 validations"
     short = start(scenes, job(scenes, "sharpen", steps=None, minutes=1e-4, check_every=1))
     assert lines_of(scenes, short, 1)[-1]["fraction"] == 1.0
+
+
+def test_a_recipe_names_its_command_without_the_users_folders() -> None:
+    words = ["sharpen", "--data", "/home/me/data", "--out", "/home/me/out", "--scale", "3", "--plain", "--seed", "7"]
+    options = parser().parse_args(words)
+    command = "python -m hypermend.pipeline.train.recipe sharpen --data DIR --out DIR --seed 7 --scale 3 --plain"
+    assert command_of(options) == command
+    options = parser().parse_args(["fuse", *words[1:5], "--held-out", "a", "b"])
+    assert command_of(options).endswith("recipe fuse --data DIR --out DIR --held-out a b")
 
 
 # ------------------------------------------------------------------------------------------------------ the verb

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import CubeSpec
@@ -21,11 +20,10 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32, Mask
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import Model
-from hypermend.models.signal.bicubic import enlarge, reduce
-from hypermend.models.signal.degrade import gaussian
 from hypermend.pipeline.config import EvaluateJob
-from hypermend.pipeline.evaluate.degraded_pairs import bicubic_pair, degraded, unadapted, wald_setup
 from hypermend.pipeline.evaluate.scores import restored, scores, truncated_svd
+from hypermend.pipeline.protocols.images import bicubic_image, coarse_image, noisy_image
+from hypermend.pipeline.protocols.pairs import bicubic_pair, degraded, unadapted, wald_setup
 from hypermend.pipeline.registry.compatibility import incompatibility
 from hypermend.pipeline.registry.models import load_model, load_pair_model
 from hypermend.pipeline.tiling.pixels import data_mask, fill_holes, physical
@@ -87,7 +85,7 @@ class _Denoise:
         spec, truth, known = _image(self.root, scene, self.model.card, crop=self.crop, centre=True)
         windows = _windows(spec, self.model)
         for sigma in self.sigma:
-            noisy = gaussian(truth, sigma / 255, np.random.default_rng([0, sigma]))
+            noisy = noisy_image(truth, sigma)
             methods: dict[str, Method] = {
                 "noisy": partial(np.asarray, noisy),
                 "svd": partial(truncated_svd, noisy, truth),
@@ -110,11 +108,11 @@ class _Sharpen:
         if not h or not w:
             raise Refused(f"scene {scene.id}: {truth.shape[1]} x {truth.shape[2]} pixels are too few for scale {s}")
         truth, known = np.ascontiguousarray(truth[:, :h, :w]), known[:h, :w]
-        coarse = reduce(torch.from_numpy(truth), s).numpy()
+        coarse = coarse_image(truth, s)
         # A coarse pixel is known where every pixel under it is.
         there: Mask = known.reshape(h // s, s, w // s, s).all(axis=(1, 3))  # type: ignore[assignment]
         methods: dict[str, Method] = {
-            "bicubic": lambda: enlarge(torch.from_numpy(coarse), s).numpy(),
+            "bicubic": partial(bicubic_image, coarse, s),
             self.model.card.name: partial(restored, self.model, coarse, there, windows=_windows(spec, self.model)),
         }
         yield from _rows(scene, f"x{s}", truth, known, methods, ratio=s)

@@ -43,11 +43,10 @@ from hypermend.models.fit import Batch
 from hypermend.pipeline.search.plan import SearchPlan
 from hypermend.pipeline.tiling.pixels import physical
 from hypermend.pipeline.train.areas import Area
-from hypermend.pipeline.train.dataset import scene_level
+from hypermend.pipeline.train.dataset import STRONGEST_NOISE, scene_level
 
 HELD = 4
 """Validation batches that every epoch of every trial is scored on."""
-STRONGEST = 80 / 255
 TrialState = Literal["running", "finished", "stopped", "diverged", "failed"]
 ENDED: frozenset[TrialState] = frozenset({"finished", "stopped", "diverged"})
 """A trial that failed (its process died, its store was out of reach) is tried again; these are not."""
@@ -221,7 +220,7 @@ class _Samples:
             patches=budget.patches,
             scene_px=budget.area_px,
             refresh_every=2,
-            strongest_noise=STRONGEST,
+            strongest_noise=STRONGEST_NOISE,
         )
         return batches(scenes, settings, seed=seed)
 
@@ -239,6 +238,6 @@ def read_areas(root: ArchiveStore, areas: Sequence[Area]) -> list[TrainingScene]
         for a in own:
             stored, _ = cube.read(slice(a.y0, a.y0 + a.edge_px), slice(a.x0, a.x0 + a.edge_px))
             values.append(physical(stored, spec)[good])
-        bright, least = scene_level(values, strongest=STRONGEST)
+        bright, least = scene_level(values)
         out += [TrainingScene(cube=(v / bright).astype(np.float32), least_noise=least) for v in values]
     return out

@@ -1,1 +1,1 @@
-"""`hypermend train`: plan, task, build, worker, checkpoints, publish, and the driver on Ray Train."""
+"""`hypermend train`: plan, tasks, worker, checkpoints, publish, and the driver on Ray Train."""

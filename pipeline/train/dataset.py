@@ -22,22 +22,24 @@ T = TypeVar("T")
 SEEN_AREAS = 6
 """Of a scene, at most, that what is known of it comes from."""
 OPEN_CUBES = 64
+STRONGEST_NOISE = 80 / 255
+"""Standard deviation of the strongest noise that is added in training, as a share of the bright value."""
 
 
-def scene_level(values: Iterable[F32], *, strongest: float) -> tuple[float, float]:
-    """A bright value of a scene, and the least noise to train it with, as a share of that.
+def scene_level(values: Iterable[F32]) -> tuple[float, float]:
+    """Estimate a scene's bright value, and the least noise to train it with, as a share of that.
 
-    Three times the scene's own noise: below it that noise would be learnt as if it were the scene.
+    Three times the scene's own noise, at most a quarter of the strongest: below it that noise would be learnt as if it
+    were the scene.
 
     Args:
         values: (bands, h, w) parts of it.
-        strongest: the strongest noise of the training; the least is at most a quarter of it.
     """
     m = moments((v, np.ones(v.shape[1:], dtype=bool)) for v in values)
     bright = m.bright if m and m.bright > 0 else 1.0
     space = subspace(m) if m else None
     own = 3 * float(np.median(space.noise_std)) / bright if space else 0.0
-    return bright, float(np.clip(own, 1 / 255, strongest / 4))
+    return bright, float(np.clip(own, 1 / 255, STRONGEST_NOISE / 4))
 
 
 class PatchDataset(Generic[T]):

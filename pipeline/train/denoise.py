@@ -1,44 +1,33 @@
-"""Train the denoiser: `python -m hypermend.pipeline.train.denoise --data DIR --out DIR [--minutes N]`.
-
-DIR holds `cave/<scene>_ms/*.png` and, where they are at hand, `aviris/*.mat` and `muufl/*.mat`. Writes card.json and
-weights.safetensors to --out at every check and at the end, so a run that is stopped leaves its best so far.
-"""
+"""The task denoise: noise is added to areas of source cubes, and a STAS network learns to take it away."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.models import checkpoint
 from hypermend.models.arrays import F32
-from hypermend.models.card import ModelCard
 from hypermend.models.denoise import low_noise
 from hypermend.models.denoise import model as denoise_model
 from hypermend.models.denoise import samples as denoise_samples
-from hypermend.models.denoise.model import CONTEXT_PX, StasModel, network
-from hypermend.models.denoise.samples import SampleSettings, TrainingScene, batches, loss
-from hypermend.models.denoise.stas import Genotype
-from hypermend.models.fit import Batch, FitSettings, Loss, State, fit
+from hypermend.models.denoise.model import CONTEXT_PX, StasModel
+from hypermend.models.denoise.stas import OPS, Genotype, Stas
+from hypermend.models.fit import Batch, Loss
 from hypermend.models.sampling import SampleStream
-from hypermend.models.signal import metrics
-from hypermend.models.signal.degrade import gaussian
-from hypermend.pipeline.train import denoise
-from hypermend.pipeline.train.dataset import PatchDataset, scene_level
-from hypermend.pipeline.train.plan import TrainPlan
-from hypermend.pipeline.train.recipe import OTHERS, VALIDATION, read
-from hypermend.pipeline.train.task import Scores, Task, task_card
+from hypermend.pipeline.config import TrainJob
+from hypermend.pipeline.protocols.images import noisy_image, psnr_db, restored_in_one_call
+from hypermend.pipeline.registry import genotypes
+from hypermend.pipeline.train.dataset import STRONGEST_NOISE, PatchDataset, scene_level
+from hypermend.pipeline.train.plan import SpectralRange, TrainPlan
+from hypermend.pipeline.train.task import Config, LabScene, Recipe, Samples, Scores, Task
 
-NAME = "stas-subspace"
 # Ours to choose (the authors' are pictures). No dilation: oneDNN's bfloat16 weight gradient of a dilated channels_last
 # convolution is NaN (torch 2.13.0, AVX512-BF16), and half the training time is bfloat16's.
 GENOTYPE = Genotype(
@@ -63,126 +52,84 @@ CONFIG: dict[str, Any] = {
     "activate": True,
     "gate": {"of_scene": 2 / 255, "of_noisiest": 1.6 / 255, "of_band": 1 / 20},
 }
-
-
-def validate(model: StasModel, scenes: Mapping[str, F32], sigmas: tuple[int, ...]) -> dict[str, float]:
-    """PSNR of each scene and sigma, by the protocol of benchmarks/denoise.py."""
-    out: dict[str, float] = {}
-    halo = model.halo
-    inner = (slice(None), slice(halo, -halo), slice(halo, -halo))
-    for sigma in sigmas:
-        for name, clean in scenes.items():
-            noisy = gaussian(clean, sigma / 255, np.random.default_rng([0, sigma]))
-            facts = model.estimate([(noisy, np.ones(noisy.shape[1:], dtype=bool))])
-            padded = np.pad(noisy, ((0, 0), (halo, halo), (halo, halo)), mode="reflect")
-            restored = model.bind(facts)(torch.from_numpy(padded)[None])[0].numpy()[inner]
-            out[f"{name}@{sigma}"] = round(metrics.psnr(clean, np.clip(restored, 0, 1)), 3)
-    return out
-
-
-def card(net_halo: int, trained_on: tuple[str, ...], recipe: dict[str, Any], psnr: dict[str, float]) -> ModelCard:
-    """The card of the weights as they are now."""
-    return ModelCard(
-        name=NAME,
-        architecture="stas",
-        config=CONFIG,
-        halo=net_halo + CONTEXT_PX,
-        input_scaling="whitened coefficients of the scene's signal subspace; noise and axes estimated from the scene",
-        trained_on=trained_on,
-        metrics={"psnr_db": psnr, "protocol": "CAVE, centre 300 px, sigma of 255, output clipped to 0..1"},
-        code_version=importlib.metadata.version("hypermend"),
-        recipe=recipe,
-    )
-
-
-def train(data: Path, out: Path, settings: FitSettings, *, seed: int, check_every_s: float = 300.0) -> None:
-    """Train, and write the model to `out` at every check."""
-    cave = dict(read(data / "cave", "cave"))
-    held_out = {k: v[:, 106:406, 106:406] for k, v in cave.items() if k in VALIDATION}
-    names = [k for k in cave if k not in VALIDATION]
-    scenes = [TrainingScene(cube=cave[k], least_noise=1 / 255) for k in names]
-    for folder, sensor in OTHERS.items():
-        for name, cube in read(data / folder, sensor) if (data / folder).is_dir() else ():
-            names.append(name)
-            scenes.append(TrainingScene(cube=cube, least_noise=4 / 255, weight=0.5))
-    torch.manual_seed(seed)
-    net = network(CONFIG)
-    torch.nn.init.zeros_(net.conv3.weight)  # the first answer is the pilot's
-    torch.nn.init.zeros_(net.conv3.bias)  # type: ignore[arg-type]
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    samples = batches(scenes, SampleSettings(channels=CONFIG["channels"]), seed=seed)
-    next_check = check_every_s
-    for p in fit(net, samples, loss, settings):
-        print(json.dumps({"step": p.step, "seconds": round(p.seconds), "loss": round(p.loss, 4)}), flush=True)
-        if p.seconds < next_check and p.fraction < 1:
-            continue
-        next_check = p.seconds + check_every_s
-        state = p.ema.state_dict()
-        made = {"command": "python -m hypermend.pipeline.train.denoise", "seconds": round(p.seconds)}
-        recipe = {**made, "steps": p.step, "seed": seed}
-        draft = card(net.halo, tuple(names), recipe, {})
-        sigmas = (5, 30, 50, 70) if p.fraction >= 1 else (5, 50)
-        psnr = validate(StasModel(draft, state), held_out, sigmas)
-        print(json.dumps(psnr), flush=True)
-        checkpoint.save(out, card(net.halo, tuple(names), recipe, psnr), state)
-
-
-def main() -> None:
-    """Entry point."""
-    ap = argparse.ArgumentParser(prog="python -m hypermend.pipeline.train.denoise", description="Train the denoiser.")
-    ap.add_argument("--data", type=Path, required=True, help="folder with cave/ and, if at hand, aviris/ and muufl/")
-    ap.add_argument("--out", type=Path, required=True, help="folder for card.json and weights.safetensors")
-    ap.add_argument("--minutes", type=float, default=60.0)
-    ap.add_argument("--steps", type=int, help="end after so many steps, if that comes first")
-    ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--bf16", action="store_true", help="for a CPU that has bfloat16 in hardware: twice as fast")
-    a = ap.parse_args()
-    settings = FitSettings(
-        minutes=a.minutes, steps=a.steps, bf16=a.bf16, learning_rate=1.5e-3, warmup_steps=20, ema_decay=0.98
-    )
-    train(a.data, a.out, settings, seed=a.seed)
-
-
-if __name__ == "__main__":
-    main()
-STRONGEST = 80 / 255
 SIGMAS = (10, 50)
-"""Of 255: noise that a denoiser is scored at."""
+"""Noise of validation, of 255."""
 
 
-def denoise_edges(patch_px: int) -> list[int]:
-    """Edges of areas, the best first."""
+def config(root: ArchiveStore, job: TrainJob, spectrum: SpectralRange) -> dict[str, Any]:
+    """Take the shipped denoiser's architecture, or the genotype that the job names.
+
+    Raises:
+        Refused: an unknown genotype, or one on bands for scenes of different band counts.
+    """
+    if job.genotype is None:
+        return dict(CONFIG)
+    try:
+        stored = genotypes.read(root, job.genotype)
+    except NotFound:
+        there = ", ".join(g.id for g in genotypes.stored_genotypes(root) if isinstance(g, genotypes.StoredGenotype))
+        raise Refused(
+            f"no genotype {job.genotype!r} in {root.url}; there are: {there or 'none, `hypermend search` finds them'}"
+        ) from None
+    config = {**CONFIG, "genotype": stored.genotype.to_dict()}
+    if stored.figures["domain"] == "subspace":
+        return config
+    fewest, most = spectrum.bands
+    if fewest != most:
+        raise Refused(
+            f"genotype {stored.id} works on bands, and the training scenes have from {fewest} to {most}; name scenes "
+            "of one kind by --scene, or take a genotype of the subspace"
+        )
+    return {**config, "domain": "bands", "channels": most}
+
+
+def edges_px(config: Config, patch_px: int) -> list[int]:
+    """Edges of training areas: a patch needs `MARGIN` pixels around it."""
     least = patch_px + 2 * denoise_samples.MARGIN
     return [e for e in (256, 192, 128) if e > least] + [least]
 
 
-def denoise_task(root: ArchiveStore, plan: TrainPlan) -> Task:
-    s, net = plan.settings, denoise_model.network(plan.config)
-    nn.init.zeros_(net.conv3.weight)  # the first answer is the input's, or the pilot's
+def bf16_safe(config: Config, device: str) -> bool:
+    """Not on a CPU for dilated operations: see `GENOTYPE`."""
+    return device != "cpu" or not any(OPS[op][1] > 1 for op in config["genotype"]["ops"])
+
+
+def network(config: Config) -> nn.Module:
+    """Build the network; before any training it answers with its input (on bands) or the pilot estimate."""
+    net = denoise_model.network(config)
+    nn.init.zeros_(net.conv3.weight)
     nn.init.zeros_(net.conv3.bias)  # type: ignore[arg-type]
-    areas = PatchDataset(root, plan.train, partial(scene_level, strongest=STRONGEST))
-    on_bands = plan.config["domain"] == "bands"
+    last_channels: nn.Module = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return last_channels
+
+
+def card(config: Config, net: Stas) -> dict[str, Any]:
+    """Fields of the model card."""
+    if config["domain"] == "bands":
+        scaling = "divided by the scene's bright value"
+        return {"architecture": "stas", "halo": net.halo, "window_bands": net.channels, "input_scaling": scaling}
+    return {
+        "architecture": "stas",
+        "halo": max(net.halo + CONTEXT_PX, low_noise.HALO),
+        "input_scaling": "whitened coefficients of the scene's signal subspace; noise and axes estimated from the "
+        "scene",
+    }
+
+
+def samples(root: ArchiveStore, plan: TrainPlan) -> Samples:
+    """Noisy areas: of their bands, or as coefficients of the signal subspace."""
+    s = plan.settings
+    areas = PatchDataset(root, plan.train, scene_level)
     shape = {"seed": s.seed, "batch": s.batch}
-    if on_bands:
-        stream: SampleStream[Any] = SampleStream(
-            partial(_clean, areas), partial(_noisy, size=s.patch_px), every=16, keep=2, **shape
-        )
+    if plan.config["domain"] == "bands":
+        cut_noisy = partial(_noisy, size=s.patch_px)
+        stream: SampleStream[Any] = SampleStream(partial(_clean, areas), cut_noisy, every=16, keep=2, **shape)
+        loss: Loss = nn.functional.mse_loss
     else:
         cut = partial(_whitened, size=s.patch_px)
-        stream = SampleStream(partial(_realise_noise, areas, plan), cut, every=12 * s.batch, keep=4, **shape)
-    card = task_card(
-        plan,
-        architecture="stas",
-        halo=net.halo if on_bands else max(net.halo + CONTEXT_PX, low_noise.HALO),
-        window_bands=net.channels if on_bands else None,
-        input_scaling="divided by the scene's bright value"
-        if on_bands
-        else "whitened coefficients of the scene's signal subspace; noise and axes estimated from the scene",
-        metrics={"protocol": f"noise of {SIGMAS} of 255, output clipped to 0..1; the baseline changes nothing"},
-    )
-    loss: Loss = nn.functional.mse_loss if on_bands else denoise_samples.loss
-    last_channels = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Task(net=last_channels, loss=loss, stream=stream, draw=areas.draw, card=card, score=_score_denoise)
+        stream = SampleStream(partial(_noisy_scene, areas, plan), cut, every=12 * s.batch, keep=4, **shape)
+        loss = denoise_samples.loss
+    return Samples(stream=stream, draw=areas.draw, loss=loss)
 
 
 def _clean(areas: PatchDataset[tuple[float, float]], rng: np.random.Generator) -> F32:
@@ -197,7 +144,7 @@ def _noisy(cube: F32, rng: np.random.Generator, *, size: int) -> Batch:
     return torch.from_numpy(noisy), torch.from_numpy(clean)
 
 
-def _realise_noise(
+def _noisy_scene(
     areas: PatchDataset[tuple[float, float]], plan: TrainPlan, rng: np.random.Generator
 ) -> denoise_samples.NoisyScene | None:
     area = areas.draw(rng)
@@ -207,11 +154,12 @@ def _realise_noise(
         channels=int(plan.config["channels"]),
         patch_px=size,
         scene_px=max(size + 2 * denoise_samples.MARGIN, min(160, area.edge_px)),
-        strongest_noise=STRONGEST,
+        strongest_noise=STRONGEST_NOISE,
     )
     scene = denoise_samples.TrainingScene(cube=areas.read(area) / np.float32(bright), least_noise=least)
-    made = denoise_samples.simulate(scene, s, rng)
-    return made if made is not None and min(made.noisy.shape[1:]) >= size + 2 * denoise_samples.MARGIN else None
+    noisy = denoise_samples.simulate(scene, s, rng)
+    fits = noisy is not None and min(noisy.noisy.shape[1:]) >= size + 2 * denoise_samples.MARGIN
+    return noisy if fits else None
 
 
 def _whitened(r: denoise_samples.NoisyScene, rng: np.random.Generator, *, size: int) -> Batch:
@@ -219,10 +167,69 @@ def _whitened(r: denoise_samples.NoisyScene, rng: np.random.Generator, *, size: 
     return x[0], target[0]
 
 
-def _score_denoise(card: ModelCard, state: State, clean: F32) -> Scores:
-    ours = denoise.validate(StasModel(card, state), {"": clean}, SIGMAS)
-    noisy = [gaussian(clean, s / 255, np.random.default_rng([0, s])) for s in SIGMAS]
+def psnr_by_sigma(model: StasModel, truth: F32, sigmas: Sequence[int]) -> dict[int, float]:
+    """Score a model on one image at each level of noise."""
+    return {sigma: round(psnr_db(truth, restored_in_one_call(model, noisy_image(truth, sigma))), 3) for sigma in sigmas}
+
+
+def score(model: StasModel, truth: F32) -> Scores:
+    """Mean over `SIGMAS`; the baseline changes nothing."""
     return {
-        "psnr_db": float(np.mean(list(ours.values()))),
-        "baseline_db": float(np.mean([metrics.psnr(clean, np.clip(n, 0, 1)) for n in noisy])),
+        "psnr_db": float(np.mean(list(psnr_by_sigma(model, truth, SIGMAS).values()))),
+        "baseline_db": float(np.mean([psnr_db(truth, noisy_image(truth, sigma)) for sigma in SIGMAS])),
     }
+
+
+def _recipe_config(options: argparse.Namespace) -> dict[str, Any]:
+    return dict(CONFIG)
+
+
+def _recipe_batches(scenes: Sequence[LabScene], config: Config, seed: int) -> Iterator[Batch]:
+    """Airborne cubes have noise of their own: they count half, and teach strong noise only."""
+    training = [
+        denoise_samples.TrainingScene(cube=s.cube, least_noise=1 / 255)
+        if s.sensor == "cave"
+        else denoise_samples.TrainingScene(cube=s.cube, least_noise=4 / 255, weight=0.5)
+        for s in scenes
+    ]
+    return denoise_samples.batches(training, denoise_samples.SampleSettings(channels=config["channels"]), seed=seed)
+
+
+def _recipe_crop(cube: F32, config: Config) -> F32:
+    return cube[:, 106:406, 106:406]
+
+
+def _recipe_validate(model: StasModel, scenes: Mapping[str, F32], end: bool) -> dict[str, Any]:
+    sigmas = (5, 30, 50, 70) if end else (5, 50)
+    by_scene = {name: psnr_by_sigma(model, truth, sigmas) for name, truth in scenes.items()}
+    return {"psnr_db": {f"{name}@{sigma}": by_scene[name][sigma] for sigma in sigmas for name in scenes}}
+
+
+TASK = Task(
+    name="denoise",
+    batch=8,
+    patch_px=64,
+    learning_rate=1.5e-3,
+    ema_decay=0.98,
+    config=config,
+    edges_px=edges_px,
+    crop_multiple=lambda config: 8,
+    bf16_safe=bf16_safe,
+    network=network,
+    samples=samples,
+    card=card,
+    protocol=f"noise of {SIGMAS} of 255, output clipped to 0..1; the baseline changes nothing",
+    model=StasModel,
+    score=score,
+    recipe=Recipe(
+        name="stas-subspace",
+        minutes=60,
+        others={"aviris": "aviris", "muufl": "muufl"},
+        config=_recipe_config,
+        batches=_recipe_batches,
+        loss=denoise_samples.loss,
+        crop=_recipe_crop,
+        validate=_recipe_validate,
+        protocol="CAVE, centre 300 px, sigma of 255, output clipped to 0..1",
+    ),
+)

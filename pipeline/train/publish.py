@@ -12,13 +12,13 @@ from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
-from hypermend.pipeline.train.build import build
 from hypermend.pipeline.train.checkpoints import TrainingState, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.plan import TrainPlan
+from hypermend.pipeline.train.tasks import TASKS, plan_card
 
 
 def published(root: ArchiveStore, name: str, plan: TrainPlan) -> bool:
-    """Whether the model is there, made by this training.
+    """Say whether the model is there, made by this training.
 
     Raises:
         Refused: a model of that name is there that something else made.
@@ -36,7 +36,7 @@ def published(root: ArchiveStore, name: str, plan: TrainPlan) -> bool:
 
 
 def publish(root: ArchiveStore, name: str, plan: TrainPlan, ledger: TrainingStore, record: TrainingState) -> ModelCard:
-    """Put weights, then card: a model with a card is whole.
+    """Make the model of a training's best weights. Weights are put before the card: a model with a card is whole.
 
     Raises:
         TrainingStopped: the best weights are gone or damaged.
@@ -44,13 +44,14 @@ def publish(root: ArchiveStore, name: str, plan: TrainPlan, ledger: TrainingStor
     state = ledger.load(record.best) if record.best else None
     if record.best is None or state is None:
         raise TrainingStopped(f"{root.href(plan.folder)}: the best weights are gone; delete that folder to train anew")
-    s, task = plan.settings, build(root, plan)
+    s, task = plan.settings, TASKS[plan.task]
+    draft = plan_card(plan, task.network(plan.config))
     card = replace(
-        task.card,
+        draft,
         name=name,
         trained_on=tuple(sorted(plan.scenes.values())),
         spectrum=_spectrum(plan, record),
-        metrics={**task.card.metrics, "scenes": record.scores, "psnr_db": record.psnr_db},
+        metrics={**draft.metrics, "scenes": record.scores, "psnr_db": record.psnr_db},
         recipe={
             "command": f"hypermend train --task {plan.task} --name {name}",
             "training": plan.id,
@@ -63,16 +64,16 @@ def publish(root: ArchiveStore, name: str, plan: TrainPlan, ledger: TrainingStor
             "sensors": list(plan.sensors),
         },
     )
+    task.model(card, state)  # the card fits the weights, or this raises
     with tempfile.TemporaryDirectory() as folder:
         card = checkpoint.save(Path(folder), card, state)
-        (checkpoint.load_fusion if plan.task == "fuse" else checkpoint.load)(folder)  # the card fits, or it says why
         for file in (checkpoint.WEIGHTS, checkpoint.CARD):
             root.put(f"models/{name}/{file}", (Path(folder) / file).read_bytes())
     return card
 
 
 def _spectrum(plan: TrainPlan, record: TrainingState) -> dict[str, Any]:
-    """What makes scenes get the model unasked: nothing, if it scored no better than doing without it."""
+    """Give the spectrum by which `restore` selects the model; none if it scored no better than doing without it."""
     gains = [s["psnr_db"] - s["baseline_db"] for s in record.scores.values()]
     if sum(gains) <= 0:
         return {}

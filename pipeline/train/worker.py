@@ -18,14 +18,13 @@ import torch
 
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.models.denoise.stas import OPS
 from hypermend.models.fit import AllReduce, Diverged, FitSettings, Progress, Resume, State, fit
 from hypermend.models.sampling import prefetch
-from hypermend.pipeline.train.build import build
 from hypermend.pipeline.train.checkpoints import Line, TrainingState, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.dataset import PatchDataset, named
 from hypermend.pipeline.train.plan import TrainPlan
-from hypermend.pipeline.train.task import Scores, Task
+from hypermend.pipeline.train.task import Scores
+from hypermend.pipeline.train.tasks import TASKS, Training, build
 
 WRITE_EVERY_S = 2.0
 """Between writes of the metrics that no validation asks for."""
@@ -67,24 +66,25 @@ def work(root: ArchiveStore, plan: TrainPlan, crew: WorkerGroup, *, driver: str 
     if record.state != "running":
         return
     resume = ledger.resume(record)
-    task = build(root, plan)
+    training = build(root, plan)
+    samples = training.samples
     if resume:
-        _check_fits(ledger, resume, task.net)
+        _check_fits(ledger, resume, training.net)
     step = resume.step if resume else 0
     keeper = CheckpointWriter(ledger, plan, crew, record, step, driver)
     settings = fit_settings(plan, crew.device)
     slots = range(crew.rank, plan.settings.batch, crew.size)
-    batches = prefetch(lambda at: task.stream.batch(at, slots), step)
-    net = task.net.to(crew.device)
+    batches = prefetch(lambda at: samples.stream.batch(at, slots), step)
+    net = training.net.to(crew.device)
     try:
-        for p in fit(net, batches, task.loss, settings, share=crew.share, resume=resume):
+        for p in fit(net, batches, samples.loss, settings, share=crew.share, resume=resume):
             step = p.step
-            yield keeper.keep(p, lambda state: validate(root, plan, task, state, crew))
+            yield keeper.keep(p, lambda state: validate(root, plan, training, state, crew))
             if keeper.record.state != "running":
                 return
     except Diverged as e:
-        seen = [task.draw(rng) for rng in task.stream.sources(e.step - 1)]
-        raise keeper.diverged(f"{e}; its batch: {named(seen, plan.scenes)}") from e
+        areas = [samples.draw(rng) for rng in samples.stream.sources(e.step - 1)]
+        raise keeper.diverged(f"{e}; its batch: {named(areas, plan.scenes)}") from e
     finally:
         batches.close()
 
@@ -105,14 +105,14 @@ def _check_fits(ledger: TrainingStore, resume: Resume, net: torch.nn.Module) -> 
 
 
 def fit_settings(plan: TrainPlan, device: str) -> FitSettings:
-    """How `fit` is to train on this hardware."""
+    """Settings of `fit` on this hardware."""
     s = plan.settings
     return FitSettings(
         steps=s.steps,
         minutes=s.minutes,
         learning_rate=s.learning_rate,
         warmup_steps=min(20, (s.steps or 1000) // 10),
-        ema_decay=0.98 if plan.task != "fuse" else 0.99,
+        ema_decay=TASKS[plan.task].ema_decay,
         bf16=gains_from_bf16(plan, device) if s.bf16 is None else s.bf16,
         report_every=s.report_every,
         freeze_norm=s.freeze_norm,
@@ -120,33 +120,28 @@ def fit_settings(plan: TrainPlan, device: str) -> FitSettings:
 
 
 def gains_from_bf16(plan: TrainPlan, device: str) -> bool:
-    """Whether bfloat16 is known to be faster and safe: on GPUs, and on CPUs that have it (elsewhere 35x slower).
-
-    Not for fusion, whose features are in units of small errors, nor on a CPU for dilated operations: oneDNN's
-    bfloat16 weight gradient of a dilated channels_last convolution is NaN (torch 2.13.0).
-    """
-    if plan.task == "fuse":
-        return False
-    if device != "cpu":
-        return bool(torch.cuda.is_bf16_supported())
-    ops = plan.config["genotype"]["ops"] if plan.task == "denoise" else ()
-    return cpu_has_bf16() and not any(OPS[op][1] > 1 for op in ops)
+    """Say whether bfloat16 is safe for the task, and faster: on GPUs and CPUs that have it (elsewhere 35x slower)."""
+    has = cpu_has_bf16() if device == "cpu" else bool(torch.cuda.is_bf16_supported())
+    return has and TASKS[plan.task].bf16_safe(plan.config, device)
 
 
 def cpu_has_bf16() -> bool:
-    """AVX512-BF16 or AMX."""
+    """Say whether the CPU has AVX512-BF16 or AMX."""
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def validate(root: ArchiveStore, plan: TrainPlan, task: Task, state: State, crew: WorkerGroup) -> dict[str, Scores]:
-    """The scores of each validation scene; the workers take turns, and all get all."""
-    names = sorted(plan.held)
+def validate(
+    root: ArchiveStore, plan: TrainPlan, training: Training, state: State, crew: WorkerGroup
+) -> dict[str, Scores]:
+    """Score the weights on each validation scene; the workers take turns, and all get all."""
+    names, task = sorted(plan.held), training.task
     own: dict[str, Scores] = {}
     for i, name in enumerate(names):
         if i % crew.size == crew.rank:
             square = PatchDataset(root, [plan.held[name]], lambda _: None).read(plan.held[name])
-            own[name] = task.score(task.card, state, np.asarray(square / square.max()))
+            model = task.model(training.card, state)
+            own[name] = task.score(model, np.asarray(square / square.max()))
     keys = ("psnr_db", "baseline_db")
     flat = crew.sum([own[n][k] if n in own else 0.0 for n in names for k in keys])
     return {n: {k: round(flat[2 * i + j], 3) for j, k in enumerate(keys)} for i, n in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Fusion on trial: a scene made into a pair whose truth is known, and the answers that any model is held against."""
+"""Wald's protocol: a scene is degraded to a pair whose truth is known, and models that fuse it are compared."""
 
 from __future__ import annotations
 
@@ -14,27 +14,39 @@ from hypermend.catalog.sensors import band_coverage, sensor, srf
 from hypermend.models.arrays import F32, F64
 from hypermend.models.fuse.protocol import FusionModel, Pair, PairGeometry
 from hypermend.models.signal import degrade
-from hypermend.pipeline.evaluate import kernels
+from hypermend.pipeline.protocols import kernels
 from hypermend.pipeline.registry.compatibility import good_nm
 
 SNR_DB = 40.0
 GUIDES = {"cave": "nikon-d700"}
+"""Sensor -> sensor of its guide."""
 OTHER_GUIDE = "sentinel2a"
-"""Whose bands a scene's guide has, where nobody says."""
+"""Its bands are the guide's of a sensor that is not in `GUIDES`."""
 
 
 def degraded_pair(
-    truth: F32, kernel: F64, setup: PairGeometry, snr_db: float, guide_snr_db: float | None = None
+    truth: F32,
+    kernel: F64,
+    setup: PairGeometry,
+    snr_db: float,
+    guide_snr_db: float | None = None,
+    *,
+    rng: np.random.Generator | None = None,
 ) -> Pair:
-    """Blur and decimate a truth (b, s*h, s*w), look at it through the guide's bands; noise of Y first, then of X where
-    asked for. Seeded by the decibels, afresh for each pair.
+    """Blur and decimate a truth (b, s*h, s*w), and look at it through the guide's bands.
+
+    Args:
+        snr_db: of the noise of Y, which is drawn first.
+        guide_snr_db: of the noise of X; None for none.
+        rng: draws the noise; None: seeded by the decibels, afresh for each pair.
     """
     z = torch.from_numpy(truth)[None]
     y = degrade.blur_down(z, torch.from_numpy(kernel.astype(np.float32)), setup.scale)[0].numpy()
     x = degrade.respond(z, torch.from_numpy(setup.response))[0].numpy()
-    y = degrade.gaussian(y, degrade.snr_std(y, snr_db), np.random.default_rng([0, round(snr_db)]))
+    y = degrade.gaussian(y, degrade.snr_std(y, snr_db), rng or np.random.default_rng([0, round(snr_db)]))
     if guide_snr_db is not None:
-        x = degrade.gaussian(x, degrade.snr_std(x, guide_snr_db), np.random.default_rng([1, round(guide_snr_db)]))
+        noise = rng or np.random.default_rng([1, round(guide_snr_db)])
+        x = degrade.gaussian(x, degrade.snr_std(x, guide_snr_db), noise)
     return whole_pair(y, x)
 
 
@@ -44,13 +56,13 @@ def whole_pair(y: F32, x: F32) -> Pair:
 
 
 def degraded(truth: F32, setup: PairGeometry) -> Iterator[tuple[str, Pair, PairGeometry]]:
-    """The pairs of a truth under every built-in kernel."""
+    """Degrade a truth by every built-in kernel: (kernel's name, pair, geometry)."""
     for name, kernel in kernels.built_in().items():
         yield name, degraded_pair(truth, kernel, setup, SNR_DB), setup
 
 
 def wald_setup(spec: CubeSpec, guide: str | None, scale: int) -> PairGeometry:
-    """The protocol's pair: the guide's bands through the scene's, no shift.
+    """Geometry of the protocol's pair: the guide's bands seen through the scene's, no shift.
 
     Raises:
         Refused: the scene sees none of the guide's bands.
@@ -69,11 +81,11 @@ def tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def bicubic_pair(pair: Pair, setup: PairGeometry) -> F32:
-    """The coarse image made finer, its samples where the convention has them; no guide."""
+    """Enlarge the coarse image by bicubic, its samples where the convention has them; no guide."""
     c = setup.expected_centroid_px
     return np.asarray(degrade.upsample(tensors(pair)[0], setup.scale, (c, c))[0].numpy())
 
 
 def unadapted(model: FusionModel, pair: Pair, setup: PairGeometry) -> F32:
-    """A model as it is, on the whole image."""
+    """Fuse the whole image, without adaptation to it."""
     return np.asarray(model.bind(model.estimate(lambda: [pair], setup))(*tensors(pair))[0].numpy())
