@@ -14,7 +14,7 @@ from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.keys import cube_key, source_collection
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac import index
-from hypermend.catalog.stac.browse import rebuild_catalogs
+from hypermend.catalog.stac.static_catalog import rebuild_catalogs
 from hypermend.catalog.storage.archive_store import ArchiveStore
 
 if TYPE_CHECKING:

@@ -190,7 +190,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.fault
 def test_f14_a_search_that_dies_says_where_after_its_retries(dying: str) -> None:
     found: list[str] = []
-    with pytest.raises(Unreachable, match=r"died at page 3 after 10 items.*503"):
+    with pytest.raises(Unreachable, match=r"failed at page 3 after 10 items.*503"):
         found.extend(one.id for one in discover(dying))
     assert len(found) == 10 and Dying.calls == fetch.TRIES
 
@@ -259,7 +259,7 @@ def test_no_stac_at_all(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="hypermend catalog"):
         discover(tmp_path)
     (tmp_path / "catalog.json").write_text("{")
-    with pytest.raises(BadAsset, match="no JSON"):
+    with pytest.raises(BadAsset, match="not a JSON"):
         discover(tmp_path)
     with pytest.raises(NotFound):
         discover(tmp_path / "no.json")

@@ -15,8 +15,8 @@ import hypermend
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.keys import cube_key, item_key
 from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.stac.browse import rebuild_catalogs
 from hypermend.catalog.stac.publish import put_item, restored_item, source_item
+from hypermend.catalog.stac.static_catalog import rebuild_catalogs
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import assert_cube, make_cube, make_scene, make_spec
 

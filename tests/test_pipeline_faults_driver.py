@@ -22,6 +22,7 @@ import pytest
 
 import hypermend
 from hypermend.catalog.cube.stores import WriteStore
+from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.stac import publish
 from hypermend.catalog.storage import leases as lease_module
@@ -124,7 +125,7 @@ def test_f12_a_full_disk_is_a_clean_stop(ingested: Path, tmp_path: Path, monkeyp
         with writes_that_fail(monkeypatch, after, lambda full=full: full) as count:  # type: ignore[misc]
             try:
                 report = restored(archive, tile_px=16)
-            except hypermend.errors.ArchiveError as error:
+            except ArchiveError as error:
                 assert "No space left" in str(error)
             else:
                 assert report.exit_code == 1

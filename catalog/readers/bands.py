@@ -1,7 +1,7 @@
-"""What the bands of a file are, and the CubeSpec and flags that follow from it. Shared by all readers; no files.
+"""Identification of the bands of a file, and the CubeSpec and flags that follow. Shared by all readers; no files.
 
-A file tells of its bands by wavelengths, by names, by numbers or only by how many there are; the sensor table fills
-in the rest. Bands come out sorted by wavelength (stable), each with its 1-based number in the original product.
+A file identifies its bands by wavelengths, names, numbers or only their count; the sensor table fills in the rest.
+Bands are returned sorted by wavelength (stable), each with its 1-based number in the original product.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFormat:
-    """What the stored numbers of a file are."""
+    """Type, scale, quantity and georeference of the numbers that a file stores."""
 
     dtype: str
     fill: float | int | None = None
@@ -72,17 +72,17 @@ def by_number(table: Sensor, numbers: Sequence[int], what: str) -> list[Band]:
 
 def by_name(table: Sensor, names: Sequence[str], what: str) -> list[Band]:
     """Bands given by name; B4, b04 and B04 are one."""
-    found = [match_band(n, table) for n in names]
-    if unknown := [n for n, f in zip(names, found, strict=True) if f is None]:
+    matches = [match_band(n, table) for n in names]
+    if unknown := [n for n, match in zip(names, matches, strict=True) if match is None]:
         raise BadAsset(
             f"{what}: {table.name} has no band {', '.join(map(repr, unknown[:8]))}; "
             f"it has {', '.join(table.band_name[:15])}{' ...' if table.bands > 15 else ''}"
         )
-    return by_number(table, [table.band_name.index(f) + 1 for f in found if f is not None], what)
+    return by_number(table, [table.band_name.index(match) + 1 for match in matches if match is not None], what)
 
 
 def by_count(table: Sensor, count: int, what: str) -> list[Band]:
-    """Bands given only by how many there are: all of the table, or its usable ones."""
+    """Bands known only by their count: all of the table, or its usable ones."""
     usable = [i + 1 for i, u in enumerate(table.usable) if u]
     if count == table.bands:
         return by_number(table, range(1, count + 1), what)
@@ -104,7 +104,7 @@ def by_wavelength(
     names: Sequence[str] | None = None,
     detector: Sequence[str] | None = None,
 ) -> list[Band]:
-    """Bands whose centres the file tells, in file order.
+    """Bands whose centre wavelengths the file gives, in file order.
 
     The detector comes from the sensor table: by position when the file has the table's bands, else by ascending
     runs of the file's order when there are as many as detectors, else that of the nearest band.
@@ -134,15 +134,15 @@ def by_wavelength(
 
 
 def _detectors(table: Sensor, wavelength_nm: Sequence[float], nearest: Sequence[int]) -> list[str]:
-    kinds = list(dict.fromkeys(table.detector))
-    if len(kinds) == 1:
-        return kinds * len(wavelength_nm)
+    detectors = list(dict.fromkeys(table.detector))
+    if len(detectors) == 1:
+        return detectors * len(wavelength_nm)
     centres = np.asarray(wavelength_nm)
     if len(centres) == table.bands and np.all(np.abs(centres - np.asarray(table.wavelength_nm)) < RANGE_SLACK_NM):
         return list(table.detector)
     runs = np.concatenate([[0], np.cumsum(np.diff(centres) < 0)])
-    if runs[-1] + 1 == len(kinds):
-        return [kinds[int(r)] for r in runs]
+    if runs[-1] + 1 == len(detectors):
+        return [detectors[int(r)] for r in runs]
     return [table.detector[n] for n in nearest]
 
 
@@ -170,7 +170,7 @@ def select_bands(bands: Sequence[Band], wanted: Sequence[str] | None, what: str)
 def make_spec(
     bands: Sequence[Band], size: tuple[int, int], pixels: PixelFormat, *, sensor: str
 ) -> tuple[CubeSpec, list[int]]:
-    """The source cube of these bands, and for each cube band its position in `bands`.
+    """Spec of the source cube of these bands, and for each cube band its position in `bands`.
 
     Args:
         size: (y, x)
@@ -206,14 +206,14 @@ def make_spec(
 
 
 def default_fill(dtype: str, nodata: float | None) -> float | int | None:
-    """The stored number for "no data": the file's own, else NaN for floats, else none."""
+    """The stored number for "no data": the file's own, else NaN for floats, else None."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return math.nan if nodata is None else float(nodata)
     if nodata is None or math.isnan(nodata):
         return None
     info = np.iinfo(kind)
-    # GDAL lets a uint16 file carry nodata -9999: no stored number can be it, so there is none
+    # a uint16 file may declare nodata -9999 in GDAL: no stored number equals it, so there is no fill
     return int(nodata) if info.min <= nodata <= info.max else None
 
 
@@ -227,30 +227,30 @@ def mosaic_fill(dtype: str) -> float | int:
 
 
 def flags_of(stored: Stored, spec: CubeSpec) -> Flags:
-    """VALID where every good band has data, else NODATA; a pixel with no good band at all becomes fill throughout.
+    """VALID where every good band has data, else NODATA; a pixel without any good band becomes fill in all bands.
 
     A pixel with only some bands missing keeps its stored numbers but is not VALID: no network may see its fill.
     """
     good = [i for i, g in enumerate(spec.good) if g] or list(range(spec.bands))
-    some = np.zeros(stored.shape[1:], dtype=bool)
-    every = np.ones(stored.shape[1:], dtype=bool)
+    some_missing = np.zeros(stored.shape[1:], dtype=bool)
+    all_missing = np.ones(stored.shape[1:], dtype=bool)
     for band in good:  # one band at a time: no second copy of the window
         missing = _missing(stored[band], spec.fill)
-        some |= missing
-        every &= missing
-    if spec.fill is not None and every.any():
-        stored[:, every] = spec.fill
-    return np.where(some, NODATA, VALID).astype(np.uint8)
+        some_missing |= missing
+        all_missing &= missing
+    if spec.fill is not None and all_missing.any():
+        stored[:, all_missing] = spec.fill
+    return np.where(some_missing, NODATA, VALID).astype(np.uint8)
 
 
 def _missing(band: Stored, fill: float | int | None) -> Mask:
-    """Where a band (y, x) has no data: its fill, and for floats anything that is no finite number."""
+    """Where a band (y, x) has no data: its fill, and for floats any number that is not finite."""
     missing = np.zeros(band.shape, dtype=bool) if fill is None else np.asarray(band == fill)
     return missing | ~np.isfinite(band) if band.dtype.kind == "f" else missing
 
 
 class ArraySource:
-    """A scene that is read whole: the file is loaded once, at the first read."""
+    """A scene that is read whole: the first read loads the file."""
 
     windowed = False
     lonlat: LonLat | None = None
@@ -264,7 +264,12 @@ class ArraySource:
         *,
         loaded: Stored | None = None,
     ) -> None:
-        """`load` gives (band, y, x) in file order; `order` says which of them the cube takes; `loaded` if it was."""
+        """
+        Args:
+            load: returns (band, y, x) in file order.
+            order: position in the file of each cube band.
+            loaded: the array, if it has been loaded already.
+        """
         self.spec = spec
         self.identity = identity
         self._load = load

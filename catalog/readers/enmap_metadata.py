@@ -21,14 +21,14 @@ LIMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class EnmapMetadata:
-    """What the XML says of the spectral image."""
+    """Bands, scale and time of the spectral image, from the XML."""
 
     wavelength_nm: tuple[float, ...]
     fwhm_nm: tuple[float, ...]
     scale: float
     offset: float
     start: str | None
-    """when the acquisition began, as it is written"""
+    """start of the acquisition, as written"""
 
 
 def find_metadata(assets: Mapping[str, Asset]) -> Asset | None:
@@ -37,7 +37,11 @@ def find_metadata(assets: Mapping[str, Asset]) -> Asset | None:
 
 
 def read_metadata(asset: Asset, fetcher: AssetFetcher) -> EnmapMetadata:
-    """Raises BadAsset when it is no EnMAP metadata, or the bands differ in scale."""
+    """Parse the metadata file.
+
+    Raises:
+        BadAsset: it is no EnMAP metadata, or the bands differ in scale.
+    """
     body = AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
     text = body.getvalue() if isinstance(body, io.BytesIO) else Path(body).read_bytes()
     where = shown(asset.href)

@@ -49,7 +49,7 @@ HEADER_BYTES = 16 << 20
 def open_envi(
     scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> EnviSource:
-    """An ENVI image; see `readers.open_scene`."""
+    """An ENVI image; see `scene_reader.open_scene`."""
     data, header = _data_and_header(scene, assets)
     identity = fetcher.identity([data, header])
     fields = parse_header(_header_text(header, AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES)))
@@ -62,8 +62,8 @@ def open_envi(
     _check_length(
         data, fetcher, lines * columns * count * np.dtype(dtype).itemsize + int(fields.get("header offset", 0))
     )
-    found = _bands(fields, table, count, where)
-    picked = select_bands(found, bands, f"scene {scene.id}")
+    file_bands = _bands(fields, table, count, where)
+    picked = select_bands(file_bands, bands, f"scene {scene.id}")
     crs, transform = _georeference(data, header, fetcher)
     ignored = fields.get("data ignore value")
     scale = float(fields.get("reflectance scale factor", 0)) or None
@@ -78,12 +78,12 @@ def open_envi(
         crs=crs,
         transform=transform,
     )
-    spec, order = make_spec([found[i] for i in picked], (lines, columns), pixels, sensor=table.name)
+    spec, order = make_spec([file_bands[i] for i in picked], (lines, columns), pixels, sensor=table.name)
     return EnviSource(spec, identity, data, header, fetcher, [picked[i] + 1 for i in order])
 
 
 class EnviSource:
-    """Windows of an ENVI image; a remote one is fetched at the first read."""
+    """Windows of an ENVI image; the first read fetches a remote one."""
 
     lonlat: LonLat | None = None
 
@@ -124,7 +124,7 @@ class EnviSource:
 
 
 class _LocalCopy:
-    """Header and data beside each other on this machine, as GDAL wants them."""
+    """Header and data side by side on this machine, as GDAL requires."""
 
     def __init__(self, data: Asset, header: Asset, fetcher: AssetFetcher) -> None:
         self.data, self.header, self._fetcher = data, header, fetcher
@@ -156,12 +156,12 @@ def parse_header(text: str) -> dict[str, str]:
     """
     if not text.lstrip("\ufeff").startswith("ENVI"):
         raise BadAsset("an ENVI header begins with the word ENVI; this one does not")
-    found = re.findall(r"^\s*([^=;\n{}]+?)\s*=\s*(\{[^}]*\}|[^\n]*)", text, re.M)
-    return {key.lower(): value.strip().strip("{}").strip() for key, value in found}
+    pairs = re.findall(r"^\s*([^=;\n{}]+?)\s*=\s*(\{[^}]*\}|[^\n]*)", text, re.M)
+    return {key.lower(): value.strip().strip("{}").strip() for key, value in pairs}
 
 
 def _data_and_header(scene: Scene, assets: Sequence[Asset]) -> tuple[Asset, Asset]:
-    """Data file and header; a lone asset names one of them, the other lies beside it."""
+    """Data file and header of the scene."""
     headers = [a for a in scene.assets.values() if _path(a).lower().endswith(".hdr")]
     bodies = [a for a in assets if a not in headers]
     if len(headers) != 1 or len(bodies) != 1:
@@ -206,7 +206,7 @@ def _bands(fields: Mapping[str, str], table: Sensor, count: int, where: str) -> 
             return by_name(table, names, where)
         return by_count(table, count, where)
     unit = fields.get("wavelength units", "unknown").lower()
-    # many headers leave the unit out; no optical band lies below 100 nm or above 100 um
+    # many headers omit the unit; no optical band lies below 100 nm or above 100 um
     factor = _TO_NM.get(unit, 1e3 if max(centres) < 100 else 1.0)
     widths, bbl = _number_list(fields, "fwhm", count, where), _number_list(fields, "bbl", count, where)
     return by_wavelength(
@@ -235,9 +235,9 @@ def _open_dataset(path: str) -> Any:
 def _georeference(
     data: Asset, header: Asset, fetcher: AssetFetcher
 ) -> tuple[str | None, tuple[float, float, float, float, float, float] | None]:
-    """CRS and transform as GDAL understands the header's map info.
+    """CRS and transform as GDAL reads them from the header's map info.
 
-    Only the header matters: beside a remote image's header lies an empty data file while GDAL looks.
+    Only the header matters: GDAL opens a copy of it beside a dummy data file.
     """
     with tempfile.TemporaryDirectory(prefix="hypermend-envi-") as folder:
         text = _header_text(header, AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES))

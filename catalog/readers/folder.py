@@ -1,4 +1,4 @@
-"""Scenes of a folder that has no STAC: what belongs together, when it was taken, where it lies.
+"""Scenes of a folder without STAC: grouping of its files, time and footprint of each scene.
 
 The tiles of one acquisition (same time tag, reference system, pixel and bands, on one grid) are one scene; so are the
 numbered PNGs of a folder, and the GeoTIFFs of a one-file-per-band delivery with its MTL file. Every other file that
@@ -47,7 +47,7 @@ _TIFF_MEDIA = "image/tiff; application=geotiff"
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Something that did not become a scene, and why; the rest goes on."""
+    """An item or file that did not become a scene, and the reason; the others continue."""
 
     id: str
     reason: str
@@ -57,8 +57,8 @@ def from_folder(path: str | Path, *, sensor: str, collection: str) -> Iterator[S
     """Scenes of all files under `path`, in the order of their names.
 
     Raises:
-        BadAsset: there is no such folder.
-        BadSensor: there is no such sensor.
+        BadAsset: no such folder.
+        BadSensor: no such sensor.
     """
     table = sensor_table(sensor)
     root = Path(path).resolve()
@@ -78,10 +78,12 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _SceneBuilder:
+    """Makes the scenes of one sensor and collection from files, folder by folder."""
+
     sensor: str
     collection: str
-    seen: dict[str, str] = field(default_factory=dict)
-    """Scene id -> its first file."""
+    first_file: dict[str, str] = field(default_factory=dict)
+    """First file of each scene, by scene id."""
 
     def scenes(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
         """The scenes of the files of one folder."""
@@ -107,18 +109,19 @@ class _SceneBuilder:
                 yield from self._or_skipped(name, lambda n=name: [self._envi_scene(folder, n, names)])
 
     def _or_skipped(self, id: str, make: Any) -> Iterator[Scene | Skipped]:
+        """The scenes that `make` returns, or one Skipped with the error."""
         try:
             for scene in [_completed(scene) for scene in make()]:
                 yield self._unless_duplicate(scene)
         except ArchiveError as e:
             yield Skipped(id=id, reason=str(e))
-        except (ValueError, TypeError, KeyError) as e:  # a header with something else than a number in it
+        except (ValueError, TypeError, KeyError) as e:  # a header with text where a number belongs
             yield Skipped(id=id, reason=f"its header cannot be read: {type(e).__name__}: {e}")
 
     def _unless_duplicate(self, scene: Scene) -> Scene | Skipped:
-        """The scene, unless another of the same name was found before: one would replace the other."""
+        """The scene, unless an earlier one has the same id: one would replace the other."""
         where = next(iter(scene.assets.values())).href
-        first = self.seen.setdefault(scene.id, where)
+        first = self.first_file.setdefault(scene.id, where)
         if first == where:
             return scene
         return Skipped(id=scene.id, reason=f"{where} and {first} have the same name; catalogue them as two collections")
@@ -139,7 +142,7 @@ class _SceneBuilder:
     def _mosaic_scene(self, folder: Path, group: Sequence[tuple[str, Header]]) -> Scene:
         headers = [h for _, h in group]
         stems = [Path(n).stem for n, _ in group]
-        when, told = _acquisition_time(headers[0], folder / group[0][0])
+        when, dated = _acquisition_time(headers[0], folder / group[0][0])
         id = stems[0]
         if len(stems) > 1:
             prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", _common_prefix(stems), flags=re.I) or folder.name
@@ -149,9 +152,9 @@ class _SceneBuilder:
             if len(stems) == 1 and stems[0].split("SPECTRAL_IMAGE")[0].rstrip("-_") in xml.stem:
                 asset = Asset(key="metadata", href=str(xml), roles=("metadata",), media_type="application/xml")
                 assets["metadata"] = asset
-                if not told and (start := _parse_time(read_metadata(asset, AssetFetcher()).start or "")) is not None:
-                    when, told = start, True
-        return self._scene(id, when, assets, grid=_union_grid(headers), properties={} if told else MTIME)
+                if not dated and (start := _parse_time(read_metadata(asset, AssetFetcher()).start or "")) is not None:
+                    when, dated = start, True
+        return self._scene(id, when, assets, grid=_union_grid(headers), properties={} if dated else MTIME)
 
     def _per_band_scene(self, folder: Path, stem: str, files: Sequence[str]) -> Scene:
         assets: dict[str, Asset] = {}
@@ -231,16 +234,16 @@ class _SceneBuilder:
 
 
 def _common_prefix(names: Sequence[str]) -> str:
-    """The letters that all names begin with."""
+    """The longest common prefix of the names."""
     first, last = min(names), max(names)
     same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return first[: next(same, min(len(first), len(last)))]
 
 
 def _completed(scene: Scene) -> Scene:
-    """The scene, its headers read and understood; the footprint that only the reader knows is filled in.
+    """The scene with the footprint that only the reader knows. Opening it proves that its headers can be read.
 
-    What is refused (an unknown Sentinel-2 offset) is for the user to settle in the item: it stays a scene.
+    A refused scene (unknown Sentinel-2 offset) is returned as it is: the user settles that in the item.
     """
     try:
         source = open_scene(scene)
@@ -257,33 +260,33 @@ def _completed(scene: Scene) -> Scene:
 
 
 def _footprint_fields(grid: GeoBox | None) -> dict[str, Any]:
-    """Outline and box in degrees, none for a lab image."""
+    """Outline and box in degrees, None for a lab image."""
     geometry, bbox = (None, None) if grid is None else footprint(grid)
     return {"geometry": geometry, "bbox": bbox}
 
 
 def _swath_footprint(lon: F64, lat: F64) -> dict[str, Any]:
     """The box around a swath's pixels."""
-    known = (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
-    if not known.any():
+    valid = (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
+    if not valid.any():
         return {}
-    w, e = float(lon[known].min()), float(lon[known].max())
-    s, n = float(lat[known].min()), float(lat[known].max())
+    w, e = float(lon[valid].min()), float(lon[valid].max())
+    s, n = float(lat[valid].min()), float(lat[valid].max())
     ring = [[w, s], [e, s], [e, n], [w, n], [w, s]]
     return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": (w, s, e, n)}
 
 
 def _per_band_deliveries(names: Sequence[str]) -> dict[str, list[str]]:
-    """stem -> files of a one-GeoTIFF-per-band delivery: at least two bands, or one with an MTL file."""
-    found: dict[str, list[str]] = {}
+    """Files of each one-GeoTIFF-per-band delivery, by stem: at least two bands, or one with an MTL file."""
+    deliveries: dict[str, list[str]] = {}
     for name in names:
         if match := _PER_BAND.match(name) or _MTL.match(name):
-            found.setdefault(match["stem"], []).append(name)
-    return {stem: files for stem, files in found.items() if len(files) > 1 or _MTL.match(files[0])}
+            deliveries.setdefault(match["stem"], []).append(name)
+    return {stem: files for stem, files in deliveries.items() if len(files) > 1 or _MTL.match(files[0])}
 
 
 def _acquisition_key(header: Header) -> tuple[Any, ...] | None:
-    """What the tiles of one acquisition share; None when the file does not say when it was taken."""
+    """Key shared by the tiles of one acquisition; None if the file has no acquisition time."""
     when = header.tags.get("start_time")
     if when is None or header.crs is None:
         return None
@@ -293,7 +296,7 @@ def _acquisition_key(header: Header) -> tuple[Any, ...] | None:
 
 
 def _union_grid(headers: Sequence[Header]) -> GeoBox | None:
-    """The grid that all files lie on."""
+    """Grid that contains all files; None without a CRS."""
     first = headers[0]
     if first.crs is None:
         return None
@@ -316,7 +319,7 @@ def _asset_with_grid(header: Header) -> Asset:
 
 
 def _acquisition_time(header: Header, path: Path) -> tuple[datetime, bool]:
-    """When it was taken, and whether the file itself says so."""
+    """Acquisition time, and whether it comes from the file itself."""
     for tag in ("start_time", "DATETIME", "ACQUISITION_DATETIME"):
         if (text := header.tags.get(tag)) and (when := _parse_time(text)) is not None:
             return when, True

@@ -33,7 +33,7 @@ from hypermend.catalog.storage.hrefs import shown
 
 _PRISMA = "HDFEOS/SWATHS/PRS_L2D_HCO"
 _READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError)
-"""What HDF5 raises at a damaged file, and what follows from numbers that it then makes up."""
+"""Errors of h5py for a damaged file, and those that follow from the wrong numbers it may return."""
 _MATLAB = {"double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32"}
 
 
@@ -77,7 +77,7 @@ class HdfSource:
         try:
             stored = self._window(y, x)
         except ArchiveError:
-            self.close()  # the next read begins anew, with a new signature
+            self.close()  # the next read opens the file again, with a new signature
             raise
         except _READ_ERRORS as e:
             self.close()
@@ -90,8 +90,8 @@ class HdfSource:
         out = np.empty((self.spec.bands, y.stop - y.start, x.stop - x.start), dtype=self.spec.dtype)
         for part in self._parts:
             dataset = _require(self._file, part.path, shown(self._asset.href))
-            at = {"b": slice(None), "y": y, "x": x}
-            block = dataset[tuple(at[a] for a in part.axes)]
+            window = {"b": slice(None), "y": y, "x": x}
+            block = dataset[tuple(window[axis] for axis in part.axes)]
             block = block.transpose([part.axes.index(a) for a in "byx"])
             target = range(self.spec.bands) if part.cube_bands is None else part.cube_bands
             out[list(target)] = block[list(part.file_bands)]
@@ -105,7 +105,7 @@ class HdfSource:
 def open_hdf(
     scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> HdfSource:
-    """A PRISMA or EMIT product; see `readers.open_scene`."""
+    """A PRISMA or EMIT product; see `scene_reader.open_scene`."""
     if len(assets) != 1:
         raise BadAsset(f"scene {scene.id}: {len(assets)} HDF files; one scene is one file")
     asset = assets[0]
@@ -125,9 +125,9 @@ def open_hdf(
     order = [picked[i] for i in order]
     parts = []
     for path, axes, first, kept in facts.datasets:
-        mine = [(k, kept[i - first]) for k, i in enumerate(order) if first <= i < first + len(kept)]
-        if mine:
-            cube_bands, file_bands = zip(*mine, strict=True)
+        bands_of_part = [(k, kept[i - first]) for k, i in enumerate(order) if first <= i < first + len(kept)]
+        if bands_of_part:
+            cube_bands, file_bands = zip(*bands_of_part, strict=True)
             parts.append(HdfPart(path=path, axes=axes, file_bands=file_bands, cube_bands=cube_bands))
     return HdfSource(spec, identity, asset, fetcher, parts, facts.lonlat)
 
@@ -145,7 +145,7 @@ class _Product:
 def _prisma(file: Any, asset: Asset, table: Sensor) -> _Product:
     """PRISMA L2D: (y, band, x) cubes of 16-bit numbers, wavelengths as attributes of the file in descending order.
 
-    A wavelength of 0 marks a band that the product leaves empty; such bands do not join the cube.
+    A wavelength of 0 marks a band that the product leaves empty; the cube omits such bands.
     """
     where, fields = shown(asset.href), f"{_PRISMA}/Data Fields"
     bands: list[Band] = []
@@ -181,7 +181,7 @@ def _prisma(file: Any, asset: Asset, table: Sensor) -> _Product:
     attrs: dict[str, Any] = {}
     scale, offset = _prisma_scale(scales[0])
     if scales[0] != scales[1]:
-        # one cube has one scale: the numbers stay, the factors of each detector are told
+        # one cube has one scale: the numbers stay, `attrs` records the factors of each detector
         attrs["hypermend:detector_scale"] = {
             d: list(_prisma_scale(s)) for d, s in zip(("VNIR", "SWIR"), scales, strict=True)
         }
@@ -243,13 +243,13 @@ def _lonlat(file: Any, lon: str, lat: str, where: str) -> LonLat:
 def _require(group: Any, path: str, where: str, kind: type[Any] = h5py.Dataset) -> Any:
     if path not in group:
         raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(_contents(group)) or 'nothing'}")
-    found = group[path]
-    if not isinstance(found, kind):
+    member = group[path]
+    if not isinstance(member, kind):
         raise BadAsset(f"{where}: {path!r} is no {kind.__name__.lower()}")
-    linked = found.file.id != group.file.id
-    if linked or (kind is h5py.Dataset and (found.external or found.is_virtual)):
-        raise BadAsset(f"{where}: {path!r} lies in another file; an asset has to hold its own pixels")
-    return found
+    linked = member.file.id != group.file.id
+    if linked or (kind is h5py.Dataset and (member.external or member.is_virtual)):
+        raise BadAsset(f"{where}: {path!r} lies in another file; an asset must hold its own pixels")
+    return member
 
 
 def _attr(file: Any, name: str, where: str) -> Any:
@@ -263,11 +263,11 @@ def _contents(group: Any, limit: int = 20) -> list[str]:
     """Datasets with their shapes."""
     out: list[str] = []
 
-    def look(name: str, item: Any) -> None:
+    def collect(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and len(out) < limit:
             out.append(f"{name} {item.shape}")
 
-    group.visititems(look)
+    group.visititems(collect)
     return out
 
 
@@ -286,7 +286,7 @@ def open_file(asset: Asset, fetcher: AssetFetcher) -> Iterator[Any]:
 
 
 def start_time(asset: Asset, fetcher: AssetFetcher) -> str | None:
-    """When the acquisition began, as the product writes it."""
+    """Start of the acquisition, as the product writes it."""
     with open_file(asset, fetcher) as file:
         for name in ("Product_StartTime", "time_coverage_start"):
             if (value := file.attrs.get(name)) is not None:
@@ -297,14 +297,14 @@ def start_time(asset: Asset, fetcher: AssetFetcher) -> str | None:
 def mat_variables(asset: Asset, fetcher: AssetFetcher) -> Mapping[str, tuple[tuple[int, ...], str]]:
     """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
     with open_file(asset, fetcher) as file:
-        own = (n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink))
-        found = ((n, file[n]) for n in own)
-        return {n: (tuple(reversed(d.shape)), _matlab_class(d)) for n, d in found if isinstance(d, h5py.Dataset)}
+        members = {n: file[n] for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)}
+        datasets = {n: member for n, member in members.items() if isinstance(member, h5py.Dataset)}
+        return {n: (tuple(reversed(dataset.shape)), _matlab_class(dataset)) for n, dataset in datasets.items()}
 
 
 def _matlab_class(item: Any) -> str:
-    told = item.attrs.get("MATLAB_class", b"")
-    name = told.decode() if isinstance(told, bytes) else str(told)
+    attribute = item.attrs.get("MATLAB_class", b"")
+    name = attribute.decode() if isinstance(attribute, bytes) else str(attribute)
     return name if name in _MATLAB else name or str(item.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What a raster file says of itself, and whether its STAC item agrees. The file's own header wins."""
+"""Header of a raster file, and its comparison with the STAC item. The file's own header wins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAVELENGTH_NM = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers":
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a raster file says of itself."""
+    """Header of a raster file."""
 
     asset: Asset
     size: tuple[int, int]
@@ -46,14 +46,14 @@ class Header:
         return len(self.dtypes)
 
     @property
-    def pixel(self) -> float:
+    def pixel_size(self) -> float:
         return abs(self.transform.a)
 
 
 def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
-    """Open, look, close."""
+    """Read the header of a raster file."""
 
-    def look(dataset: Any) -> Header:
+    def header_of(dataset: Any) -> Header:
         tags = [{k.lower(): v for k, v in dataset.tags(i).items()} for i in dataset.indexes]
         scales, offsets = set(dataset.scales), set(dataset.offsets)
         if len(scales) > 1 or len(offsets) > 1:
@@ -71,11 +71,11 @@ def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
             names=_names(dataset.descriptions, tags),
             wavelength_nm=_wavelengths(tags),
             fwhm_nm=_tag_numbers(tags, "fwhm"),
-            good=_good(tags),
+            good=_good_bands(tags),
             tags=dict(dataset.tags()),
         )
 
-    return fetcher.raster(asset.href, look)
+    return fetcher.raster(asset.href, header_of)
 
 
 def _crs_text(crs: Any) -> str:
@@ -95,7 +95,7 @@ def _tag_numbers(tags: Sequence[dict[str, str]], key: str) -> tuple[float, ...] 
     return tuple(float(t[key]) * unit for t in tags)
 
 
-def _good(tags: Sequence[dict[str, str]]) -> tuple[bool, ...] | None:
+def _good_bands(tags: Sequence[dict[str, str]]) -> tuple[bool, ...] | None:
     if not any("bbl" in t for t in tags):
         return None
     return tuple(t.get("bbl", "1").strip() not in ("0", "0.0") for t in tags)
@@ -106,7 +106,11 @@ def _wavelengths(tags: Sequence[dict[str, str]]) -> tuple[float, ...] | None:
 
 
 def check_against_item(header: Header, scene: Scene) -> None:
-    """The file's own header wins: where the item says otherwise, an error names both."""
+    """Compare a header with the item, which must not contradict it.
+
+    Raises:
+        BadAsset: they differ; the error names both values.
+    """
     asset = header.asset
     grid = asset.grid or (scene.grid if sum(a.href == asset.href for a in scene.assets.values()) else None)
     several = len(scene.assets) > 1 and asset.grid is None  # the item's grid is that of the mosaic
@@ -119,7 +123,7 @@ def check_against_item(header: Header, scene: Scene) -> None:
         raise BadAsset(f"{where}: the item says shape {tuple(grid.shape)}, the file {header.size}")
     if header.crs is None or grid.crs != header.crs:
         raise BadAsset(f"{where}: the item says CRS {short_crs(grid.crs)}, the file {short_crs(header.crs)}")
-    if not np.allclose(grid.affine[:6], header.transform[:6], rtol=1e-9, atol=header.pixel * ALIGN_PX):
+    if not np.allclose(grid.affine[:6], header.transform[:6], rtol=1e-9, atol=header.pixel_size * ALIGN_PX):
         raise BadAsset(
             f"{where}: the item says transform {tuple(grid.affine[:6])}, the file {tuple(header.transform[:6])}"
         )

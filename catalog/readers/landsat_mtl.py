@@ -25,7 +25,7 @@ LIMIT_BYTES = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How the counts of a cube become radiance (W m-2 sr-1 um-1)."""
+    """Factors from the counts of a cube to radiance (W m-2 sr-1 um-1)."""
 
     quantity: str
     scale_factor: float
@@ -34,7 +34,7 @@ class Calibration:
 
 
 def calibration(scene: Scene, bands: Sequence[Band], fetcher: AssetFetcher) -> Calibration | None:
-    """From the scene's MTL file; None when it has none."""
+    """Calibration from the scene's MTL file; None if it has none."""
     asset = find_mtl(scene.assets)
     if asset is None:
         return None
@@ -43,16 +43,16 @@ def calibration(scene: Scene, bands: Sequence[Band], fetcher: AssetFetcher) -> C
     fields = parse_mtl(text)
     factors = [_factor(fields, b) for b in bands]
     if any(f is None for f in factors):
-        lost = [b.name for b, f in zip(bands, factors, strict=True) if f is None]
-        raise BadAsset(f"scene {scene.id}: the MTL file has no radiance scale for bands {', '.join(lost[:8])}")
-    known = [f for f in factors if f is not None]
-    if len(set(known)) == 1:
-        mult, add = known[0]
+        missing = [b.name for b, f in zip(bands, factors, strict=True) if f is None]
+        raise BadAsset(f"scene {scene.id}: the MTL file has no radiance scale for bands {', '.join(missing[:8])}")
+    complete = [f for f in factors if f is not None]
+    if len(set(complete)) == 1:
+        mult, add = complete[0]
         return Calibration(quantity="radiance", scale_factor=mult, add_offset=add, attrs={})
     order = sorted(range(len(bands)), key=lambda i: bands[i].wavelength_nm)
     attrs = {
-        "hypermend:radiance_mult": [known[i][0] for i in order],
-        "hypermend:radiance_add": [known[i][1] for i in order],
+        "hypermend:radiance_mult": [complete[i][0] for i in order],
+        "hypermend:radiance_add": [complete[i][1] for i in order],
         "hypermend:radiance_units": "W m-2 sr-1 um-1",
     }
     return Calibration(quantity="counts", scale_factor=1.0, add_offset=0.0, attrs=attrs)
@@ -68,7 +68,7 @@ def _decoded(body: io.BytesIO) -> str:
 
 
 def parse_mtl(text: str) -> dict[str, str]:
-    """KEY = VALUE lines; groups are dropped, keys are unique in these files."""
+    """The KEY = VALUE lines as a dict; groups are ignored, as keys are unique in these files."""
     fields = {}
     for line in text.splitlines():
         key, sign, value = line.partition("=")

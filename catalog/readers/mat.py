@@ -1,8 +1,8 @@
 """MATLAB files: v5 read whole by scipy, v7.3 (which is HDF5 with reversed axes) by windows.
 
-A .mat file says nothing of sensors. `LAYOUTS` lists the files in circulation whose variables are known; else the one
+A .mat file does not name its sensor. `LAYOUTS` lists public files whose variables are known. Else the only
 three-dimensional numeric array is taken, or the one whose last axis has the sensor's bands, or the one that the item
-names in `hypermend:mat_key`. Anything else is an error that lists what the file holds.
+names in `hypermend:mat_key`. Otherwise an error lists the variables of the file.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ _DTYPES = {"double": "float64", "single": "float32"}
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A .mat file in circulation: which of its variables is the cube, and what its bands are."""
+    """Variables of a public .mat file: the cube, and those that describe its bands."""
 
     name: str
     sensor: str
     cube: str
     """variable of the cube"""
     requires: tuple[str, ...] = ()
-    """variables that must be there too"""
+    """other variables that the file must have"""
     axes: str = "yxb"
     """MATLAB order of axes; "bn" is bands x pixels, pixels column by column"""
     numbers: str | None = None
     """variable with the 1-based band numbers"""
     first: int | None = None
-    """the bands are the first so many of the sensor table"""
+    """number of bands, which are the first ones of the sensor table"""
     wavelength_um: str | None = None
     """variable with the wavelengths in micrometres"""
     size: tuple[str, str] | None = None
@@ -65,7 +65,7 @@ class Layout:
 
 
 LAYOUTS = (
-    # HySure: both instruments over Paris, scaled to 0..1 by the packager, so no longer radiance
+    # HySure: both instruments over Paris, scaled to 0..1 by the packager, so not radiance any more
     Layout(
         name="HySure Hyperion + ALI",
         sensor="hyperion",
@@ -75,7 +75,7 @@ LAYOUTS = (
         quantity="counts",
     ),
     Layout(name="HySure Hyperion + ALI", sensor="ali", cube="MSim", quantity="counts"),
-    # 102 of the 115 ROSIS bands; which 13 went is not recorded, so the centres are nominal
+    # 102 of the 115 ROSIS bands; no record says which 13 were removed, so the centres are nominal
     Layout(name="Pavia Centre", sensor="rosis", cube="PaviaCenter", first=102, quantity="counts"),
     Layout(name="Pavia Centre", sensor="rosis", cube="pavia", first=102, quantity="counts"),
     Layout(name="Pavia University", sensor="rosis", cube="paviaU", quantity="counts"),
@@ -94,7 +94,7 @@ LAYOUTS = (
     ),
 )
 _READ_ERRORS = (ValueError, TypeError, KeyError, OSError, NotImplementedError, zlib.error)
-"""What SciPy raises at a file that is damaged, or is none of MATLAB's."""
+"""Errors of SciPy for a damaged file, or one that is not MATLAB's."""
 
 
 class _MatFile:
@@ -108,12 +108,11 @@ class _MatFile:
         if self.v73:
             self.variables = mat_variables(asset, fetcher)
             return
-        from scipy.io import whosmat  # half a second that the other readers need not spend
+        from scipy.io import whosmat  # takes half a second to import; other readers do not need it
 
         self.body = fetcher.fetch(asset.href)
         try:
-            found = whosmat(self._stream())
-            self.variables = {n: (tuple(s), c) for n, s, c in found}
+            self.variables = {n: (tuple(s), c) for n, s, c in whosmat(self._stream())}
         except _READ_ERRORS as e:
             raise BadAsset(f"{self.where}: is no MATLAB v5 file: {e}") from e
 
@@ -141,7 +140,7 @@ class _MatFile:
 def open_mat(
     scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> ArraySource | HdfSource:
-    """The cube of a .mat file; see the module's text for which variable that is."""
+    """The cube of a .mat file; the module's docstring says which variable that is."""
     if len(assets) != 1:
         raise BadAsset(f"scene {scene.id}: {len(assets)} .mat files; one scene is one file")
     asset = assets[0]
@@ -149,13 +148,13 @@ def open_mat(
     layout = pick_layout(file.variables, table, scene.properties.get("hypermend:mat_key"), file.where, file.contents())
     shape, kind = file.variables[layout.cube]
     lines, columns, count = _size(layout, shape, file)
-    found = _bands(layout, table, count, file)
-    picked = select_bands(found, bands, f"scene {scene.id}")
+    file_bands = _bands(layout, table, count, file)
+    picked = select_bands(file_bands, bands, f"scene {scene.id}")
     dtype, loaded = _DTYPES.get(kind, kind), None
     if not file.v73:
         _check_bytes(file, layout.cube, math.prod(shape) * _BYTES.get(kind, 8))
         loaded = _as_bands(file.load(layout.cube), layout, (lines, columns, count))
-        dtype = str(loaded.dtype)  # MATLAB stores a double as uint16 where it fits; the file's numbers are those
+        dtype = str(loaded.dtype)  # MATLAB stores a double as uint16 if it fits: the type of the stored numbers counts
     pixels = PixelFormat(
         dtype=dtype,
         fill=default_fill(dtype, asset.nodata),
@@ -164,7 +163,7 @@ def open_mat(
         quantity=str(scene.properties.get("hypermend:quantity", layout.quantity)),
         attrs={"hypermend:mat_key": layout.cube, "hypermend:layout": layout.name},
     )
-    spec, order = make_spec([found[i] for i in picked], (lines, columns), pixels, sensor=table.name)
+    spec, order = make_spec([file_bands[i] for i in picked], (lines, columns), pixels, sensor=table.name)
     order = [picked[i] for i in order]
     if file.v73 and layout.axes == "yxb":
         part = HdfPart(path=layout.cube, axes="bxy", file_bands=tuple(order))  # reversed in HDF5
@@ -192,7 +191,7 @@ def _check_bytes(file: _MatFile, name: str, declared: int) -> None:
 
 
 def layout_of(asset: Asset, table: Sensor, fetcher: AssetFetcher) -> Layout:
-    """What the cube of a file is for this sensor; see `pick_layout`."""
+    """Layout of a file for this sensor; see `pick_layout`."""
     file = _MatFile(asset, fetcher)
     return pick_layout(file.variables, table, None, file.where, file.contents())
 
@@ -208,7 +207,7 @@ def pick_layout(
     """The layout of a file with these variables.
 
     Raises:
-        BadAsset: the key is not there, or several variables could be the cube; keys and shapes are contents.
+        BadAsset: no such key, or several variables could be the cube; the error lists keys and shapes.
     """
     if key is not None and key not in variables:
         raise BadAsset(f"{where}: no variable {key!r}; it holds {contents}")
@@ -269,7 +268,7 @@ def _bands(layout: Layout, table: Sensor, count: int, file: _MatFile) -> list[Ba
 
 
 def _is_v73(asset: Asset, fetcher: AssetFetcher) -> bool:
-    """v7.3 says so in the text at the start of the file."""
+    """Whether the text at the start of the file says v7.3."""
     head = fetcher.head(asset.href, HEADER_BYTES)
     if not head.startswith(b"MATLAB "):
         raise BadAsset(f"{shown(asset.href)}: is no MATLAB file (v5 or v7.3); v4 is not read")

@@ -1,4 +1,4 @@
-"""Files on one grid: where each lies, in whole pixels, and which of its bands go where. Pure arithmetic.
+"""Several files on one grid: position of each in whole pixels, and cube band of each file band. Pure arithmetic.
 
 A file is placed by a whole number of target pixels. A coarser file is repeated (nearest), a finer one averaged, both by
 a whole ratio; anything else is an error that shows both transforms.
@@ -41,7 +41,7 @@ class PlacedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Files that hold the same bands, and which of their bands go where in the cube."""
+    """Files with the same bands, and the cube bands that these fill."""
 
     files: tuple[PlacedFile, ...]
     file_bands: tuple[int, ...]
@@ -60,10 +60,10 @@ def target_grid(
         raise BadAsset(f"{what}: files of {len(crs)} reference systems: {', '.join(short_crs(c) for c in crs)}")
     if any(h.transform.b or h.transform.d for h in headers) and len(headers) > 1:
         raise BadAsset(f"{what}: several files with rotated pixels; they cannot be put on one grid")
-    first = min(headers, key=lambda h: h.pixel)
+    first = min(headers, key=lambda h: h.pixel_size)
     if first.crs is not None and first.transform.e > 0:
         raise BadAsset(f"{what}: rows run from south to north ({first.transform.e:g} per row); turn the image first")
-    size = first.pixel if gsd_m is None else gsd_m
+    size = first.pixel_size if gsd_m is None else gsd_m
     a = math.copysign(size, first.transform.a) if gsd_m is not None else first.transform.a
     e = math.copysign(size, first.transform.e) if gsd_m is not None else first.transform.e
     if len(headers) == 1 and gsd_m is None:
@@ -76,12 +76,14 @@ def target_grid(
     cut = math.floor if gsd_m is not None else round
     shape = cut(height + ALIGN_PX), cut(width + ALIGN_PX)
     if min(shape) < 1:
-        raise BadAsset(f"{what}: no pixel of {size:g} fits; the files have pixels of {first.pixel:g} in {first.crs}")
+        raise BadAsset(
+            f"{what}: no pixel of {size:g} fits; the files have pixels of {first.pixel_size:g} in {first.crs}"
+        )
     return Affine(a, 0.0, left, 0.0, e, top), shape, first.crs
 
 
 def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> PlacedFile:
-    """Where a file lies on the target grid, in whole target pixels."""
+    """Position of a file on the target grid, in whole target pixels."""
     ratio = header.transform.a / target.a
     up, down = max(1, round(ratio)), max(1, round(1 / ratio))
     left, top = at(~target, header.transform.c, header.transform.f)
@@ -102,10 +104,10 @@ def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> P
     )
 
 
-def layers_of(found: Sequence[BandFiles], target: Affine, size: tuple[int, int], what: str) -> list[Layer]:
-    """One layer per group of files; `found` in cube order."""
+def layers_of(band_files: Sequence[BandFiles], target: Affine, size: tuple[int, int], what: str) -> list[Layer]:
+    """One layer per group of files; `band_files` in cube order."""
     groups: dict[int, tuple[list[Header], list[int], list[int]]] = {}
-    for cube_band, (_, group, position) in enumerate(found):
+    for cube_band, (_, group, position) in enumerate(band_files):
         _, file_bands, cube_bands = groups.setdefault(id(group), (group, [], []))
         file_bands.append(position)
         cube_bands.append(cube_band)
@@ -125,7 +127,7 @@ def has_holes(layers: Sequence[Layer], size: tuple[int, int]) -> bool:
 
 
 def _covers(files: Sequence[PlacedFile], size: tuple[int, int]) -> bool:
-    """Whether the files cover the whole grid, found on the lattice of their edges: overlaps must not hide a hole."""
+    """Whether the files cover the whole grid, tested on the lattice of their edges: overlaps must not hide a hole."""
     ys = sorted({0, size[0], *(y for f in files for y in (f.top, f.top + f.height) if 0 < y < size[0])})
     xs = sorted({0, size[1], *(x for f in files for x in (f.left, f.left + f.width) if 0 < x < size[1])})
     covered = np.zeros((len(ys) - 1, len(xs) - 1), dtype=bool)
@@ -135,9 +137,10 @@ def _covers(files: Sequence[PlacedFile], size: tuple[int, int]) -> bool:
     return bool(covered.all())
 
 
-def resampling(found: Sequence[BandFiles], target: Affine) -> list[str]:
+def resampling(band_files: Sequence[BandFiles], target: Affine) -> list[str]:
+    """For each band how its files were resampled; empty if they were not."""
     out = []
-    for _, group, _ in found:
+    for _, group, _ in band_files:
         ratio = group[0].transform.a / target.a
         out.append("" if abs(ratio - 1) < 1e-6 else f"nearest x{ratio:g}" if ratio > 1 else f"average /{1 / ratio:g}")
     return out

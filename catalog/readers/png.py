@@ -37,9 +37,9 @@ def open_png(
     if missing := [n for n in expected if n not in files]:
         raise BadAsset(f"{what}: bands {', '.join(map(str, missing))} of {table.bands} ({table.name}) have no PNG")
     numbers = sorted(files)
-    found = by_number(table, numbers, what)
-    picked = select_bands(found, bands, what)
-    chosen = [files[found[i].number] for i in picked]
+    file_bands = by_number(table, numbers, what)
+    picked = select_bands(file_bands, bands, what)
+    chosen = [files[file_bands[i].number] for i in picked]
     packed = sum(s for s in (fetcher.stat(a.href).size for a in chosen) if s is not None)
     if packed > fetcher.max_bytes:
         raise Refused(f"{what}: its PNGs have {packed} bytes, read whole, and the limit is {fetcher.max_bytes}")
@@ -51,7 +51,7 @@ def open_png(
             f"{shown(chosen[0].href)} is {sizes[0][0]} x {sizes[0][1]}"
         )
     pixels = PixelFormat(dtype="uint16", scale_factor=SCALE, quantity="counts")
-    spec, order = make_spec([found[i] for i in picked], sizes[0], pixels, sensor=table.name)
+    spec, order = make_spec([file_bands[i] for i in picked], sizes[0], pixels, sensor=table.name)
     declared = int(np.prod(spec.shape)) * 2
     if declared > fetcher.max_bytes:
         raise Refused(f"{what}: {spec.shape} = {declared} bytes, read whole, and the limit is {fetcher.max_bytes}")

@@ -1,7 +1,7 @@
-"""The door to pixels: a Scene's files -> a Source that reads windows of its source cube.
+"""Entry point to pixels: the files of a Scene -> a Source that reads windows of its source cube.
 
-One file for each format: GeoTIFF and JPEG 2000 (`readers_tiff`, also one file per band and mosaics), ENVI
-(`readers_envi`), HDF5 and NetCDF (`readers_hdf`), MATLAB (`readers_mat`), PNG stacks (`readers_png`).
+One module for each format: GeoTIFF and JPEG 2000 (`tiff`, also one file per band and mosaics), ENVI (`envi`), HDF5 and
+NetCDF (`hdf`), MATLAB (`mat`), PNG stacks (`png`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hypermend.catalog.storage.hrefs import shown
 from hypermend.catalog.storage.signing import Signer
 
 READER_VERSION = 1
-"""Bumped by hand when the same files become another cube; part of the ingest id."""
+"""Raised by hand when the same files yield another cube; part of the ingest id."""
 MAX_CUBE_BYTES = 2**44
-"""A declared shape beyond this is a mistake or an attack, not a scene."""
+"""A larger declared shape is a mistake or an attack, not a scene."""
 _FORMATS = (
     ("tiff", r"\.(tiff?|jp2)$", r"image/(tiff|jp2|vnd\.stac\.geotiff)"),
     ("envi", r"\.(hdr|bsq|bil|bip|img|dat)$", r"application/(x-)?envi"),
@@ -48,14 +48,14 @@ _OPEN: dict[str, Callable[..., Source]] = {
 
 
 class Source(Protocol):
-    """The pixels of one scene, as the source cube will hold them."""
+    """Pixels of one scene, as its source cube will hold them."""
 
     spec: CubeSpec
-    """the cube this scene becomes"""
+    """the source cube of the scene"""
     windowed: bool
-    """True: a read costs about its window. False: the whole file is loaded at the first read"""
+    """True: a read costs about as much as its window. False: the first read loads the whole file"""
     identity: str
-    """changes when any file read does"""
+    """changes with any of the files"""
     lonlat: LonLat | None
     """(y, x) degrees, for scenes kept in sensor geometry"""
 
@@ -77,14 +77,14 @@ def open_scene(
     """Open the files of a scene; headers are read, pixels are not.
 
     Args:
-        bands: names of the bands to take; all of the sensor's when None.
+        bands: names of the bands to take; None for all of the sensor's.
         gsd_m: pixel size of the cube, where the product offers several (Sentinel-2).
         sign: signer of remote hrefs.
         max_bytes: limit for formats that are read whole.
 
     Raises:
         BadAsset: the files are not what the item says, or cannot become one cube.
-        NotFound, Refused, Unreachable: from the way to them.
+        NotFound, Refused, Unreachable: the files cannot be reached.
     """
     if bands is not None and not bands:
         raise BadAsset(f"scene {scene.id}: empty selection of bands; name some of sensor {scene.sensor}")
@@ -100,7 +100,7 @@ def open_scene(
         raise BadAsset(f"scene {scene.id}: assets of {len(kinds)} formats ({', '.join(sorted(kinds))}); one is read")
     (kind, assets), *_ = kinds.items()
     if gsd_m is not None and kind != "tiff":
-        raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m was asked for, but {kind} files have one grid")
+        raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m is requested, but {kind} files have one grid")
     fetcher = AssetFetcher(sign, max_bytes=max_bytes)
     table = sensors.sensor(scene.sensor)
     options = {"gsd_m": gsd_m} if kind == "tiff" else {}
@@ -116,14 +116,18 @@ def open_scene(
 
 
 def check_size(spec: CubeSpec, id: str) -> None:
-    """Huge declared shapes are refused before anything is allocated."""
+    """Refuse a huge declared shape before anything is allocated.
+
+    Raises:
+        BadAsset: the shape exceeds the limit.
+    """
     declared = int(np.prod(spec.shape, dtype=object)) * np.dtype(spec.dtype).itemsize
     if declared > MAX_CUBE_BYTES:
         raise BadAsset(f"scene {id}: its header declares {spec.shape} = {declared} bytes, limit {MAX_CUBE_BYTES}")
 
 
 def file_format(asset: Asset) -> str | None:
-    """The reader for an asset, by its name, else by its media type."""
+    """Format of an asset, by its name, else by its media type; None if no reader knows it."""
     path = urlsplit(asset.href).path if "://" in asset.href else asset.href
     for kind, name, _ in _FORMATS:
         if re.search(name, path, re.I):

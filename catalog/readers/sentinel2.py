@@ -1,8 +1,8 @@
-"""Sentinel-2: which files to read, the reflectance offset applied exactly once, the scene classification as flags.
+"""Sentinel-2: selection of files, the reflectance offset applied exactly once, the scene classification as flags.
 
 From processing baseline 04.00 (25 January 2022) on, ESA adds 1000 to the digital numbers (RADIO_ADD_OFFSET -1000,
-BOA_ADD_OFFSET -1000), so that reflectance = DN * 1e-4 - 0.1. Some providers take the 1000 out again before they
-publish, some only say so, some say it in two contradicting fields.
+BOA_ADD_OFFSET -1000), so that reflectance = DN * 1e-4 - 0.1. Some providers subtract the 1000 before they
+publish, some only claim so, some give two contradicting fields.
 Source: ESA, Sentinel-2 Products Specification Document S2-PDGS-TAS-DI-PSD v14.9, section on BOA_ADD_OFFSET.
 """
 
@@ -55,7 +55,7 @@ def select_assets(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: f
     """
     usable = [a for a in assets if not _NOT_BANDS.match(a.key)]
     if not any(a.bands for a in usable) or any(len(a.bands) > 1 for a in usable):
-        return list(usable)  # multi-band files: their own headers tell
+        return list(usable)  # multi-band files: their own headers identify the bands
     table = sensor("sentinel2a")  # A, B and C name their bands alike
     wanted = None if bands is None else {match_band(b, table) or b for b in bands}
     offered: dict[str, list[Asset]] = {}
@@ -91,13 +91,13 @@ def _pixel_m(asset: Asset, name: str) -> float:
 
 
 def scaling(scene: Scene, dtype: str, declared: tuple[float, float] | None, asset: Asset) -> tuple[float, float, str]:
-    """(scale, offset, why) of Sentinel-2 numbers; the offset is applied exactly once, or the scene is refused.
+    """(scale, offset, why) of Sentinel-2 numbers. The offset is applied exactly once, or the scene is refused.
 
     Args:
-        declared: (scale, offset) of the file or the item (raster:bands), None when neither says.
+        declared: (scale, offset) of the file or the item (raster:bands), None if neither gives them.
 
     Raises:
-        Refused: a product whose baseline is unknown and about which nobody says whether the offset is in it.
+        Refused: a product of unknown baseline, without a statement whether the offset is applied.
     """
     if np.dtype(dtype).kind == "f":
         scale, offset = declared or (1.0, 0.0)
@@ -126,7 +126,7 @@ def scaling(scene: Scene, dtype: str, declared: tuple[float, float] | None, asse
 
 
 def _is_esa_product(scene: Scene, properties: dict[str, Any] | Any) -> bool:
-    """A whole product (by its name or STAC fields) rather than a file that somebody derived."""
+    """Whether this is a whole ESA product (by its name or STAC fields) and not a derived file."""
     names = (scene.id, str(properties.get("s2:product_uri", "")), str(properties.get("sentinel:product_id", "")))
     return any(re.match(r"(S2[A-D]_|L2A_T|L1C_T)", n) for n in names) or "s2:datatake_id" in properties
 

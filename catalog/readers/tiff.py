@@ -1,8 +1,8 @@
 """GeoTIFF, COG and JPEG 2000: one file, one file per band, or the tiles of one acquisition as a mosaic.
 
 Every band of the cube is a list of files on one target grid. A file is placed by a whole number of target pixels;
-coarser files are repeated (nearest), finer ones block_mean, both by a whole ratio and both said in `attrs`. A window
-opens only the files that it touches.
+coarser files are repeated (nearest), finer ones averaged, both by a whole ratio that `attrs` records. A window opens
+only the files that it touches.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def open_tiff(
     bands: Sequence[str] | None = None,
     gsd_m: float | None = None,
 ) -> TiffSource:
-    """A scene of raster files; see `readers.open_scene`."""
+    """A scene of raster files; see `scene_reader.open_scene`."""
     what = f"scene {scene.id}"
     is_sentinel2 = table.name.startswith("sentinel2")
     if is_sentinel2:
@@ -79,17 +79,17 @@ def open_tiff(
         headers = _with_metadata(headers, read_metadata(xml, fetcher), what)
     for header in headers:
         check_against_item(header, scene)
-    found, class_bands, left_out = _classify_bands(_groups(headers), table, what)
-    if not found:
+    band_files, class_bands, left_out = _classify_bands(_groups(headers), table, what)
+    if not band_files:
         raise BadAsset(f"{what}: no band of sensor {table.name} in {', '.join(shown(a.href) for a in assets[:4])}")
-    picked = select_bands([b for b, _, _ in found], bands, what)
-    found = [found[i] for i in picked]
-    target, size, crs = target_grid(found, gsd_m, what)
-    pixels = _pixels(scene, table, found, fetcher, target, crs, left_out)
-    cube_bands = [b for b, _, _ in found]
+    picked = select_bands([b for b, _, _ in band_files], bands, what)
+    band_files = [band_files[i] for i in picked]
+    target, size, crs = target_grid(band_files, gsd_m, what)
+    pixels = _pixels(scene, table, band_files, fetcher, target, crs, left_out)
+    cube_bands = [b for b, _, _ in band_files]
     spec, order = make_spec(cube_bands, size, pixels, sensor=table.name)
-    layers = layers_of([found[i] for i in order], target, size, what)
-    notes = {b.name: n for b, n in zip(cube_bands, resampling(found, target), strict=True) if n}
+    layers = layers_of([band_files[i] for i in order], target, size, what)
+    notes = {b.name: n for b, n in zip(cube_bands, resampling(band_files, target), strict=True) if n}
     if notes:
         spec = replace(spec, attrs={**spec.attrs, "hypermend:resampling": notes})
     if spec.fill is None and has_holes(layers, size):
@@ -98,7 +98,7 @@ def open_tiff(
         Layer(files=tuple(place(h, target, size, what) for h in g), file_bands=(p,), cube_bands=(0,))
         for g, p in class_bands
     ]
-    # a shard's window twice over: interleaved bands must not be unpacked once for each band
+    # room for two windows of a shard: interleaved bands must not be unpacked once for each band
     window_bytes = math.prod(spec.shard) * np.dtype(spec.dtype).itemsize
     fetcher.gdal_cache_bytes = max(fetcher.gdal_cache_bytes, 2 * window_bytes)
     return TiffSource(spec, identity, layers, classes, fetcher)
@@ -179,8 +179,8 @@ class TiffSource:
 def _classify_bands(
     groups: Sequence[list[Header]], table: Sensor, what: str
 ) -> tuple[list[BandFiles], list[tuple[list[Header], int]], list[str]]:
-    """Bands of the cube, bands of classes (files, 1-based number in them), and the names of what is left out."""
-    found: list[BandFiles] = []
+    """Bands of the cube, bands of classes (files, 1-based number in them), and names of the bands left out."""
+    band_files: list[BandFiles] = []
     classes: list[tuple[list[Header], int]] = []
     left_out: list[str] = []
     for group in groups:
@@ -189,42 +189,48 @@ def _classify_bands(
                 if band.detector == THERMAL:
                     left_out.append(band.name)
                 else:
-                    found.append((band, group, position))
+                    band_files.append((band, group, position))
             elif sentinel2.is_class_band(band):
                 classes.append((group, position))
             else:
                 left_out.append(band)
-    return found, classes, left_out
+    return band_files, classes, left_out
 
 
 def _assets_of_bands(assets: Sequence[Asset], bands: Sequence[str], table: Sensor) -> Sequence[Asset]:
-    """Of a one-file-per-band delivery the files that are wanted; all when a wanted band has none."""
+    """Files of the requested bands in a one-file-per-band delivery; all files if a requested band has none."""
     wanted = {match_band(b, table) for b in bands}
     picked = [a for a in assets if len(a.bands) == 1 and a.bands[0] in wanted]
     return picked if {a.bands[0] for a in picked} == wanted else assets
 
 
 def _headers(assets: Sequence[Asset], fetcher: AssetFetcher) -> list[Header]:
-    """Headers of all files; remote ones several at a time, each is a round trip or two."""
+    """Headers of all files; remote ones in parallel, as each takes a round trip or two."""
     if not any(is_remote(a.href) for a in assets):
         return [read_header(a, fetcher) for a in assets]
     with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(lambda a: read_header(a, fetcher), assets))
 
 
-def _with_metadata(headers: Sequence[Header], told: EnmapMetadata, what: str) -> list[Header]:
-    """The delivery's own metadata file in place of the tags that its image lacks."""
-    if wrong := [h for h in headers if h.count != len(told.wavelength_nm)]:
+def _with_metadata(headers: Sequence[Header], metadata: EnmapMetadata, what: str) -> list[Header]:
+    """Headers with the bands and scale of the delivery's metadata file, which the image's tags lack."""
+    if wrong := [h for h in headers if h.count != len(metadata.wavelength_nm)]:
         where = shown(wrong[0].asset.href)
-        raise BadAsset(f"{what}: {where} has {wrong[0].count} bands, its XML {len(told.wavelength_nm)}")
+        raise BadAsset(f"{what}: {where} has {wrong[0].count} bands, its XML {len(metadata.wavelength_nm)}")
     return [
-        replace(h, wavelength_nm=told.wavelength_nm, fwhm_nm=told.fwhm_nm, scale=told.scale, offset=told.offset)
+        replace(
+            h,
+            wavelength_nm=metadata.wavelength_nm,
+            fwhm_nm=metadata.fwhm_nm,
+            scale=metadata.scale,
+            offset=metadata.offset,
+        )
         for h in headers
     ]
 
 
 def _groups(headers: Sequence[Header]) -> list[list[Header]]:
-    """Files with the same bands belong together as a mosaic."""
+    """Groups of files with the same bands: each group is a mosaic."""
     groups: dict[Any, list[Header]] = {}
     for h in headers:
         key = (h.asset.bands or h.names, h.wavelength_nm, h.count)
@@ -233,18 +239,19 @@ def _groups(headers: Sequence[Header]) -> list[list[Header]]:
 
 
 def _bands_of(header: Header, table: Sensor, what: str) -> list[Band | str]:
-    """A Band for each band of the file, or its bare name when the sensor table does not know it."""
+    """A Band for each band of the file, or its bare name if the sensor table lacks it."""
     where = f"{what}, {shown(header.asset.href)}"
     if header.wavelength_nm is not None:
-        found = by_wavelength(
-            table,
-            header.wavelength_nm,
-            where,
-            fwhm_nm=header.fwhm_nm,
-            good=header.good,
-            names=header.asset.bands or None,
+        return list(
+            by_wavelength(
+                table,
+                header.wavelength_nm,
+                where,
+                fwhm_nm=header.fwhm_nm,
+                good=header.good,
+                names=header.asset.bands or None,
+            )
         )
-        return list(found)
     names = header.asset.bands or header.names
     if names is None and header.count == 1:
         names = (header.asset.key,)
@@ -258,35 +265,35 @@ def _bands_of(header: Header, table: Sensor, what: str) -> list[Band | str]:
 def _pixels(
     scene: Scene,
     table: Sensor,
-    found: list[BandFiles],
+    band_files: list[BandFiles],
     fetcher: AssetFetcher,
     target: Affine,
     crs: str | None,
     left_out: Sequence[str],
 ) -> PixelFormat:
-    """What the stored numbers are; all files of a cube must agree."""
+    """Format of the stored numbers; all files of a cube must agree."""
     what = f"scene {scene.id}"
-    dtypes = {group[0].dtypes[i - 1] for _, group, i in found}
+    dtypes = {group[0].dtypes[i - 1] for _, group, i in band_files}
     if len(dtypes) > 1:
         raise BadAsset(f"{what}: bands of types {', '.join(sorted(dtypes))}; one cube has one")
     dtype = dtypes.pop()
-    headers = [h for _, group, _ in found for h in group]
+    headers = [h for _, group, _ in band_files for h in group]
     nodata = {h.nodata if h.nodata is not None else h.asset.nodata for h in headers}
     if len({str(n) for n in nodata}) > 1:
         raise BadAsset(f"{what}: files with nodata {', '.join(map(str, nodata))}; one cube has one")
-    told = _declared_scale(headers, what)
+    declared = _declared_scale(headers, what)
     facts: dict[str, Any] = {"hypermend:left_out": list(left_out)} if left_out else {}
     quantity = str(scene.properties.get("hypermend:quantity", table.quantity))
-    scale, offset = told if told is not None else (1.0, 0.0)
-    mtl: Calibration | None = calibration(scene, [b for b, _, _ in found], fetcher)
+    scale, offset = declared if declared is not None else (1.0, 0.0)
+    mtl: Calibration | None = calibration(scene, [b for b, _, _ in band_files], fetcher)
     if mtl is not None:
         quantity, scale, offset = mtl.quantity, mtl.scale_factor, mtl.add_offset
         facts |= mtl.attrs
     elif table.name.startswith("sentinel2"):
-        scale, offset, note = sentinel2.scaling(scene, dtype, told, headers[0].asset)
+        scale, offset, note = sentinel2.scaling(scene, dtype, declared, headers[0].asset)
         facts["hypermend:s2_offset"] = note
-    elif quantity == "radiance" and told is None and np.dtype(dtype).kind in "iu":
-        quantity = "counts"  # nothing says how counts become radiance
+    elif quantity == "radiance" and declared is None and np.dtype(dtype).kind in "iu":
+        quantity = "counts"  # no file gives the factors from counts to radiance
     a, b, c, d, e, f = target[:6]
     return PixelFormat(
         dtype=dtype,
@@ -301,14 +308,14 @@ def _pixels(
 
 
 def _declared_scale(headers: Sequence[Header], what: str) -> tuple[float, float] | None:
-    """(scale, offset) of the files, else of the item, else None when nobody says."""
-    told = {(h.scale, h.offset) for h in headers}
-    if told == {(1.0, 0.0)}:
+    """(scale, offset) of the files, else of the item, else None."""
+    declared = {(h.scale, h.offset) for h in headers}
+    if declared == {(1.0, 0.0)}:
         item = {(h.asset.scale, h.asset.offset) for h in headers}
         if len(item) == 1:
             scale, offset = item.pop()
             return None if scale is None and offset is None else (scale or 1.0, offset or 0.0)
-        told = {(s or 1.0, o or 0.0) for s, o in item}
-    if len(told) > 1:
-        raise BadAsset(f"{what}: files differ in (scale, offset): {sorted(told)[:4]}")
-    return told.pop()
+        declared = {(s or 1.0, o or 0.0) for s, o in item}
+    if len(declared) > 1:
+        raise BadAsset(f"{what}: files differ in (scale, offset): {sorted(declared)[:4]}")
+    return declared.pop()

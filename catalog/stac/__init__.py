@@ -1,1 +1,1 @@
-"""STAC items and catalogs: fields and assets, item (Scene to item and back), index, discover, publish, browse."""
+"""STAC: fields, assets and item (Scene to item and back), filters, index, discover, publish, static_catalog."""

@@ -1,4 +1,4 @@
-"""Assets of STAC items: `eo:bands` and `bands`, `raster:bands` and the fields of 1.1 end here, as one Asset."""
+"""Assets of STAC items: `eo:bands`, `bands`, `raster:bands` and the fields of 1.1 become one Asset here."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def read_asset(
     table: Sensor,
     item_bands: Sequence[Any],
 ) -> Asset | None:
-    """An asset of an item; None for a picture or a document whose href cannot be followed.
+    """An asset of an item; None for a picture or a document whose href may not be followed.
 
     Args:
-        base, within, own: see hrefs.resolve_href.
+        base, within, own: see `hrefs.resolve_href`.
         crs: the item's, for an asset that has none of its own.
         item_bands: the item's bands, to which those of old assets are indices.
 
     Raises:
-        BadField: saying what is wrong with it, without the asset's key.
+        BadField: names the problem, without the asset's key.
     """
     roles = tuple(str(r) for r in sequence("roles", raw.get("roles")))
     media_type = text("type", raw.get("type"))
@@ -43,7 +43,7 @@ def read_asset(
     except ValueError as e:
         if is_data(roles, media_type, key):
             raise BadField(str(e)) from e
-        return None  # a thumbnail or an XML that we never read must not cost the scene
+        return None  # a thumbnail or an XML that is never read must not exclude the scene
     bands = [_band(b, item_bands) for b in sequence("bands", raw.get("bands") or raw.get("eo:bands"))]
     raster = [mapping("raster:bands", b) for b in sequence("raster:bands", raw.get("raster:bands"))]
     per_band = [{**a, **b} for a, b in zip(bands, raster, strict=False)] or raster or bands
@@ -63,7 +63,7 @@ def read_asset(
 
 
 def asset_fields(asset: Asset) -> dict[str, Any]:
-    """An Asset in the fields of STAC 1.1."""
+    """Fields of an Asset in STAC 1.1."""
     fields: dict[str, Any] = {"href": asset.href}
     if asset.media_type is not None:
         fields["type"] = asset.media_type

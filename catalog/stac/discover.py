@@ -1,7 +1,7 @@
-"""Finding scenes: a STAC API, a static STAC catalog, or a folder of files -> Iterator[Scene | Skipped].
+"""Discovery of scenes: a STAC API, a static STAC catalog, or a folder of files -> Iterator[Scene | Skipped].
 
-What cannot become a scene is yielded as `Skipped` with its id and reason, and the rest goes on. Filters are applied
-here even when the server was parameters to: servers may ignore them (`rustac serve` ignores `query`).
+An item that cannot become a scene is yielded as `Skipped` with its id and reason, and the search continues. Filters
+are applied here even if the server received them: servers may ignore them (`rustac serve` ignores `query`).
 """
 
 from __future__ import annotations
@@ -42,59 +42,59 @@ def discover(
     query: Sequence[str] = (),
     limit: int | None = None,
 ) -> Iterator[Discovered]:
-    """Scenes of a STAC API or of a static catalog; the document at `where` tells which it is.
+    """Scenes of a STAC API or of a static catalog, depending on the document at `where`.
 
     Args:
         sensor: the instrument, for items that do not name it.
         query: comparisons such as 'eo:cloud_cover<20'; all must hold.
-        limit: at most so many scenes.
+        limit: largest number of scenes.
 
     Raises:
-        BadAsset: no STAC there, or a filter that cannot be read.
-        NotFound, Refused, Unreachable: from the way to it.
+        BadAsset: no STAC document, or a filter that cannot be read.
+        NotFound, Refused, Unreachable: the document cannot be reached.
     """
-    select = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
+    filters = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
     href = _href(where)
     document = _document(href)
     if isinstance(document, Mapping) and _is_api(document):
-        return _api(href, select, sensor=sensor, limit=limit)
-    return _deduplicated(_static(document, href, select, sensor=sensor), limit)
+        return _api(href, filters, sensor=sensor, limit=limit)
+    return _deduplicated(_static(document, href, filters, sensor=sensor), limit)
 
 
-def _deduplicated(found: Iterator[Discovered], limit: int | None) -> Iterator[Discovered]:
-    """The same item twice is said once; at most `limit` scenes."""
+def _deduplicated(results: Iterator[Discovered], limit: int | None) -> Iterator[Discovered]:
+    """At most `limit` scenes; a second item of the same id becomes Skipped."""
     seen: set[tuple[str, str]] = set()
-    for one in found:
-        if isinstance(one, Skipped):
-            yield one
+    for result in results:
+        if isinstance(result, Skipped):
+            yield result
             continue
         if limit is not None and len(seen) >= limit:
             return
-        key = one.collection, one.id
+        key = result.collection, result.id
         if key in seen:
             yield Skipped(
-                id=one.id, reason=f"a second item of this id in collection {one.collection}; the first is used"
+                id=result.id, reason=f"a second item of this id in collection {result.collection}; the first is used"
             )
             continue
         seen.add(key)
-        yield one
+        yield result
         if limit is not None and len(seen) >= limit:
             return
 
 
 def _scenes(
-    items: Iterator[Mapping[str, Any]], select: ItemFilter, *, href: str, within: str | None, sensor: str | None
+    items: Iterator[Mapping[str, Any]], filters: ItemFilter, *, href: str, within: str | None, sensor: str | None
 ) -> Iterator[Discovered]:
     for item in items:
         try:
-            if select.accepts(item):
+            if filters.accepts(item):
                 yield from_item(item, href=href, sensor=sensor, within=within)
         except BadItem as e:
             yield Skipped(id=e.id, reason=e.reason)
 
 
 class _RetryingIO(StacApiIO):
-    """pystac-client's transport, with our retries and only over http."""
+    """pystac-client's transport with the catalog's retries, over http only."""
 
     def request(
         self,
@@ -108,7 +108,7 @@ class _RetryingIO(StacApiIO):
 
         check_href(href)
 
-        def once() -> str:
+        def attempt() -> str:
             try:
                 return super(_RetryingIO, self).request(href, method, headers, parameters)
             except APIError as e:
@@ -116,25 +116,25 @@ class _RetryingIO(StacApiIO):
                     raise Unreachable(f"{shown(href)}: no answer ({type(e).__name__})") from None
                 raise http_error(href, e.status_code) from None
 
-        return with_retries(once)
+        return with_retries(attempt)
 
 
-def _api(url: str, select: ItemFilter, *, sensor: str | None, limit: int | None) -> Iterator[Discovered]:
+def _api(url: str, filters: ItemFilter, *, sensor: str | None, limit: int | None) -> Iterator[Discovered]:
     client = pystac_client.Client.open(url, stac_io=_RetryingIO(timeout=TIMEOUT_S, max_retries=None))
     parameters: dict[str, Any] = {"limit": min(limit or PAGE_ITEMS, PAGE_ITEMS)}
-    if select.collections:
-        parameters["collections"] = list(select.collections)
-    if select.bbox is not None:
-        parameters["bbox"] = list(select.bbox)
-    if select.datetime is not None:
-        parameters["datetime"] = select.datetime
-    if select.comparisons and client.conforms_to("QUERY"):
-        parameters["query"] = select.as_query()
-    return _deduplicated(_scenes(_pages(client, parameters, url), select, href=url, within=None, sensor=sensor), limit)
+    if filters.collections:
+        parameters["collections"] = list(filters.collections)
+    if filters.bbox is not None:
+        parameters["bbox"] = list(filters.bbox)
+    if filters.datetime is not None:
+        parameters["datetime"] = filters.datetime
+    if filters.comparisons and client.conforms_to("QUERY"):
+        parameters["query"] = filters.as_query()
+    return _deduplicated(_scenes(_pages(client, parameters, url), filters, href=url, within=None, sensor=sensor), limit)
 
 
 def _pages(client: pystac_client.Client, parameters: Mapping[str, Any], url: str) -> Iterator[Mapping[str, Any]]:
-    """Items of all pages; a search that dies says at which page."""
+    """Items of all pages; the error of a search that fails names the page."""
     page, items = 0, 0
     try:
         for body in client.search(**parameters).pages_as_dicts():
@@ -143,22 +143,22 @@ def _pages(client: pystac_client.Client, parameters: Mapping[str, Any], url: str
                 items += 1
                 yield item
     except Unreachable as e:
-        raise Unreachable(f"search at {shown(url)} died at page {page + 1} after {items} items: {e}") from e
+        raise Unreachable(f"search at {shown(url)} failed at page {page + 1} after {items} items: {e}") from e
     except (ValueError, KeyError, TypeError) as e:
         raise BadAsset(f"search at {shown(url)}: page {page + 1} is no item collection: {e}") from e
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Walk:
-    """A walk through a static catalog: what it looks for, and what it has seen."""
+    """A walk through a static catalog, with its filters and the documents already visited."""
 
-    select: ItemFilter
+    filters: ItemFilter
     sensor: str | None
     within: str | None
-    seen: set[str] = field(default_factory=set)
+    visited: set[str] = field(default_factory=set)
 
-    def of(self, document: Any, href: str, depth: int = 0) -> Iterator[Discovered]:
-        yield from _scenes(items_in(document), self.select, href=href, within=self.within, sensor=self.sensor)
+    def scenes(self, document: Any, href: str, depth: int = 0) -> Iterator[Discovered]:
+        yield from _scenes(items_in(document), self.filters, href=href, within=self.within, sensor=self.sensor)
         if not isinstance(document, Mapping) or document.get("type") == "Feature":
             return
         for link in document.get("links") or []:
@@ -168,21 +168,21 @@ class _Walk:
     def _follow(self, link: str, base: str, depth: int) -> Iterator[Discovered]:
         try:
             href = resolve_href(link, base, within=self.within)
-            if href in self.seen:
+            if href in self.visited:
                 return  # a loop, or two links to one thing
-            self.seen.add(href)
+            self.visited.add(href)
             if depth > MAX_DEPTH:
                 raise BadAsset(f"{shown(href)}: the catalog is nested deeper than {MAX_DEPTH}")
             document = _document(href)
         except (ArchiveError, ValueError) as e:
             yield Skipped(id=shown(link), reason=str(e))
             return
-        yield from self.of(document, href, depth)
+        yield from self.scenes(document, href, depth)
 
 
-def _static(document: Any, href: str, select: ItemFilter, *, sensor: str | None) -> Iterator[Discovered]:
+def _static(document: Any, href: str, filters: ItemFilter, *, sensor: str | None) -> Iterator[Discovered]:
     within = None if is_remote(href) else str(Path(href).parent)
-    yield from _Walk(select=select, sensor=sensor, within=within, seen={href}).of(document, href)
+    yield from _Walk(filters=filters, sensor=sensor, within=within, visited={href}).scenes(document, href)
 
 
 def _is_api(document: Mapping[str, Any]) -> bool:
@@ -192,7 +192,7 @@ def _is_api(document: Mapping[str, Any]) -> bool:
 
 
 def _href(where: str | Path) -> str:
-    """An absolute URL or path; a folder stands for the catalog in it."""
+    """Absolute URL or path; of a folder, that of the catalog in it."""
     text = str(where)
     if is_remote(text):
         return text
@@ -211,4 +211,4 @@ def _document(href: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as e:
-        raise BadAsset(f"{shown(href)}: is no JSON document: {e}") from e
+        raise BadAsset(f"{shown(href)}: is not a JSON document: {e}") from e

@@ -1,7 +1,7 @@
 """Fields that STAC items and their assets share: numbers and lists, times, CRS and grid, boxes.
 
-`proj:epsg`, `proj:code`, `proj:wkt2` and `proj:projjson` end here. Items come from anywhere: what is not of the shape
-that STAC gives it is a BadField, never a Python error further on.
+`proj:epsg`, `proj:code`, `proj:wkt2` and `proj:projjson` are parsed only here. Items come from anywhere: a field of
+another shape than STAC's is a BadField here, never a Python error later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NESTED = 8  # lists and geometries in a geometry; a GeometryCollection of Multi
 
 
 class BadField(ValueError):
-    """A field that is not as STAC has it."""
+    """A field that does not follow STAC."""
 
 
 def mapping(what: str, value: Any) -> Mapping[str, Any]:
@@ -59,10 +59,10 @@ def number(what: str, value: Any, *, finite: bool = True) -> float | None:
 
 
 def parse_time(value: Any) -> datetime:
-    """An RFC 3339 time in UTC, which it is, too, where it does not say.
+    """An RFC 3339 time in UTC; without an offset it is taken as UTC.
 
     Raises:
-        ValueError: it is none.
+        ValueError: no such time.
     """
     try:
         when = datetime.fromisoformat(str(value))
@@ -90,7 +90,7 @@ def crs_of(fields: Mapping[str, Any]) -> str | None:
 
 
 def grid_of(fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
-    """GeoBox of proj:shape and proj:transform, when all is known."""
+    """GeoBox of proj:shape and proj:transform; None if one of them or the CRS is missing."""
     shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
     if crs is None or shape is None or transform is None:
         return None
@@ -98,12 +98,12 @@ def grid_of(fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
         height, width = (int(v) for v in shape)
         affine = Affine(*(float(v) for v in list(transform)[:6]))
         return GeoBox((height, width), affine, crs)
-    except Exception as e:  # odc and pyproj raise their own kinds; all mean: unreadable metadata
+    except Exception as e:  # odc and pyproj raise classes of their own; all mean unreadable metadata
         raise BadField(f"proj:shape {shape}, proj:transform {transform}, CRS {crs[:60]!r} give no grid: {e}") from e
 
 
 def pop_grid(properties: dict[str, Any]) -> tuple[GeoBox | None, str | None]:
-    """The item's grid and CRS, taken out of its properties; a CRS alone stays there, in one spelling."""
+    """Remove grid and CRS from the properties and return them; a CRS without a grid stays there, in one spelling."""
     crs = crs_of(properties)
     grid = grid_of(properties, crs)
     for key in _GRID_KEYS:
@@ -123,7 +123,7 @@ def grid_fields(grid: GeoBox | None) -> dict[str, Any]:
 
 
 def bbox_of(item: Mapping[str, Any]) -> Bbox | None:
-    """West, south, east, north in degrees: the item's, else those of its geometry; without geometry none."""
+    """West, south, east, north in degrees: the item's, else those of its geometry; None without a geometry."""
     geometry = item.get("geometry")
     if geometry is None:
         return None
@@ -145,7 +145,7 @@ def _points(part: Any, depth: int = _NESTED) -> Iterator[tuple[float, float]]:
     if depth == 0 or not isinstance(part, list | tuple):
         raise BadField(f"geometry is none of GeoJSON's: {_short(part)}")
     if len(part) > 1 and not isinstance(part[0], list | tuple | Mapping):
-        lon, lat, *_ = (_degrees(value) for value in part)  # of a height, too, that it is a number
+        lon, lat, *_ = (_degrees(value) for value in part)  # checks a height, too
         yield lon, lat
     else:
         for inner in part:

@@ -1,4 +1,4 @@
-"""Which items are wanted: collection, bounding box, time and comparisons of properties. Pure values."""
+"""Filters of a search: collection, bounding box, time and comparisons of properties. Pure values."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _OPERATORS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ItemFilter:
-    """Filters of a search; what is empty or None accepts all."""
+    """Filters of a search; an empty one or None accepts all items."""
 
     collections: tuple[str, ...] = ()
     bbox: Bbox | None = None
     """west, south, east, north in degrees; west > east crosses the date line"""
     datetime: str | None = None
-    """RFC 3339 time or interval, '..' for an open end; a day, month or year stands for all of it"""
+    """RFC 3339 time or interval, '..' for an open end; a day, month or year means the whole of it"""
     comparisons: tuple[tuple[str, str, Any], ...] = ()
     """(property, operator, value)"""
 
@@ -47,7 +47,7 @@ class ItemFilter:
         datetime: str | None = None,
         query: Sequence[str] = (),
     ) -> ItemFilter:
-        """From what a user writes.
+        """Parse the filters of the command line and the API.
 
         Raises:
             BadAsset: a filter that cannot be read.
@@ -67,7 +67,7 @@ class ItemFilter:
         return filters
 
     def accepts(self, item: Mapping[str, Any]) -> bool:
-        """Whether an item passes. One without geometry is in no box."""
+        """Whether an item passes. An item without geometry is in no box."""
         collection, box, span, properties = search_fields(item)
         if self.collections and collection not in self.collections:
             return False
@@ -108,7 +108,7 @@ def _comparison(text: str) -> tuple[str, str, Any]:
 
 
 def _holds(properties: Mapping[str, Any], key: str, sign: str, value: Any) -> bool:
-    """A property that is missing or of another kind does not pass."""
+    """Whether a property passes a comparison. A missing one, or one of another type, does not."""
     value_there = properties.get(key)
     if value_there is None:
         return False
@@ -154,7 +154,7 @@ def _time(text: str) -> datetime | None:
 
 
 def _as_interval(text: str | None) -> str | None:
-    """A year, month or day as the interval it stands for; anything else as it is, in RFC 3339."""
+    """A year, month or day as its interval; other times unchanged, in RFC 3339."""
     if text is None:
         return None
     start, slash, end = text.partition("/")

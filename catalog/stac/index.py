@@ -1,11 +1,11 @@
-"""The query side: an index that makes search quick, and a search that is right without it.
+"""Search of an archive, and the index that makes it fast; search is correct without the index, too.
 
     index/<collection>/<run>-<nnnn>.parquet     rows of at most 128 items, appended to by one run
-    index/<collection>/compact-<nnnn>.parquet   what `rebuild` makes of them
+    index/<collection>/compact-<nnnn>.parquet   the parts that `rebuild` merges them into
 
-The items are the truth; the index is a cache of them. A row counts only while it names the item's current version
-(ETag, or inode, time and size). So `search` lists the items, takes what the index knows of exactly those versions,
-reads the others, and answers the same with the index fresh, stale, damaged or gone.
+The items are the truth; the index is a cache of them. A row is valid only while it names the item's current version
+(ETag, or inode, time and size). So `search` lists the items, takes the rows of exactly those versions from the index,
+reads the other items, and returns the same result with the index fresh, stale, damaged or missing.
 
 Rows hold the item's JSON beside the columns that are searched: a plain table, because GeoParquet has no place for the
 null geometry of a lab image (docs/decisions/0004-cubes-and-index.md).
@@ -60,7 +60,7 @@ _SEARCH_COLUMNS = [name for name in _SCHEMA.names if name != "item"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One item as search sees it."""
+    """The searched fields of one item."""
 
     key: str
     version: str
@@ -74,15 +74,16 @@ class Row:
     """None without a geometry: such an item is in no box"""
     updated: str
     item: str | None = field(repr=False)
-    """JSON; None while it is still in the part"""
+    """JSON; None until it is read from the part"""
     part: str | None = None
-    """key of the index part it was read from, and"""
+    """key of the index part that holds the row"""
     position: int = 0
-    """its row there"""
+    """number of the row in that part"""
 
 
 def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
-    """
+    """The row of an item.
+
     Raises:
         BadItem: no id or no properties.
     """
@@ -106,7 +107,7 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
 
 
 def add(root: ArchiveStore, row: Row, *, run: str) -> int:
-    """Append `row` to the last part of this run, or to a new one when that is full; bytes written."""
+    """Append `row` to the last part of this run, or to a new one if that is full. Returns the bytes written."""
     folder = f"index/{row.key.split('/')[1]}"
     parts = sorted(e.key for e in root.list(folder) if e.key.startswith(f"{folder}/{run}-"))
     number = 0
@@ -123,9 +124,9 @@ def add(root: ArchiveStore, row: Row, *, run: str) -> int:
 
 
 class SearchResult:
-    """The items that a search found, by time and id. Iterating reads them, some hundreds at a time.
+    """The items that match a search, by time and id. Iterating reads them, some hundreds at a time.
 
-    One that turns out to be no scene, or to fail a comparison of properties, is left out: `len` may be too large.
+    An item that is no scene, or fails a comparison of properties, is left out then: `len` may be too large.
     """
 
     batch_items = 500
@@ -150,7 +151,7 @@ class SearchResult:
                     yield scene
 
     def where(self, wanted: Callable[[Row], bool]) -> SearchResult:
-        """Those whose row is wanted."""
+        """The items whose row is wanted."""
         return SearchResult(self._root, [row for row in self.rows if wanted(row)], self._properties)
 
 
@@ -165,7 +166,7 @@ def search(
     query: Sequence[str] = (),
     ids: Sequence[str] | None = None,
 ) -> SearchResult:
-    """The current items that pass every filter: found by the index alone, read when they are iterated.
+    """The current items that pass every filter: found by their rows alone, read when iterated.
 
     Args:
         collections: one of these.
@@ -184,7 +185,7 @@ def search(
         raise Refused(f"stage {stage!r}; an item is one of {', '.join(STAGES)}")
     if sensor is not None:
         sensor = sensors.sensor(sensor).name
-    select = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime)
+    filters = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime)
     properties = ItemFilter.of(query=query)
     wanted_ids = None if ids is None else frozenset(ids)
     wanted = [
@@ -193,13 +194,13 @@ def search(
         if (stage is None or row.stage == stage)
         and (sensor is None or row.sensor == sensor)
         and (wanted_ids is None or row.id in wanted_ids)
-        and _accepts(select, row)
+        and _accepts(filters, row)
     ]
     return SearchResult(root, sorted(wanted, key=_sort_key), properties)
 
 
 def rebuild(root: ArchiveStore) -> int:
-    """Make the index anew in few large parts; the number of items. Run it when no driver is publishing."""
+    """Rebuild the index in few large parts while no driver publishes. Returns the number of items."""
     rows = _rows(root, ())
     by_folder: dict[str, list[Row]] = {}
     for row in rows:
@@ -219,7 +220,7 @@ def rebuild(root: ArchiveStore) -> int:
 
 
 def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
-    """One row per item that is there now, from the index where it knows this version and else from the item."""
+    """One row per existing item: from the index if it has this version, else from the item."""
     folders = [f"/{safe_name(c)}" for c in collections] or [""]
     entries: dict[str, Entry] = {}
     for folder in folders:
@@ -231,9 +232,9 @@ def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
         for row in _index_rows(root, f"index{folder}"):
             if row.key in entries and entries[row.key].version == row.version:
                 rows[row.key] = row
-    unknown = [entry for key, entry in entries.items() if key not in rows]
+    unindexed = [entry for key, entry in entries.items() if key not in rows]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for row_or_none in pool.map(lambda entry: _read_item(root, entry), unknown):
+        for row_or_none in pool.map(lambda entry: _read_item(root, entry), unindexed):
             if row_or_none is not None:
                 rows[row_or_none.key] = row_or_none
     return list(rows.values())
@@ -248,20 +249,20 @@ def _index_rows(root: ArchiveStore, folder: str) -> Iterator[Row]:
 
 
 def _read_part(root: ArchiveStore, key: str, columns: list[str]) -> pa.Table | None:
-    """None when the part is gone, damaged or has other columns: search does without it."""
+    """Columns of an index part; None if the part is gone, damaged or has other columns: search works without it."""
     try:
-        # In this thread alone: Arrow's own pools can abort the interpreter when it ends just after a search. A file
-        # object of Python's would be read in one of them.
+        # In this thread alone: Arrow's own pools can abort an interpreter that ends just after a search. They would
+        # also read a Python file object.
         part = pq.ParquetFile(pa.BufferReader(root.get(key)), pre_buffer=False)
         table = part.read(columns=columns, use_threads=False)
     except (NotFound, pa.ArrowException, OSError, ValueError) as e:
-        log.warning("index part %s cannot be used (%s); `hypermend index` makes it anew", root.href(key), e)
+        log.warning("index part %s cannot be used (%s); `hypermend index` rebuilds it", root.href(key), e)
         return None
     return table if table.column_names == columns else None
 
 
 def _read_item(root: ArchiveStore, entry: Entry) -> Row | None:
-    """The row of an item that the index does not know; None, with a warning, when it is no item."""
+    """The row of an item that the index lacks; None, with a warning, if it is no item."""
     try:
         return row_of(entry.key, entry.version, root.get_json(entry.key))
     except NotFound:
@@ -272,16 +273,16 @@ def _read_item(root: ArchiveStore, entry: Entry) -> Row | None:
 
 
 def _latest(rows: Iterable[Row]) -> list[Row]:
-    """One row per scene and collection: the one updated last (its day may have changed)."""
+    """One row per scene and collection: the one updated last (its day, and so its key, may have changed)."""
     best: dict[tuple[str, str], Row] = {}
     for row in rows:
-        known = best.get((row.collection, row.id))
-        if known is None or (row.updated, row.key) > (known.updated, known.key):
+        other = best.get((row.collection, row.id))
+        if other is None or (row.updated, row.key) > (other.updated, other.key):
             best[row.collection, row.id] = row
     return list(best.values())
 
 
-def _accepts(select: ItemFilter, row: Row) -> bool:
+def _accepts(filters: ItemFilter, row: Row) -> bool:
     item: dict[str, Any] = {
         "id": row.id,
         "collection": row.collection,
@@ -289,7 +290,7 @@ def _accepts(select: ItemFilter, row: Row) -> bool:
         "geometry": None if row.bbox is None else {"coordinates": []},
         "properties": {"start_datetime": row.start, "end_datetime": row.end},
     }
-    return select.accepts(item)
+    return filters.accepts(item)
 
 
 def _sort_key(row: Row) -> tuple[datetime, str, str]:
@@ -297,7 +298,7 @@ def _sort_key(row: Row) -> tuple[datetime, str, str]:
 
 
 def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """(key, JSON) of the items that are still there, each part of the index read once."""
+    """(key, JSON) of the items that still exist; each part of the index is read once."""
     by_part: dict[str, list[Row]] = {}
     for row in rows:
         if row.item is not None:
@@ -309,7 +310,7 @@ def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, 
         inside = [row.position for row in members if table is not None and row.position < table.num_rows]
         items = {} if table is None else {pair["key"]: pair["item"] for pair in table.take(inside).to_pylist()}
         for row in members:
-            # The part may have been replaced since its columns were read; the item itself is there, or was removed.
+            # The part may have been replaced since its columns were read. Then the item itself is read, if it exists.
             text = items.get(row.key) or _item_text(root, row.key)
             if text is not None:
                 yield row.key, text

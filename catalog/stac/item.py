@@ -1,4 +1,4 @@
-"""STAC items as Scenes and back. Past `catalog.stac_*` nobody reads or writes STAC fields.
+"""STAC items to Scenes and back. No module outside `catalog.stac` reads or writes STAC fields.
 
 STAC 1.0.0-beta to 1.1 is read, 1.1 is written.
 """
@@ -37,6 +37,8 @@ _EXTENSIONS = {
     "raster:": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
     "file:": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 }
+_EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
+_PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 # platform, constellation and instruments in one lower-case line -> sensor
 _PLATFORMS = (
     (r"sentinel-?2a", "sentinel2a"),
@@ -62,10 +64,10 @@ def from_item(
     """A STAC item as a Scene.
 
     Args:
-        href: where the item lies; relative asset hrefs are resolved against it.
+        href: address of the item; relative asset hrefs are resolved against it.
         sensor: the instrument, for items that do not name it.
         within: folder or URL prefix that relative hrefs must not leave.
-        own: an item of our own archive: it may name files of this machine also when the archive is on S3.
+        own: an item of this archive: it may name files of this machine even if the archive is on S3.
 
     Raises:
         BadItem: with the item's id and the reason.
@@ -124,7 +126,7 @@ def _scene(
 
 
 def to_item(scene: Scene) -> dict[str, Any]:
-    """A Scene as a STAC 1.1 item; hrefs as they are, no links."""
+    """A Scene as a STAC 1.1 item; hrefs unchanged, no links."""
     properties: dict[str, Any] = {
         **scene.properties,
         "datetime": rfc3339(scene.datetime),
@@ -165,7 +167,7 @@ def items_in(document: Any) -> Iterator[Mapping[str, Any]]:
 def search_fields(
     item: Mapping[str, Any],
 ) -> tuple[str, Bbox | None, tuple[datetime | None, datetime | None], Mapping[str, Any]]:
-    """What a search looks at: collection, bbox, (first, last moment), properties. Lenient: parsing comes after.
+    """The fields that a search compares: collection, bbox, (first, last moment), properties. Parsing comes later.
 
     Raises:
         BadItem: with the item's id and the reason.
@@ -181,7 +183,7 @@ def search_fields(
 
 
 def _json_copy(value: Any) -> Any:
-    """The same JSON in objects of its own. What Python writes as NaN and JSON does not know is null."""
+    """A deep copy of JSON values, in which NaN, which JSON lacks, becomes null."""
     return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
@@ -213,12 +215,8 @@ def _infer_sensor(id: str, properties: Mapping[str, Any]) -> str | None:
     return None
 
 
-_EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
-_PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
-
-
-def document(scene: Scene) -> dict[str, Any]:
-    """The STAC item of a scene, hrefs as they are, with centre and width of the bands of its cube (eo extension)."""
+def to_item_with_bands(scene: Scene) -> dict[str, Any]:
+    """A Scene as a STAC 1.1 item with centre and width of the bands of its cube (eo extension); hrefs unchanged."""
     item = to_item(scene)
     properties = item["properties"]
     if any(name.startswith("processing:") for name in properties):
@@ -228,7 +226,7 @@ def document(scene: Scene) -> dict[str, Any]:
     if bands and len(bands) == len(centres) == len(widths):
         item["stac_extensions"].append(_EO)
         for band, centre_nm, width_nm in zip(bands, centres, widths, strict=True):
-            band["eo:center_wavelength"] = round(centre_nm / 1000, 7)  # the extension wants micrometres
+            band["eo:center_wavelength"] = round(centre_nm / 1000, 7)  # the extension uses micrometres
             if width_nm:
                 band["eo:full_width_half_max"] = round(width_nm / 1000, 7)
     return item

@@ -1,4 +1,4 @@
-"""Publishing: a cube becomes a STAC item, written last. The item is the commit; all else here is convenience.
+"""Publishing of a cube as a STAC item, written last. The item is the commit; links and index only help to find it.
 
     catalog.json                               the root of a static STAC catalog
     items/<collection>/catalog.json            a STAC collection, linking its dates
@@ -6,12 +6,12 @@
     items/<collection>/<yyyy-mm-dd>/<id>.json  the item: scene and collection have one at a time
 
 Rules:
-- `put_item` writes the item first. From then on `search` finds it, whatever happens to the rest.
-- The three catalogs are for people and STAC browsers; `search` never reads them. They change by read, add, write,
+- `put_item` writes the item first. From then on `search` finds it, even if the rest fails.
+- The three catalogs are for users and STAC browsers; `search` never reads them. They change by read, add, write,
   which is safe for one driver at a time in a collection. Two at once can lose a link, never an item; so can a kill
-  between the writes. `hypermend index` makes them anew from the items.
-- hrefs of what lies inside the archive are stored relative to the item, so an archive can be moved or copied.
-  Everything else stays absolute. Signatures and passwords are cut off before anything is stored.
+  between the writes. `hypermend index` rebuilds them from the items.
+- hrefs to objects inside the archive are stored relative to the item, so an archive can be moved or copied. All
+  others stay absolute. Signatures and passwords are removed before anything is stored.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from hypermend.catalog.grids import footprint
 from hypermend.catalog.keys import item_key, scene_collection, source_collection
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
-from hypermend.catalog.stac.browse import GEOJSON, JSON, entry_link, link_item, read_catalog
 from hypermend.catalog.stac.fields import rfc3339
-from hypermend.catalog.stac.item import document
+from hypermend.catalog.stac.item import to_item_with_bands
+from hypermend.catalog.stac.static_catalog import GEOJSON, JSON, link_item, make_link, read_document
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name, to_json
 from hypermend.catalog.storage.hrefs import is_remote
 
 ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
-# Facts about the writing, not about the scene: they alone are no reason to write an item again.
+# They describe the writing, not the scene: a change of these alone does not rewrite an item.
 _PROVENANCE = ("updated", "processing:software")
-# Of a raw item's properties, those that describe its files and not the scene.
+# Properties of a raw item that describe its files and not the scene.
 _FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|proj:.*|file:.*|created|updated|processing:.*)$")
 _SIGNATURE = re.compile(
     r"^(x-(amz|goog)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|(access_|api_?)?(token|key)|s(ig|e|t|p|v|r|ip|pr)"
@@ -53,8 +53,8 @@ def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid
     """The item of a source cube.
 
     Args:
-        scene: what was ingested.
-        key: where the cube lies in the archive.
+        scene: the ingested scene.
+        key: key of the cube in the archive.
         valid_fraction: usable share of the pixels, 0 to 1.
     """
     facts = {
@@ -76,11 +76,11 @@ def restored_item(
     valid_fraction: float,
     guide: Scene | None = None,
 ) -> Scene:
-    """The item of a restored cube; `source` is the scene of the cube it was made from.
+    """The item of a restored cube; `source` is the scene of its source cube.
 
     Args:
         task: the chain of tasks, such as denoise; it names the collection.
-        guide: the scene of the other cube it was made from, where there were two.
+        guide: the scene of its guide cube, if it has one.
     """
     facts = {
         "hypermend:plan": plan_id,
@@ -96,16 +96,16 @@ def restored_item(
 
 
 def put_item(root: ArchiveStore, scene: Scene, *, run: str) -> int:
-    """Publish `scene`: write its item, then link and index it. Returns the bytes written, 0 when nothing is new.
+    """Publish `scene`: write its item, then link and index it. Returns the bytes written, 0 if nothing has changed.
 
-    A scene that is there already in this collection is replaced, in one put.
+    A scene already published in this collection is replaced, in one put.
 
     Args:
         run: id of the run that publishes; it names the part of the index.
     """
     key = item_key(scene)
-    item = json.loads(to_json(_item(root, key, scene)))  # as it will be read back: lists, not tuples
-    old = read_catalog(root, key)
+    item = json.loads(to_json(_item(root, key, scene)))  # as it is read back: lists, not tuples
+    old = read_document(root, key)
     written = 0
     if old is None or _without_provenance(old) != _without_provenance(item):
         item["properties"]["updated"] = rfc3339(datetime.now(UTC))
@@ -117,12 +117,12 @@ def put_item(root: ArchiveStore, scene: Scene, *, run: str) -> int:
 
 def feature_collection(scenes: Iterable[Scene]) -> dict[str, Any]:
     """A STAC item collection; hrefs are absolute, as scenes found by `search` have them."""
-    return {"type": "FeatureCollection", "features": [document(scene) for scene in scenes]}
+    return {"type": "FeatureCollection", "features": [to_item_with_bands(scene) for scene in scenes]}
 
 
 def unsigned_item(scene: Scene) -> dict[str, Any]:
-    """The STAC item of a scene as it may be kept: without anything signed, absolute hrefs."""
-    item = document(scene)
+    """The STAC item of a scene, fit to be stored: without signatures, hrefs absolute."""
+    item = to_item_with_bands(scene)
     for asset in item["assets"].values():
         asset["href"] = _unsigned_href(asset["href"]) if is_remote(asset["href"]) else asset["href"]
     return item
@@ -131,7 +131,7 @@ def unsigned_item(scene: Scene) -> dict[str, Any]:
 def _cube_scene(
     scene: Scene, spec: CubeSpec, collection: str, key: str, valid_fraction: float, facts: Mapping[str, Any]
 ) -> Scene:
-    """`scene` as the scene of a cube: same id and time, one asset, grid and footprint of the cube."""
+    """The scene of a cube of `scene`: same id and time, one asset, grid and footprint of the cube."""
     kept = {k: v for k, v in scene.properties.items() if not _FILE_PROPERTIES.match(k)}
     geometry, bbox = (None, None) if spec.grid is None else footprint(spec.grid)
     if geometry is None:
@@ -170,27 +170,27 @@ def _cube_scene(
 
 
 def _item(root: ArchiveStore, key: str, scene: Scene) -> dict[str, Any]:
-    """The document that is stored at `key`."""
+    """The item as stored at `key`."""
     folder = posixpath.dirname(key)
-    item = document(scene)
+    item = to_item_with_bands(scene)
     for asset in item["assets"].values():
         asset["href"] = _stored_href(root, folder, asset["href"])
     item["links"] = [
-        entry_link("root", _relative("catalog.json", folder), JSON),
-        entry_link("parent", "./catalog.json", JSON),
-        entry_link("collection", "../catalog.json", JSON),
+        make_link("root", _relative("catalog.json", folder), JSON),
+        make_link("parent", "./catalog.json", JSON),
+        make_link("collection", "../catalog.json", JSON),
     ]
     for name in ("hypermend:derived_from", "hypermend:guide"):
-        made_from = scene.properties.get(name)
-        if made_from is not None and root.exists(made_from):
-            item["links"].append(entry_link("derived_from", _relative(made_from, folder), GEOJSON))
-        elif made_from is not None:  # ingested straight from a STAC elsewhere: there is no raw item here
+        origin = scene.properties.get(name)
+        if origin is not None and root.exists(origin):
+            item["links"].append(make_link("derived_from", _relative(origin, folder), GEOJSON))
+        elif origin is not None:  # ingested directly from another STAC: the archive has no raw item
             del item["properties"][name]
     return item
 
 
 def _stored_href(root: ArchiveStore, folder: str, href: str) -> str:
-    """An href as it is stored in an item of `folder`: relative inside the archive, unsigned outside."""
+    """An href as stored in an item of `folder`: relative inside the archive, unsigned outside."""
     if is_remote(href):
         prefix = root.url.rstrip("/") + "/"
         return _relative(href[len(prefix) :], folder) if href.startswith(prefix) else _unsigned_href(href)
@@ -202,8 +202,8 @@ def _stored_href(root: ArchiveStore, folder: str, href: str) -> str:
 
 
 def _relative(key: str, folder: str) -> str:
-    """One key as seen from the folder of another. Never a question of where this process stands: its working directory
-    may be gone (Ray removes that of a job which it takes for finished)."""
+    """A key relative to a folder. Independent of the working directory, which may be gone: Ray removes that of a job it
+    considers finished."""
     return posixpath.relpath(f"/{key}", f"/{folder}")
 
 

@@ -1,4 +1,9 @@
-"""The static STAC catalogs of an archive, so that a STAC browser walks from its root to every item."""
+"""The static STAC catalog of an archive, through which a STAC browser walks from the root to every item.
+
+    catalog.json -> items/<collection>/catalog.json -> items/<collection>/<date>/catalog.json -> the items of a day
+
+Search never reads these documents: `rebuild_catalogs` can make them again from the items at any time.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ JSON, GEOJSON = "application/json", "application/geo+json"
 
 
 def rebuild_catalogs(root: ArchiveStore) -> None:
-    """Make catalog.json, the collections and the date catalogs anew from the listing of the items."""
+    """Rebuild catalog.json, the collections and the date catalogs from the listing of the items."""
     tree: dict[str, dict[str, list[str]]] = {}
     for entry in root.list("items"):
         parts = entry.key.split("/")
@@ -26,33 +31,33 @@ def rebuild_catalogs(root: ArchiveStore) -> None:
         root.delete("catalog.json")
         return
     for folder, dates in tree.items():
-        collection = read_catalog(root, f"items/{folder}/catalog.json") or _collection(folder)
+        collection = read_document(root, f"items/{folder}/catalog.json") or _collection(folder)
         for date, names in dates.items():
-            items = [entry_link("item", f"./{n}", GEOJSON) for n in sorted(names)]
+            items = [make_link("item", f"./{n}", GEOJSON) for n in sorted(names)]
             root.put_json(f"items/{folder}/{date}/catalog.json", _with_children(_date_catalog(folder, date), items))
-        children = [entry_link("child", f"./{date}/catalog.json", JSON) for date in sorted(dates)]
+        children = [make_link("child", f"./{date}/catalog.json", JSON) for date in sorted(dates)]
         root.put_json(f"items/{folder}/catalog.json", _with_children(collection, children))
-    children = [entry_link("child", f"./items/{folder}/catalog.json", JSON) for folder in sorted(tree)]
+    children = [make_link("child", f"./items/{folder}/catalog.json", JSON) for folder in sorted(tree)]
     root.put_json("catalog.json", _with_children(_root_catalog(), children))
 
 
 def link_item(root: ArchiveStore, scene: Scene) -> int:
-    """See that every catalog between the root and the item links on; bytes written."""
+    """Add the missing links from the root down to the item. Returns the bytes written."""
     folder = item_folder(scene)
     _, collection, date = folder.split("/")
     name = posixpath.basename(item_key(scene))
     steps = (
-        (f"{folder}/catalog.json", _date_catalog(collection, date), entry_link("item", f"./{name}", GEOJSON)),
+        (f"{folder}/catalog.json", _date_catalog(collection, date), make_link("item", f"./{name}", GEOJSON)),
         (
             f"items/{collection}/catalog.json",
             _collection(scene.collection),
-            entry_link("child", f"./{date}/catalog.json", JSON),
+            make_link("child", f"./{date}/catalog.json", JSON),
         ),
-        ("catalog.json", _root_catalog(), entry_link("child", f"./items/{collection}/catalog.json", JSON)),
+        ("catalog.json", _root_catalog(), make_link("child", f"./items/{collection}/catalog.json", JSON)),
     )
     written = 0
     for key, empty, link in steps:
-        catalog = read_catalog(root, key) or empty
+        catalog = read_document(root, key) or empty
         if link not in catalog["links"]:
             data = to_json({**catalog, "links": [*catalog["links"], link]})
             root.put(key, data)
@@ -60,17 +65,17 @@ def link_item(root: ArchiveStore, scene: Scene) -> int:
     return written
 
 
-def read_catalog(root: ArchiveStore, key: str) -> dict[str, Any] | None:
-    """A document of ours; None when it is absent or damaged, so that it is written anew."""
+def read_document(root: ArchiveStore, key: str) -> dict[str, Any] | None:
+    """A stored catalog or item; None if it is absent or damaged, so that it is written again."""
     try:
         document = root.get_json(key)
     except (NotFound, NotJson):
         return None
-    sound = isinstance(document, dict) and isinstance(document.get("links"), list)
-    return document if sound and isinstance(document.get("properties", {}), dict) else None
+    intact = isinstance(document, dict) and isinstance(document.get("links"), list)
+    return document if intact and isinstance(document.get("properties", {}), dict) else None
 
 
-def entry_link(rel: str, href: str, media_type: str) -> dict[str, str]:
+def make_link(rel: str, href: str, media_type: str) -> dict[str, str]:
     return {"rel": rel, "href": href, "type": media_type}
 
 
@@ -85,7 +90,7 @@ def _root_catalog() -> dict[str, Any]:
         "id": "hypermend-archive",
         "stac_version": STAC_VERSION,
         "description": "An archive of hyperspectral scenes: raw files, source cubes and restored cubes.",
-        "links": [entry_link("root", "./catalog.json", JSON)],
+        "links": [make_link("root", "./catalog.json", JSON)],
     }
 
 
@@ -102,8 +107,8 @@ def _collection(name: str) -> dict[str, Any]:
             "temporal": {"interval": [[None, None]]},
         },
         "links": [
-            entry_link("root", "../../catalog.json", JSON),
-            entry_link("parent", "../../catalog.json", JSON),
+            make_link("root", "../../catalog.json", JSON),
+            make_link("parent", "../../catalog.json", JSON),
         ],
     }
 
@@ -115,7 +120,7 @@ def _date_catalog(collection: str, date: str) -> dict[str, Any]:
         "stac_version": STAC_VERSION,
         "description": f"Scenes of {collection} on {date}.",
         "links": [
-            entry_link("root", "../../../catalog.json", JSON),
-            entry_link("parent", "../catalog.json", JSON),
+            make_link("root", "../../../catalog.json", JSON),
+            make_link("parent", "../catalog.json", JSON),
         ],
     }
