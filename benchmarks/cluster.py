@@ -1,4 +1,4 @@
-"""The dispatcher without pixels: how many tiles a second, how much memory, how soon it begins.
+"""The dispatcher without pixels: tiles per second, memory, and time to the first tile.
 
     python -m benchmarks.cluster                      all of it at CI size (20,000 tiles), about two minutes
     python -m benchmarks.cluster tiles --tiles 1000000
@@ -65,7 +65,7 @@ def process_s() -> float:
 
 
 def measure(run: Run, total: int) -> dict[str, Any]:
-    """Work to the end, noting when each tenth of the tiles was done."""
+    """Work to the end and record when each tenth of the tiles was done."""
     before, begin = resident_bytes(), time.monotonic()
     first, times, resident = 0.0, [], []
     worked = [time.process_time()]
@@ -106,7 +106,7 @@ def beginning(run: Run, begin: float) -> dict[str, Any]:
 
 
 def empty_run(archive: str, units: Iterator[Unit], *, marks: bool, **faults: Any) -> Run:
-    """A run as the verbs start it, with leases and a ledger, over scenes without pixels."""
+    """A run as the verbs start it, with leases and a log, over scenes without pixels."""
     job = Job(archive=archive)
     factory = partial(Worker, archive if marks else None, **faults)
     return Run("benchmark", job, units, factory, on_ray, lease="benchmark", workers=WORKERS)
@@ -134,7 +134,7 @@ def resume(archive: str, done: int) -> dict[str, Any]:
 
 
 def many_scenes(archive: str, count: int) -> dict[str, Any]:
-    """A restoration over so many scenes: how long until its first tile, the search of the archive included."""
+    """Time a restoration over so many scenes until its first tile, the search of the archive included."""
     fill_archive(ArchiveStore(archive), count)
     job = RestoreJob(archive=archive, model="identity", workers=2)
     begin = time.monotonic()
@@ -178,7 +178,7 @@ def _scene(number: int, spec: CubeSpec) -> Scene:
 
 
 def soak(archive: str, count: int) -> dict[str, Any]:
-    """F24: random faults in passing, five killed workers; every tile done, memory and rate flat."""
+    """F24: transient random faults and five killed workers; every tile is done, memory and rate stay flat."""
     with tempfile.TemporaryDirectory() as folder:
         return _soak(archive, count, Path(folder))
 
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def run_all(asked: argparse.Namespace, lines: TextIO) -> None:
-    """Measure what was asked for, a line for each."""
+    """Measure each requested case, one line each."""
     came_before = {"process_s": round(process_s(), 2)}
     begin = time.monotonic()
     start_ray(cpus=2)

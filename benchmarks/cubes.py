@@ -1,4 +1,4 @@
-"""Source cubes of any size to measure on, as if they had been ingested: landscapes with noise, repeated."""
+"""Source cubes of any size for benchmarks, as ingest would write them: noisy landscapes, repeated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hypermend.pipeline.demo.scenes import landscape
 
 TRANSFORM = Affine(30, 0, 500000, 0, -30, 5800020)
 WORTH_RESTORING = 300
-"""Noise, of 10000, that the shipped model does not leave alone."""
+"""Standard deviation of the noise, on a scale of 10000: large enough that the shipped model denoises it."""
 Numbers = npt.NDArray[np.int16]
 
 
@@ -89,6 +89,6 @@ def make_identity(archive: Path, halo: int) -> str:
 
 
 def forget_restored(archive: Path) -> None:
-    """The archive as it was before any restoration."""
+    """Reset the archive to its state before any restoration."""
     for stale in (archive / "restored", archive / "items" / "bench-denoise", archive / "index" / "bench-denoise"):
         shutil.rmtree(stale, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Denoising against the classics: `python -m benchmarks.denoise --data DIR [--sigma 30 50 70] [--crop 300]`.
+"""Denoising against classical methods: `python -m benchmarks.denoise --data DIR [--sigma 30 50 70] [--crop 300]`.
 
 One JSON line for each scene, sigma (of 255) and method. Protocol: the whole-scene cube divided by its maximum, then
 the centre crop; white noise from numpy.random.default_rng([0, sigma]) afresh for each scene, unclipped; every output
@@ -120,11 +120,11 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 NEEDS = {"tv3d": "skimage", "svd8-tv": "skimage", "svd-bm3d": "bm3d", "fasthyde": "hyde"}
 ASKED_FOR = ("svd-bm3d", "fasthyde")
-"""Not free, slow, and run only when named."""
+"""Methods that run only when named: slow, and not of a free licence."""
 
 
 def _chosen(names: Sequence[str] | None) -> list[str]:
-    """The methods asked for, or all that can run here but `ASKED_FOR`.
+    """Select the methods named, or all that can run here without `ASKED_FOR`.
 
     Raises:
         SystemExit: one that was asked for needs a package that is not here.

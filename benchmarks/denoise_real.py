@@ -1,4 +1,4 @@
-"""Real scenes as they are: is their noise really reduced, and is anything of the scene lost? There is no truth here.
+"""Denoising of real scenes, which have no ground truth: how much noise is removed, and whether structure is lost.
 
 For each scene one JSON line:
 
@@ -44,7 +44,7 @@ SHOWN, WIDE = 9, 3.0
 
 
 def scenes(data: Path) -> Iterator[tuple[str, F32, Mask]]:
-    """Those of `SCENES` that are at hand, as `read` gives them."""
+    """Read those of `SCENES` that are on this machine."""
     for folder, sensor in SCENES.items():
         if (data / folder).is_dir():
             yield from read(data / folder, sensor)

@@ -72,7 +72,7 @@ class EmptyScene:
 
 
 class Worker:
-    """What an actor does: nothing but marks.
+    """Handler of an actor: does nothing but write marks.
 
     Args:
         archive: where marks are written, or None for none.

@@ -60,7 +60,7 @@ CAVE_BANDS = 31
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is given, and the truth it is scored by."""
+    """Input of a method, and the truth that scores it."""
 
     truth: F32
     """(b, s*h, s*w); for the score alone."""
@@ -70,7 +70,7 @@ class Problem:
     """Facts and the seconds they took, by architecture: methods of one model share them, and each is charged."""
 
     def facts(self, model: FusionModel) -> tuple[SceneStatistics, float]:
-        """What the model knows of the pair, and the seconds it took to know."""
+        """Statistics of the pair, and the seconds that estimating them took."""
         key = model.card.architecture + str(model.card.config.get("local"))
         if key not in self.known:
             begin = time.perf_counter()
@@ -81,7 +81,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Answer:
-    """A method's image, its seconds, and what else there is to say."""
+    """Result of a method: its image, its seconds, further figures."""
 
     image: F32
     seconds: float
@@ -103,7 +103,7 @@ def bicubic(p: Problem) -> Answer:
 
 
 def gauss_ls(p: Problem) -> Answer:
-    """The floor's map and residual with a kernel that nobody measured."""
+    """The global regression and residual with an unmeasured kernel."""
     begin, s = time.perf_counter(), p.setup.scale
     c = p.setup.expected_centroid_px
     kernel = degrade.gaussian_kernel(2 * s + 1, max(s / 2.3548, 0.1), centroid_px=c)
@@ -125,7 +125,7 @@ def unadapted(model: FusionModel) -> Method:
 
 
 def said(facts: SceneStatistics) -> SceneStatistics:
-    """What the estimate of a pair says of itself."""
+    """Select the figures of a pair's estimate."""
     blur = facts["blur"]
     return {k: blur[k] for k in ("condition", "residual", "shift_px", "centroid_px")}
 
@@ -162,7 +162,7 @@ def adapted(model: FusionModel, steps: int = DEFAULT_STEPS) -> Method:
 
 
 def _gain_db(truth: F32, before: F32, after: F32) -> float:
-    """What adapting has done to an adapted block."""
+    """Return the PSNR that adaptation gains, in dB."""
     a, b = (metrics.psnr(truth, np.clip(image, 0, 1)) for image in (after, before))
     return round(a - b, 4)
 
@@ -230,7 +230,7 @@ def laboratory(bands: int, scale: int) -> PairGeometry:
 
 
 def line(p: Problem, answer: Answer, scale: int) -> dict[str, object]:
-    """Scores of an answer."""
+    """Score an image."""
     clipped = np.clip(answer.image, 0, 1)
     scores = quality(p.truth, answer.image)
     return {**scores, "ergas": metrics.ergas(p.truth, clipped, ratio=scale), "seconds": round(answer.seconds, 3)}

@@ -1,4 +1,4 @@
-"""What the house costs beside the bare work: `python -m benchmarks.io [--data DIR] [--only NAME ...]`.
+"""Overhead of Hypermend over the bare work: `python -m benchmarks.io [--data DIR] [--only NAME ...]`.
 
 One JSON line for each measurement, with `name`, `ours`, `reference` and `ratio`; both sides run in turn in one process
 on one machine, and the median of the turns counts. `target` is what the project asks of itself; `met` says whether it

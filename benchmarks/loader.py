@@ -1,4 +1,4 @@
-"""What feeds a training, and what joining workers costs: `python -m benchmarks.loader [--only NAME ...] [--cpu]`.
+"""Speed of the training samples, and cost of joining workers: `python -m benchmarks.loader [--only NAME ...] [--cpu]`.
 
 One JSON line for each measurement, with `ours`, `reference`, `ratio` and `target`; sides run in turn, medians count.
 
@@ -37,7 +37,7 @@ NAMES = ("samples", "memory", "workers")
 BANDS, EDGE_PX, SCENES = 31, 512, 4
 WARM, STEPS = 3, 25
 LOADED = 120
-"""Batches of the loader that are timed."""
+"""Number of batches timed."""
 
 
 def make_archive(folder: Path) -> str:
@@ -54,7 +54,7 @@ def training_of(archive: str) -> tuple[Training, int]:
 
 
 def load_seconds(training: Training, batch: int, steps: int, clock: Clock, first: int = 0) -> float:
-    """Of the samples of so many steps, used for nothing."""
+    """Seconds to draw the samples of so many steps, without training."""
     start = clock()
     for step in range(first, first + steps):
         training.samples.stream.batch(step, range(batch))
@@ -62,7 +62,7 @@ def load_seconds(training: Training, batch: int, steps: int, clock: Clock, first
 
 
 def step_seconds(training: Training, batch: Batch, clock: Clock, share: AllReduce | None = None) -> float:
-    """Of STEPS steps on the same samples, after some that do not count."""
+    """Seconds of STEPS steps on the same samples, after a warm-up."""
     settings = FitSettings(steps=WARM + STEPS, report_every=WARM, bf16=False)
     start = 0.0
     for p in fit(training.net, repeat(batch), training.samples.loss, settings, share=share):
@@ -122,7 +122,7 @@ def memory(archive: str) -> dict[str, Any]:
 
 
 def half_batch(archive: str, rank: int) -> tuple[Training, Batch]:
-    """What one of two workers has of each step."""
+    """Make the training and the half of its batch that one of two workers gets."""
     torch.set_num_threads(1)
     training, batch = training_of(archive)
     return training, training.samples.stream.batch(0, range(rank, batch, 2))
@@ -139,7 +139,7 @@ print(step_seconds(training, half, time.perf_counter))
 
 
 def bare(archive: str) -> list[float]:
-    """Seconds of two processes that run at the same time and know nothing of each other."""
+    """Seconds of two independent processes that run at the same time."""
     both = [
         subprocess.Popen(
             [sys.executable, "-c", BARE, archive, str(rank)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

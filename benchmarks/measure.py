@@ -1,4 +1,4 @@
-"""Seconds of work, two sides in turn, and the JSON line of a measurement."""
+"""Timing of two alternatives in turn, and the JSON line of a measurement."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def finished(report: RunReport) -> RunReport:
 
 
 def in_turn(ours: Callable[[], float], reference: Callable[[], float], turns: int) -> tuple[list[float], list[float]]:
-    """Both sides, reference first, `turns` times."""
+    """Time both sides `turns` times, the reference first."""
     pairs = [(reference(), ours()) for _ in range(turns)]
     return [mine for _, mine in pairs], [bare for bare, _ in pairs]
 

@@ -1,4 +1,4 @@
-"""The paper's adaptation (UAL, section 3.2) as a method of `benchmarks.fusion`: what its schedule gives, and how late.
+"""The paper's adaptation (UAL, section 3.2) as a method of `benchmarks.fusion`: its quality, and when it reaches that.
 
 The fusion network is the shipped one, frozen, told the Gaussian that the degradation network begins from; then 1500
 steps of Adam on |P Z^ - X|_1 + |H(Z^) - Y|_1 over the paper's adaptation network (learning rate 9e-5, weight decay
@@ -66,7 +66,7 @@ def schedule(model: FusionModel, p: Any, *, steps: int = STEPS) -> tuple[F32, fl
 
 
 def reached(psnr: float, p: Any, *roads: Callable[[Any], Any]) -> float | None:
-    """Seconds of the first of our roads, unadapted then adapted, that is as good."""
+    """Seconds of the first of our methods, unadapted then adapted, that is as good."""
     for road in roads:
         answer = road(p)
         if _psnr(p.truth, torch.from_numpy(answer.image)[None]) >= psnr:

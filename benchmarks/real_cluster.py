@@ -207,7 +207,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def held(figures: dict[str, Any]) -> bool:
-    """Whether everything came out as it must."""
+    """Check the results; True where all are as expected."""
     return figures == figures | {
         "without_token": 2,
         "submitted": [True, False],

@@ -18,7 +18,7 @@ from hypermend.pipeline.evaluate.scores import scores
 
 
 class Unreadable(ValueError):
-    """A scene that cannot be read: says which file and why."""
+    """A scene that cannot be read; the message names the file and the reason."""
 
 
 def read_scene(folder: Path, *, peak: float | None = None) -> F32:
@@ -63,14 +63,14 @@ def crop(cube: F32, size: int) -> F32:
 
 
 def quality(truth: F32, estimate: F32) -> dict[str, object]:
-    """What every benchmark of images says of one, and by what: the estimate is clipped to 0..1."""
+    """Make the fields that every image benchmark reports; the estimate is clipped to 0..1."""
     found = scores(truth, estimate)
     names = ("psnr", "ssim", "sam_deg", "psnr_bands", "sam_left_out")
     return {**{name: found[name] for name in names}, "shape": list(truth.shape), **versions()}
 
 
 def versions() -> dict[str, object]:
-    """By what a line was made."""
+    """Versions and machine that made a line."""
     return {
         "threads": torch.get_num_threads(),
         "hypermend": importlib.metadata.version("hypermend"),

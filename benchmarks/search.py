@@ -1,4 +1,4 @@
-"""What the search costs and finds: `python -m benchmarks.search TABLE ... [--data DIR] [--units FILE]`.
+"""Cost and results of the search: `python -m benchmarks.search TABLE ... [--data DIR] [--units FILE]`.
 
 One JSON line for each measurement; `target` is what the project asks of itself.
 
@@ -43,7 +43,7 @@ EDGE = (8, 62, 40, 40)
 """Input of an edge as the paper searches at 31 bands: batch 8, M = 62, patches of 40 pixels."""
 MERGEABLE: tuple[Form, ...] = ("plain", "relu_conv")
 ANSWER = ("value", "input", "alpha", "parameters")
-"""What is compared: the value, and the gradients of the others."""
+"""Tensors compared: the value, and the gradients of the others."""
 
 
 def merged(turns: int) -> Iterator[dict[str, object]]:

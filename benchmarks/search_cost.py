@@ -1,4 +1,4 @@
-"""What a step of the search costs at full size: by channels, and with one and two trials at once on two cores.
+"""Cost of a step of the search at full size: by channels, and with one and two trials at once on two cores.
 
 Algorithm 1 with the merged super-net at the paper's width, 8 patches of 40 pixels; a step is one of alpha and one of
 theta. The load of the machine is said with each line: beside other work the seconds are too many.
@@ -25,7 +25,7 @@ CHANNELS = (8, 12, 16, 31)
 TOGETHER = ((1, 1), (1, 2), (2, 1))
 """(trials at once, threads of each); the first alone for each number of channels."""
 SHARED = 12
-"""Channels that trials at once are measured at: those of `hypermend search`."""
+"""Channels for concurrent trials: those of `hypermend search`."""
 PATCHES, PATCH_PX = 8, 40
 
 

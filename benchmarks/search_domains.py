@@ -43,11 +43,11 @@ FOLDERS = {"muufl": "muufl", "rosis": "pavia", "enmap": "enmap_potsdam"}
 WINDOW, COEFFICIENTS = 31, 12
 ONE_SET = "cave"
 SCENE_PX = 56
-"""What is made noisy at once in the subspace: as much as a patch with its context takes."""
+"""Window that gets noise at once in the subspace: a patch with its context."""
 
 Method = Callable[[F32], F32]
 Pair = tuple[list[F32], list[F32]]
-"""Cubes to learn from, cubes to score on."""
+"""Training cubes and validation cubes."""
 
 
 @cache

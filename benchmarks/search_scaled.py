@@ -1,4 +1,4 @@
-"""The search made small enough for one core, in units that are measured once and kept.
+"""The search, scaled down to one core, in units that are measured once and stored.
 
 A *unit* is one search or one fit: a JSON line that begins with all it depends on. `Units` looks for the line before it
 measures, so that a run that was stopped goes on, and tables share what they need.
@@ -52,23 +52,23 @@ VALIDATION = ("fake_and_real_peppers", "paints", "thread_spools")
 ALPHA = ("egyptian_statue", "flowers")
 """CAVE's training scenes that alpha learns from."""
 LEARNT_PX, SCORED_PX = 256, 128
-"""Of a CAVE scene, in its middle."""
+"""Edges of the central crop of CAVE's scenes, in pixels: of those learnt from, and of those scored on."""
 TILE_PX = 32
-"""Of EnMAP's tiles; of each five the third is for scoring and the fifth for alpha."""
+"""Edge of EnMAP's tiles, in pixels; of each five the third is for scoring and the fifth for alpha."""
 HELD = 16
 """Batches that paths are compared on."""
 INHERITED = 15
 """Random cells whose accuracy with a super-net's weights is kept."""
 SIGMAS_OF_255 = tuple(round(255 * s) for s in SIGMAS)
 SPOS_STEPS = 3
-"""Of SPOS for one of DARTS, so that both take about as long."""
+"""Steps of SPOS for one of DARTS, so that both take about as long."""
 
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How small."""
+    """Sizes of a scaled search."""
 
     bands: int = 10
     width: int = 4
@@ -76,7 +76,7 @@ class Scale:
     patch_px: int = 20
     patches: int = 4
     steps: int = 1000
-    """Of a fit, and of a search: as many of theta, and as many of alpha."""
+    """Steps of a fit, and of a search: as many of theta, and as many of alpha."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Units:
         self.lines: list[Line] = [json.loads(line) for line in text]
 
     def get(self, key: Mapping[str, Any], make: Callable[[], Line]) -> Line:
-        """The line that has all of `key`, measured now if there is none."""
+        """Return the line that has all of `key`; measure it now if there is none."""
         for line in self.lines:
             if all(k in line and line[k] == v for k, v in key.items()):
                 return line
@@ -171,7 +171,7 @@ def _middle(folder: Path, edge_px: int) -> F32:
 
 
 def spread_bands(cubes: Sequence[F32], bands: int) -> list[F32]:
-    """So many bands of each, evenly over the range."""
+    """Select so many bands of each cube, evenly over the range."""
     return [c[np.linspace(0, len(c) - 1, bands).round().astype(int)] for c in cubes]
 
 

@@ -1,4 +1,4 @@
-"""Tables of `benchmarks.search` that are read off the units of `search_scaled.py`, measuring those that are missing.
+"""Tables of `benchmarks.search`, computed from the units of `search_scaled.py`; missing units are measured.
 
 A difference of two means is told from chance by the spread over seeds: `spread_db` is the standard deviation of a fit
 over its seeds, pooled over all cells of a sensor, and a difference below two standard errors of it counts as "none".
@@ -28,7 +28,7 @@ ORDER = (("searched", "random"), ("random", "ss1"), ("random", "spatial"), ("ss1
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much each table measures."""
+    """Extent of each table."""
 
     sensors: tuple[str, ...] = ("cave", "enmap")
     fits: int = 3

@@ -50,7 +50,7 @@ METHODS: dict[str, Callable[[int], Method]] = {"bicubic": bicubic, "hypermend": 
 
 
 def _methods(names: Sequence[str] | None, scale: int) -> dict[str, Method]:
-    """The methods asked for, or all that there are for the scale.
+    """Select the methods named, or all for the scale.
 
     Raises:
         SystemExit: a method that was asked for has no model of the scale.

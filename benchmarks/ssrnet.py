@@ -34,7 +34,7 @@ def _forward(scale: int, path: str) -> Callable[[torch.Tensor], torch.Tensor]:
 
 @torch.inference_mode()
 def _seconds(scale: int, size: int, repeat: int) -> dict[str, float]:
-    """Least time of each path, after one forward that does not count."""
+    """Shortest time of each path, after one warm-up."""
     x = torch.randn(1, BANDS, size, size)
     best = dict.fromkeys(PATHS, float("inf"))
     for turn in range(repeat + 1):
@@ -55,7 +55,7 @@ def _resident_bytes(field: str) -> int:
 
 @torch.inference_mode()
 def measure_memory(scale: int, path: str) -> int:
-    """How far this process grows in one forward, bytes; call it in a fresh one."""
+    """Growth of this process in one forward, in bytes; call it in a fresh process."""
     forward = _forward(scale, path)
     forward(torch.randn(1, 3, 8, 8))  # libraries loaded
     x, before = torch.randn(1, BANDS, MEMORY_PX, MEMORY_PX), _resident_bytes("VmRSS")

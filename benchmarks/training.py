@@ -42,7 +42,7 @@ LEARNT = ("balloons", "feathers", "flowers", "jelly_beans")
 HELD = "paints"
 FULL_SCALE = 65535
 PAIR_PX, SCALE, BLUR_PX = 256, 8, 2.0
-"""Of the pair that is fused: edge of the sharp image, its pixels over a coarse one, and the blur in sharp pixels."""
+"""Fusion pair: edge of the sharp image in pixels, scale, and blur in sharp pixels."""
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "denoise": ("--steps", "60", "--check-every", "15", "--freeze-norm"),
@@ -56,7 +56,7 @@ USED = {
     "fuse": ("--collection", "coarse", "--guide-collection", "camera"),
 }
 WITHOUT = {"denoise": "svd", "sharpen": "bicubic", "fuse": "bicubic"}
-"""What the model is held against."""
+"""Baselines of the model."""
 
 
 def command(*words: str) -> str:
@@ -97,7 +97,7 @@ def make_archive(data: Path, folder: Path) -> Path:
 
 
 def killed_once(command: Sequence[str], root: ArchiveStore) -> int:
-    """Run a training and kill every process of it after its first checkpoint; the step it had kept."""
+    """Run a training, kill all its processes after its first checkpoint, and return the step of that."""
     driver = subprocess.Popen([sys.executable, "-m", "hypermend", *command], stdout=subprocess.DEVNULL)
     before = kept(root)
 

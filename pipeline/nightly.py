@@ -113,7 +113,8 @@ class Night:
     @property
     def exit_code(self) -> int:
         """0: nothing for a person to do, failures that the next night tries again included. 1: a scene was given up,
-        nothing at all succeeded, or the search died. 130: stopped; call it again."""
+        nothing at all succeeded, or the search died. 130: stopped; call it again.
+        """
         if self.stopped:
             return 130
         nothing_works = bool(self.failed) and not self.published

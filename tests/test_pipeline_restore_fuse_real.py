@@ -85,7 +85,8 @@ def paris(shared_data: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_paris_as_it_is(shared_data: Path, tmp_path: Path) -> None:
     """Both instruments at 30 m: the scale is 1. ALI is the sharper one, so what comes out is sharper than Hyperion, and
-    blurred as Hyperion was found to be blurred it is what Hyperion measured."""
+    blurred as Hyperion was found to be blurred it is what Hyperion measured.
+    """
     folder = shared_data / "hyperion_paris"
     archive = tmp_path / "archive"
     delivered(archive, (folder, "hyperion", "hyperion"), (folder, "ali", "ali"))

@@ -233,7 +233,7 @@ def pick_layout(
 
 
 def _size(layout: Layout, shape: tuple[int, ...], file: _MatFile) -> tuple[int, int, int]:
-    """(lines, columns, bands)"""
+    """Return (lines, columns, bands)."""
     if layout.axes == "bn" and layout.size is not None and len(shape) == 2:
         lines, columns = (int(file.load(n).ravel()[0]) for n in layout.size)
         if lines * columns != shape[1]:

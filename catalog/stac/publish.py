@@ -203,7 +203,8 @@ def _stored_href(root: ArchiveStore, folder: str, href: str) -> str:
 
 def _relative(key: str, folder: str) -> str:
     """A key relative to a folder. Independent of the working directory, which may be gone: Ray removes that of a job it
-    considers finished."""
+    considers finished.
+    """
     return posixpath.relpath(f"/{key}", f"/{folder}")
 
 

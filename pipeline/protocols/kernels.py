@@ -12,7 +12,8 @@ SEED = 20200616
 
 def built_in(seed: int = SEED) -> dict[str, F64]:
     """Five kernels (21, 21) of sum 1 by name: two paths of a shaken camera, a straight one, a lens out of focus with
-    three lobes, and a ring sector. Seeded; centroids lie within two pixels of the centre."""
+    three lobes, and a ring sector. Seeded; centroids lie within two pixels of the centre.
+    """
     rng = np.random.default_rng(seed)
     return {
         "shake-a": _drawn(_path(rng)),

@@ -1,4 +1,4 @@
-"""Adaptation blocks: where a model adapts, and how the blocks' answers are blended. Plain numbers in and out.
+r"""Adaptation blocks: where a model adapts, and how the blocks' answers are blended. Plain numbers in and out.
 
 The lattice is a function of the scene's size and of the scale alone. A block's weight is 1 inside, falls smoothly to 0
 over a ramp around its border, and the weights of all blocks sum to 1 everywhere, so every pixel is a function of its
@@ -6,8 +6,8 @@ place: any tile size, any worker, the same answer (DESIGN section 4).
 
     core     |<------ 0 ------->|<------ 1 ------->|
     weight   -----------------.  _________________      ramp: a quarter of the smallest edge, centred on the border
-                               \\/
-                               /\\
+                               \/
+                               /\
              _________________/  '----------------
     support  |<-------- 0 ------->|
                             |<-------- 1 -------->|
