@@ -137,7 +137,7 @@ def test_adaptation_is_deterministic_and_keeps_figures(
         k: v for k, v in two.figures.items() if k != "seconds"
     }
     assert one.figures["held_out_last"] <= one.figures["held_out_first"]
-    assert one.figures["steps"] == 20 or one.figures["steps"] % adaptation.EVERY == 0
+    assert one.figures["steps"] == 20 or one.figures["steps"] % adaptation.STEPS_PER_CHECK == 0
     if one.state:
         assert fuse(model, facts, pair, one.state).isfinite().all()
 

@@ -1,15 +1,15 @@
-"""The network of the fusion that ships: how what the guide's global map leaves spreads over sharp pixels.
+"""Stage 4: correction of the local regression by a small network.
 
-A scene's spectra are its own, so a network that learns spectra fails on the next scene. This one never sees any: it
-works on one coefficient of the signal subspace at a time, all with the same weights, in units u of what the global map
-leaves around the pixel. What it learns is the same in every scene, sensor, brightness and noise:
+The spectra of a scene are its own, so a network that learns spectra fails on the next scene. This network never sees
+any. It corrects one coefficient of the signal subspace at a time, with the same weights for all, in units u of the
+residual of the global map around the pixel. What it learns holds for every scene, sensor, brightness and noise:
 
-    c_k' = c_k + u_k N(e_k, v)        c the start (`local_regression.py`), e_k `coefficient_features`,
-                                      v `guide_features`, N = `CorrectionNet`
+    c_k' = c_k + u_k N(e_k, v)        c the local regression (`local_regression.py`), e_k `coefficient_features`,
+                                      v `guide_features`, u `residual_scale`, N = `CorrectionNet`
 
-N is the paper's fusion network (`ual.py`), narrow: its branches are the guide's view, a coefficient's evidence, and
-both. u fades with the residual (`residual_scale`), and N begins at zero, so where there is nothing to learn the start
-stays.
+N is the paper's fusion network (`ual.Fusion`) with fewer channels: its three branches see the guide features, the
+coefficient features, and both. u falls with the residual, and the untrained N is zero, so the local regression stays
+where there is nothing to learn.
 """
 
 from __future__ import annotations
@@ -27,67 +27,78 @@ from hypermend.models.fuse.local_regression import (
 from hypermend.models.fuse.ual import Fusion
 
 GUIDE_CONTRAST_RADIUS_PX = 4
-"""HR pixels that the local means among the features reach."""
-STEPS, EVIDENCE, VIEW = 3, 7, 4
-"""Channels: candidate steps, all the evidence of a coefficient, the view of the guide."""
+"""Radius of the local means among the features, in HR pixels."""
+STEPS, COEFFICIENT_FEATURES, GUIDE_FEATURES = 3, 7, 4
+"""Number of candidate steps, of features of a coefficient (the steps included), and of features of the guide."""
 LARGEST_CORRECTION = 6.0
-"""Largest free correction and MOST + 2 the largest step, in units."""
+"""Largest free correction in units of u; the largest candidate step is 2 u more."""
 
 
 class CorrectionNet(nn.Module):
-    """N: the paper's fusion network, narrow, whose answer is a correction and a share of each candidate step."""
+    """N: the paper's fusion network; predicts a free correction and a share of each candidate step."""
 
     def __init__(self, *, width: int, depth: int, stages: int) -> None:
-        """Begin at zero."""
+        """Build with an output of zero."""
         super().__init__()
-        self.fusion = Fusion(EVIDENCE, VIEW, out=1 + STEPS, width=width, depth=depth, stages=stages)
+        self.fusion = Fusion(
+            COEFFICIENT_FEATURES, GUIDE_FEATURES, out=1 + STEPS, width=width, depth=depth, stages=stages
+        )
         self.halo = self.fusion.halo
         nn.init.zeros_(self.fusion.head.weight)
         assert self.fusion.head.bias is not None
         nn.init.zeros_(self.fusion.head.bias)
 
     def forward(self, e: torch.Tensor) -> torch.Tensor:
-        """(B, EVIDENCE + VIEW, H, W) -> (B, 1, H, W), units. `halo` pixels at the border know the zero padding."""
-        return corrected(self.fusion(e[:, :EVIDENCE], e[:, EVIDENCE:]), e)
+        """Map features (B, COEFFICIENT_FEATURES + GUIDE_FEATURES, H, W) to N (B, 1, H, W).
 
-    def answer(self, e: torch.Tensor) -> torch.Tensor:
-        """(B, EVIDENCE + VIEW, H, W) -> (B, 1 + STEPS, H, W), for `corrected`; edges replicated."""
+        `halo` pixels at the border depend on the zero padding.
+        """
+        return correction(self.fusion(e[:, :COEFFICIENT_FEATURES], e[:, COEFFICIENT_FEATURES:]), e)
+
+    def predict(self, e: torch.Tensor) -> torch.Tensor:
+        """Predict free correction and shares (B, 1 + STEPS, H, W) for `correction`; edges replicated."""
         n = self.halo
         e = functional.pad(e, (n,) * 4, mode="replicate").contiguous(memory_format=torch.channels_last)
-        out: torch.Tensor = self.fusion(e[:, :EVIDENCE], e[:, EVIDENCE:])
+        out: torch.Tensor = self.fusion(e[:, :COEFFICIENT_FEATURES], e[:, COEFFICIENT_FEATURES:])
         return out[..., n:-n, n:-n]
 
 
-def corrected(
-    answer: torch.Tensor, e: torch.Tensor, gain: torch.Tensor | None = None, share: torch.Tensor | None = None
+def correction(
+    prediction: torch.Tensor,
+    features: torch.Tensor,
+    gain: torch.Tensor | None = None,
+    share: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """N: a free correction and shares of the candidate steps, (B, 1 + STEPS, H, W) -> (B, 1, H, W), units.
+    """Add up the free correction and the shares of the candidate steps: (B, 1, H, W), in units of u.
+
+    n_0 (1 + gain_0) + sum_i (n_i (1 + gain_i) + share_i) step_i, with n the prediction; the first term is clamped.
 
     Args:
-        answer: the network's.
-        e: evidence, (B, EVIDENCE or more, H, W).
-        gain: (1 + STEPS,) what a block has learned: the answer counts 1 + gain times.
-        share: (STEPS,) and of each step this much more is taken.
+        prediction: (B, 1 + STEPS, H, W) of the network: free correction, then the share of each candidate step.
+        features: (B, COEFFICIENT_FEATURES or more, H, W); the first STEPS channels are the candidate steps.
+        gain: (1 + STEPS,) relative change of each predicted channel, learned by adaptation. None: 0.
+        share: (STEPS,) addition to the predicted share of each step, learned by adaptation. None: 0.
     """
     if gain is not None:
-        answer = answer * (1 + gain[:, None, None])
-    shares = answer[:, 1:] if share is None else answer[:, 1:] + share[:, None, None]
-    return answer[:, :1].clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION) + (shares * e[:, :STEPS]).sum(1, keepdim=True)
+        prediction = prediction * (1 + gain[:, None, None])
+    free = prediction[:, :1].clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION)
+    shares = prediction[:, 1:] if share is None else prediction[:, 1:] + share[:, None, None]
+    return free + (shares * features[:, :STEPS]).sum(1, keepdim=True)
 
 
-def residual_scale(starter: LocalRegressionModel, s: LocalRegressionStages) -> torch.Tensor:
-    """u, (B, k, H, W): root of the power that the global map leaves around a pixel, above the noise; at least 0.5."""
-    power = starter.up(smooth(s.rest.square(), ERROR_WINDOW_LR_PX)) - 1
+def residual_scale(regression: LocalRegressionModel, s: LocalRegressionStages) -> torch.Tensor:
+    """Return u (B, k, H, W): root mean square of the global map's residual around a pixel, less noise; at least 0.5."""
+    power = regression.up(smooth(s.rest.square(), ERROR_WINDOW_LR_PX)) - 1
     return (power.clamp_min(0) + 0.25).sqrt()
 
 
-def coefficient_features(starter: LocalRegressionModel, s: LocalRegressionStages, u: torch.Tensor) -> torch.Tensor:
-    """What is known of each coefficient, (B, k, EVIDENCE, H, W).
+def coefficient_features(regression: LocalRegressionModel, s: LocalRegressionStages, u: torch.Tensor) -> torch.Tensor:
+    """Return the features of each coefficient, (B, k, COEFFICIENT_FEATURES, H, W).
 
-    Candidate steps from the start (to the global map, from the firm to the free local map, what was put back), detail,
-    and, even in the sign of the coefficient, the trust, the unit and what the local map leaves.
+    Three candidate steps (towards the global map, from the stiff to the loose regression, the part added back) and
+    detail, which change sign with the coefficient; trust, log of u and log of the local residual, which do not.
     """
-    left = starter.up(smooth(s.left.square(), ERROR_WINDOW_LR_PX)).clamp_min(0)
+    left = regression.up(smooth(s.left.square(), ERROR_WINDOW_LR_PX)).clamp_min(0)
     most = LARGEST_CORRECTION + 2
     steps = [(a / u).clamp(-most, most) for a in (s.plain - s.coefficients, s.step, s.back)]
     detail = torch.asinh((s.coefficients - near(s.coefficients)) / u)
@@ -95,7 +106,7 @@ def coefficient_features(starter: LocalRegressionModel, s: LocalRegressionStages
 
 
 def guide_features(s: LocalRegressionStages) -> torch.Tensor:
-    """Detail of the guide's first three axes and how much of it there is, (B, VIEW, H, W)."""
+    """Return the detail of the guide's first three axes and its amount, (B, GUIDE_FEATURES, H, W)."""
     g = s.guide[:, :3]
     g = functional.pad(g, (0, 0, 0, 0, 0, 3 - g.shape[1]))
     detail = torch.asinh((g - near(g)) / 4) / 2
@@ -104,7 +115,7 @@ def guide_features(s: LocalRegressionStages) -> torch.Tensor:
 
 
 def near(c: torch.Tensor) -> torch.Tensor:
-    """Mean over the pixels around."""
+    """Return the mean over the pixels around each."""
     return functional.avg_pool2d(
         c, 2 * GUIDE_CONTRAST_RADIUS_PX + 1, stride=1, padding=GUIDE_CONTRAST_RADIUS_PX, count_include_pad=False
     )

@@ -30,10 +30,10 @@ from hypermend.models.fuse.protocol import Adapted, Pair, PairGeometry, State
 from hypermend.models.restorer import ArrayJson, SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, upsample
 
-OUTSIDE = 0.02
-"""A band whose largest weight in the response is below this share of that row's largest lies outside the guide."""
+OUTSIDE_WEIGHT = 0.02
+"""A band is outside the guide if, in each row of the response, its weight is below this share of the row's largest."""
 RIDGE = 1e-9
-"""Keeps guide bands that say the same from dividing by zero; far below any noise."""
+"""Relative ridge that keeps equal guide bands from a division by zero; far below any noise."""
 
 
 class RegressionWeights(TypedDict):
@@ -58,7 +58,7 @@ class PairStatistics(TypedDict):
 
 
 class LeastSquaresModel:
-    """The training-free fusion: no weights, never adapts."""
+    """Architecture `least-squares`: no weights, no adaptation."""
 
     adapts = False
 
@@ -66,7 +66,7 @@ class LeastSquaresModel:
         """Check the card.
 
         Raises:
-            BadCard: unknown setting, or weights that it has no use for.
+            BadCard: an unknown setting, or weights, which the model does not have.
         """
         if state or set(card.config) != {"local"} or not isinstance(card.config["local"], bool):
             raise BadCard(f"model {card.name!r}: least squares take config {{'local': true or false}} and no weights")
@@ -74,7 +74,7 @@ class LeastSquaresModel:
         self.local: bool = card.config["local"]
 
     def halo(self, scale: int) -> int:
-        """LR pixels."""
+        """Return the halo in LR pixels."""
         return self.card.halo_at(scale)
 
     def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> PairStatistics:
@@ -83,47 +83,47 @@ class LeastSquaresModel:
         Raises:
             BadPair: as `blur.estimate`.
         """
-        known = blur.estimate(pairs, setup)
-        second = pair_moments(pairs, known.kernel, setup.scale)
+        pair_blur = blur.estimate(pairs, setup)
+        second = pair_moments(pairs, pair_blur.kernel, setup.scale)
         weights, explained = regression(second, len(setup.response))
         top = setup.response.max(axis=1, keepdims=True)
         statistics: PairStatistics = {
             "scale": setup.scale,
-            "blur": known.to_json(),
+            "blur": pair_blur.to_json(),
             "floor": {"weights": array_to_json(weights)},
             "explained": [round(float(e), 4) for e in explained],
-            "outside": np.flatnonzero((setup.response < OUTSIDE * top).all(axis=0)).tolist(),
+            "outside": np.flatnonzero((setup.response < OUTSIDE_WEIGHT * top).all(axis=0)).tolist(),
         }
         if self.local:
-            from scipy import signal  # a second that no other model's workers need spend
+            from scipy import signal  # its import takes a second, which only workers of this model need
 
             match = blur.match(pairs, setup)
             if match.size > 1:
-                second = pair_moments(pairs, signal.convolve2d(match, known.kernel), setup.scale)
-            statistics["start"] = local_regression.estimate(pairs, known, setup.scale, second, match).to_json()
+                second = pair_moments(pairs, signal.convolve2d(match, pair_blur.kernel), setup.scale)
+            statistics["start"] = local_regression.estimate(pairs, pair_blur, setup.scale, second, match).to_json()
         return statistics
 
     def bind(self, statistics: SceneStatistics, state: State | None = None) -> LeastSquaresRestorer:
-        """The restorer of a scene; there is nothing a block could have learned."""
+        """Return the restorer of the scene. `state` is ignored: the model does not adapt."""
         scene = cast(PairStatistics, statistics)
         return LeastSquaresRestorer(scene, halo=self.halo(int(scene["scale"])), local=self.local)
 
     def adapt(
         self, statistics: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget
     ) -> Adapted:
-        """Nothing to adapt."""
+        """Return an empty state: the model does not adapt."""
         return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": "the model does not adapt"})
 
 
 def regression(second: F64, m: int) -> tuple[F64, F64]:
-    """Plain least squares of Y on (H X, 1).
+    """Fit Y on (H X, 1) by ordinary least squares.
 
     Args:
-        second: (m + 1 + b, m + 1 + b) of `pair_moments`.
-        m: guide bands.
+        second: (m + 1 + b, m + 1 + b), see `pair_moments`.
+        m: number of guide bands.
 
     Returns:
-        (b, m + 1) weights, and (b,) share of the variance of Y that they explain.
+        Weights (b, m + 1), and the share (b,) of the variance of Y that they explain.
     """
     f, cross, power = second[: m + 1, : m + 1], second[: m + 1, m + 1 :], np.diag(second)[m + 1 :]
     ridge = RIDGE * np.diag(np.diag(f))
@@ -134,17 +134,17 @@ def regression(second: F64, m: int) -> tuple[F64, F64]:
 
 
 class GlobalRegression:
-    """z = A x + a + upsample(y - A H x - a) for one kernel H and one map (A, a)."""
+    """z = A x + a + upsample(y - A H x - a), with one kernel and one map (A, a) for the scene."""
 
     def __init__(self, scale: int, kernel: F64, weights: F64) -> None:
-        """Kernel (n, n) of sum 1; weights (b, m + 1) of (X, 1)."""
+        """Take a kernel (n, n) of sum 1 and weights (b, m + 1) of (X, 1)."""
         self.scale, self.centroid_px = scale, centroid(kernel)
         self.kernel = torch.from_numpy(kernel.astype(np.float32))
         self.weights = torch.from_numpy(weights.astype(np.float32))
 
     @torch.no_grad()
     def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
+        """Fuse (B, b, h, w) and (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
         kernel, weights = self.kernel.to(y.device), self.weights.to(y.device)
 
         def mapped(x: torch.Tensor) -> torch.Tensor:
@@ -154,18 +154,18 @@ class GlobalRegression:
 
     @torch.no_grad()
     def without_guide(self, y: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
+        """Interpolate (B, b, h, w) -> (B, b, s*h, s*w)."""
         return upsample(y, self.scale, self.centroid_px)
 
 
 class LeastSquaresRestorer:
-    """(y, x) -> z by the floor or by the local map, bound to a scene."""
+    """Global or local regression, bound to a scene."""
 
     def __init__(self, statistics: PairStatistics, *, halo: int, local: bool) -> None:
         self.halo, self.scale = halo, int(statistics["scale"])
         kernel, weights = Blur.from_json(statistics["blur"]).kernel, array_from_json(statistics["floor"]["weights"])
-        self.floor = GlobalRegression(self.scale, kernel, weights.astype(np.float64))
-        self.starter = (
+        self.global_regression = GlobalRegression(self.scale, kernel, weights.astype(np.float64))
+        self.local_regression = (
             local_regression.LocalRegressionModel(local_regression.LocalRegression.from_json(statistics["start"]))
             if local
             else None
@@ -173,12 +173,12 @@ class LeastSquaresRestorer:
 
     @torch.no_grad()
     def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
-        if self.starter is None:
-            return self.floor(y, x)
-        start = self.starter(y, x)
-        return self.starter.bands(start.coefficients, start, y)
+        """Fuse (B, b, h, w) and (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
+        if self.local_regression is None:
+            return self.global_regression(y, x)
+        start = self.local_regression(y, x)
+        return self.local_regression.bands(start.coefficients, start, y)
 
     def without_guide(self, y: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
-        return self.floor.without_guide(y)
+        """Interpolate (B, b, h, w) -> (B, b, s*h, s*w)."""
+        return self.global_regression.without_guide(y)

@@ -1,8 +1,8 @@
-"""The fusion that ships: a training-free start, a small network on top of it, and what a block learns about both.
+"""UalModel: the stages of fusion together, as one model.
 
-estimate    `least_squares.py`: kernel, noise, gains, axes, the global map
-bind        `local_map.py` starts, `spread.py` corrects each coefficient
-adapt       `adapter.py`: seven numbers for each block
+estimate    least_squares.py: kernel, noise, gains, axes, the global map; adaptation.py: whether the network is used
+bind        local_regression.py estimates the coefficients, correction_net.py corrects each of them
+adapt       adaptation.py: seven numbers for each block
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hypermend.models.fuse.correction_net import (
     GUIDE_CONTRAST_RADIUS_PX,
     CorrectionNet,
     coefficient_features,
-    corrected,
+    correction,
     guide_features,
     residual_scale,
 )
@@ -40,14 +40,14 @@ class UalModel:
         """Build and load the network.
 
         Raises:
-            BadCard: the config is not one, or weights or halo do not fit it.
+            BadCard: an invalid config, or weights or a halo that do not fit it.
         """
-        known = {"channels", "width", "depth", "stages"}
-        if set(card.config) != known:
-            raise BadCard(f"model {card.name!r}: config with keys {sorted(card.config)}; ual takes {sorted(known)}")
+        keys = {"channels", "width", "depth", "stages"}
+        if set(card.config) != keys:
+            raise BadCard(f"model {card.name!r}: config with keys {sorted(card.config)}; ual takes {sorted(keys)}")
         self.card = card
         self.channels = int(card.config["channels"])
-        self.net = CorrectionNet(**{k: int(card.config[k]) for k in known - {"channels"}})
+        self.net = CorrectionNet(**{k: int(card.config[k]) for k in keys - {"channels"}})
         try:
             self.net.load_state_dict({k: v.float() for k, v in state.items()})
         except RuntimeError as e:
@@ -61,7 +61,7 @@ class UalModel:
         )
 
     def halo(self, scale: int) -> int:
-        """LR pixels."""
+        """Return the halo in LR pixels."""
         return self.card.halo_at(scale)
 
     def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> UalStatistics:
@@ -74,23 +74,23 @@ class UalModel:
         return {**statistics, "network": adaptation.trial(self.net, self.channels, statistics, pairs())}
 
     def bind(self, statistics: SceneStatistics, state: State | None = None) -> UalRestorer:
-        """The restorer of the scene, with what a block has learned, if it has."""
+        """Return the restorer of the scene, with the learned state of a block if it has one."""
         return UalRestorer(self, cast(UalStatistics, statistics), state or {})
 
     def adapt(
         self, statistics: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget
     ) -> Adapted:
-        """See `adapter.py`."""
+        """Adapt to one block: see `adaptation.py`."""
         return adaptation.adapt(self.net, self.channels, cast(UalStatistics, statistics), pair, core, budget)
 
 
 class UalRestorer:
-    """(y, x) -> z, bound to a scene and perhaps a block."""
+    """Fusion bound to a scene, and to a block if it has adapted."""
 
     def __init__(self, model: UalModel, statistics: UalStatistics, state: State) -> None:
         self.scale = int(statistics["scale"])
         self.halo, self.channels = model.halo(self.scale), model.channels
-        self.starter = LocalRegressionModel(LocalRegression.from_json(statistics["start"]))
+        self.local_regression = LocalRegressionModel(LocalRegression.from_json(statistics["start"]))
         self.net = model.net
         if not state and not statistics["network"]["used"]:
             state = adaptation.silent()
@@ -98,20 +98,20 @@ class UalRestorer:
 
     @torch.no_grad()
     def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w), (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
-        s = self.starter(y, x)
+        """Fuse (B, b, h, w) and (B, m, s*h, s*w) -> (B, b, s*h, s*w)."""
+        s = self.local_regression(y, x)
         if next(self.net.parameters()).device != y.device:
-            self.net = copy.deepcopy(self.net).to(y.device)  # the model's own stays where it is, for `adapt`
+            self.net = copy.deepcopy(self.net).to(y.device)  # `adapt` needs the model's network where it is
         gain, share = (t if t is None else t.to(y.device) for t in self.learned)
-        u = residual_scale(self.starter, s)
-        e, v = coefficient_features(self.starter, s, u), guide_features(s)
+        u = residual_scale(self.local_regression, s)
+        e, v = coefficient_features(self.local_regression, s, u), guide_features(s)
         coefficients = s.coefficients.clone()
-        for k in range(min(self.channels, e.shape[1])):  # one after the other: memory
-            answer = self.net.answer(torch.cat((e[:, k], v), dim=1))
-            coefficients[:, k] += u[:, k] * corrected(answer, e[:, k], gain, share)[:, 0]
-        return self.starter.bands(coefficients, s, y)
+        for k in range(min(self.channels, e.shape[1])):  # one at a time: a window of all coefficients would not fit
+            prediction = self.net.predict(torch.cat((e[:, k], v), dim=1))
+            coefficients[:, k] += u[:, k] * correction(prediction, e[:, k], gain, share)[:, 0]
+        return self.local_regression.bands(coefficients, s, y)
 
     @torch.no_grad()
     def without_guide(self, y: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w) -> (B, b, s*h, s*w), interpolated."""
-        return self.starter.up(y)
+        """Interpolate (B, b, h, w) -> (B, b, s*h, s*w)."""
+        return self.local_regression.up(y)

@@ -1,4 +1,4 @@
-"""Second moments of a pair of images on the coarse grid: all that a map from guide to image is computed from."""
+"""Stage 2: second moments of a pair on LR pixels, from which every linear map from guide to image is computed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypermend.models.arrays import F64
 from hypermend.models.fuse.protocol import BadPair, Pair
 from hypermend.models.signal.degrade import blur_down
 
-GAP = 1e-3
-"""Share of a kernel that may lie on invalid guide pixels."""
+MOST_INVALID_SHARE = 1e-3
+"""Largest share of a kernel that may lie on invalid guide pixels."""
 
 
 def pair_moments(pairs: Callable[[], Iterable[Pair]], kernel: F64, scale: int) -> F64:
-    """Mean of v v^T, v = (X blurred and decimated, 1, Y) of each valid LR pixel: (m + 1 + b, m + 1 + b).
+    """Return the mean of v v^T over valid LR pixels, v = (H X, 1, Y): (m + 1 + b, m + 1 + b).
 
-    LR pixels whose kernel sees invalid guide pixels are left out; windows' edges are replicated.
+    LR pixels whose kernel covers invalid guide pixels are left out. Edges of windows are replicated.
 
     Raises:
-        BadPair: none is left.
+        BadPair: no LR pixel is left.
     """
     k = torch.from_numpy(kernel.astype(np.float32))
     total: F64 | None = None
@@ -29,7 +29,7 @@ def pair_moments(pairs: Callable[[], Iterable[Pair]], kernel: F64, scale: int) -
     for pair in pairs():
         x = np.concatenate((pair.x, ~pair.x_valid[None]), dtype=np.float32)
         low = blur_down(torch.from_numpy(x)[None], k, scale)[0].numpy().astype(np.float64)
-        ok = pair.y_valid & (low[-1] < GAP)
+        ok = pair.y_valid & (low[-1] < MOST_INVALID_SHARE)
         v = np.concatenate((low[:-1, ok], np.ones((1, int(ok.sum()))), pair.y[:, ok])).astype(np.float64)
         total = v @ v.T if total is None else total + v @ v.T
         count += v.shape[1]

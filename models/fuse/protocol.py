@@ -29,27 +29,27 @@ State = Mapping[str, torch.Tensor]
 
 
 class BadPair(ValueError):
-    """A pair of images that cannot be fused: says what is wrong with it, by how much, and what to do."""
+    """Raised for a pair that cannot be fused; the message says what is wrong, by how much, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One window of a scene pair. Physical values without NaN; what is not valid has been filled and is not trusted."""
+    """One window of a scene pair. Physical values without NaN: pixels that are not valid hold fill values."""
 
     y: F32
-    """(b, h, w) the good bands of the rich image."""
+    """(b, h, w) good bands of the image."""
     y_valid: Mask
     """(h, w). Saturated pixels are not valid."""
     x: F32
-    """(m, s*h, s*w) the guide on the refined grid."""
+    """(m, s*h, s*w) guide, on the HR grid."""
     x_valid: Mask
     """(s*h, s*w)."""
 
     def __post_init__(self) -> None:
-        """Check that the shapes belong together.
+        """Check shapes and values.
 
         Raises:
-            BadPair: they do not, or values are not finite.
+            BadPair: shapes that do not fit together, or values that are not finite.
         """
         (_, h, w), (_, height, width) = self.y.shape, self.x.shape
         if h == 0 or w == 0 or height % h or width % w or height // h != width // w:
@@ -73,17 +73,17 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairGeometry:
-    """What the pair is, known before any pixel is read."""
+    """Geometry and spectral response of a pair, which are known before any pixel is read."""
 
     scale: int
     """HR pixels along the edge of an LR pixel."""
     response: F32
-    """(m, b) P, the guide's bands as sums of the rich image's bands; rows sum to 1."""
+    """(m, b) P, the guide's bands as weighted sums of the image's bands; rows sum to 1."""
     expected_centroid_px: float
-    """Where the blur kernel's centroid lies if the pair is aligned, in HR pixels from HR pixel (s*i, s*j), along both
-    axes: (s - 1) / 2 where LR pixels cover HR pixels (every georeferenced pair), 0 in a laboratory."""
+    """Centroid of the blur kernel of an aligned pair, in HR pixels from HR pixel (s*i, s*j) along both axes:
+    (s - 1) / 2 where LR pixels cover HR pixels (every georeferenced pair), 0 in a laboratory pair."""
     kernel: Floats | None = None
-    """(n, n), sum 1, where the blur is known (an image that was degraded on purpose). None: estimated from the pair."""
+    """(n, n), sum 1, if the blur is given (a simulated image). None: it is estimated from the pair."""
 
     def __post_init__(self) -> None:
         """Check scale and response.
@@ -131,10 +131,10 @@ class AdaptationFigures(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """What one block learned."""
+    """Result of the adaptation to one block."""
 
     state: dict[str, torch.Tensor]
-    """Few parameters, for `bind`; small enough to store. {}: the block stays with the unadapted model."""
+    """Learned parameters for `bind`, small enough to store. {}: the block uses the unadapted model."""
     figures: AdaptationFigures
 
 
@@ -143,7 +143,7 @@ class FusionRestorer(Protocol):
 
     @property
     def halo(self) -> int:
-        """LR pixels around an LR pixel that its s x s output pixels may depend on, in Y and (s times as many) in X."""
+        """LR pixels around an LR pixel on which its s x s output pixels may depend: in Y, and s times as many in X."""
         ...
 
     @property
@@ -152,37 +152,37 @@ class FusionRestorer(Protocol):
         ...
 
     def __call__(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w), (B, m, s*h, s*w), float32 physical values without NaN -> (B, b, s*h, s*w)."""
+        """Fuse (B, b, h, w) and (B, m, s*h, s*w), float32 physical values without NaN -> (B, b, s*h, s*w)."""
         ...
 
     def without_guide(self, y: torch.Tensor) -> torch.Tensor:
-        """(B, b, h, w) -> (B, b, s*h, s*w): the answer where the guide is not valid, the image made finer by itself."""
+        """Enlarge (B, b, h, w) -> (B, b, s*h, s*w), for pixels where the guide is not valid."""
         ...
 
 
 class FusionModel(Protocol):
-    """Weights (if any) and card, not yet bound to a scene."""
+    """Card and weights, if any, not yet bound to a scene."""
 
     @property
     def card(self) -> ModelCard:
-        """What the weights need to be used rightly. `card.halo_at(scale)` is the halo of what it binds."""
+        """Requirements of the weights. `card.halo_at(scale)` is the halo of the restorers that it binds."""
         ...
 
     @property
     def adapts(self) -> bool:
-        """Whether `adapt` does anything."""
+        """Whether the model adapts to blocks."""
         ...
 
     def halo(self, scale: int) -> int:
-        """LR pixels, as for the restorers it binds: equals `card.halo_at(scale)`."""
+        """Return the halo of the restorers that it binds, in LR pixels: `card.halo_at(scale)`."""
         ...
 
     def estimate(self, pairs: Callable[[], Iterable[Pair]], setup: PairGeometry) -> SceneStatistics:
         """Estimate the scene statistics: kernel, noise, gains, axes. Deterministic: same windows, same statistics.
 
         Args:
-            pairs: gives the windows of the scene, in a fixed order; may be called more than once.
-            setup: what the pair is.
+            pairs: returns the windows of the scene in a fixed order; may be called more than once.
+            setup: geometry of the pair.
 
         Raises:
             BadPair: the pair cannot be fused.
@@ -190,7 +190,7 @@ class FusionModel(Protocol):
         ...
 
     def bind(self, statistics: SceneStatistics, state: State | None = None) -> FusionRestorer:
-        """The restorer of the scene, with what one block learned; None or {}: unadapted."""
+        """Return the restorer of the scene, with the learned state of a block; None or {}: unadapted."""
         ...
 
     def adapt(
@@ -199,9 +199,9 @@ class FusionModel(Protocol):
         """Adapt to one block. Deterministic for a budget without seconds.
 
         Args:
-            statistics: of the scene.
+            statistics: statistics of the scene.
             pair: the block with its margin.
-            core: LR rows and columns of `pair` that are the block itself.
-            budget: when to stop at the latest.
+            core: LR rows and columns of the block itself in `pair`.
+            budget: limits of the adaptation.
         """
         ...

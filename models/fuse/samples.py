@@ -1,8 +1,8 @@
-"""Training samples of the fusion network: pairs made from cubes, started as at restoration, and what the start misses.
+"""Training samples of the network: pairs simulated from cubes, their local regression, and the error that it leaves.
 
-Every pair has its own part of a scene, resolution, bands, spectral gain, response, scale, kernel and noise; the kernel
-and the noise levels that the start is given are off by what estimates are off. None of the kernels of a benchmark is
-among them: they are drawn anew from random families.
+Every pair has its own part of a scene, resolution, bands, spectral gain, response, scale, kernel and noise. Kernel and
+noise levels that the local regression is given have realistic errors. Kernels are drawn anew from random families, so
+no kernel of a benchmark is among them.
 """
 
 from __future__ import annotations
@@ -17,58 +17,69 @@ from scipy import ndimage
 from hypermend.models.arrays import F32, F64
 from hypermend.models.fit import Batch
 from hypermend.models.fuse.blur import Blur
-from hypermend.models.fuse.correction_net import EVIDENCE, STEPS, coefficient_features, guide_features, residual_scale
+from hypermend.models.fuse.correction_net import (
+    COEFFICIENT_FEATURES,
+    STEPS,
+    coefficient_features,
+    guide_features,
+    residual_scale,
+)
 from hypermend.models.fuse.local_regression import LocalRegressionModel, estimate
 from hypermend.models.fuse.moments import pair_moments
 from hypermend.models.fuse.protocol import Pair
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian, snr_std
 
+BORDER_PX = 7
+"""Outer pixels of a patch that do not count in the loss: the network's zero padding reaches them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSampleSettings:
-    """How samples are drawn."""
+    """Distribution of the samples."""
 
     channels: int
     """Coefficients that the network corrects."""
     scales: tuple[int, ...] = (8, 8, 8, 8, 4, 3)
+    """Scales, drawn evenly."""
     snr_db: tuple[float, float] = (28.0, 44.0)
+    """Smallest and largest signal-to-noise ratio."""
     clean_guide: float = 0.5
-    """Share of pairs whose guide has no noise but the cube's own."""
+    """Share of pairs whose guide has almost no noise except the cube's own."""
     scene_px: int = 224
-    """Edge of the part of a scene that a pair is made of."""
+    """Edge of the part of a scene that a pair is simulated from."""
     patch_px: int = 44
     patches: int = 12
-    """Of a batch."""
+    """Patches in a batch."""
     pool: int = 120
-    """Pairs that patches are cut from."""
+    """Number of pairs that patches are cut from."""
     refresh_every: int = 25
-    """Batches after which a new pair comes, and the oldest goes once there are `pool`."""
+    """Batches after which a new pair replaces the oldest one of a full pool."""
     kernel_error: tuple[float, float] = (0.02, 0.25)
-    """Relative error of the kernel that the start is given."""
+    """Smallest and largest relative error of the kernel that the local regression is given."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One started pair; half precision, for there are many."""
+    """Features and error of one pair's local regression; in half precision, since the pool holds many."""
 
     coefficient_features: torch.Tensor
-    """(k, EVIDENCE, H, W)."""
-    view: torch.Tensor
-    """(VIEW, H, W)."""
+    """(k, COEFFICIENT_FEATURES, H, W)."""
+    guide_features: torch.Tensor
+    """(GUIDE_FEATURES, H, W)."""
     residual_scale: torch.Tensor
     """(k, H, W)."""
     missed: torch.Tensor
-    """(k, H, W): truth less start."""
+    """(k, H, W): truth minus local regression."""
     weight: torch.Tensor
-    """(H, W): dark pixels count more, since angles are relative."""
+    """(H, W): dark pixels weigh more, since angles are relative."""
     error: float
-    """Mean of |missed|, and a little of the noise."""
+    """Mean of |missed|, plus 0.3 of the noise."""
     chance: F64
-    """(k,) how often a coefficient is drawn."""
+    """(k,) probability that a coefficient is drawn."""
 
 
 def kernel(scale: int, rng: np.random.Generator) -> F64:
-    """A random blur (n, n) of sum 1, about as wide as an LR pixel: Gaussians of any axes, curves, wandering paths."""
+    """Draw a blur kernel (n, n) of sum 1, about as wide as an LR pixel: a Gaussian, a curve or a random path."""
     n = int(rng.integers(max(5, scale + 1), max(8, int(2.7 * scale)))) | 1
     if rng.random() < 0.35:
         long, short = np.maximum(rng.uniform(0.25, 0.75, 2) * scale, 0.6)
@@ -85,6 +96,7 @@ def kernel(scale: int, rng: np.random.Generator) -> F64:
 
 
 def _gaussian(n: int, long: float, short: float, angle: float) -> F64:
+    """Return a Gaussian of two standard deviations, turned by an angle."""
     y, x = np.mgrid[:n, :n] - n // 2
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     k = np.exp(-0.5 * ((u / long) ** 2 + (v / short) ** 2))
@@ -92,49 +104,49 @@ def _gaussian(n: int, long: float, short: float, angle: float) -> F64:
 
 
 def _curve(rng: np.random.Generator) -> F64:
-    """(400, 2) points of a random polynomial of degree 1 to 3."""
+    """Draw points (400, 2) of a random polynomial of degree 1 to 3."""
     t = np.linspace(0, 1, 400)[:, None]
     return np.asarray(sum(rng.normal(0, 1, (1, 2)) * t**i for i in range(1, int(rng.integers(2, 5)))))
 
 
 def _wander(rng: np.random.Generator) -> F64:
-    """(400, 2) points of a walk that turns at random, as a shaken camera's."""
+    """Draw points (400, 2) of a path with random turns, as of a shaken camera."""
     turns = np.cumsum(rng.normal(0, rng.uniform(0.03, 0.3), 400)) + rng.uniform(0, 2 * np.pi)
     return np.cumsum(np.stack((np.sin(turns), np.cos(turns)), axis=1), axis=0)
 
 
 def mistaken(k: F64, error: float, rng: np.random.Generator) -> F64:
-    """The kernel as an estimate would have it, off by a relative error."""
+    """Return the kernel with a relative error, as an estimate has it."""
     e = ndimage.gaussian_filter(rng.normal(0, 1, k.shape), 1.0) * np.sqrt(k + 1e-4 * k.max())
     k = np.maximum(k + e * error * np.linalg.norm(k) / np.linalg.norm(e), 0.0)
     return np.asarray(k / k.sum())
 
 
 def response(bands: int, rng: np.random.Generator) -> F32:
-    """(m, bands): 3 to 6 bell-shaped bands of random centre and width."""
+    """Draw a response (m, bands) of 3 to 6 bell-shaped bands of random centre and width."""
     m = int(rng.integers(3, 7))
     centre, width = np.sort(rng.uniform(0.05, 0.95, m)) * bands, rng.uniform(0.04, 0.16, m) * bands
     p = np.exp(-0.5 * ((np.arange(bands) - centre[:, None]) / width[:, None]) ** 2)
     return np.asarray(p / p.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def simulate(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.random.Generator) -> Sample:
-    """Make a pair of a part of a cube and start it.
+def simulate(cube: F32, responses: Sequence[F32], s: FusionSampleSettings, rng: np.random.Generator) -> Sample:
+    """Simulate a pair from a part of a cube, and compute its local regression.
 
     Args:
         cube: (b, H, W).
-        known: responses (m, b) of real sensors, drawn half of the time.
-        s: settings.
+        responses: (m, b) of real sensors, for half of the pairs.
+        s: distribution of the samples.
         rng: source of all randomness.
     """
     scale = int(rng.choice(s.scales))
     z = _part(cube, s.scene_px // scale * scale, rng)
-    p = known[int(rng.integers(len(known)))] if known and rng.random() < 0.5 else response(len(z), rng)
+    p = responses[int(rng.integers(len(responses)))] if responses and rng.random() < 0.5 else response(len(z), rng)
     if rng.random() < 0.4:
         some = np.sort(rng.choice(len(z), int(rng.integers(len(z) // 2, len(z) + 1)), replace=False))
         if (p[:, some].sum(axis=1) > 0.2).all():
             z, p = z[some], p[:, some] / p[:, some].sum(axis=1, keepdims=True)
-    if rng.random() < 0.4:  # another lamp
+    if rng.random() < 0.4:  # another illuminant
         z = z * np.exp(ndimage.gaussian_filter(rng.normal(0, 1.5, len(z)), 3)).astype(np.float32)[:, None, None]
     blur = kernel(scale, rng)
     sharp = torch.from_numpy(np.ascontiguousarray(z))
@@ -147,24 +159,24 @@ def simulate(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.r
     y, x = gaussian(y, std_y, rng), gaussian(x, std_x, rng)
     pair = Pair(y=y, y_valid=np.ones(y.shape[1:], bool), x=x, x_valid=np.ones(x.shape[1:], bool))
     guess = mistaken(blur, float(rng.uniform(*s.kernel_error)), rng)
-    start_from = estimate(
+    scene = estimate(
         lambda: [pair],
         _blur(guess, np.full(len(x), std_x * rng.uniform(0.9, 1.4))),
         scale,
         pair_moments(lambda: [pair], guess, scale),
         np.ones((1, 1)),
     )
-    starter = LocalRegressionModel(start_from)
-    start = starter(torch.from_numpy(y)[None], torch.from_numpy(x)[None])
+    regression = LocalRegressionModel(scene)
+    start = regression(torch.from_numpy(y)[None], torch.from_numpy(x)[None])
     k = min(s.channels, start.coefficients.shape[1])
-    u = residual_scale(starter, start)
-    truth = torch.einsum("kb,bhw->khw", starter.t["project"], sharp)
+    u = residual_scale(regression, start)
+    truth = torch.einsum("kb,bhw->khw", regression.t["project"], sharp)
     missed = (truth - start.coefficients[0])[:k]
     level = truth.square().sum(0).sqrt()
     share = missed.abs().mean((1, 2)).numpy().astype(np.float64)
     chance = np.sqrt(share) + 0.2
     return Sample(
-        coefficient_features(starter, start, u)[0, :k].half(),
+        coefficient_features(regression, start, u)[0, :k].half(),
         guide_features(start)[0].half(),
         u[0, :k].half(),
         missed.half(),
@@ -175,7 +187,7 @@ def simulate(cube: F32, known: Sequence[F32], s: FusionSampleSettings, rng: np.r
 
 
 def _part(cube: F32, size: int, rng: np.random.Generator) -> F32:
-    """A square of the cube, turned and mirrored, now and then of twice coarser pixels."""
+    """Draw a square of the cube, turned and mirrored, in a quarter of the draws with pixels twice as large."""
     b, h, w = cube.shape
     if min(h, w) >= 2 * size and rng.random() < 0.25:
         cube = cube[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2).mean((2, 4))
@@ -185,7 +197,7 @@ def _part(cube: F32, size: int, rng: np.random.Generator) -> F32:
 
 
 def _blur(k: F64, noise_x: F64) -> Blur:
-    """A kernel and the guide's noise as if they had been estimated; the start needs no more."""
+    """Return a Blur with a kernel and the guide's noise, which is all that the local regression needs."""
     nothing = np.zeros(0)
     return Blur(
         kernel=k,
@@ -208,14 +220,16 @@ def _blur(k: F64, noise_x: F64) -> Blur:
     )
 
 
-def batches(cubes: Sequence[F32], known: Sequence[F32], s: FusionSampleSettings, *, seed: int) -> Iterator[Batch]:
-    """Endless batches of evidence and view (B, EVIDENCE + VIEW, P, P) and target (B, 3, P, P): see `loss`."""
+def batches(cubes: Sequence[F32], responses: Sequence[F32], s: FusionSampleSettings, *, seed: int) -> Iterator[Batch]:
+    """Yield batches without end: features (B, COEFFICIENT_FEATURES + GUIDE_FEATURES, P, P) and the target of `loss`,
+    (B, 3, P, P).
+    """
     rng = np.random.default_rng(seed)
     pool: list[Sample] = []
     step = 0
     while True:
         wanted = min(s.pool, 12) if step == 0 else int(step % (s.refresh_every if len(pool) == s.pool else 4) == 0)
-        pool += [simulate(cubes[int(rng.integers(len(cubes)))], known, s, rng) for _ in range(wanted)]
+        pool += [simulate(cubes[int(rng.integers(len(cubes)))], responses, s, rng) for _ in range(wanted)]
         pool = pool[-s.pool :]
         step += 1
         cut = [patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)]
@@ -224,25 +238,25 @@ def batches(cubes: Sequence[F32], known: Sequence[F32], s: FusionSampleSettings,
 
 
 def patch(r: Sample, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A patch of one coefficient, with random signs of it and of the guide's axes."""
+    """Cut a patch of one coefficient, with random signs of it and of the guide's axes."""
     k = int(rng.choice(len(r.chance), p=r.chance))
     top, left = (int(rng.integers(0, n - size + 1)) for n in r.residual_scale.shape[1:])
     at = (slice(top, top + size), slice(left, left + size))
     sign = float(rng.choice([-1.0, 1.0]))
-    odd = STEPS + 1
-    signs = torch.tensor([sign] * odd + [1.0] * (EVIDENCE - odd) + [*rng.choice([-1.0, 1.0], 3), 1.0])
-    x = torch.cat((r.coefficient_features[(k, slice(None), *at)], r.view[(slice(None), *at)])).float()
-    missed, unit = r.missed[(k, *at)].float() * sign, r.residual_scale[(k, *at)].float()
-    return x * signs.float()[:, None, None], torch.stack((missed / r.error, unit / r.error, r.weight[at].float()))
+    odd = STEPS + 1  # features that change sign with the coefficient
+    signs = torch.tensor([sign] * odd + [1.0] * (COEFFICIENT_FEATURES - odd) + [*rng.choice([-1.0, 1.0], 3), 1.0])
+    x = torch.cat((r.coefficient_features[(k, slice(None), *at)], r.guide_features[(slice(None), *at)])).float()
+    missed, u = r.missed[(k, *at)].float() * sign, r.residual_scale[(k, *at)].float()
+    return x * signs.float()[:, None, None], torch.stack((missed / r.error, u / r.error, r.weight[at].float()))
 
 
 def loss(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Smooth L1 of what is still missed, in the pair's own mean error, so that every pair counts alike.
+    """Smooth L1 of the remaining error, relative to the pair's mean error, so that every pair has the same weight.
 
-    Weighted by brightness, which makes it an angle as much as a distance: for small errors the squared angle is the sum
-    over coefficients of the squares of error over length. `y` is the network's output, cropped by its border here.
+    The weight by brightness makes it an angle as much as a distance: for small errors the squared angle is the sum over
+    coefficients of the squares of error over length. The border of `y`, the network's output, does not count.
     """
-    inner = slice(7, -7)
+    inner = slice(BORDER_PX, -BORDER_PX)
     missed, u, weight = (t[:, inner, inner] for t in target.unbind(1))
     e = y[:, 0, inner, inner] * u - missed
     return (weight * ((e.square() + 0.25).sqrt() - 0.5)).mean()

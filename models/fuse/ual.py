@@ -1,19 +1,19 @@
-"""UAL: the networks of unsupervised adaptation learning, as the paper has them; what ships uses them narrower.
+"""UAL: the networks of unsupervised adaptation learning, as the paper defines them. `correction_net.py` uses `Fusion`.
 
 Zhang, Nie, Wei, Zhang, Liao, Shao, "Unsupervised adaptation learning for hyperspectral imagery super-resolution",
-CVPR 2020. The public code is another network; this is the paper's text. With C = width (64), D = depth (3):
+CVPR 2020. The public code is a different network; this follows the paper's text. With C = width (64), D = depth (3):
 
     mapping block   D times (3x3 convolution, ReLU), first to C channels
     Fusion          F_x = map(X), F_y = map(Y up), F_c = map(concat(Y up, X))
                     mutual guidance, for each branch i:  G = concat(F_i, the two others)      (3 C channels, own first)
                                                          F_i' = F_i * A(G) + B(G)             A, B mapping blocks
                     Z~ = 3x3 convolution of concat(F_x', F_y', F_c')
-    Adaptation      F = map(Z~), self-guiding F' = F * A(F) + B(F), Z^ = Z~ + 3x3 convolution of F', begun at zero
-    Degradation     one 32x32 kernel over every band alike, stride s (convention of `degrade.py`)
+    Adaptation      F = map(Z~), self-guiding F' = F * A(F) + B(F), Z^ = Z~ + 3x3 convolution of F', zero at first
+    Degradation     one 32x32 kernel for all bands, stride s (convention of `signal/degrade.py`)
 
 Parameters at b = 31 bands and m = 3 guide bands: Fusion 683,551 with one pair A, B for the three branches (blocks
 260,928 + 2 x 184,512 + head 53,599), 1,421,599 with a pair for each; Adaptation 331,231 (91,776 + 2 x 110,784 +
-17,887). The mapping blocks of A and B end in a ReLU, but for their last layer, which is plain: F' may be of any sign.
+17,887). The last layer of A and of B has no ReLU, so F' can have any sign.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import nn
 from hypermend.models.signal.degrade import blur_down, gaussian_kernel
 
 KERNEL_PX = 32
-"""Edge of the kernel that the paper learns."""
+"""Edge of the kernel that the paper learns, in HR pixels."""
 
 
 def mapping(channels: int, width: int, depth: int, *, open_end: bool = False) -> nn.Sequential:
-    """`depth` times (3x3 convolution, ReLU), channels -> width; `open_end` leaves out the last ReLU."""
+    """Return a mapping block, `depth` times (3x3 convolution, ReLU), channels -> width; `open_end`: no last ReLU."""
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [nn.Conv2d(channels if i == 0 else width, width, 3, padding=1), nn.ReLU()]
@@ -36,7 +36,7 @@ def mapping(channels: int, width: int, depth: int, *, open_end: bool = False) ->
 
 
 class Guidance(nn.Module):
-    """F' = F * A(G) + B(G)."""
+    """Mutual guidance or self-guidance, F' = F * A(G) + B(G)."""
 
     def __init__(self, channels: int, width: int, depth: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Guidance(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The fusion network. `halo` pixels at the border of its output know its zero padding: crop them."""
+    """The paper's fusion network. `halo` pixels at the border of its output depend on the zero padding: crop them."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class Fusion(nn.Module):
         """Build with default initialisation.
 
         Args:
-            bands: of the image, already made as fine as the guide.
-            guide_bands: of the guide.
-            out: channels of the answer; None: as many as bands.
+            bands: bands of the upsampled image.
+            guide_bands: bands of the guide.
+            out: output channels; None: `bands`.
             width: C.
             depth: D.
-            stages: how many times the branches guide each other; the paper's is 1.
-            shared: one pair A, B for all three branches of a stage.
+            stages: number of mutual guidances; 1 in the paper.
+            shared: one pair A, B for all three branches of a stage, not one each.
         """
         super().__init__()
         self.halo = depth * (1 + stages) + 1
@@ -89,12 +89,12 @@ class Fusion(nn.Module):
             assert isinstance(stage, nn.ModuleList)
             own_first = [torch.cat((f[i], *(f[j] for j in range(3) if j != i)), dim=1) for i in range(3)]
             f = [stage[i % len(stage)](f[i], own_first[i]) for i in range(3)]
-        answer: torch.Tensor = self.head(torch.cat(f, dim=1))
-        return answer
+        out: torch.Tensor = self.head(torch.cat(f, dim=1))
+        return out
 
 
 class Adaptation(nn.Module):
-    """The adaptation network: what is added to a fusion; nothing at first, so that step 0 is the fusion's result."""
+    """The paper's adaptation network: adds a correction to a fused image. The correction is zero at first."""
 
     def __init__(self, bands: int, *, width: int = 64, depth: int = 3) -> None:
         super().__init__()
@@ -109,15 +109,15 @@ class Adaptation(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(B, bands, H, W) -> the same."""
         f = self.map(z)
-        answer: torch.Tensor = z + self.head(self.guide(f, f))
-        return answer
+        out: torch.Tensor = z + self.head(self.guide(f, f))
+        return out
 
 
 class Degradation(nn.Module):
-    """The blur as the paper learns it; ours is estimated in closed form (`blur.py`)."""
+    """The paper's learned blur. `blur.py` estimates it in closed form instead."""
 
     def __init__(self, scale: int, *, size: int = KERNEL_PX, sigma_px: float = 2.0) -> None:
-        """Begin from a Gaussian."""
+        """Start from a Gaussian."""
         super().__init__()
         self.scale = scale
         self.kernel = nn.Parameter(torch.from_numpy(gaussian_kernel(size, sigma_px)).float())

@@ -119,10 +119,10 @@ def score_pair(model: UalModel, truth: F32, response: F32, *, scale: int = SCALE
     pair = degraded_pair(truth, kernel, geometry, SNR_DB, SNR_DB, rng=rng)
     y, x = tensors(pair)
     restorer = model.bind(model.estimate(partial(list, (pair,)), geometry))
-    start = restorer.starter(y, x)
+    start = restorer.local_regression(y, x)
     estimates = {
-        "global": restorer.starter.bands(start.plain, start, y),
-        "start": restorer.starter.bands(start.coefficients, start, y),
+        "global": restorer.local_regression.bands(start.plain, start, y),
+        "start": restorer.local_regression.bands(start.coefficients, start, y),
         "fusion": restorer(y, x),
     }
     scores: dict[str, float] = {}
