@@ -1,4 +1,4 @@
-"""Names of bands: what writers spell in several ways is one name of the sensor table."""
+"""Names of bands: the spellings of different writers match one name of the sensor table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypermend.catalog.sensors import Sensor
 
 
 def match_band(name: str, table: Sensor) -> str | None:
-    """B4, b04 and B04 are one band; None when the table has no such band."""
+    """The sensor table's name of a band, which may be spelled B4, b04 or B04; None if the table lacks it."""
     return _by_plain_name(table.band_name).get(plain_name(name))
 
 
@@ -19,5 +19,5 @@ def _by_plain_name(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def plain_name(name: str) -> str:
-    """A band's name without what writers differ in: B04, b4 and 4 are one."""
+    """A band's name without case, leading B and zeros: B04, b4 and 4 become one."""
     return re.sub(r"^b(?=\d)", "", re.sub(r"(?<!\d)0+(?=\d)", "", name.strip().lower()))

@@ -1,26 +1,37 @@
-"""Outlines of grids in longitude and latitude, as items carry them."""
+"""Grids: map coordinates of pixels, and the footprint of a grid in degrees, as STAC items carry it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
 
-if TYPE_CHECKING:
-    pass
-
+ALIGN_PX = 0.01
+"""Largest difference between two grids, in pixels, at which they count as one: rounding of degrees, not more."""
 _POINTS = 8  # of each edge: a straight edge of a projection is a curve in degrees
 _DIGITS = 7  # a centimetre
+
+
+def transform_point(transform: Affine, x: float, y: float) -> tuple[float, float]:
+    """A point under an affine transform: (column, row) to map coordinates, or back under the inverse."""
+    a, b, c, d, e, f = transform[:6]
+    return a * x + b * y + c, d * x + e * y + f
+
+
+def crs_label(crs: Any) -> str:
+    """Short name of a CRS, for messages."""
+    epsg = crs.to_epsg() if hasattr(crs, "to_epsg") else None
+    return f"EPSG:{epsg}" if epsg else str(crs)[:60]
 
 
 def footprint(grid: GeoBox) -> tuple[Mapping[str, Any] | None, tuple[float, float, float, float] | None]:
     """GeoJSON polygon and bounding box (west, south, east, north) of a grid, in degrees.
 
-    None for both where its reference system has no way to degrees, or the grid lies where it does not hold.
+    None for both if its reference system has no transformation to degrees, or the grid lies outside its validity.
     """
     try:
         outline = grid.footprint("EPSG:4326", npoints=_POINTS).json
@@ -34,18 +45,3 @@ def footprint(grid: GeoBox) -> tuple[Mapping[str, Any] | None, tuple[float, floa
     if not all(math.isfinite(edge) for edge in bbox):
         return None, None
     return {"type": "Polygon", "coordinates": rings}, bbox
-
-
-ALIGN_PX = 0.01
-"""Grids may differ by this part of a pixel (rounding of degrees), not more."""
-
-
-def at(transform: Affine, col: float, row: float) -> tuple[float, float]:
-    """(x, y) of a place in pixels."""
-    a, b, c, d, e, f = transform[:6]
-    return a * col + b * row + c, d * col + e * row + f
-
-
-def short_crs(crs: Any) -> str:
-    epsg = crs.to_epsg() if hasattr(crs, "to_epsg") else None
-    return f"EPSG:{epsg}" if epsg else str(crs)[:60]

@@ -1,4 +1,12 @@
-"""Where an archive keeps its items and cubes: names of collections, keys of items and of cubes."""
+"""Keys of an archive: where its items and cubes lie, and the names of its collections.
+
+    items/<collection>/<yyyy-mm-dd>/<id>.json   the item of a scene
+    source/<id>/<ingest id>.zarr                its source cube; the item is in collection <collection>-source
+    restored/<id>/<plan id>.zarr                its restored cube; the item is in collection <collection>-<task>
+
+Marks lie beside their cube (`cube.marks`), index parts and leases in folders of their own (`stac.index`,
+`storage.leases`). docs/archive-layout.md lists everything.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +19,21 @@ from hypermend.catalog.storage.archive_store import safe_name
 _SOURCE = "-source"
 
 
-def source_collection(name: str) -> str:
-    """The collection that the source cubes of a collection's scenes are in; either of the two names will do."""
-    return scene_collection(name) + _SOURCE
+def item_folder(scene: Scene) -> str:
+    """Folder of the items of the scene's collection and day (UTC)."""
+    return f"items/{safe_name(scene.collection)}/{scene.datetime.astimezone(UTC):%Y-%m-%d}"
 
 
-def scene_collection(name: str) -> str:
-    """The collection that source cubes were made from; either of the two names will do."""
-    return name.removesuffix(_SOURCE)
+def item_key(scene: Scene) -> str:
+    """Key of the scene's item."""
+    return f"{item_folder(scene)}/{safe_name(scene.id)}.json"
 
 
 def cube_key(scene: Scene) -> str:
-    """Where the cube of a source or restored scene lies in its archive.
+    """Key of the cube of a source or restored scene.
 
     Raises:
-        Refused: a raw scene has none.
+        Refused: a raw scene has no cube.
     """
     key = scene.properties.get("hypermend:cube")
     if not isinstance(key, str):
@@ -33,10 +41,21 @@ def cube_key(scene: Scene) -> str:
     return key
 
 
-def item_key(scene: Scene) -> str:
-    """Where the item of a scene lies in an archive."""
-    return f"{item_folder(scene)}/{safe_name(scene.id)}.json"
+def source_cube_key(scene_id: str, ingest_id: str) -> str:
+    """Key of a new source cube."""
+    return f"source/{safe_name(scene_id)}/{ingest_id}.zarr"
 
 
-def item_folder(scene: Scene) -> str:
-    return f"items/{safe_name(scene.collection)}/{scene.datetime.astimezone(UTC):%Y-%m-%d}"
+def restored_cube_key(scene_id: str, plan_id: str) -> str:
+    """Key of a new restored cube."""
+    return f"restored/{safe_name(scene_id)}/{plan_id}.zarr"
+
+
+def scene_collection(name: str) -> str:
+    """The collection of the raw scenes, given its name or that of their source cubes."""
+    return name.removesuffix(_SOURCE)
+
+
+def source_collection(name: str) -> str:
+    """The collection of the source cubes, given its name or that of their raw scenes."""
+    return scene_collection(name) + _SOURCE

@@ -1,4 +1,4 @@
-"""Instruments: what each band is, where it lies and how one instrument sees the spectrum of another.
+"""Sensors: the bands of each instrument, and the response of one instrument to the spectrum of another.
 
 A new sensor is a new file `data/<name>.csv` (comment lines `# quantity:` and `# source:`, then
 `band,wavelength_nm,fwhm_nm,detector,usable,gsd_m` in the order of the product's bands). A measured response goes
@@ -40,7 +40,7 @@ class Sensor:
     gsd_m: tuple[float, ...]
     """ground sampling distance; NaN in a laboratory"""
     quantity: str
-    """what the usual product holds: reflectance, radiance or counts"""
+    """quantity of the usual product: reflectance, radiance or counts"""
     source: str
 
     @property
@@ -49,7 +49,7 @@ class Sensor:
 
 
 def names() -> list[str]:
-    """All sensors there are tables for, sorted."""
+    """Names of all sensors that have a table, sorted."""
     files = (f.name for f in resources.files("hypermend.catalog").joinpath("data").iterdir())
     return sorted(n.removesuffix(".csv") for n in files if n.endswith(".csv") and not n.endswith(f"{_SRF}.csv"))
 
@@ -59,7 +59,7 @@ def sensor(name: str) -> Sensor:
     """The table of one sensor.
 
     Raises:
-        BadSensor: there is none of this name; the nearest name and all names are listed.
+        BadSensor: no sensor of this name; the error gives the nearest name and all names.
     """
     all_names = names()
     if name not in all_names:
@@ -86,7 +86,7 @@ def srf(
     *,
     bands: Sequence[str] | None = None,
 ) -> F64:
-    """How `multi` sees a spectrum sampled by `hyper`: (m, b), rows sum to 1.
+    """Response of `multi` to a spectrum sampled by `hyper`: (m, b), rows sum to 1.
 
     The response of each multispectral band (tabulated where `data/<multi>_srf.csv` exists, else a Gaussian of its
     centre and FWHM) is sampled at the hyperspectral centres and weighted with the spectral interval that each
@@ -94,7 +94,7 @@ def srf(
     get weight 0. `bands` picks rows by name.
 
     Raises:
-        BadSensor: unknown name, or a band of `multi` that no usable hyperspectral band sees.
+        BadSensor: unknown name, or a band of `multi` that no usable hyperspectral band covers.
     """
     if isinstance(hyper, str):
         hyper = sensor(hyper)
@@ -104,14 +104,14 @@ def srf(
         wavelength_nm = np.asarray(hyper, dtype=np.float64)
         usable = np.ones(wavelength_nm.size, dtype=bool)
     target = sensor(multi) if isinstance(multi, str) else multi
-    chosen = list(target.band_name if bands is None else bands)
-    if missing := [b for b in chosen if b not in target.band_name]:
+    multi_bands = list(target.band_name if bands is None else bands)
+    if missing := [b for b in multi_bands if b not in target.band_name]:
         raise BadSensor(f"{target.name} has no band {missing}; it has {list(target.band_name)}")
-    rows = np.stack([_response(target, band, wavelength_nm) for band in chosen])  # (m, b)
+    rows = np.stack([_response(target, band, wavelength_nm) for band in multi_bands])  # (m, b)
     rows[:, usable] *= _intervals(wavelength_nm[usable])
     rows[:, ~usable] = 0.0
     total = rows.sum(axis=1, keepdims=True)
-    if blind := [b for b, t in zip(chosen, total[:, 0], strict=True) if t < 1e-9]:
+    if blind := [b for b, t in zip(multi_bands, total[:, 0], strict=True) if t < 1e-9]:
         centres = wavelength_nm[usable]
         raise BadSensor(
             f"{target.name} bands {blind} lie outside the usable bands at {centres.min():.0f}-{centres.max():.0f} nm; "
@@ -121,10 +121,10 @@ def srf(
 
 
 def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Sequence[str]) -> tuple[float, ...]:
-    """The share of each band's response, 0 to 1, that lies where a hyperspectral cube has bands.
+    """Share of each band's response, 0 to 1, that lies where a hyperspectral cube has bands.
 
-    A band at the end of the cube's range, or over a gap in it, would be told by its tail alone: `srf` gives it a row of
-    sum 1 all the same. A centre stands for what lies within 1.5 median spacings of it.
+    For a band at the end of the cube's range, or over a gap in it, `srf` still returns a row of sum 1, made of the
+    tail of its response alone. A centre covers the wavelengths within 1.5 median spacings of it.
 
     Raises:
         BadSensor: `multi` has no band of this name.
@@ -152,7 +152,7 @@ def _response(target: Sensor, band: str, wavelength_nm: F64) -> F64:
 
 
 def _intervals(wavelength_nm: F64) -> F64:
-    """The spectral interval each centre stands for: half the way to its neighbours on either side."""
+    """The spectral interval of each centre: half the way to its neighbours on either side."""
     if wavelength_nm.size < 2:
         return np.ones_like(wavelength_nm)
     order = np.argsort(wavelength_nm, kind="stable")

@@ -22,12 +22,13 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.keys import source_cube_key
 from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
 from hypermend.catalog.stac.index import search
 from hypermend.catalog.stac.publish import put_item, source_item
-from hypermend.catalog.storage.archive_store import ArchiveStore, digest, safe_name
+from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.recent import Recent
 from hypermend.catalog.storage.signing import signer
 from hypermend.pipeline.config import IngestJob
@@ -122,7 +123,7 @@ class IngestWorker:
         identity = {"files": source.identity, "spec": spec.to_dict(), "version": READER_VERSION}
         ingest_id = digest(identity)
         spec = replace(spec, attrs={**spec.attrs, "hypermend:ingest": ingest_id})
-        key = f"source/{safe_name(task.files.scene.id)}/{ingest_id}.zarr"
+        key = source_cube_key(task.files.scene.id, ingest_id)
         create(self._root, key, spec, lonlat=source.lonlat)
         rows, columns = spec.tiles
         done, folded = DoneMarks(self._root, key).tiles()

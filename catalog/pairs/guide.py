@@ -16,7 +16,7 @@ from odc.geo.warp import rio_reproject
 from hypermend.catalog.arrays import Mask, Stored
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import VALID, CubeSpec
-from hypermend.catalog.grids import at
+from hypermend.catalog.grids import transform_point
 from hypermend.catalog.pairs.pairing import offset_on, outline_in
 from hypermend.catalog.storage.recent import Recent
 
@@ -127,7 +127,7 @@ def _guide_window(target: GeoBox, guide: GeoBox) -> tuple[slice, slice]:
     """Rows and columns of the guide under `target`, with a margin, clipped to the guide."""
     box = outline_in(target, guide).boundingbox
     corners = [
-        at(~guide.affine, *corner)
+        transform_point(~guide.affine, *corner)
         for corner in ((box.left, box.top), (box.right, box.bottom), (box.left, box.bottom), (box.right, box.top))
     ]
     xs, ys = zip(*corners, strict=True)

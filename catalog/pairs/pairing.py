@@ -20,7 +20,7 @@ from odc.geo.geom import Geometry
 from hypermend.catalog.arrays import F64
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
-from hypermend.catalog.grids import ALIGN_PX, at
+from hypermend.catalog.grids import ALIGN_PX, transform_point
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import band_coverage, srf
 
@@ -197,7 +197,7 @@ def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
         return None
     height, width = guide.shape
     corners = [(0, 0), (width, 0), (0, height), (width, height)]
-    there = np.array([at(~grid.affine, *at(guide.affine, *corner)) for corner in corners])
+    there = np.array([transform_point(~grid.affine, *transform_point(guide.affine, *corner)) for corner in corners])
     first = np.rint(there[0])
     if np.abs(there - first - corners).max() > ALIGN_PX:
         return None

@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 
 from hypermend.catalog.arrays import F64
 from hypermend.catalog.errors import ArchiveError, BadAsset, Refused
-from hypermend.catalog.grids import at, footprint
+from hypermend.catalog.grids import footprint, transform_point
 from hypermend.catalog.readers.enmap_metadata import read_metadata
 from hypermend.catalog.readers.hdf import start_time
 from hypermend.catalog.readers.header import Header, read_header
@@ -303,7 +303,7 @@ def _union_grid(headers: Sequence[Header]) -> GeoBox | None:
     a, e = first.transform.a, first.transform.e
     if len(headers) == 1:
         return GeoBox(first.size, first.transform, first.crs)
-    edges = [at(h.transform, *corner) for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
+    edges = [transform_point(h.transform, *corner) for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
     xs, ys = [p[0] for p in edges], [p[1] for p in edges]
     left, top = (min(xs) if a > 0 else max(xs)), (min(ys) if e > 0 else max(ys))
     shape = round((max(ys) - min(ys)) / abs(e)), round((max(xs) - min(xs)) / abs(a))

@@ -10,7 +10,7 @@ import numpy as np
 from affine import Affine
 
 from hypermend.catalog.errors import BadAsset
-from hypermend.catalog.grids import ALIGN_PX, short_crs
+from hypermend.catalog.grids import ALIGN_PX, crs_label
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.hrefs import shown
 
@@ -122,7 +122,7 @@ def check_against_item(header: Header, scene: Scene) -> None:
     if tuple(grid.shape) != header.size:
         raise BadAsset(f"{where}: the item says shape {tuple(grid.shape)}, the file {header.size}")
     if header.crs is None or grid.crs != header.crs:
-        raise BadAsset(f"{where}: the item says CRS {short_crs(grid.crs)}, the file {short_crs(header.crs)}")
+        raise BadAsset(f"{where}: the item says CRS {crs_label(grid.crs)}, the file {crs_label(header.crs)}")
     if not np.allclose(grid.affine[:6], header.transform[:6], rtol=1e-9, atol=header.pixel_size * ALIGN_PX):
         raise BadAsset(
             f"{where}: the item says transform {tuple(grid.affine[:6])}, the file {tuple(header.transform[:6])}"

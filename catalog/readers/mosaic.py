@@ -15,7 +15,7 @@ from affine import Affine
 
 from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset
-from hypermend.catalog.grids import ALIGN_PX, at, short_crs
+from hypermend.catalog.grids import ALIGN_PX, crs_label, transform_point
 from hypermend.catalog.readers.bands import Band
 from hypermend.catalog.readers.header import Header
 from hypermend.catalog.storage.hrefs import shown
@@ -57,7 +57,7 @@ def target_grid(
     headers = {h.asset.key: h for _, group, _ in found for h in group}.values()
     crs = {h.crs for h in headers}
     if len(crs) > 1:
-        raise BadAsset(f"{what}: files of {len(crs)} reference systems: {', '.join(short_crs(c) for c in crs)}")
+        raise BadAsset(f"{what}: files of {len(crs)} reference systems: {', '.join(crs_label(c) for c in crs)}")
     if any(h.transform.b or h.transform.d for h in headers) and len(headers) > 1:
         raise BadAsset(f"{what}: several files with rotated pixels; they cannot be put on one grid")
     first = min(headers, key=lambda h: h.pixel_size)
@@ -68,7 +68,7 @@ def target_grid(
     e = math.copysign(size, first.transform.e) if gsd_m is not None else first.transform.e
     if len(headers) == 1 and gsd_m is None:
         return first.transform, first.size, first.crs
-    edges = [at(h.transform, *corner) for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
+    edges = [transform_point(h.transform, *corner) for h in headers for corner in ((0, 0), (h.size[1], h.size[0]))]
     xs, ys = [p[0] for p in edges], [p[1] for p in edges]
     left, top = (min(xs) if a > 0 else max(xs)), (min(ys) if e > 0 else max(ys))
     width, height = (max(xs) - min(xs)) / abs(a), (max(ys) - min(ys)) / abs(e)
@@ -86,7 +86,7 @@ def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> P
     """Position of a file on the target grid, in whole target pixels."""
     ratio = header.transform.a / target.a
     up, down = max(1, round(ratio)), max(1, round(1 / ratio))
-    left, top = at(~target, header.transform.c, header.transform.f)
+    left, top = transform_point(~target, header.transform.c, header.transform.f)
     apart = max(abs(ratio - up / down) * max(header.size), abs(left - round(left)), abs(top - round(top)))
     if apart > max(ALIGN_PX, 1e-6 * max(header.size)) or abs(header.transform.e / target.e - ratio) > 1e-6:
         raise BadAsset(

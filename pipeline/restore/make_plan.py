@@ -10,8 +10,9 @@ from typing import Any
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
+from hypermend.catalog.keys import restored_cube_key
 from hypermend.catalog.pairs.pairing import finer_spec
-from hypermend.catalog.storage.archive_store import ArchiveStore, digest, safe_name
+from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.models.card import ModelCard
 from hypermend.models.memory import activation_bytes
 from hypermend.pipeline.registry.compatibility import advisory, good_nm, incompatibility
@@ -58,7 +59,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
         collection=request.collection,
         task=task,
         source=request.cubes[0],
-        target=f"restored/{safe_name(scene.id)}/{plan_id}.zarr",
+        target=restored_cube_key(scene.id, plan_id),
         steps=draft.steps,
         tile_px=tile_px,
         guide=draft.guide,
