@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hypermend.catalog.sensors import sensor
 from hypermend.pipeline.demo.deliveries import Place, write_enmap_tiles, write_hyperion_files
-from hypermend.pipeline.demo.scenes import DemoSize, Flaws, SyntheticScene, landscape, spoiled_scene
+from hypermend.pipeline.demo.scenes import DemoSize, Flaws, SyntheticScene, landscape, observed_scene
 
 BERLIN = Place(crs="EPSG:32633", west=366000.0, north=5810000.0)
 SMALL_DEMO = DemoSize(enmap_px=(64, 96), hyperion_px=(48, 80), pair_px=(32, 48), delivery_px=32, tile_px=48)
@@ -41,7 +41,7 @@ def small_scene(
     seed: int = 1,
 ) -> SyntheticScene:
     """A scene with its truth: reflectance of 24 bands over 48 x 64 pixels unless told otherwise."""
-    spoilt = flaws(
+    degradation = flaws(
         len(wavelength_nm),
         noise=noise,
         stripes=stripes,
@@ -50,7 +50,7 @@ def small_scene(
         nodata_corner=nodata_corner,
     )
     truth = landscape(wavelength_nm, height=height, width=width, seed=seed, quantity=quantity)
-    return spoiled_scene("small", quantity, wavelength_nm, truth, spoilt, seed=seed)
+    return observed_scene("small", quantity, wavelength_nm, truth, degradation, seed=seed)
 
 
 def enmap_folder(
@@ -59,8 +59,8 @@ def enmap_folder(
     """An EnMAP-like acquisition of 224 bands: tiles, one missing, a corner without data. The scene, the files."""
     table = sensor("enmap")
     truth = landscape(table.wavelength_nm, height=height, width=width, seed=seed)
-    spoilt = flaws(len(table.wavelength_nm), noise=noise, nodata_corner=0.2)
-    scene = spoiled_scene("enmap_synthetic", "reflectance", table.wavelength_nm, truth, spoilt, seed=seed)
+    degradation = flaws(len(table.wavelength_nm), noise=noise, nodata_corner=0.2)
+    scene = observed_scene("enmap_synthetic", "reflectance", table.wavelength_nm, truth, degradation, seed=seed)
     files = write_enmap_tiles(
         folder,
         scene.observed,
@@ -72,7 +72,7 @@ def enmap_folder(
         place=BERLIN,
         start_time="2022-07-24T10:45:26",
         tile_px=tile_px,
-        without=[(height // tile_px - 1, 0)],
+        missing=[(height // tile_px - 1, 0)],
     )
     return scene, files
 
@@ -83,8 +83,8 @@ def hyperion_folder(
     """A Hyperion-like delivery: 242 one-band files of radiance and a metadata text. The scene, the files."""
     table = sensor("hyperion")
     truth = landscape(table.wavelength_nm, height=height, width=width, seed=seed, quantity="radiance")
-    spoilt = flaws(len(table.wavelength_nm), noise=0.5, stripes=0.5, nodata_corner=0.2)
-    scene = spoiled_scene("EO1H1930232009200110KF", "radiance", table.wavelength_nm, truth, spoilt, seed=seed)
+    degradation = flaws(len(table.wavelength_nm), noise=0.5, stripes=0.5, nodata_corner=0.2)
+    scene = observed_scene("EO1H1930232009200110KF", "radiance", table.wavelength_nm, truth, degradation, seed=seed)
     files = write_hyperion_files(
         folder,
         scene.observed,

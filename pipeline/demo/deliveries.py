@@ -1,4 +1,4 @@
-"""Writes a synthetic scene the way its instrument's product is delivered. A delivery that is complete is left alone."""
+"""Write a synthetic scene in the format of its instrument's product. Files that exist are left as they are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HYPERION_FACTOR = {"VNIR": 40.0, "SWIR": 80.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a scene lies: the coordinate system and the outer corner of its top left pixel."""
+    """Position of a scene: the coordinate system and the outer corner of its top left pixel."""
 
     crs: str
     west: float
@@ -36,8 +36,8 @@ class Place:
     def transform(self) -> Affine:
         return Affine(self.pixel_m, 0, self.west, 0, -self.pixel_m, self.north)
 
-    def moved(self, x: int, y: int) -> Place:
-        """The place whose corner lies x pixels to the east and y to the south."""
+    def shifted(self, x: int, y: int) -> Place:
+        """Return the place whose corner lies x pixels further east and y further south."""
         return replace(self, west=self.west + x * self.pixel_m, north=self.north - y * self.pixel_m)
 
 
@@ -53,15 +53,15 @@ def write_enmap_tiles(
     place: Place,
     start_time: str,
     tile_px: int,
-    without: Sequence[tuple[int, int]] = (),
+    missing: Sequence[tuple[int, int]] = (),
 ) -> list[Path]:
-    """One acquisition as EnMAP-like GeoTIFF tiles of float32 numbers, scale 1e-4, with wavelength, fwhm and bbl tags.
+    """Write one acquisition as EnMAP-like GeoTIFF tiles: float32, scale 1e-4, wavelength, fwhm and bbl tags.
 
     Args:
         reflectance: (band, y, x), between 0 and 1, in the order of the product.
-        valid: (y, x); pixels that are not get the fill number in all bands.
+        valid: (y, x); invalid pixels get the fill number in all bands.
         start_time: ISO 8601 without zone, the same in every tile: it tells which tiles belong together.
-        without: (row, column) of tiles that are not delivered, so that the tiles do not fill a rectangle.
+        missing: (row, column) of tiles that are not delivered, so that the tiles do not fill a rectangle.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bands, height, width = reflectance.shape
@@ -70,7 +70,7 @@ def write_enmap_tiles(
     for y in range(0, height, tile_px):
         for x in range(0, width, tile_px):
             path = folder / f"{name}_tile_{y}_{x}.tif"
-            if (y // tile_px, x // tile_px) in without:
+            if (y // tile_px, x // tile_px) in missing:
                 continue
             written.append(path)
             if path.exists():
@@ -82,7 +82,7 @@ def write_enmap_tiles(
                 "w",
                 **_profile(part.shape, "float32", ENMAP_FILL),
                 crs=place.crs,
-                transform=place.moved(x, y).transform,
+                transform=place.shifted(x, y).transform,
                 predictor=3,
             ) as file:
                 file.write(part)
@@ -110,7 +110,7 @@ def write_sentinel2_file(
     place: Place,
     time: str,
 ) -> Path:
-    """A GeoTIFF of Sentinel-2 bands on one grid, reflectance x 1e4, as a provider derives it from a product.
+    """Write a GeoTIFF of Sentinel-2 bands on one grid, reflectance x 1e4, as a provider derives it from a product.
 
     Args:
         reflectance: (band, y, x).
@@ -144,11 +144,11 @@ def write_hyperion_files(
     place: Place,
     date: str,
 ) -> list[Path]:
-    """A Hyperion-like L1T delivery: one int16 GeoTIFF for each band and a metadata text, in scaled radiance.
+    """Write a Hyperion-like L1T delivery: one int16 GeoTIFF for each band and a metadata text, in scaled radiance.
 
     Args:
         radiance: (band, y, x) in W m-2 sr-1 um-1, bands 1, 2, 3 ... of the instrument.
-        valid: (y, x); pixels that are not, and bands that are not good, hold 0.
+        valid: (y, x); invalid pixels and bad bands hold 0.
         name: the scene's id, such as EO1H1940252011180110KF.
         date: YYYY-MM-DD of the acquisition.
     """

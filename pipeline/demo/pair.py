@@ -1,7 +1,7 @@
 """The demo's pair: a coarse image of many bands and a sharp one of few, of one synthetic place, and their fusion.
 
 The truth is made on the fine grid. An EnMAP-like instrument sees it blurred, on pixels three times as wide, with noise;
-a Sentinel-2-like one sees it through the measured response of its bands. Nothing of the blur is told to the fusion.
+a Sentinel-2-like one sees it through the measured response of its bands. The fusion does not know the blur.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypermend.models.arrays import F32
 from hypermend.models.signal.degrade import blur_down, gaussian, gaussian_kernel, upsample
 from hypermend.pipeline.demo.deliveries import Place, write_enmap_tiles, write_sentinel2_file
 from hypermend.pipeline.demo.scenes import landscape
-from hypermend.pipeline.demo.score import Compared
+from hypermend.pipeline.demo.score import Comparison
 
 PAIR_SCALE = 3
 COARSE, SHARP = "demo-pair-enmap", "demo-pair-sentinel2"
@@ -32,7 +32,7 @@ BLUR_PX = 1.4
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticPair:
-    """Two images of one place, with the answer. Reflectance."""
+    """Two images of one place, with the truth. Reflectance."""
 
     name: str
     truth: F32
@@ -44,7 +44,7 @@ class SyntheticPair:
 
 
 def pair_scene(height: int, width: int) -> SyntheticPair:
-    """The pair of ``height`` x ``width`` coarse pixels."""
+    """Make a pair of ``height`` x ``width`` coarse pixels."""
     table = sensor("enmap")
     truth = landscape(table.wavelength_nm, height=PAIR_SCALE * height, width=PAIR_SCALE * width, seed=2023)
     kernel = torch.from_numpy(gaussian_kernel(13, BLUR_PX, centroid_px=(PAIR_SCALE - 1) / 2)).float()
@@ -57,7 +57,7 @@ def pair_scene(height: int, width: int) -> SyntheticPair:
 
 
 def deliver_pair(folder: Path, pair: SyntheticPair, *, delivery_px: int) -> None:
-    """Write the files of both images that are not there yet."""
+    """Write the files of both images that are missing."""
     table = sensor("enmap")
     write_enmap_tiles(
         folder / COARSE,
@@ -77,15 +77,16 @@ def deliver_pair(folder: Path, pair: SyntheticPair, *, delivery_px: int) -> None
     )
 
 
-def compare_pair(pair: SyntheticPair, before: Item, after: Item) -> Compared:
-    """The source cube, made finer by cubic interpolation, and the fused one beside the truth."""
+def compare_pair(pair: SyntheticPair, before: Item, after: Item) -> Comparison:
+    """Compare the source cube, upsampled by cubic interpolation, and the fused cube with the truth."""
     source, fused = before.dataset().load(), after.dataset().load()
     values = np.nan_to_num(source["reflectance"].values.astype(np.float32))
     middle = (PAIR_SCALE - 1) / 2
-    return Compared(
+    return Comparison(
         scene=after.scene.id,
         sensor=after.scene.sensor,
         task="fuse",
+        plan=str(after.scene.properties["hypermend:plan"]),
         title=f"{after.scene.id}\n(synthetic, enmap-like at 30 m\nand sentinel2-like at 10 m)",
         wavelength_nm=fused["wavelength"].values,
         good=fused["good"].values.astype(bool),

@@ -1,4 +1,4 @@
-"""The demo's picture: each scene in colour before, after and as it truly is, and what the restoration changed."""
+"""The demo's picture: each scene in colour before and after restoration, its truth, and the change."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Panel:
     usable: Mask
     """(y, x)"""
     adds: bool = False
-    """What the restoration did is shown as what it added, not as what it removed."""
+    """Show the change as what the restoration added, not as what it removed."""
 
 
 def draw(panels: Sequence[Panel], path: Path, *, made_from: str) -> int:
-    """Draw the rows into a PNG; returns the bytes written, 0 where the picture of the same `made_from` is there."""
+    """Draw the rows into a PNG; return the bytes written, 0 where the picture of the same `made_from` exists."""
     if path.exists():
         with Image.open(path) as old:
             if old.info.get("Source") == made_from:
@@ -63,24 +63,24 @@ def draw(panels: Sequence[Panel], path: Path, *, made_from: str) -> int:
 
 
 def _range(panel: Panel) -> tuple[F32, F32]:
-    """The 1st and 99th percentile of the truth in each colour, (3, 1, 1): all four pictures share them."""
+    """Return the 1st and 99th percentile of the truth per colour, (3, 1, 1): all four pictures share them."""
     low, high = np.percentile(panel.truth[:, panel.usable], (1, 99), axis=1).astype(np.float32)
     return low[:, None, None], np.maximum(high, low + 1e-6)[:, None, None]
 
 
 def _gain(panel: Panel, span: F32) -> float:
-    """The factor of 1, 2, 5, 10 ... that shows three standard deviations of the removed part unclipped."""
+    """Return the factor of 1, 2, 5, 10 ... that shows three standard deviations of the removed part unclipped."""
     spread = float(((panel.before - panel.after) / span)[:, panel.usable].std())
     wanted = 0.5 / max(3 * spread, 1e-3)
     return max(step for step in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0) if step <= max(wanted, 1.0))
 
 
 def _bright(values: F32) -> F32:
-    """Dark fields and woods made visible, as a screen's gamma would."""
+    """Brighten dark fields and woods, as a screen's gamma does."""
     return np.asarray(np.clip(values, 0, 1) ** 0.65, dtype=np.float32)
 
 
 def _rgb(values: Floats, usable: Mask) -> F32:
-    """(3, y, x) to (y, x, 3) between 0 and 1; white where there is no data."""
+    """Convert (3, y, x) to (y, x, 3) between 0 and 1; white where there is no data."""
     shown = np.where(usable, np.nan_to_num(values), 1.0)
     return np.clip(shown, 0, 1).transpose(1, 2, 0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Synthetic scenes with known truth: spectra of a few materials, mixed over a plausible landscape, then spoilt.
+"""Synthetic scenes with known truth: spectra of a few materials, mixed over a plausible landscape, then degraded.
 
 Nothing here is a measurement. The spectra follow the published shapes of solar-reflective materials (red edge and water
 absorptions of leaves, clay and iron features of soil, dark water), tabulated by hand at a few wavelengths and joined
@@ -57,13 +57,13 @@ WATER_IN_LEAVES = ((1200, 45, 0.3), (1460, 55, 1.0), (1950, 60, 1.2))
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSize:
-    """How large the scenes are; the tests make them small."""
+    """Size of the scenes; the tests make them small."""
 
     enmap_px: tuple[int, int] = (192, 256)
     """height, width"""
     hyperion_px: tuple[int, int] = (192, 256)
     pair_px: tuple[int, int] = (48, 80)
-    """Of the coarse image of the pair that is fused; its guide has PAIR_SCALE times as many along each axis."""
+    """Coarse image of the pair that is fused; its guide has PAIR_SCALE times as many pixels along each axis."""
     delivery_px: int = 64
     """Edge of an EnMAP-like GeoTIFF tile."""
     tile_px: int = 96
@@ -72,14 +72,14 @@ class DemoSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Flaws:
-    """What an instrument and its product do to the truth, in the truth's own unit unless said otherwise."""
+    """Degradations by an instrument and its product, in the unit of the truth unless noted."""
 
     noise: F32
     """Standard deviation of the independent noise, one for each band (bands,)."""
     stripes: F32
     """Standard deviation of each detector column's constant offset, one for each band (bands,)."""
     dead_columns: int = 0
-    """Columns, in bands drawn at random, that repeat one constant: a detector element that no longer answers."""
+    """Columns, in bands drawn at random, that repeat one constant: a dead detector element."""
     bad_bands: tuple[int, ...] = ()
     """Zero-based bands with nothing but noise."""
     nodata_corner: float = 0.0
@@ -88,14 +88,14 @@ class Flaws:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticScene:
-    """A scene with its answer. Arrays are (band, y, x), in the unit of `quantity`."""
+    """A scene with its truth. Arrays are (band, y, x), in the unit of `quantity`."""
 
     name: str
     quantity: str
     wavelength_nm: tuple[float, ...]
     truth: F32
     observed: F32
-    """The spoilt scene, unclipped and unrounded; without meaning where `valid` is false."""
+    """The degraded scene, unclipped and unrounded; undefined where `valid` is false."""
     valid: Mask
     """(y, x): false where the scene has no data."""
     good: tuple[bool, ...]
@@ -103,14 +103,14 @@ class SyntheticScene:
 
 
 def spectra(materials: Sequence[str], wavelength_nm: Sequence[float]) -> F32:
-    """Reflectance (material, band), between 0 and 1, of named materials at any wavelengths of 350 to 2520 nm."""
+    """Return reflectance (material, band), between 0 and 1, of named materials at any wavelengths of 350 to 2520 nm."""
     at = np.clip(np.asarray(wavelength_nm, dtype=np.float64), NODES_NM[0], NODES_NM[-1])
     table = np.array([MATERIALS[name] for name in materials], dtype=np.float64) / 100
     return np.asarray(PchipInterpolator(np.array(NODES_NM, dtype=np.float64), table, axis=1)(at), dtype=np.float32)
 
 
 def sunlight(wavelength_nm: Sequence[float]) -> F32:
-    """Radiance (band,) in W m-2 sr-1 um-1 of a white surface under a clear sky, the sun 40 degrees from the zenith.
+    """Return radiance (band,) in W m-2 sr-1 um-1 of a white surface under a clear sky, sun 40 degrees from zenith.
 
     A black body of 5778 K at one astronomical unit, times a two-way transmittance with ozone-free Rayleigh scattering
     and Gaussian absorption bands of oxygen, water vapour and carbon dioxide.
@@ -136,13 +136,13 @@ def sunlight(wavelength_nm: Sequence[float]) -> F32:
 
 
 def smooth_field(rng: np.random.Generator, height: int, width: int, scale_px: float) -> F32:
-    """A random field (y, x) of mean 0 and standard deviation 1 whose details are about `scale_px` wide."""
+    """Return a random field (y, x) of mean 0 and standard deviation 1 whose details are about `scale_px` wide."""
     field = ndimage.gaussian_filter(rng.standard_normal((height, width)), scale_px, mode="reflect")
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-12), dtype=np.float32)
 
 
 def abundances(height: int, width: int, seed: int) -> tuple[tuple[str, ...], F32]:
-    """A landscape: the materials' names and their fractions (material, y, x), which sum to 1 in every pixel.
+    """Return a landscape: the materials' names and their fractions (material, y, x), which sum to 1 in every pixel.
 
     Fields of one crop or soil each (nearest of random centres), woods, a town of roofs and streets on a turned grid, a
     river with banks and two roads; softened by a point spread of about one pixel, so that edges are mixed pixels.
@@ -197,7 +197,7 @@ def abundances(height: int, width: int, seed: int) -> tuple[tuple[str, ...], F32
 def landscape(
     wavelength_nm: Sequence[float], *, height: int, width: int, seed: int, quantity: str = "reflectance"
 ) -> F32:
-    """The truth (band, y, x): reflectance between 0 and about 0.7, or radiance in W m-2 sr-1 um-1."""
+    """Return the truth (band, y, x): reflectance between 0 and about 0.7, or radiance in W m-2 sr-1 um-1."""
     names, fractions = abundances(height, width, seed)
     rng = np.random.default_rng([seed, height, width, 1])
     light = 1 + 0.05 * smooth_field(rng, height, width, 5) + 0.02 * smooth_field(rng, height, width, 1)
@@ -212,8 +212,8 @@ def landscape(
     return np.ascontiguousarray(truth, dtype=np.float32)
 
 
-def spoil(truth: F32, flaws: Flaws, *, seed: int) -> tuple[F32, Mask, tuple[bool, ...]]:
-    """What the instrument delivers for a truth (band, y, x): the observed cube, valid pixels (y, x) and good bands."""
+def degrade(truth: F32, flaws: Flaws, *, seed: int) -> tuple[F32, Mask, tuple[bool, ...]]:
+    """Return what an instrument observes of a truth (band, y, x): the cube, its valid pixels (y, x) and good bands."""
     bands, height, width = truth.shape
     rng = np.random.default_rng([seed, bands, height, width])
     observed = gaussian(truth, flaws.noise, rng)
@@ -231,11 +231,11 @@ def spoil(truth: F32, flaws: Flaws, *, seed: int) -> tuple[F32, Mask, tuple[bool
     return observed.astype(np.float32), valid, good
 
 
-def spoiled_scene(
+def observed_scene(
     name: str, quantity: str, wavelength_nm: Sequence[float], truth: F32, flaws: Flaws, *, seed: int
 ) -> SyntheticScene:
-    """The scene that an instrument with these flaws makes of a truth (band, y, x)."""
-    observed, valid, good = spoil(truth, flaws, seed=seed)
+    """Return the scene that an instrument with these flaws observes of a truth (band, y, x)."""
+    observed, valid, good = degrade(truth, flaws, seed=seed)
     return SyntheticScene(
         name=name,
         quantity=quantity,

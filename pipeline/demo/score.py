@@ -1,4 +1,4 @@
-"""How near a scene of the demo is to its truth, before and after."""
+"""Accuracy of the demo's scenes against their truth, before and after restoration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RED_GREEN_BLUE_NM = (650.0, 550.0, 470.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Over the good bands and valid pixels of a scene; the peak is the truth's maximum."""
+    """PSNR and SAM over the good bands and valid pixels of a scene; the peak is the truth's maximum."""
 
     scene: str
     sensor: str
@@ -29,12 +29,14 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
-    """A scene in three states, (band, y, x) each in the same unit and order of bands."""
+class Comparison:
+    """A scene before and after restoration and its truth: (band, y, x), in one unit and order of bands."""
 
     scene: str
     sensor: str
     task: str
+    plan: str
+    """Id of the restored cube's plan."""
     title: str
     wavelength_nm: Floats
     good: Mask
@@ -58,8 +60,8 @@ class Compared:
         )
 
     def panel(self) -> Panel:
-        apart = [np.where(self.good, np.abs(self.wavelength_nm - nm), np.inf) for nm in RED_GREEN_BLUE_NM]
-        bands = [int(np.argmin(a)) for a in apart]
+        distances = [np.where(self.good, np.abs(self.wavelength_nm - nm), np.inf) for nm in RED_GREEN_BLUE_NM]
+        bands = [int(np.argmin(a)) for a in distances]
         return Panel(
             title=self.title,
             before=self.before[bands],
@@ -71,7 +73,7 @@ class Compared:
 
 
 def score_table(scores: list[Score], console: Console) -> None:
-    """One row for each scene."""
+    """Print one row for each scene."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scene", overflow="fold")
     table.add_column("task")
