@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hypermend.pipeline.engine.submit import code_sha256, package, working_dir
+from hypermend.pipeline.engine.submit import code_sha256, make_package, working_dir
 from tests.synthetic import cave_folder
 
 pytestmark = pytest.mark.slow
@@ -142,7 +142,7 @@ def test_submit_ships_the_same_code_from_a_checkout_and_from_an_install(installe
     job.write_text('archive = "/a"\ntask = "denoise"\n')
     code = "from hypermend.pipeline.engine.submit import code_sha256; print(code_sha256())"
     assert installed.run("-c", code, cwd=tmp_path).strip() == code_sha256()
-    with working_dir(package(job)) as folder:
+    with working_dir(make_package(job)) as folder:
         assert not [path for path in folder.rglob("*") if path.is_symlink()]
         where = installed.run("-c", "import hypermend.models; print(hypermend.models.__file__)", cwd=folder).strip()
         assert Path(where) == folder / "hypermend" / "models" / "__init__.py"
