@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from hypermend.catalog.storage.hrefs import shown
 
@@ -34,7 +35,7 @@ class Option:
 
 @dataclass(frozen=True)
 class OfTask:
-    """A field that belongs to one task: other tasks refuse it."""
+    """A field that belongs to one task: other tasks refuse it, and its help begins with the task."""
 
     task: str
     needed: bool = False
@@ -136,6 +137,11 @@ CHAINS = (("denoise", "sharpen"),)
 """Tasks that follow each other in one read and one write."""
 
 
+def owner_of(field: FieldInfo) -> OfTask | None:
+    """Return the task that a field belongs to; None where every task takes it."""
+    return next((mark for mark in field.metadata if isinstance(mark, OfTask)), None)
+
+
 def _check_fields_of_tasks(job: Job, tasks: Sequence[str]) -> None:
     """Compare the fields that are set with the tasks that they belong to.
 
@@ -143,7 +149,7 @@ def _check_fields_of_tasks(job: Job, tasks: Sequence[str]) -> None:
         ValueError: a field of another task is set, or one that a task needs is not.
     """
     for name, field in type(job).model_fields.items():
-        owner = next((mark for mark in field.metadata if isinstance(mark, OfTask)), None)
+        owner = owner_of(field)
         if owner is None:
             continue
         given = getattr(job, name) not in (None, False)
@@ -165,19 +171,19 @@ class RestoreJob(Job):
         "selected for each scene.",
     )
     scale: Annotated[int | None, OfTask("sharpen")] = Field(
-        default=None, ge=2, description="Sharpen: how many times finer; default: that of the model, or 2."
+        default=None, ge=2, description="How many times finer; default: that of the model, or 2."
     )
     scenes: Scenes = Field(default=(), description="Id of a scene; default: all that match.")
     guide_collection: Annotated[str | None, OfTask("fuse", needed=True)] = Field(
-        default=None, description="Fuse: collection of the sharper images; its source cubes are the guides."
+        default=None, description="Collection of the sharper images; its source cubes are the guides."
     )
     budget_steps: Annotated[int | None, OfTask("fuse")] = Field(
-        default=None, ge=0, description="Fuse: largest number of adaptation steps per block; 0 for no adaptation."
+        default=None, ge=0, description="Largest number of adaptation steps per block; 0 for no adaptation."
     )
     budget_seconds: Annotated[float | None, OfTask("fuse")] = Field(
         default=None,
         gt=0,
-        description="Fuse: longest adaptation time per block, in seconds. The result then depends on the machine; "
+        description="Longest adaptation time per block, in seconds. The result then depends on the machine; "
         "default: no limit.",
     )
     memory_gib: float | None = Field(
@@ -265,21 +271,20 @@ class TrainJob(Job):
         default=(), description="Id of a scene for validation; default: a tenth of those that match, at least one."
     )
     guide_collection: Annotated[str | None, OfTask("fuse")] = Field(
-        default=None, description="Fuse: half of the pairs have the spectral response of its sensors."
+        default=None, description="Half of the pairs have the spectral response of its sensors."
     )
     genotype: Annotated[str | None, OfTask("denoise")] = Field(
         default=None,
-        description="Denoise: id of an architecture that `hypermend search` found; default: that of the shipped "
-        "denoiser.",
+        description="Id of an architecture that `hypermend search` found; default: that of the shipped denoiser.",
     )
     scale: Annotated[Literal[2, 3, 4] | None, OfTask("sharpen")] = Field(
-        default=None, description="Sharpen: how many times finer; default: 2."
+        default=None, description="How many times finer; default: 2."
     )
     filters: Annotated[int | None, OfTask("sharpen")] = Field(
-        default=None, ge=1, description="Sharpen: filters of the network; default: 16, the paper has 64."
+        default=None, ge=1, description="Filters of the network; default: 16, the paper has 64."
     )
     modules: Annotated[int | None, OfTask("sharpen")] = Field(
-        default=None, ge=1, description="Sharpen: modules of the network; default: 1, the paper has 3."
+        default=None, ge=1, description="Modules of the network; default: 1, the paper has 3."
     )
     steps: int | None = Field(default=None, ge=1, description="End after this many steps, if that comes first.")
     minutes: float | None = Field(default=None, gt=0, description="End after this many minutes, if that comes first.")
@@ -300,8 +305,7 @@ class TrainJob(Job):
     bf16: bool | None = Field(default=None, description="Mixed precision; default: where the hardware is faster.")
     freeze_norm: Annotated[bool, OfTask("denoise")] = Field(
         default=False,
-        description="Denoise: batch normalisation keeps its first statistics; the number of workers then changes "
-        "nothing.",
+        description="Batch normalisation keeps its first statistics; the number of workers then changes nothing.",
     )
     gpus: bool = Field(default=False, description="One GPU for each worker.")
     tensorboard: Path | None = Field(default=None, description="Folder for TensorBoard's event files.")

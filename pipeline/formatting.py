@@ -8,7 +8,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as people write them: 1.5 GiB."""
+    """Format a number of bytes: 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -17,7 +17,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them: 1 h 05 min."""
+    """Format seconds: 1 h 05 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

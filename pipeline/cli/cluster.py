@@ -65,8 +65,9 @@ def submit(
     """Run a job on a cluster, through Ray's Jobs API; submitting the same work twice is one job."""
     from hypermend.pipeline.engine.submit import JobsClient, make_package
 
+    package = make_package(job, verb)  # a bad job is refused before the cluster is asked
     cluster = JobsClient(address)
-    submitted = cluster.submit(make_package(job, verb))
+    submitted = cluster.submit(package)
     state = "submitted" if submitted.new else f"already there, {submitted.status.lower()}"
     print(f"{submitted.id}: {state}", file=sys.stderr if as_json else sys.stdout)
     if wait:

@@ -18,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from hypermend.pipeline.cli.app import app
-from hypermend.pipeline.config import Job, Option, load_job, parse
+from hypermend.pipeline.config import Job, Option, load_job, owner_of, parse
 
 J = TypeVar("J", bound=Job)
 P = ParamSpec("P")
@@ -142,7 +142,8 @@ def _choices(field: FieldInfo) -> str | None:
 
 def _help(field: FieldInfo) -> str:
     """Return the field's description, and what follows from its type and its default."""
-    parts = [field.description or ""]
+    owner = owner_of(field)
+    parts = [field.description or ""] if owner is None else [f"{owner.task.capitalize()}:", field.description or ""]
     if _is_repeatable(field.annotation):
         parts.append("Repeatable.")
     if not field.is_required() and field.default not in (None, ()) and field.default is not False:
