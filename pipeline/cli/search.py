@@ -63,8 +63,8 @@ def answers_table(answers: Sequence[Answer], console: Console) -> None:
     table.add_column("genotype", no_wrap=True)
     for name in ("loss", "untouched", "trials", "time"):
         table.add_column(name, justify="right")
-    found = [(a, a.found) for a in answers if a.found is not None]
-    for a, genotype in found:
+    rows = [(a, a.found) for a in answers if a.found is not None]
+    for a, genotype in rows:
         f = genotype.figures
         table.add_row(
             a.sensor,
@@ -74,7 +74,7 @@ def answers_table(answers: Sequence[Answer], console: Console) -> None:
             ", ".join(f"{n} {state}" for state, n in f["trials"].items()),
             duration(f["seconds"]),
         )
-    if found:
+    if rows:
         console.print(table)
     for a in answers:
         console.print(f"{a.sensor}: {a.why}", highlight=False, soft_wrap=True)
