@@ -2,13 +2,14 @@
 
     python -m benchmarks.real_cluster
 
-The job is submitted twice with the cluster's token (one job), and once without it (refused). In its middle one worker's
-processes are killed, and later a new worker joins. It must end with the bytes of an undisturbed run. Prints one JSON
-object; leaves with 0 if all of it held.
+The job is submitted twice with the cluster's token (one job), and once without it (refused). While it runs, the
+processes of one worker are killed, and later a new worker joins. It must end with the bytes of an undisturbed run.
+Prints one JSON object; exits with 0 if all checks passed.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -222,6 +223,9 @@ def held(figures: dict[str, Any]) -> bool:
 
 
 def main() -> None:
+    """Entry point; 1 when a check failed."""
+    prog, description = "python -m benchmarks.real_cluster", (__doc__ or "").split("\n")[0]
+    argparse.ArgumentParser(prog=prog, description=description).parse_args()
     folder = Path(tempfile.mkdtemp(prefix="hm-"))
     try:
         figures = measure(folder)

@@ -19,7 +19,7 @@ def test_f24_many_small_tiles_with_random_faults_and_five_kills(ray_session: Non
     assert figures["faults"] > 5 + 5  # 1 % in passing, and five workers killed
     assert figures["driver_growth_mib"] < 64
     parts = [entry for entry in ArchiveStore(tmp_path).list("runs") if "/receipts/" in entry.key]
-    assert len(parts) >= 3  # the ledger is written as it grows, not kept to the end
+    assert len(parts) >= 3  # the log is written as it grows, not at the end
 
 
 def test_a_resumed_scene_begins_with_what_is_missing(ray_session: None, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The two engines give the same answers; a task that kills its worker is put aside alone."""
+"""The two engines give the same answers; a task that kills its worker is quarantined alone."""
 
 from __future__ import annotations
 

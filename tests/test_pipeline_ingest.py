@@ -1,4 +1,4 @@
-"""What ingest must not do: mix two versions of a file, lose scenes of one name, invent pixels where tiles overlap."""
+"""Ingest never mixes two versions of a file, loses scenes of one name, or invents pixels where tiles overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The day after: what failed is read without a cluster and done again by reason; what was replaced is removed."""
+"""Maintenance: failures are read without a cluster and retried by reason; superseded cubes are removed."""
 
 from __future__ import annotations
 

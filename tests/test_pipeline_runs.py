@@ -1,4 +1,4 @@
-"""The board: scenes are interleaved, committed when their last tile is done, and held back when one failed."""
+"""The scheduler: scenes are interleaved, committed when their last tile is done, and held back when one failed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_scenes_are_interleaved_and_committed_once(tmp_path: Path) -> None:
     assert (report.tiles_written, report.samples, report.worker_s) == (7, 35, 21)
 
 
-def test_a_failed_tile_holds_back_its_scene_alone_and_is_in_the_ledger(tmp_path: Path) -> None:
+def test_a_failed_tile_holds_back_its_scene_alone_and_is_logged(tmp_path: Path) -> None:
     log: list[str] = []
     run = start(tmp_path, [Toy("a", 3, log, bad=1), Toy("b", 1, log), SkippedScene(scene="x", reason="no asset")], log)
     report = run.wait()
