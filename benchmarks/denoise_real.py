@@ -32,7 +32,7 @@ from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import from_folder
 from hypermend.models.arrays import F32, F64, Mask
-from hypermend.models.denoise.low_noise import CELL, detail
+from hypermend.models.denoise.low_noise import CELL_PX, detail
 from hypermend.models.denoise.model import StasModel
 from hypermend.models.signal.subspace import Subspace, moments, subspace
 from hypermend.pipeline.tiling.pixels import data_mask, fill_holes, physical
@@ -92,7 +92,7 @@ def measure(model: StasModel, name: str, before: F32, known: Mask, picture: Path
         "removed": float(np.median(gone[:, known].std(axis=1) / std)),
         "left": _left(after, known, std),
         **_blocks(before, gone, known, 0),
-        **{f"{key}_off_grid": v for key, v in _blocks(before, gone, known, CELL // 2).items()},
+        **{f"{key}_off_grid": v for key, v in _blocks(before, gone, known, CELL_PX // 2).items()},
         **_structure(after, gone, known),
         "seconds": round(seconds, 2),
     }
@@ -108,9 +108,9 @@ def _blocks(before: F32, gone: F32, known: Mask, offset: int) -> dict[str, float
     """Change of the means of blocks that hold data in every pixel, in %."""
 
     def means(x: npt.NDArray[Any]) -> F64:
-        rows, columns = ((n - offset) // CELL for n in x.shape[-2:])
-        x = x[..., offset : offset + CELL * rows, offset : offset + CELL * columns].astype(np.float64)
-        return np.asarray(x.reshape(*x.shape[:-2], rows, CELL, columns, CELL).mean(axis=(-3, -1)))
+        rows, columns = ((n - offset) // CELL_PX for n in x.shape[-2:])
+        x = x[..., offset : offset + CELL_PX * rows, offset : offset + CELL_PX * columns].astype(np.float64)
+        return np.asarray(x.reshape(*x.shape[:-2], rows, CELL_PX, columns, CELL_PX).mean(axis=(-3, -1)))
 
     whole = means(known) == 1
     value, change = means(before)[:, whole], means(gone)[:, whole]  # (bands, blocks)
@@ -126,7 +126,7 @@ def _blocks(before: F32, gone: F32, known: Mask, offset: int) -> dict[str, float
 
 
 def _structure(after: F32, gone: F32, known: Mask) -> dict[str, float]:
-    h, w = (n // CELL * CELL for n in known.shape)
+    h, w = (n // CELL_PX * CELL_PX for n in known.shape)
     inner = binary_erosion(known[:h, :w], iterations=2)
     fine = detail(torch.from_numpy(after[None, :, :h, :w]))[0].numpy()[:, inner]
     flat = gone[:, :h, :w][:, inner]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hypermend.models.denoise import low_noise
-from hypermend.models.denoise.low_noise import CELL, HALO, ConservativeDenoiser, GuideRegression, detail
+from hypermend.models.denoise.low_noise import CELL_PX, HALO, ConservativeDenoiser, GuideRegression, detail
 from hypermend.models.signal.metrics import psnr, sam
 from hypermend.models.signal.subspace import Subspace, moments, subspace
 
@@ -44,7 +44,7 @@ def run(cube: np.ndarray, s: Subspace, halo: int = HALO) -> np.ndarray:
 
 def cell_means(x: np.ndarray) -> np.ndarray:
     b, h, w = x.shape
-    return np.asarray(x.reshape(b, h // CELL, CELL, w // CELL, CELL).mean(axis=(2, 4)))
+    return np.asarray(x.reshape(b, h // CELL_PX, CELL_PX, w // CELL_PX, CELL_PX).mean(axis=(2, 4)))
 
 
 def test_noise_goes() -> None:
@@ -102,7 +102,7 @@ def test_what_goes_along_with_the_scene_stays() -> None:
 def test_a_constant_area_stays() -> None:
     cube = noisy(textured(31))
     cube[:, 16:64, 16:64] = 0.25
-    inner = (slice(None), slice(16 + CELL, 64 - CELL), slice(16 + CELL, 64 - CELL))
+    inner = (slice(None), slice(16 + CELL_PX, 64 - CELL_PX), slice(16 + CELL_PX, 64 - CELL_PX))
     np.testing.assert_allclose(run(cube, facts(cube))[inner], cube[inner], atol=1e-6)
 
 

@@ -1,18 +1,19 @@
-"""The STAS denoiser: on the signal subspace of a scene, blind to the noise level, or on bands as the paper has it.
+"""StasModel: STAS denoising, on the signal subspace of a scene, blind to the noise level, or on bands as in the paper.
 
-Domain "subspace" (what ships). A scene's noise, whitening and axes are estimated once (`subspace.py`). Then, in each
-pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient, whatever the sensor and the noise, and
+Domain "subspace" (the shipped models). Noise, whitening W and axes U of a scene are estimated once
+(`signal/subspace.py`). Then, in each pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient,
+for any sensor and noise:
 
-    z_k' = pilot(z)_k - t_k c_k pilot: `dct_shrinkage.py`; c = STAS(features) corrects it for k = 1..K,
+    z_k' = dct(z)_k - t_k c_k   dct: `signal/dct_shrinkage.py`; c = STAS(features) corrects it for k = 1..K,
                                 and t_k (`trust`) is near 1 where there is signal, 0 where there is noise alone
     z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q = 1.08)
-    z'   = z' + long waves      of all stored coefficients, from means of 4x4 pixels (`pilot.long_waves`)
-    r'   = r - r q / power_r      what is left of the whitened pixel
+    z'   = z' + long waves      of all stored coefficients, from means of 4x4 pixels
+                                (`dct_shrinkage.low_frequency_residual`)
+    r'   = r - r q / power_r    the rest of the whitened pixel, outside the stored axes
     y'   = W^-1 (U z' + r')
 
-Every correction is a multiple of the noise: it vanishes with the noise, and nothing of the signal is cut off. A scene
-whose noise is small gets the conservative restorer (`low_noise.py`), a clean one is returned bit for bit
-(`NoiseGate`).
+Every correction is a multiple of the noise: it vanishes with the noise, and no signal is cut off. A low-noise scene
+gets the conservative restorer (`low_noise.py`), a clean scene is returned bit for bit (`NoiseGate`).
 
 Domain "bands": y' = scale * STAS(y / scale) in windows of as many bands as the network was built for.
 """
@@ -35,24 +36,24 @@ from hypermend.models.signal import dct_shrinkage
 from hypermend.models.signal.subspace import Subspace, SubspaceStatistics, moments, subspace
 
 CONTRAST_RADIUS_PX = 2
-"""Pixels that the local mean among the features reaches."""
+"""Radius of the local mean among the features, in pixels."""
 CONTEXT_PX = dct_shrinkage.HALO
-"""Pixels that the network's input reaches beyond the pixel."""
+"""Pixels on each side of a pixel that its features depend on."""
 LARGEST_CORRECTION = 4.0
-"""Largest correction of the pilot, in standard deviations of the noise."""
+"""Largest correction of the DCT estimate, in standard deviations of the noise."""
 
 
 def features(z: torch.Tensor, first: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """What the network sees of the coefficients.
+    """Return the features that the network takes.
 
     Args:
         z: (B, K, H, W) whitened coefficients.
-        first: (B, K, H, W) the pilot's estimate of them.
+        first: (B, K, H, W) their DCT estimate.
         power: (B, K) second moment of each coefficient over the scene, noise (1) included.
 
     Returns:
-        (B, 4K, H, W): what the pilot removed; the contrast of the pixel with its 5x5 mean, compressed far from zero;
-        the pilot and the noise, both relative to the coefficient's power.
+        (B, 4K, H, W): the part that the DCT estimate removed; the contrast of the pixel with its 5x5 mean, compressed
+        far from zero; the DCT estimate and the noise, both relative to the coefficient's power.
     """
     scale = power.clamp_min(1e-6).rsqrt()[:, :, None, None]  # (B, K, 1, 1)
     mean = functional.avg_pool2d(
@@ -63,7 +64,7 @@ def features(z: torch.Tensor, first: torch.Tensor, power: torch.Tensor) -> torch
 
 
 def trust(power: torch.Tensor) -> torch.Tensor:
-    """How much the network's correction of the pilot counts, (B, K) -> (B, K, 1, 1): sqrt(1 - 1 / power).
+    """Return the weight of the network's correction, (B, K) -> (B, K, 1, 1): sqrt(1 - 1 / power).
 
     It fades where there is no signal, as in the preconditioning of Karras et al., NeurIPS 2022, eq. 7: without it
     errors of 0.2 standard deviations in each empty coefficient cost 1 to 2 dB.
@@ -73,17 +74,17 @@ def trust(power: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseGate:
-    """How much is done to a scene, by its noise as a share of its bright value."""
+    """Thresholds that choose the restorer of a scene, by its noise as a share of its bright value."""
 
     of_scene: float
     """Noise of the median band above which the scene is restored in full."""
     of_noisiest: float
-    """Noise of the second noisiest band (one alone may be broken) above which it is restored with care."""
+    """Noise of the second noisiest band (one alone may be broken) above which it is restored conservatively."""
     of_band: float
-    """In full, bands below `of_scene` are restored if their noise is above this share of their root mean square."""
+    """In a scene restored in full, a band below `of_scene` is restored if its noise is above this share of its RMS."""
 
     def noisy_bands(self, s: Subspace) -> list[bool]:
-        """For each band, whether it is restored in full. A band that does not vary never is."""
+        """Return, for each band, whether it is restored in full. A band that does not vary never is."""
         live = s.noise_std > 0
         if not live.any() or np.median(s.noise_std[live]) <= self.of_scene * s.input_scale:
             return [False] * len(live)
@@ -91,14 +92,14 @@ class NoiseGate:
         return [bool(b) for b in noisy & live]
 
     def low_noise_bands(self, s: Subspace) -> list[bool]:
-        """For each band, whether it is restored with care: all that vary, or none."""
+        """Return, for each band, whether it is restored conservatively: all that vary, or none."""
         live = s.noise_std > 0
         noisy = live.sum() > 1 and np.sort(s.noise_std)[-2] > self.of_noisiest * s.input_scale
         return [bool(b) for b in noisy & live]
 
 
 def network(config: Mapping[str, object]) -> Stas:
-    """The network of a card's `config`: keys domain, genotype, channels, width, activate (and gate)."""
+    """Build the network of a card's `config`: keys domain, genotype, channels, width, activate (and gate)."""
     known = {"domain", "genotype", "channels", "width", "activate", "gate"}
     if set(config) - known or config.get("domain") not in ("subspace", "bands"):
         raise BadCard(
@@ -117,7 +118,7 @@ def network(config: Mapping[str, object]) -> Stas:
 
 
 def _channels_last(net: Stas) -> Stas:
-    """Weights as the CPU convolutions like them, 1.5x faster."""
+    """Lay out weights channels-last, for which CPU convolutions are 1.5x faster."""
     for p in net.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
@@ -164,7 +165,7 @@ class StasModel:
         """Build, load and fold the network.
 
         Raises:
-            BadCard: the config is not one, or weights, halo or window do not fit it.
+            BadCard: an invalid config, or weights, a halo or a window that do not fit it.
         """
         self.card = card
         net = network(card.config)
@@ -182,7 +183,7 @@ class StasModel:
         self.gate = None if self.on_bands else NoiseGate(**card.config["gate"])
 
     def estimate(self, windows: Iterable[Window]) -> BandStatistics | Untouched | NoiseStatistics:
-        """Input scale; for the subspace also noise, axes and which bands are noisy enough."""
+        """Estimate the input scale; for domain "subspace" also noise, axes and the bands to restore."""
         m = moments(windows)
         if m is None:
             return {"kind": "untouched", "reason": "no valid pixel"}
@@ -193,7 +194,7 @@ class StasModel:
             return {"kind": "untouched", "reason": "too few bands or pixels to tell noise from texture"}
         full = self.gate.noisy_bands(s)
         restored = full if any(full) else self.gate.low_noise_bands(s)
-        # Median over bands, in parts of the bright value: what a person wants to know of a scene.
+        # Median over bands, as a share of the bright value: the figure that reports show.
         level = float(np.median(s.noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
         if not any(restored):
             reason = "the scene's noise is below what the model was shown to improve"
@@ -215,7 +216,7 @@ class StasModel:
         }
 
     def bind(self, statistics: SceneStatistics) -> Restorer:
-        """The restorer of the scene; the identity where nothing is to be done."""
+        """Return the restorer of the scene; the identity for an untouched one."""
         scene = cast(BandStatistics | Untouched | NoiseStatistics, statistics)
         if scene["kind"] == "untouched":
             return Identity(halo=self.halo)
@@ -275,22 +276,22 @@ class SubspaceDenoiser:
         first, noise = z * (1 - self.removed), z * self.removed
         first[:, : self.net.channels], noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
         noise -= dct_shrinkage.low_frequency_residual(z, first)
-        # y - y' = W^-1 (U noise + q (W y - U z)), q the share of the rest that goes
+        # y - y' = W^-1 (U noise + q (W y - U z)), q the share of the rest that is removed
         rest = torch.where(self.live, x, 0.0) * self.removed_rest
         gone = rest + torch.einsum("bj,njhw->nbhw", self.back, noise - self.removed_rest * z)
         return torch.where(self.restored, x - gone, x)
 
     def _move(self, device: torch.device) -> None:
-        """Follow the pixels to their device; nothing to do but the first time."""
+        """Move network and tensors to a device, once."""
         if self.project.device != device:
             self.net.to(device)
             for name in ("project", "back", "power", "removed", "live", "restored"):
                 setattr(self, name, getattr(self, name).to(device))
 
     def _predict(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pilot's estimate of the first coefficients, and the noise in them, (B, K, H, W) each.
+        """Return the DCT estimate of the first coefficients, and the noise in them, (B, K, H, W) each.
 
-        Scenes with fewer than K bands are filled up with zeros.
+        Scenes with fewer than K bands are padded with zeros.
         """
         k, missing = z.shape[1], self.net.channels - z.shape[1]
         power = torch.cat((self.power[:k], self.power.new_ones(missing)))[None]  # (1, K)

@@ -1,7 +1,8 @@
-"""Training samples of the subspace denoiser: patches of whitened coefficients, with the noise that is in them.
+"""Training samples of the denoiser: patches of whitened coefficients with their noise, or patches of bands.
 
-A scene is made noisy, its subspace is estimated from the noisy scene exactly as at restoration, and many patches are
-cut from its coefficients. So the network sees the estimate's errors too, and one estimate pays for many samples.
+For the subspace, noise is added to a scene, the subspace is estimated from the noisy scene exactly as at restoration,
+and many patches are cut from its coefficients. So the network sees the errors of the estimate too, and one estimate
+serves many samples.
 """
 
 from __future__ import annotations
@@ -19,39 +20,39 @@ from hypermend.models.signal.dct_shrinkage import dct_denoise
 from hypermend.models.signal.degrade import gaussian, stripes
 from hypermend.models.signal.subspace import moments, subspace
 
-MARGIN = 16
-"""Outer pixels of a realisation that no patch is cut from: the pilot there sees the edge repeated."""
-BORDER = 4
-"""Outer pixels of a patch that do not count: the network knows only half of what is around them."""
+MARGIN_PX = 16
+"""Outer pixels of a realisation that no patch is cut from: the DCT estimate there depends on the replicated edge."""
+BORDER_PX = 4
+"""Outer pixels of a patch that do not count in the loss: the network sees only half of their surroundings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingScene:
-    """A clean cube to learn from."""
+    """A clean cube for training."""
 
     cube: F32
     """(bands, h, w), about 0 to 1."""
     least_noise: float
-    """Least noise to add: below it the cube's own noise would be learnt as if it were the scene."""
+    """Smallest noise to add; below it the network would learn the cube's own noise as signal."""
     weight: float = 1.0
-    """How often it is drawn, relative to the others."""
+    """Relative probability that the scene is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSettings:
-    """How samples are drawn."""
+    """Distribution of the samples."""
 
     channels: int
-    """K, coefficients that the network sees."""
+    """K, the number of coefficients that the network takes."""
     patch_px: int = 64
     patches: int = 8
-    """Of a batch."""
+    """Patches in a batch."""
     scene_px: int = 160
-    """Edge of the part of a scene that is made noisy at once."""
+    """Edge of the part of a scene that one realisation takes."""
     pool: int = 32
-    """Noisy scenes that patches are cut from."""
+    """Number of noisy scenes that patches are cut from."""
     refresh_every: int = 12
-    """Batches after which a new one comes, and the oldest goes once there are `pool`."""
+    """Batches after which a new one replaces the oldest of a full pool."""
     strongest_noise: float = 80 / 255
 
 
@@ -62,11 +63,11 @@ class NoisyScene:
     noisy: torch.Tensor
     """(K, H, W)."""
     first: torch.Tensor
-    """(K, H, W), the pilot's estimate."""
+    """(K, H, W), the DCT estimate."""
     noise: torch.Tensor
-    """(K, H, W), what was added, in the same coefficients."""
+    """(K, H, W), the added noise, in the same coefficients."""
     power: torch.Tensor
-    """(K,) as estimated."""
+    """(K,) second moments, estimated."""
 
 
 def simulate(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) -> NoisyScene | None:
@@ -94,7 +95,7 @@ def simulate(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) 
     k = min(s.channels, space.basis.shape[1])
     project = (space.basis[:, :k] / space.noise_std[:, None]).T.astype(np.float32)  # (k, bands)
     z, noise = np.tensordot(project, noisy, 1), np.tensordot(project, noisy - clean, 1)  # (k, h, w)
-    missing = s.channels - k  # fewer bands than channels: filled up with zeros, as at restoration
+    missing = s.channels - k  # fewer bands than channels: padded with zeros, as at restoration
     fill = ((0, missing), (0, 0), (0, 0))
     power = np.concatenate((space.power[:k], np.ones(missing))).astype(np.float32)
     coefficients = torch.from_numpy(np.pad(z, fill))
@@ -103,19 +104,19 @@ def simulate(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) 
 
 
 def _level(low: float, high: float, rng: np.random.Generator) -> float:
-    """Half strong noise (as the benchmarks have it), half of any size."""
+    """Draw a noise level: half of the draws strong, as in the benchmarks, half of any size."""
     if rng.random() < 0.5:
         return float(rng.uniform(high / 4, high))
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def batches(scenes: Sequence[TrainingScene], s: SampleSettings, *, seed: int) -> Iterator[Batch]:
-    """Endless batches of features (B, 4K, P, P) and target (B, 2, K, P, P): see `loss`.
+    """Yield batches of features (B, 4K, P, P) and target (B, 2, K, P, P) without end: see `loss`.
 
     Raises:
         ValueError: a scene smaller than a patch with its context.
     """
-    size = s.patch_px + 2 * MARGIN
+    size = s.patch_px + 2 * MARGIN_PX
     for i, scene in enumerate(scenes):
         if min(scene.cube.shape[1:]) < size:
             raise ValueError(f"scene {i} has {scene.cube.shape[1:]} pixels, a patch with its context needs {size}")
@@ -137,25 +138,25 @@ def batches(scenes: Sequence[TrainingScene], s: SampleSettings, *, seed: int) ->
 
 
 def network_batch(patches: Sequence[Batch]) -> Batch:
-    """What the network sees of patches and what it has to say: (B, 4K, P, P) and (B, 2, K, P, P)."""
+    """Return the features and the target of patches: (B, 4K, P, P) and (B, 2, K, P, P)."""
     triple, power = (
         torch.stack([c[0] for c in patches]),
         torch.stack([c[1] for c in patches]),
     )  # (B, 3, K, P, P), (B, K)
     z, first, noise = triple.unbind(dim=1)
-    # The network says the noise, beginning from what the pilot removed; only its change of that is trusted.
+    # The network predicts the noise, starting from the part that the DCT estimate removed; `trust` weighs the change.
     t = trust(power).expand_as(z)
     target = torch.stack((noise - (1 - t) * (z - first), t), dim=1)
     return features(z, first, power).contiguous(memory_format=torch.channels_last), target
 
 
 def patch(r: NoisyScene, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A patch away from the border, turned, mirrored and with random signs: (3, K, P, P) and (K,).
+    """Cut a patch away from the border, turned, mirrored and with random signs: (3, K, P, P) and (K,).
 
-    The pilot commutes with all of these, so it is computed once for the whole realisation.
+    The DCT estimate commutes with all of these, so it is computed once for the whole realisation.
     """
     k, h, w = r.noisy.shape
-    y, x = (int(rng.integers(MARGIN, n - MARGIN - size + 1)) for n in (h, w))
+    y, x = (int(rng.integers(MARGIN_PX, n - MARGIN_PX - size + 1)) for n in (h, w))
     window = (slice(None), slice(y, y + size), slice(x, x + size))
     triple = torch.stack((r.noisy[window], r.first[window], r.noise[window]))
     triple = torch.rot90(triple, int(rng.integers(4)), (2, 3))
@@ -165,29 +166,30 @@ def patch(r: NoisyScene, size: int, rng: np.random.Generator) -> tuple[torch.Ten
 
 
 def loss(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Error of each patch on a logarithmic scale, so that strong and weak noise count alike; mean over the batch.
+    """Log of each patch's error, so that strong and weak noise have the same weight; mean over the batch.
 
-    Errors are in units of the noise; 0.01 keeps empty patches from leading. `y` is the network's output.
+    Errors are in units of the noise; 0.01 keeps empty patches from dominating. `y` is the network's output.
     """
     left, weight = target.unbind(dim=1)  # (B, K, P, P) each
-    inner = slice(BORDER, -BORDER)
+    inner = slice(BORDER_PX, -BORDER_PX)
     e = (y * weight - left)[..., inner, inner].square().mean((1, 2, 3))
     return (e + 1e-2).log().mean()
 
 
 SIGMAS = (30 / 255, 50 / 255, 70 / 255)
+"""Noise levels of the paper."""
 
 
 def band_batches(
     cubes: Sequence[F32], *, patch_px: int, patches: int, seed: int, sigmas: Sequence[float] = SIGMAS
 ) -> Iterator[Batch]:
-    """Endless batches (noisy, clean), each (B, c, P, P); each sample with one of the sigmas, additive, unclipped.
+    """Yield batches (noisy, clean), each (B, c, P, P), without end; additive noise of one of the sigmas, unclipped.
 
     Args:
         cubes: (c, h, w) each, about 0 to 1, the same number of bands.
         patch_px: P.
         patches: B.
-        seed: of places, turns and noise.
+        seed: seed of places, turns and noise.
         sigmas: noise levels.
 
     Raises:
@@ -208,7 +210,7 @@ def band_batches(
 
 
 def band_patch(cube: F32, size: int, rng: np.random.Generator) -> F32:
-    """A place at random, turned and mirrored at random."""
+    """Cut a patch at a random place, turned and mirrored at random."""
     y, x = (int(rng.integers(n - size + 1)) for n in cube.shape[1:])
-    band_patch = np.rot90(cube[:, y : y + size, x : x + size], int(rng.integers(4)), (1, 2))
-    return np.ascontiguousarray(band_patch[:, :, ::-1] if rng.random() < 0.5 else band_patch)
+    part = np.rot90(cube[:, y : y + size, x : x + size], int(rng.integers(4)), (1, 2))
+    return np.ascontiguousarray(part[:, :, ::-1] if rng.random() < 0.5 else part)

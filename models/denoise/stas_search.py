@@ -9,7 +9,7 @@ and Algorithm 1 alternates: alpha on a validation batch, theta (all other weight
 for each, first order (Liu et al., "DARTS", ICLR 2019). SPOS (Guo et al., "Single path one-shot", ECCV 2020) trains one
 random operation for each edge a step instead and then looks for the path with the lowest validation loss.
 
-The forms of the edge, and how its eight operations become one convolution: `mixed_edge.py`.
+`supernet.py` has the forms of the edge, and merges its eight operations into one convolution.
 
 All normalisation uses the batch's own statistics (the super-net is never in eval mode), as every path needs its own.
 """
@@ -32,9 +32,9 @@ from hypermend.models.fit import Batch, Loss
 
 Strategy = Literal["darts", "spos"]
 Source = Callable[[int], Iterator[Batch]]
-"""epoch -> batches. Seeded by the epoch, so that a search that was interrupted goes on with the same samples."""
+"""epoch -> batches. Seeded by the epoch, so that an interrupted search resumes with the same samples."""
 State = Mapping[str, torch.Tensor]
-"""Everything a search needs to go on, by name."""
+"""Tensors that a search needs to resume, by name."""
 SPATIAL = Genotype(("conv3",) * len(EDGES))
 """Rival: spatial neighbours on every edge."""
 SPECTRAL = Genotype(("conv1",) * len(EDGES))
@@ -58,29 +58,29 @@ def log_mse(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class SearchDiverged(FloatingPointError):
-    """The loss is no number any more: says which, where and what to do."""
+    """Raised when a loss is NaN or infinite; the message says which, where and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """How to search. Rates and decays are the paper's, Adam's betas for alpha DARTS'."""
+    """Settings of a search. Rates and decays are the paper's, Adam's betas for alpha DARTS'."""
 
     epochs: int
     steps: int
-    """Of an epoch."""
+    """Steps in an epoch."""
     strategy: Strategy = "darts"
     learning_rate: float = 1e-3
-    """Of theta; falls as a cosine to `learning_rate_end`."""
+    """Rate of theta; falls as a cosine to `learning_rate_end`."""
     learning_rate_end: float = 1e-6
     weight_decay: float = 4e-4
     alpha_rate: float = 3e-4
     alpha_weight_decay: float = 1e-3
     seed: int = 0
-    """Of the sampled paths."""
+    """Seed of the sampled paths."""
 
 
 def alpha_rate(steps: int) -> float:
-    """Alpha's learning rate for a search of so many steps.
+    """Return alpha's learning rate for a search of `steps` steps.
 
     The paper's 3e-4, or 3 / steps where that is more: Adam moves an alpha by at most its rate a step, so that in fewer
     than 10,000 steps at 3e-4 no operation could get ahead whatever the data say.
@@ -90,18 +90,18 @@ def alpha_rate(steps: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProgress:
-    """Where a search stands after an epoch."""
+    """State of a search after an epoch."""
 
     epoch: int
-    """Epochs done."""
+    """Number of finished epochs."""
     seconds: float
-    """Of searching, earlier parts of a resumed search included."""
+    """Seconds of the search, including those before it was resumed."""
     train_loss: float
     """Mean over the epoch."""
     genotype: Genotype | None
-    """What alpha says now; None for SPOS, which has none before its paths are compared."""
+    """Genotype of the current alpha; None for SPOS, which compares paths afterwards."""
     state: State
-    """To go on from here; holds the tensors themselves, so save it before the next epoch."""
+    """State to resume from. It holds the tensors themselves, so save it before the next epoch."""
 
 
 def search(
@@ -117,14 +117,14 @@ def search(
 
     Args:
         net: on its device, to which the batches are moved.
-        train: of theta.
-        validation: of alpha; SPOS does not read it.
+        train: batches for theta.
+        validation: batches for alpha; SPOS does not read them.
         loss: (output, target) -> scalar.
         settings: see `SearchSettings`.
         resume: the state of an earlier progress of the same search.
 
     Raises:
-        SearchDiverged: a loss that is no number.
+        SearchDiverged: a loss is NaN or infinite.
         ValueError: a source that ends before its epoch does.
     """
     run = _Run(net, settings, loss)
@@ -205,7 +205,7 @@ class _Run:
         return out | {k: torch.tensor(v, dtype=torch.float64) for k, v in counters.items()}
 
     def load(self, state: State) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.net.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
         for name, optimiser in (("theta", self.theta), ("alpha", self.alpha)):
             moments: dict[int, dict[str, torch.Tensor]] = {}

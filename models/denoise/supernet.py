@@ -1,9 +1,9 @@
-"""An edge of the super-net: the eight operations of `stas.OPS`, mixed by eight weights.
+"""Super-net of the search: edges that mix the eight operations of `stas.OPS` by eight weights.
 
 He et al., "Spectrum-aware and transferable architecture search for hyperspectral image restoration", ECCV 2022, mix
 them as x + sum_l a_l o_l(x). Where the paper is silent, three forms (`FORMS`):
 
-    plain          x + sum_l a_l o_l(x)                          the table's letter: convolutions alone
+    plain          x + sum_l a_l o_l(x)                          the paper's table: convolutions alone
     relu_conv_bn   x + sum_l a_l BN_l(o_l(ReLU(x)))              DARTS' habit; these BNs have no scale, as there
     relu_conv      x + BN(sum_l a_l o_l(ReLU(x)))                one ReLU and one BN: what a discrete edge has
 
@@ -129,10 +129,10 @@ class SuperNet(Trunk):
             channels: c, in and out.
             width: replaces c in E = 8c and M = 2c; None is the paper's.
             extra: further input channels, after the first c.
-            form: of the edge, see `mixed_edge.py`.
-            merged: one convolution for each edge; None wherever the form allows it.
+            form: form of the edge, see the head of this file.
+            merged: one convolution for each edge; None: where the form allows it.
             cells: the paper's four, or fewer to compare architectures cheaply.
-            seed: of the initial weights.
+            seed: seed of the initial weights.
 
         Raises:
             ValueError: as for `MixedEdge`.
@@ -158,16 +158,17 @@ class SuperNet(Trunk):
         return [p for p in self.parameters() if p is not self.alpha]
 
     def derive(self) -> Genotype:
-        """The strongest operation of each edge."""
+        """Return the genotype of the strongest operation of each edge."""
         return decode_genotype(self.alpha.detach().argmax(dim=1).tolist())
 
 
 def path(genotype: Genotype) -> list[int]:
-    """The genotype as choices of a super-net."""
+    """Return a genotype as choices of a super-net, one operation number for each edge."""
     names = list(OPS)
     return [names.index(op) for op in genotype.ops]
 
 
 def decode_genotype(numbers: Iterable[int]) -> Genotype:
+    """Return the genotype of operation numbers, one for each edge; the inverse of `path`."""
     names = list(OPS)
     return Genotype(tuple(names[int(i)] for i in numbers))

@@ -1,13 +1,13 @@
-"""The sharpener: SSRNet bound to a scene, for any sensor and any number of bands.
+"""SsrnetModel: single-image super-resolution by SSRNet, bound to a scene, for any sensor and any number of bands.
 
     y' = scale * SSRNet((y - mean) / scale) + mean
 
-`mean` is the scene's mean of each band and `scale` a bright value of the scene. (The paper takes off the training
-set's means, which are those of one camera; training here takes off each scene's own, too.)
+`mean` is the scene's mean of each band and `scale` a bright value of the scene. (The paper subtracts the means of the
+training set, which are those of one camera. Here training subtracts each scene's own means, too.)
 
 The network sees zeros beyond the first and the last band, as in training, and zeros beyond the tile, which the halo
-hides. Cubes whose features would not fit go through in groups of bands, each with as many bands on either side as the
-network reaches: the same result.
+covers. Cubes whose features would not fit into memory go through in groups of bands. Each group has as many additional
+bands on either side as the network reaches, so the result is the same.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SETTINGS = {"scale", "filters", "modules", "separable", "residual"}
 
 
 def network(config: Mapping[str, object]) -> SSRNet:
-    """The network of a card's `config`.
+    """Build the network of a card's `config`.
 
     Raises:
-        BadCard: keys that are unknown or missing, or values that no network has.
+        BadCard: keys that are unknown or missing, or values that are out of range.
     """
     if set(config) != SETTINGS:
         raise BadCard(f"ssrnet config with keys {sorted(config)}: keys are {sorted(SETTINGS)}")
@@ -64,13 +64,13 @@ class NothingValid(TypedDict):
 
 
 def measure(windows: Iterable[Window]) -> BandMeans | NothingValid:
-    """Mean of each band, and the bright value: the 99.9th percentile, the largest of the windows' own."""
+    """Return the mean of each band, and a bright value: the largest 99.9th percentile of a window."""
     bright, total, pixels = 0.0, np.zeros(0), 0
     for values, valid in windows:
         if valid.any():
-            known = values[:, valid].astype(np.float64)  # (bands, n)
-            bright = max(bright, float(np.quantile(known, 0.999)))
-            total, pixels = known.sum(axis=1) + (total if pixels else 0.0), pixels + known.shape[1]
+            y = values[:, valid].astype(np.float64)  # (bands, n)
+            bright = max(bright, float(np.quantile(y, 0.999)))
+            total, pixels = y.sum(axis=1) + (total if pixels else 0.0), pixels + y.shape[1]
     if not pixels:
         return {"kind": "bicubic", "reason": "no valid pixel"}
     return {"kind": "network", "input_scale": bright, "mean": array_to_json(total / pixels)}
@@ -83,7 +83,7 @@ class SsrnetModel:
         """Build, load and fold the network.
 
         Raises:
-            BadCard: the config is not one, or weights, scale or halo do not fit it.
+            BadCard: an invalid config, or weights, a scale or a halo that do not fit it.
         """
         self.card = card
         net = network(card.config)
@@ -102,7 +102,7 @@ class SsrnetModel:
         return measure(windows)
 
     def bind(self, statistics: SceneStatistics) -> Restorer:
-        """The restorer of the scene; bicubic where nothing is known of it."""
+        """Return the restorer of the scene; bicubic for a scene without a valid pixel."""
         scene = cast(BandMeans | NothingValid, statistics)
         if scene["kind"] == "bicubic":
             return Bicubic(self.scale, halo=self.halo)
@@ -110,7 +110,7 @@ class SsrnetModel:
 
 
 class Bicubic:
-    """Enlarges and adds nothing."""
+    """Restorer that enlarges by bicubic interpolation alone."""
 
     def __init__(self, scale: int, *, halo: int = REACH) -> None:
         self.scale, self.halo = scale, halo
@@ -121,7 +121,7 @@ class Bicubic:
 
 
 class BoundSsrnet:
-    """The network, bound to a scene."""
+    """SSRNet bound to a scene."""
 
     def __init__(self, net: SSRNet, input_scale: float, mean: torch.Tensor) -> None:
         self.net, self.scale, self.halo = net, net.scale, net.halo
@@ -137,13 +137,18 @@ class BoundSsrnet:
         """
         if x.shape[1] != len(self.mean):
             raise ValueError(f"tile with {x.shape[1]} bands; the scene's statistics are of {len(self.mean)} bands")
-        self.net.to(x.device)
-        mean = self.mean.to(x.device)
-        return by_bands(self.net, (x - mean) / self.input_scale) * self.input_scale + mean
+        self._move(x.device)
+        return by_bands(self.net, (x - self.mean) / self.input_scale) * self.input_scale + self.mean
+
+    def _move(self, device: torch.device) -> None:
+        """Move network and means to a device, if they are on another one."""
+        if next(self.net.parameters()).device != device:  # the network is shared by all scenes of the model
+            self.net.to(device)
+        self.mean = self.mean.to(device)
 
 
 def by_bands(net: SSRNet, x: torch.Tensor, *, feature_bytes: int = SHARPEN_BYTES) -> torch.Tensor:
-    """`net(x)`, in groups of bands whose features stay below `feature_bytes` where that is possible.
+    """Return `net(x)`, in groups of bands whose features stay below `feature_bytes` where possible.
 
     A group of fewer bands than the network reaches would cost more than three times its share; no group is smaller.
     """

@@ -16,7 +16,7 @@ from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
-from hypermend.models.denoise.samples import MARGIN
+from hypermend.models.denoise.samples import MARGIN_PX
 from hypermend.models.denoise.stas import SPACE
 from hypermend.models.denoise.stas_search import Strategy
 from hypermend.pipeline.registry.spectrum import Spectrum
@@ -57,7 +57,7 @@ class SearchBudget:
     @property
     def area_px(self) -> int:
         """Edge of an area: a patch and what the pilot estimate needs around it."""
-        return self.patch_px + 2 * MARGIN
+        return self.patch_px + 2 * MARGIN_PX
 
 
 BUDGETS: Mapping[str, SearchBudget] = {

@@ -85,7 +85,7 @@ def config(root: ArchiveStore, job: TrainJob, spectrum: SpectralRange) -> dict[s
 
 def edges_px(config: Config, patch_px: int) -> list[int]:
     """Edges of training areas: a patch needs `MARGIN` pixels around it."""
-    least = patch_px + 2 * denoise_samples.MARGIN
+    least = patch_px + 2 * denoise_samples.MARGIN_PX
     return [e for e in (256, 192, 128) if e > least] + [least]
 
 
@@ -153,12 +153,12 @@ def _noisy_scene(
     s = denoise_samples.SampleSettings(
         channels=int(plan.config["channels"]),
         patch_px=size,
-        scene_px=max(size + 2 * denoise_samples.MARGIN, min(160, area.edge_px)),
+        scene_px=max(size + 2 * denoise_samples.MARGIN_PX, min(160, area.edge_px)),
         strongest_noise=STRONGEST_NOISE,
     )
     scene = denoise_samples.TrainingScene(cube=areas.read(area) / np.float32(bright), least_noise=least)
     noisy = denoise_samples.simulate(scene, s, rng)
-    fits = noisy is not None and min(noisy.noisy.shape[1:]) >= size + 2 * denoise_samples.MARGIN
+    fits = noisy is not None and min(noisy.noisy.shape[1:]) >= size + 2 * denoise_samples.MARGIN_PX
     return noisy if fits else None
 
 
