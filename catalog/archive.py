@@ -62,7 +62,7 @@ class Archive:
         ids: Sequence[str] | None = None,
     ) -> list[Item]:
         """The current items that pass every filter, collections being one of these; see index.search."""
-        found = index.search(
+        scenes = index.search(
             self.root,
             stage=stage,
             sensor=sensor,
@@ -72,7 +72,7 @@ class Archive:
             query=query,
             ids=ids,
         )
-        return [Item(root=self.root, scene=scene) for scene in found]
+        return [Item(root=self.root, scene=scene) for scene in scenes]
 
     def sources(
         self,

@@ -197,9 +197,11 @@ def offset_on(grid: GeoBox, guide: GeoBox) -> tuple[int, int] | None:
         return None
     height, width = guide.shape
     corners = [(0, 0), (width, 0), (0, height), (width, height)]
-    there = np.array([transform_point(~grid.affine, *transform_point(guide.affine, *corner)) for corner in corners])
-    first = np.rint(there[0])
-    if np.abs(there - first - corners).max() > ALIGN_PX:
+    corners_on_grid = np.array(
+        [transform_point(~grid.affine, *transform_point(guide.affine, *corner)) for corner in corners]
+    )
+    first = np.rint(corners_on_grid[0])
+    if np.abs(corners_on_grid - first - corners).max() > ALIGN_PX:
         return None
     return int(first[1]), int(first[0])
 

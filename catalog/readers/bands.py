@@ -52,10 +52,10 @@ class PixelFormat:
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def by_number(table: Sensor, numbers: Sequence[int], what: str) -> list[Band]:
+def by_number(table: Sensor, numbers: Sequence[int], label: str) -> list[Band]:
     """Bands given by their 1-based number in the sensor table."""
     if wrong := [n for n in numbers if not 1 <= n <= table.bands]:
-        raise BadAsset(f"{what}: band numbers {wrong[:8]} do not exist; {table.name} has 1-{table.bands}")
+        raise BadAsset(f"{label}: band numbers {wrong[:8]} do not exist; {table.name} has 1-{table.bands}")
     return [
         Band(
             number=int(n),
@@ -70,26 +70,26 @@ def by_number(table: Sensor, numbers: Sequence[int], what: str) -> list[Band]:
     ]
 
 
-def by_name(table: Sensor, names: Sequence[str], what: str) -> list[Band]:
+def by_name(table: Sensor, names: Sequence[str], label: str) -> list[Band]:
     """Bands given by name; B4, b04 and B04 are one."""
     matches = [match_band(n, table) for n in names]
     if unknown := [n for n, match in zip(names, matches, strict=True) if match is None]:
         raise BadAsset(
-            f"{what}: {table.name} has no band {', '.join(map(repr, unknown[:8]))}; "
+            f"{label}: {table.name} has no band {', '.join(map(repr, unknown[:8]))}; "
             f"it has {', '.join(table.band_name[:15])}{' ...' if table.bands > 15 else ''}"
         )
-    return by_number(table, [table.band_name.index(match) + 1 for match in matches if match is not None], what)
+    return by_number(table, [table.band_name.index(match) + 1 for match in matches if match is not None], label)
 
 
-def by_count(table: Sensor, count: int, what: str) -> list[Band]:
+def by_count(table: Sensor, count: int, label: str) -> list[Band]:
     """Bands known only by their count: all of the table, or its usable ones."""
     usable = [i + 1 for i, u in enumerate(table.usable) if u]
     if count == table.bands:
-        return by_number(table, range(1, count + 1), what)
+        return by_number(table, range(1, count + 1), label)
     if count == len(usable):
-        return by_number(table, usable, what)
+        return by_number(table, usable, label)
     raise BadAsset(
-        f"{what}: {count} bands, sensor {table.name} has {table.bands} ({len(usable)} usable); "
+        f"{label}: {count} bands, sensor {table.name} has {table.bands} ({len(usable)} usable); "
         "name the right sensor, or give the file's wavelengths or band numbers"
     )
 
@@ -97,7 +97,7 @@ def by_count(table: Sensor, count: int, what: str) -> list[Band]:
 def by_wavelength(
     table: Sensor,
     wavelength_nm: Sequence[float],
-    what: str,
+    label: str,
     *,
     fwhm_nm: Sequence[float] | None = None,
     good: Sequence[bool] | None = None,
@@ -113,7 +113,7 @@ def by_wavelength(
     low, high = min(table.wavelength_nm), max(table.wavelength_nm)
     if wrong := [w for w in wavelength_nm if not low - RANGE_SLACK_NM <= w <= high + RANGE_SLACK_NM]:
         raise BadAsset(
-            f"{what}: {len(wrong)} of {count} wavelengths (first {wrong[0]:g} nm) lie outside sensor {table.name} "
+            f"{label}: {len(wrong)} of {count} wavelengths (first {wrong[0]:g} nm) lie outside sensor {table.name} "
             f"({low:.0f}-{high:.0f} nm); wrong sensor, or wavelengths not in nanometres"
         )
     nearest = [int(np.argmin(np.abs(np.asarray(table.wavelength_nm) - w))) for w in wavelength_nm]
@@ -152,7 +152,7 @@ def _usable(table: Sensor, nm: float, detector: str) -> bool:
     return table.usable[min(same, key=lambda i: abs(table.wavelength_nm[i] - nm))]
 
 
-def select_bands(bands: Sequence[Band], wanted: Sequence[str] | None, what: str) -> list[int]:
+def select_bands(bands: Sequence[Band], wanted: Sequence[str] | None, label: str) -> list[int]:
     """Positions of the wanted bands (by name), all when None.
 
     Raises:
@@ -163,7 +163,7 @@ def select_bands(bands: Sequence[Band], wanted: Sequence[str] | None, what: str)
     plain = {plain_name(b.name): i for i, b in enumerate(bands)}
     picked = [plain.get(plain_name(w)) for w in wanted]
     if unknown := [w for w, p in zip(wanted, picked, strict=True) if p is None]:
-        raise BadAsset(f"{what}: no band {', '.join(unknown)}; there are {', '.join(b.name for b in bands)}")
+        raise BadAsset(f"{label}: no band {', '.join(unknown)}; there are {', '.join(b.name for b in bands)}")
     return sorted({p for p in picked if p is not None})
 
 

@@ -51,18 +51,18 @@ class Layer:
 
 
 def target_grid(
-    found: Sequence[BandFiles], gsd_m: float | None, what: str
+    found: Sequence[BandFiles], gsd_m: float | None, label: str
 ) -> tuple[Affine, tuple[int, int], str | None]:
     """The cube's grid: pixels of the wanted (else the finest) size over the extent of all files."""
     headers = {h.asset.key: h for _, group, _ in found for h in group}.values()
     crs = {h.crs for h in headers}
     if len(crs) > 1:
-        raise BadAsset(f"{what}: files of {len(crs)} reference systems: {', '.join(crs_label(c) for c in crs)}")
+        raise BadAsset(f"{label}: files of {len(crs)} reference systems: {', '.join(crs_label(c) for c in crs)}")
     if any(h.transform.b or h.transform.d for h in headers) and len(headers) > 1:
-        raise BadAsset(f"{what}: several files with rotated pixels; they cannot be put on one grid")
+        raise BadAsset(f"{label}: several files with rotated pixels; they cannot be put on one grid")
     first = min(headers, key=lambda h: h.pixel_size)
     if first.crs is not None and first.transform.e > 0:
-        raise BadAsset(f"{what}: rows run from south to north ({first.transform.e:g} per row); turn the image first")
+        raise BadAsset(f"{label}: rows run from south to north ({first.transform.e:g} per row); turn the image first")
     size = first.pixel_size if gsd_m is None else gsd_m
     a = math.copysign(size, first.transform.a) if gsd_m is not None else first.transform.a
     e = math.copysign(size, first.transform.e) if gsd_m is not None else first.transform.e
@@ -77,12 +77,12 @@ def target_grid(
     shape = cut(height + ALIGN_PX), cut(width + ALIGN_PX)
     if min(shape) < 1:
         raise BadAsset(
-            f"{what}: no pixel of {size:g} fits; the files have pixels of {first.pixel_size:g} in {first.crs}"
+            f"{label}: no pixel of {size:g} fits; the files have pixels of {first.pixel_size:g} in {first.crs}"
         )
     return Affine(a, 0.0, left, 0.0, e, top), shape, first.crs
 
 
-def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> PlacedFile:
+def place(header: Header, target: Affine, size: tuple[int, int], label: str) -> PlacedFile:
     """Position of a file on the target grid, in whole target pixels."""
     ratio = header.transform.a / target.a
     up, down = max(1, round(ratio)), max(1, round(1 / ratio))
@@ -90,7 +90,7 @@ def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> P
     apart = max(abs(ratio - up / down) * max(header.size), abs(left - round(left)), abs(top - round(top)))
     if apart > max(ALIGN_PX, 1e-6 * max(header.size)) or abs(header.transform.e / target.e - ratio) > 1e-6:
         raise BadAsset(
-            f"{what}: {shown(header.asset.href)} lies off the grid: its transform is "
+            f"{label}: {shown(header.asset.href)} lies off the grid: its transform is "
             f"{tuple(header.transform[:6])}, the grid's {tuple(target[:6])}"
         )
     return PlacedFile(
@@ -104,7 +104,7 @@ def place(header: Header, target: Affine, size: tuple[int, int], what: str) -> P
     )
 
 
-def layers_of(band_files: Sequence[BandFiles], target: Affine, size: tuple[int, int], what: str) -> list[Layer]:
+def layers_of(band_files: Sequence[BandFiles], target: Affine, size: tuple[int, int], label: str) -> list[Layer]:
     """One layer per group of files; `band_files` in cube order."""
     groups: dict[int, tuple[list[Header], list[int], list[int]]] = {}
     for cube_band, (_, group, position) in enumerate(band_files):
@@ -113,7 +113,7 @@ def layers_of(band_files: Sequence[BandFiles], target: Affine, size: tuple[int, 
         cube_bands.append(cube_band)
     return [
         Layer(
-            files=tuple(place(h, target, size, what) for h in group),
+            files=tuple(place(h, target, size, label) for h in group),
             file_bands=tuple(file_bands),
             cube_bands=tuple(cube_bands),
         )

@@ -29,32 +29,32 @@ def open_png(
     scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
 ) -> ArraySource:
     """A folder of PNGs as one cube of counts, scaled to 0..1; read whole."""
-    what = f"scene {scene.id}"
+    label = f"scene {scene.id}"
     files = {band_number(a): a for a in assets}
     if len(files) < len(assets):
-        raise BadAsset(f"{what}: {len(assets)} PNGs, but only {len(files)} different band numbers in their names")
+        raise BadAsset(f"{label}: {len(assets)} PNGs, but only {len(files)} different band numbers in their names")
     expected = range(1, table.bands + 1)
     if missing := [n for n in expected if n not in files]:
-        raise BadAsset(f"{what}: bands {', '.join(map(str, missing))} of {table.bands} ({table.name}) have no PNG")
+        raise BadAsset(f"{label}: bands {', '.join(map(str, missing))} of {table.bands} ({table.name}) have no PNG")
     numbers = sorted(files)
-    file_bands = by_number(table, numbers, what)
-    picked = select_bands(file_bands, bands, what)
+    file_bands = by_number(table, numbers, label)
+    picked = select_bands(file_bands, bands, label)
     chosen = [files[file_bands[i].number] for i in picked]
     packed = sum(s for s in (fetcher.stat(a.href).size for a in chosen) if s is not None)
     if packed > fetcher.max_bytes:
-        raise Refused(f"{what}: its PNGs have {packed} bytes, read whole, and the limit is {fetcher.max_bytes}")
+        raise Refused(f"{label}: its PNGs have {packed} bytes, read whole, and the limit is {fetcher.max_bytes}")
     sizes = [_size(a, fetcher) for a in chosen]
     if len(set(sizes)) > 1:
         odd = next(i for i, s in enumerate(sizes) if s != sizes[0])
         raise BadAsset(
-            f"{what}: {shown(chosen[odd].href)} is {sizes[odd][0]} x {sizes[odd][1]} pixels, "
+            f"{label}: {shown(chosen[odd].href)} is {sizes[odd][0]} x {sizes[odd][1]} pixels, "
             f"{shown(chosen[0].href)} is {sizes[0][0]} x {sizes[0][1]}"
         )
     pixels = PixelFormat(dtype="uint16", scale_factor=SCALE, quantity="counts")
     spec, order = make_spec([file_bands[i] for i in picked], sizes[0], pixels, sensor=table.name)
     declared = int(np.prod(spec.shape)) * 2
     if declared > fetcher.max_bytes:
-        raise Refused(f"{what}: {spec.shape} = {declared} bytes, read whole, and the limit is {fetcher.max_bytes}")
+        raise Refused(f"{label}: {spec.shape} = {declared} bytes, read whole, and the limit is {fetcher.max_bytes}")
 
     def load() -> Stored:
         return np.stack([_pixels(fetcher.fetch(a.href), a) for a in chosen])

@@ -83,7 +83,7 @@ def open_scene(
         max_bytes: limit for formats that are read whole.
 
     Raises:
-        BadAsset: the files are not what the item says, or cannot become one cube.
+        BadAsset: the files contradict the item, or cannot become one cube.
         NotFound, Refused, Unreachable: the files cannot be reached.
     """
     if bands is not None and not bands:

@@ -48,7 +48,7 @@ def add_class_flags(flags: Flags, classes: NDArray[np.uint8]) -> Flags:
     return np.where(reasons > 0, out & ~np.uint8(VALID), out).astype(np.uint8)
 
 
-def select_assets(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: float | None, what: str) -> list[Asset]:
+def select_assets(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: float | None, label: str) -> list[Asset]:
     """One file per band: of several resolutions the one of `gsd_m`, else the finest that is not below it.
 
     A provider may offer a band as COG and JPEG 2000: the first one listed is taken.
@@ -67,7 +67,9 @@ def select_assets(assets: Sequence[Asset], bands: Sequence[str] | None, gsd_m: f
             offered.setdefault(name, []).append(asset)
     if not offered or (wanted is not None and (missing := sorted(wanted - offered.keys()))):
         names = sorted({b for a in usable for b in a.bands})
-        raise BadAsset(f"{what}: bands {missing if wanted else ''} are not among its assets; it has {', '.join(names)}")
+        raise BadAsset(
+            f"{label}: bands {missing if wanted else ''} are not among its assets; it has {', '.join(names)}"
+        )
     finest = gsd_m if gsd_m is not None else min(_pixel_m(a, name) for name, g in offered.items() for a in g)
     return [_nearest(name, group, finest) for name, group in offered.items()]
 

@@ -66,36 +66,36 @@ def open_tiff(
     gsd_m: float | None = None,
 ) -> TiffSource:
     """A scene of raster files; see `scene_reader.open_scene`."""
-    what = f"scene {scene.id}"
+    label = f"scene {scene.id}"
     is_sentinel2 = table.name.startswith("sentinel2")
     if is_sentinel2:
-        assets = sentinel2.select_assets(assets, bands, gsd_m, what)
+        assets = sentinel2.select_assets(assets, bands, gsd_m, label)
     elif bands is not None:
         assets = _assets_of_bands(assets, bands, table)
     metadata_files = [a for a in (find_mtl(scene.assets), find_metadata(scene.assets)) if a is not None]
     identity = fetcher.identity([*assets, *metadata_files])
     headers = _headers(assets, fetcher)
     if (xml := find_metadata(scene.assets)) is not None:
-        headers = _with_metadata(headers, read_metadata(xml, fetcher), what)
+        headers = _with_metadata(headers, read_metadata(xml, fetcher), label)
     for header in headers:
         check_against_item(header, scene)
-    band_files, class_bands, left_out = _classify_bands(_groups(headers), table, what)
+    band_files, class_bands, left_out = _classify_bands(_groups(headers), table, label)
     if not band_files:
-        raise BadAsset(f"{what}: no band of sensor {table.name} in {', '.join(shown(a.href) for a in assets[:4])}")
-    picked = select_bands([b for b, _, _ in band_files], bands, what)
+        raise BadAsset(f"{label}: no band of sensor {table.name} in {', '.join(shown(a.href) for a in assets[:4])}")
+    picked = select_bands([b for b, _, _ in band_files], bands, label)
     band_files = [band_files[i] for i in picked]
-    target, size, crs = target_grid(band_files, gsd_m, what)
+    target, size, crs = target_grid(band_files, gsd_m, label)
     pixels = _pixels(scene, table, band_files, fetcher, target, crs, left_out)
     cube_bands = [b for b, _, _ in band_files]
     spec, order = make_spec(cube_bands, size, pixels, sensor=table.name)
-    layers = layers_of([band_files[i] for i in order], target, size, what)
+    layers = layers_of([band_files[i] for i in order], target, size, label)
     notes = {b.name: n for b, n in zip(cube_bands, resampling(band_files, target), strict=True) if n}
     if notes:
         spec = replace(spec, attrs={**spec.attrs, "hypermend:resampling": notes})
     if spec.fill is None and has_holes(layers, size):
         spec = replace(spec, fill=mosaic_fill(spec.dtype))
     classes = [
-        Layer(files=tuple(place(h, target, size, what) for h in g), file_bands=(p,), cube_bands=(0,))
+        Layer(files=tuple(place(h, target, size, label) for h in g), file_bands=(p,), cube_bands=(0,))
         for g, p in class_bands
     ]
     # room for two windows of a shard: interleaved bands must not be unpacked once for each band
@@ -146,7 +146,7 @@ class TiffSource:
             part = self._read_file(file, layer.file_bands, top, bottom, left, right)
             window = (slice(top - y0, bottom - y0), slice(left - x0, right - x0))
             if (nodata := file.header.nodata) is not None and len(layer.files) > 1:
-                # where files overlap, one without data here leaves what another has
+                # where files overlap, one without data here keeps the data of another
                 holes = np.isnan(part) if np.isnan(nodata) else part == nodata
                 part = np.where(holes, out[(list(layer.cube_bands), *window)], part)
             out[(list(layer.cube_bands), *window)] = part
@@ -177,14 +177,14 @@ class TiffSource:
 
 
 def _classify_bands(
-    groups: Sequence[list[Header]], table: Sensor, what: str
+    groups: Sequence[list[Header]], table: Sensor, label: str
 ) -> tuple[list[BandFiles], list[tuple[list[Header], int]], list[str]]:
     """Bands of the cube, bands of classes (files, 1-based number in them), and names of the bands left out."""
     band_files: list[BandFiles] = []
     classes: list[tuple[list[Header], int]] = []
     left_out: list[str] = []
     for group in groups:
-        for position, band in enumerate(_bands_of(group[0], table, what), start=1):
+        for position, band in enumerate(_bands_of(group[0], table, label), start=1):
             if isinstance(band, Band):
                 if band.detector == THERMAL:
                     left_out.append(band.name)
@@ -212,11 +212,11 @@ def _headers(assets: Sequence[Asset], fetcher: AssetFetcher) -> list[Header]:
         return list(pool.map(lambda a: read_header(a, fetcher), assets))
 
 
-def _with_metadata(headers: Sequence[Header], metadata: EnmapMetadata, what: str) -> list[Header]:
+def _with_metadata(headers: Sequence[Header], metadata: EnmapMetadata, label: str) -> list[Header]:
     """Headers with the bands and scale of the delivery's metadata file, which the image's tags lack."""
     if wrong := [h for h in headers if h.count != len(metadata.wavelength_nm)]:
         where = shown(wrong[0].asset.href)
-        raise BadAsset(f"{what}: {where} has {wrong[0].count} bands, its XML {len(metadata.wavelength_nm)}")
+        raise BadAsset(f"{label}: {where} has {wrong[0].count} bands, its XML {len(metadata.wavelength_nm)}")
     return [
         replace(
             h,
@@ -238,9 +238,9 @@ def _groups(headers: Sequence[Header]) -> list[list[Header]]:
     return list(groups.values())
 
 
-def _bands_of(header: Header, table: Sensor, what: str) -> list[Band | str]:
+def _bands_of(header: Header, table: Sensor, label: str) -> list[Band | str]:
     """A Band for each band of the file, or its bare name if the sensor table lacks it."""
-    where = f"{what}, {shown(header.asset.href)}"
+    where = f"{label}, {shown(header.asset.href)}"
     if header.wavelength_nm is not None:
         return list(
             by_wavelength(
@@ -272,16 +272,16 @@ def _pixels(
     left_out: Sequence[str],
 ) -> PixelFormat:
     """Format of the stored numbers; all files of a cube must agree."""
-    what = f"scene {scene.id}"
+    label = f"scene {scene.id}"
     dtypes = {group[0].dtypes[i - 1] for _, group, i in band_files}
     if len(dtypes) > 1:
-        raise BadAsset(f"{what}: bands of types {', '.join(sorted(dtypes))}; one cube has one")
+        raise BadAsset(f"{label}: bands of types {', '.join(sorted(dtypes))}; one cube has one")
     dtype = dtypes.pop()
     headers = [h for _, group, _ in band_files for h in group]
     nodata = {h.nodata if h.nodata is not None else h.asset.nodata for h in headers}
     if len({str(n) for n in nodata}) > 1:
-        raise BadAsset(f"{what}: files with nodata {', '.join(map(str, nodata))}; one cube has one")
-    declared = _declared_scale(headers, what)
+        raise BadAsset(f"{label}: files with nodata {', '.join(map(str, nodata))}; one cube has one")
+    declared = _declared_scale(headers, label)
     facts: dict[str, Any] = {"hypermend:left_out": list(left_out)} if left_out else {}
     quantity = str(scene.properties.get("hypermend:quantity", table.quantity))
     scale, offset = declared if declared is not None else (1.0, 0.0)
@@ -307,7 +307,7 @@ def _pixels(
     )
 
 
-def _declared_scale(headers: Sequence[Header], what: str) -> tuple[float, float] | None:
+def _declared_scale(headers: Sequence[Header], label: str) -> tuple[float, float] | None:
     """(scale, offset) of the files, else of the item, else None."""
     declared = {(h.scale, h.offset) for h in headers}
     if declared == {(1.0, 0.0)}:
@@ -317,5 +317,5 @@ def _declared_scale(headers: Sequence[Header], what: str) -> tuple[float, float]
             return None if scale is None and offset is None else (scale or 1.0, offset or 0.0)
         declared = {(s or 1.0, o or 0.0) for s, o in item}
     if len(declared) > 1:
-        raise BadAsset(f"{what}: files differ in (scale, offset): {sorted(declared)[:4]}")
+        raise BadAsset(f"{label}: files differ in (scale, offset): {sorted(declared)[:4]}")
     return declared.pop()

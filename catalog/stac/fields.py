@@ -25,36 +25,36 @@ class BadField(ValueError):
     """A field that does not follow STAC."""
 
 
-def mapping(what: str, value: Any) -> Mapping[str, Any]:
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
     """An object of JSON; null is an empty one."""
     if not isinstance(value, Mapping | None):
-        raise BadField(f"{what} is no object: {_short(value)}")
+        raise BadField(f"{name} is no object: {_short(value)}")
     return value or {}
 
 
-def sequence(what: str, value: Any) -> Sequence[Any]:
+def sequence(name: str, value: Any) -> Sequence[Any]:
     """An array of JSON; null is an empty one."""
     if not isinstance(value, list | tuple | None):
-        raise BadField(f"{what} is no list: {_short(value)}")
+        raise BadField(f"{name} is no list: {_short(value)}")
     return value or ()
 
 
-def text(what: str, value: Any) -> str | None:
+def text(name: str, value: Any) -> str | None:
     if not isinstance(value, str | None):
-        raise BadField(f"{what} is no text: {_short(value)}")
+        raise BadField(f"{name} is no text: {_short(value)}")
     return value
 
 
-def number(what: str, value: Any, *, finite: bool = True) -> float | None:
+def number(name: str, value: Any, *, finite: bool = True) -> float | None:
     """A number, or one written as text, as STAC writes the nodata value "nan"."""
     if value is None:
         return None
     try:
         parsed = float(value)
     except (TypeError, ValueError, OverflowError) as e:
-        raise BadField(f"{what} is no number: {_short(value)}") from e
+        raise BadField(f"{name} is no number: {_short(value)}") from e
     if isinstance(value, bool) or (finite and not math.isfinite(parsed)):
-        raise BadField(f"{what} is no number: {_short(value)}")
+        raise BadField(f"{name} is no number: {_short(value)}")
     return parsed
 
 
