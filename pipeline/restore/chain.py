@@ -11,20 +11,12 @@ import torch
 from hypermend.models.restorer import Model, Restorer, SceneStatistics
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step, margins
-from hypermend.pipeline.tiling.pixels import (
-    Physical,
-)
+from hypermend.pipeline.tiling.pixels import Physical
 from hypermend.pipeline.tiling.spectral_windows import SpectralWindow
 
 
-def inner_window(margin: int) -> tuple[slice, slice]:
-    """Rows and columns without ``margin`` pixels on each side."""
-    inner = slice(margin, -margin or None)
-    return inner, inner
-
-
 class Chain:
-    """Bound models one after the other; what each needs around the core is cut off once it has seen it."""
+    """Bound models one after the other; the margin that each needs is cut off after it."""
 
     def __init__(self, steps: Sequence[Step], restorers: Iterable[Restorer]) -> None:
         every = margins(steps)
@@ -40,8 +32,9 @@ class Chain:
             for step, restorer, margin, needed in self._parts:
                 y = restorer(x)
                 changed |= y is not x
-                inner = inner_window(step.scale * margin - needed)
-                x = y[(..., *inner)]
+                cut = step.scale * margin - needed
+                inner = slice(cut, -cut or None)
+                x = y[..., inner, inner]
         return np.asarray(x[0].cpu().numpy(), dtype=np.float32) if changed else None
 
 

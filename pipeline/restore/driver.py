@@ -22,7 +22,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.outcome import WAIT, Wait
 from hypermend.pipeline.engine.ray_actors import on_ray
-from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
+from hypermend.pipeline.restore.messages import AdaptBlock, Finish, Prepare, RestoreContext, RestoreTile
 from hypermend.pipeline.restore.plan import Plan, pending
 from hypermend.pipeline.restore.request import SceneRequest
 from hypermend.pipeline.restore.work_list import WorkList, work_list
@@ -48,7 +48,7 @@ class RestoreUnit:
         return Prepare(unit=self.id, request=self._request, granted_bytes=self._granted_bytes)
 
     def tiles(self, prepared: PreparedScene) -> Iterator[AdaptBlock | RestoreTile | Wait]:
-        scene: OpenedScene = prepared.context
+        scene: RestoreContext = prepared.context
         plan = scene.plan
         if plan.blocks is not None:
             for block in plan.blocks:

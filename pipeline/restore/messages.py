@@ -55,7 +55,7 @@ class Finish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenedScene:
+class RestoreContext:
     """A prepared scene, as the driver keeps it."""
 
     plan: Plan

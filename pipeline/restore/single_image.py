@@ -1,4 +1,4 @@
-"""A chain of models in a worker: what is found out about a scene before the first tile, and the pixels of a tile.
+"""One image in a worker: the facts of the scene before its first tile, and the pixels of a tile by a chain of models.
 
 source cube --read with margin--> fill holes --step, trim, step, trim--> the core, on finer pixels after a sharpener
 """
@@ -6,8 +6,9 @@ source cube --read with margin--> fill holes --step, trim, step, trim--> the cor
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,31 +18,34 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.restorer import Model, SceneStatistics, array_from_json, array_to_json
-from hypermend.pipeline.restore.chain import Chain, bind, inner_window
+from hypermend.pipeline.registry.models import load_model
+from hypermend.pipeline.restore.chain import Chain, bind
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step
+from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.tiling.pixels import (
     FILL_REACH_PX,
     Flags,
+    ImageWindow,
     Mask,
+    MeanSpectrum,
     Physical,
     Stored,
     TilePixels,
     data_mask,
-    fill_holes,
     mark_near_fill,
     physical,
     refuse_bad_output,
     repeated,
     to_stored,
 )
-from hypermend.pipeline.tiling.tiles import PaddedRead, Tile, Window, padded_window, sample_windows
+from hypermend.pipeline.tiling.tiles import Index, Tile, Window, padded_window, sample_windows
 
 
 def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, Any]:
-    """What depends on the whole scene: the mean spectrum that fills deep holes, and what each model asks for.
+    """Estimate whatever depends on the whole scene: the mean spectrum that fills deep holes, and each model's facts.
 
-    A model is told of what it will see: sampled windows of the scene, restored by the steps before it.
+    A model estimates from its later input: sampled windows of the scene, restored by the steps before it.
 
     Raises:
         Refused: no sampled pixel of the scene holds data.
@@ -79,95 +83,103 @@ def _restored(
     plan: Plan, source: Cube, mean: Physical, before: Chain, bands: NDArray[np.intp]
 ) -> Iterator[tuple[Physical, Mask]]:
     """The same windows as the first steps leave them; ``bands`` counts good ones."""
-    reader = Reader(plan, source, mean)
+    reader = SourceReader(plan, source, mean)
     for window in sample_windows(*plan.source_px):
-        found = reader.read(window, before.margin)
-        known = found.known[inner_window(before.margin)]
+        image = reader.read(window, before.margin).image
+        core = window.inside(image.window)
+        known = image.known[core]
         if known.any():
-            restored = before(found.values)
-            values = found.values[(..., *inner_window(before.margin))] if restored is None else restored
+            restored = before(image.values)
+            values = image.values[(..., *core)] if restored is None else restored
             known = repeated(known, values.shape[1] // known.shape[0])
             yield np.where(known, values[bands], np.float32(0)), known
 
 
 def _mean_spectrum(plan: Plan, source: Cube, good: NDArray[np.intp]) -> Physical:
-    total, count = np.zeros(len(good)), 0
+    spectrum = MeanSpectrum()
     for values, known in _samples(plan, source, good):
-        total += values[:, known].sum(axis=1, dtype=np.float64)
-        count += int(known.sum())
-    if count == 0:
+        spectrum.add(values, known)
+    if spectrum.pixels == 0:
         raise Refused(f"scene {plan.scene_id}: none of the sampled pixels holds data; nothing to restore")
-    return (total / count).astype(np.float32)
+    return spectrum.mean()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Padded:
+class SourceWindow:
     """One window of source pixels with its margin; beyond the scene it is reflected."""
 
     stored: Stored
+    """(bands, h, w) as the source cube stores them."""
     flags: Flags
-    values: Physical
-    """(b, h, w) of the good bands, without holes."""
-    known: Mask
-    """(h, w): where there was data."""
+    image: ImageWindow
+    """The good bands."""
 
 
-class Reader:
-    """Windows of a scene as models take them."""
+class SourceReader:
+    """Reads windows of a scene as models take them."""
 
     def __init__(self, plan: Plan, source: Cube, mean: Physical) -> None:
         self._source, self._mean = source, mean
         self._size = plan.source_px
         self._good = np.flatnonzero(plan.spec.good)
 
-    def read(self, window: Window, margin: int) -> Padded:
-        """A window with ``margin`` pixels around it."""
-        stored, flags = self._padded(window, margin)
-        values = physical(stored if len(self._good) == len(stored) else stored[self._good], self._source.spec)
-        known = data_mask(values, flags)
-        if not known.all():
-            # A hole takes its values from up to FILL_REACH_PX farther than the network looks.
-            wide, wide_flags = self._padded(window, margin + FILL_REACH_PX)
-            filled = physical(wide[self._good], self._source.spec)
-            fill_holes(filled, data_mask(filled, wide_flags), self._mean)
-            values = np.ascontiguousarray(filled[(..., *inner_window(FILL_REACH_PX))])
-        return Padded(stored=stored, flags=flags, values=values, known=known)
+    def read(self, window: Window, margin: int) -> SourceWindow:
+        """Read a window with ``margin`` pixels around it, without holes."""
+        source = self._with_holes(window.grown(margin))
+        if source.image.known.all():
+            return source
+        wide = self._with_holes(window.grown(margin + FILL_REACH_PX))
+        return replace(source, image=source.image.filled(wide.image, self._mean))
 
-    def _padded(self, window: Window, margin: int) -> tuple[Stored, Flags]:
-        read: PaddedRead = padded_window(*self._size, window, margin)
-        stored, flags = self._source.read(read.window.y, read.window.x)
-        return read.take(stored), read.take(flags)
+    def _with_holes(self, window: Window) -> SourceWindow:
+        read = padded_window(*self._size, window, 0)
+        stored, flags = (read.take(pixels) for pixels in self._source.read(read.window.y, read.window.x))
+        values = physical(stored if len(self._good) == len(stored) else stored[self._good], self._source.spec)
+        image = ImageWindow(window=window, values=values, known=data_mask(values, flags))
+        return SourceWindow(stored=stored, flags=flags, image=image)
 
 
 class SingleImageScene:
-    """A plan with its source open and its restorers bound."""
+    """A plan of one image, its source and its models; an ``OpenScene``."""
 
-    def __init__(self, plan: Plan, root: ArchiveStore, models: Sequence[Model]) -> None:
-        assert plan.scene_facts is not None
+    load_model = staticmethod(load_model)
+
+    def __init__(self, plan: Plan, root: ArchiveStore, load: Callable[[str], Model]) -> None:
         self.plan = plan
-        source = Cube(root, plan.source)
-        self._good = np.flatnonzero(plan.spec.good)
-        self._reader = Reader(plan, source, array_from_json(plan.scene_facts["mean"]))
-        self._chain = Chain(plan.steps, bind(plan, models, plan.scene_facts["steps"]))
+        self._root, self._load = root, load
+
+    def facts(self) -> dict[str, Any]:
+        return scene_facts(self.plan, Cube(self._root, self.plan.source), self._models())
+
+    def model_facts(self) -> list[SceneStatistics]:
+        assert self.plan.scene_facts is not None
+        return [facts for step in self.plan.scene_facts["steps"] for facts in step]
+
+    def adapted(self) -> frozenset[Index]:
+        return frozenset()
+
+    def adapt(self, block: Index) -> TaskReceipt:
+        raise NotImplementedError("models of one image do not adapt")
+
+    def figures(self) -> dict[str, Any]:
+        return {}
 
     def pixels(self, tile: Tile) -> TilePixels:
-        """Read and restore one tile."""
+        plan, reader, chain = self.plan, self._reader, self._chain
         start = time.perf_counter()
-        plan, margin = self.plan, self._chain.margin
-        found = self._reader.read(plan.source_grid.to_read(tile.index), margin)
+        source = reader.read(plan.source_grid.to_read(tile.index), chain.margin)
         read = time.perf_counter()
-        at = plan.source_grid[tile.index].core
-        core = slice(margin, margin + at.height), slice(margin, margin + at.width)
-        # What is neither fed nor invented (bad bands, holes) stays as it was measured, on finer pixels.
-        stored = repeated(found.stored[(..., *core)], plan.scale)
-        flags, known = found.flags, found.known[core]
+        image, core = source.image, plan.source_grid[tile.index].core.inside(source.image.window)
+        # Bad bands and holes are neither fed nor invented: they stay as they were measured, on finer pixels.
+        stored = repeated(source.stored[(..., *core)], plan.scale)
+        flags, known = source.flags, image.known[core]
         if known.any():
-            output = self._chain(found.values)
+            output = chain(image.values)
             if output is not None:
-                output, there = output[:, : tile.core.height, : tile.core.width], repeated(known, plan.scale)
-                refuse_bad_output(output, there)
-                stored = self._changed(stored, repeated(found.values[(..., *core)], plan.scale), output, there)
-            flags = mark_near_fill(flags, found.known, margin)
+                output, fine = output[:, : tile.core.height, : tile.core.width], repeated(known, plan.scale)
+                refuse_bad_output(output, fine)
+                stored = self._changed(stored, repeated(image.values[(..., *core)], plan.scale), output, fine)
+            flags = mark_near_fill(flags, image.known, chain.margin)
         return TilePixels(
             stored=stored,
             flags=repeated(flags[core], plan.scale),
@@ -178,9 +190,24 @@ class SingleImageScene:
     def _changed(self, stored: Stored, before: Physical, after: Physical, known: Mask) -> Stored:
         """The change of the good bands, added to the stored numbers where there is data.
 
-        Adding the change, rather than storing the result anew, keeps every band that the models left alone bit for bit.
+        Adding the change, rather than storing the result, keeps every band that the models left alone bit for bit.
         """
         spec, out = self.plan.spec, stored.astype(self.plan.spec.dtype)
+        good = np.flatnonzero(spec.good)
         change = (after - before) / np.float32(spec.scale_factor)
-        out[self._good] = np.where(known, to_stored(stored[self._good] + change, spec), out[self._good])
+        out[good] = np.where(known, to_stored(stored[good] + change, spec), out[good])
         return out
+
+    def _models(self) -> list[Model]:
+        return [self._load(step.model) for step in self.plan.steps]
+
+    @cached_property
+    def _reader(self) -> SourceReader:
+        assert self.plan.scene_facts is not None
+        mean = array_from_json(self.plan.scene_facts["mean"])
+        return SourceReader(self.plan, Cube(self._root, self.plan.source), mean)
+
+    @cached_property
+    def _chain(self) -> Chain:
+        assert self.plan.scene_facts is not None
+        return Chain(self.plan.steps, bind(self.plan, self._models(), self.plan.scene_facts["steps"]))

@@ -1,6 +1,6 @@
-"""What a worker does for a restoration: prepare a scene, adapt its blocks, restore its tiles, sum it up.
+"""A worker of a restoration: prepare a scene, adapt its blocks, restore its tiles, sum it up.
 
-    read --(chain_worker or fuse_worker)--> pixels of the core --> write one shard --> mark
+    read --(single_image or image_pair)--> pixels of the core --> write one shard --> mark
 
 Whatever a tile's pixels depend on lies within its halo, in the plan or in the weights of the blocks around it, so every
 tile size, worker and order gives the same cube (DESIGN section 4).
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +25,56 @@ from hypermend.catalog.pairs.pairing import finer_lonlat
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.catalog.storage.recent import Recent
 from hypermend.models.card import ModelCard
-from hypermend.models.restorer import Model
+from hypermend.models.restorer import SceneStatistics
 from hypermend.pipeline.engine.worker_memory import keep_freed_memory, peak_bytes
-from hypermend.pipeline.registry.models import load_model, load_pair_model
-from hypermend.pipeline.restore.image_pair import ImagePairScene, block_figures, block_marks, pair_facts, summary
+from hypermend.pipeline.restore.image_pair import ImagePairScene
 from hypermend.pipeline.restore.make_plan import check_memory, plan_request
-from hypermend.pipeline.restore.messages import AdaptBlock, Finish, OpenedScene, Prepare, RestoreTile
+from hypermend.pipeline.restore.messages import AdaptBlock, Finish, Prepare, RestoreContext, RestoreTile
 from hypermend.pipeline.restore.plan import Plan, read_plan
-from hypermend.pipeline.restore.single_image import SingleImageScene, scene_facts
+from hypermend.pipeline.restore.request import SceneRequest
+from hypermend.pipeline.restore.single_image import SingleImageScene
 from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
-from hypermend.pipeline.tiling.tiles import Index
+from hypermend.pipeline.tiling.pixels import TilePixels
+from hypermend.pipeline.tiling.tiles import Index, Tile
 
 KEEP_OPEN = 4
 """Scenes that a worker keeps open."""
+
+
+class OpenScene(Protocol):
+    """One scene in a worker: its plan, its cubes and its models, read when they are first used."""
+
+    plan: Plan
+
+    def facts(self) -> dict[str, Any]:
+        """Estimate whatever depends on the whole scene; the plan has none yet."""
+        ...
+
+    def model_facts(self) -> list[SceneStatistics]:
+        """The facts of each model, as the plan holds them."""
+        ...
+
+    def adapted(self) -> frozenset[Index]:
+        """Blocks that have adapted."""
+        ...
+
+    def adapt(self, block: Index) -> TaskReceipt:
+        """Adapt the model to one block and store what it learned; the mark is written last."""
+        ...
+
+    def pixels(self, tile: Tile) -> TilePixels:
+        """Read and restore one tile."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """Figures of the scene for the run's report; folds the marks of its blocks."""
+        ...
+
+
+def scene_class(guide: object | None) -> type[SingleImageScene] | type[ImagePairScene]:
+    """The one place in a worker where a fusion goes another way."""
+    return SingleImageScene if guide is None else ImagePairScene
 
 
 class RestoreWorker:
@@ -47,9 +83,8 @@ class RestoreWorker:
     def __init__(self, archive: str) -> None:
         keep_freed_memory()
         self._root = ArchiveStore(archive)
-        self._scenes: Recent[str, tuple[SingleImageScene | ImagePairScene, Cube]] = Recent(KEEP_OPEN)
-        self._model = cache(lambda name: load_model(self._root, name))
-        self._fusion = cache(lambda name: load_pair_model(self._root, name))
+        self._scenes: Recent[str, tuple[OpenScene, Cube]] = Recent(KEEP_OPEN)
+        self._model = cache(lambda load, name: load(self._root, name))
 
     def __call__(self, task: Prepare | AdaptBlock | RestoreTile | Finish) -> Any:
         if isinstance(task, Prepare):
@@ -61,45 +96,39 @@ class RestoreWorker:
         return self._finish(read_plan(self._root, task.plan))
 
     def _prepare(self, task: Prepare) -> PreparedScene:
-        request = task.request
-        cards = {choice.task: self._card(choice.task, choice.model) for choice in request.choices}
-        plan = plan_request(self._root, request, cards)
+        plan = self._plan(task.request)
         check_memory(plan, task.granted_bytes)
         wrote = 0
         try:
             plan = read_plan(self._root, plan.key)
         except NotFound:
-            data = to_json(plan.with_facts(self._facts(plan)).to_dict())
+            data = to_json(plan.with_facts(self._open(plan).facts()).to_dict())
             # Of two drivers that estimate at once, one wins, and both go on with its facts.
             wrote = len(data) if self._root.put_if_absent(plan.key, data) else 0
             plan = read_plan(self._root, plan.key)
         create(self._root, plan.target, plan.spec, lonlat=_lonlat(self._root, plan))
         done, folded = DoneMarks(self._root, plan.target).tiles()
-        adapted = block_marks(self._root, plan).tiles()[0] if plan.blocks else frozenset[Index]()
-        settled = folded and len(done) == len(plan.grid) and (plan.blocks is None or len(adapted) == len(plan.blocks))
-        facts = plan.scene_facts
-        assert facts is not None
+        scene = self._open(plan)
+        adapted = scene.adapted()
+        blocks = len(plan.blocks or ()) - len(adapted)
         # A model that leaves a scene, or a window of its bands, as it is says why.
-        found = [f for step in facts["steps"] for f in step] if plan.guide is None else [facts["model"]]
-        reasons = dict.fromkeys(f"left as it is: {f['reason']}" for f in found if "reason" in f)
+        reasons = [f"left as it is: {facts['reason']}" for facts in scene.model_facts() if "reason" in facts]
         return PreparedScene(
             total=len(plan.grid),
             done=done,
-            blocks=0 if plan.blocks is None else len(plan.blocks) - len(adapted),
-            settled=settled,
+            blocks=blocks,
+            settled=folded and len(done) == len(plan.grid) and blocks == 0,
             bytes_written=wrote,
-            context=OpenedScene(plan=replace(plan, scene_facts=None), adapted=adapted),
-            warnings=(*plan.warnings, *reasons),
+            context=RestoreContext(plan=replace(plan, scene_facts=None), adapted=adapted),
+            warnings=(*plan.warnings, *dict.fromkeys(reasons)),
         )
 
-    def _facts(self, plan: Plan) -> dict[str, Any]:
-        if plan.guide is None:
-            return scene_facts(plan, Cube(self._root, plan.source), self._models(plan))
-        return pair_facts(plan, self._root, self._fusion(plan.model))
+    def _plan(self, request: SceneRequest) -> Plan:
+        kind = scene_class(request.guide_scene)
+        return plan_request(self._root, request, {c.task: self._card(kind, c.model) for c in request.choices})
 
     def _adapt(self, task: AdaptBlock) -> TaskReceipt:
         scene, _ = self._scene(task.plan)
-        assert isinstance(scene, ImagePairScene)
         return scene.adapt(task.block)
 
     def _restore(self, task: RestoreTile) -> TaskReceipt:
@@ -127,33 +156,31 @@ class RestoreWorker:
         """Fold the marks."""
         marks = DoneMarks(self._root, plan.target).fold()
         valid = sum(mark.extra["valid_px"] for mark in marks.values())
-        figures: dict[str, Any] = {"models": [{"task": s.task, "model": s.model, "why": s.why} for s in plan.steps]}
-        if plan.guide is not None:
-            figures |= summary(plan, block_figures(self._root, plan))
+        models = [{"task": step.task, "model": step.model, "why": step.why} for step in plan.steps]
+        figures = {"models": models, **self._open(plan).figures()}
         return SceneTotals(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
 
-    def _scene(self, key: str) -> tuple[SingleImageScene | ImagePairScene, Cube]:
-        return self._scenes.get(key, partial(self._open, key))
+    def _scene(self, key: str) -> tuple[OpenScene, Cube]:
+        """The scene of a plan, kept open, and its restored cube."""
+        return self._scenes.get(key, partial(self._open_both, key))
 
-    def _open(self, key: str) -> tuple[SingleImageScene | ImagePairScene, Cube]:
+    def _open_both(self, key: str) -> tuple[OpenScene, Cube]:
         plan = read_plan(self._root, key)
+        kind = scene_class(plan.guide)
         for step in plan.steps:
-            if self._card(step.task, step.model).weights_sha256 != step.weights_sha256:
+            if self._card(kind, step.model).weights_sha256 != step.weights_sha256:
                 raise Refused(
                     f"scene {plan.scene_id}: the weights of {step.model} changed under its plan; run it again"
                 )
-        scene: SingleImageScene | ImagePairScene = (
-            SingleImageScene(plan, self._root, self._models(plan))
-            if plan.guide is None
-            else ImagePairScene(plan, self._root, self._fusion(plan.model))
-        )
-        return scene, Cube(self._root, plan.target)
+        return self._open(plan), Cube(self._root, plan.target)
 
-    def _models(self, plan: Plan) -> list[Model]:
-        return [self._model(step.model) for step in plan.steps]
+    def _open(self, plan: Plan) -> OpenScene:
+        kind = scene_class(plan.guide)
+        return kind(plan, self._root, partial(self._model, kind.load_model))
 
-    def _card(self, task: str, name: str) -> ModelCard:
-        card = self._fusion(name).card if task == "fuse" else self._model(name).card
+    def _card(self, kind: type[SingleImageScene] | type[ImagePairScene], name: str) -> ModelCard:
+        """The card that lies beside the loaded weights."""
+        card: ModelCard = self._model(kind.load_model, name).card
         return replace(card, name=name)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID, CubeSpec
+from hypermend.pipeline.tiling.tiles import Window
 
 Stored = NDArray[Any]
 """(bands, h, w) numbers as the cube stores them."""
@@ -30,6 +31,46 @@ class TilePixels:
 
 FILL_REACH_PX = 8
 """How far into a hole its neighbours reach; the rest of a hole holds the scene's mean spectrum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageWindow:
+    """One window of an image."""
+
+    window: Window
+    """In the image's own pixels; beyond its edge where the image is reflected there."""
+    values: Physical
+    """(b, h, w)"""
+    known: Mask
+    """(h, w): where the image holds data."""
+
+    def filled(self, wide: ImageWindow, mean: Physical) -> ImageWindow:
+        """The window with its holes filled.
+
+        Args:
+            wide: the same image, ``FILL_REACH_PX`` farther on each side: a hole takes its values from there. Filled in
+                place.
+            mean: (b,) the scene's mean spectrum.
+        """
+        fill_holes(wide.values, wide.known, mean)
+        return replace(self, values=np.ascontiguousarray(wide.values[(..., *self.window.inside(wide.window))]))
+
+
+class MeanSpectrum:
+    """Mean of the pixels that hold data, band by band, over any number of windows."""
+
+    def __init__(self) -> None:
+        self.pixels = 0
+        self._total: Any = 0.0
+
+    def add(self, values: Physical, known: Mask) -> None:
+        """Count one window: (b, h, w), (h, w)."""
+        self._total = self._total + values[:, known].sum(axis=1, dtype=np.float64)
+        self.pixels += int(known.sum())
+
+    def mean(self) -> Physical:
+        """(b,); at least one pixel must have been counted."""
+        return np.asarray(self._total / self.pixels, dtype=np.float32)
 
 
 def physical(stored: Stored, spec: CubeSpec) -> Physical:

@@ -49,6 +49,27 @@ class Window:
     def x(self) -> slice:
         return slice(self.x0, self.x1)
 
+    def grown(self, px: int) -> Window:
+        """The window with ``px`` more pixels on each side; it may leave the scene."""
+        return Window(y0=self.y0 - px, y1=self.y1 + px, x0=self.x0 - px, x1=self.x1 + px)
+
+    def intersection(self, other: Window) -> Window:
+        """The pixels that both windows hold."""
+        return Window(
+            y0=max(self.y0, other.y0), y1=min(self.y1, other.y1), x0=max(self.x0, other.x0), x1=min(self.x1, other.x1)
+        )
+
+    def finer(self, scale: int) -> Window:
+        """The same place in pixels ``scale`` times finer."""
+        return Window(y0=scale * self.y0, y1=scale * self.y1, x0=scale * self.x0, x1=scale * self.x1)
+
+    def inside(self, outer: Window) -> tuple[slice, slice]:
+        """Rows and columns of the window, counted in ``outer``."""
+        return (
+            slice(self.y0 - outer.y0, self.y1 - outer.y0),
+            slice(self.x0 - outer.x0, self.x1 - outer.x0),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
