@@ -1,13 +1,13 @@
-"""One night: what is new, replaced or failed before goes from its files to its restored cube; once.
+"""One night: ingest and restore the scenes that are new, replaced or failed before, each once.
 
-    find     every scene that the job's filters match, compared with what earlier nights remember   -> todo
-    freeze   runs/<run>/items.jsonl: what this night covers, written before any work begins
-    work     ingest, then restore, in two runs with their own ledgers
-    say      runs/<run>/night.json, and what the next night must know: nightly/<name>/scenes.jsonl
+    find     every scene that the job's filters match, compared with the state of earlier nights
+    freeze   runs/<run>/items.jsonl: the scenes of this night, written before any work begins
+    work     ingest, then restore, in two runs with their own logs
+    report   runs/<run>/night.json, and the state for the next night: nightly/<name>/scenes.jsonl
 
-Nothing here looks at the clock: a scene is due because its item, or the settings, are others than when it was last
-restored, or because it failed. So a missed night is caught up by the next, a wrong clock does no harm, and a night that
-was killed is repeated by calling it again. Two never run at once: a lease in the archive sees to that.
+Nothing here depends on the clock: a scene is due because its item or the settings have changed since it was last
+restored, or because it failed. So the next night catches up a missed one, a wrong clock does no harm, and calling a
+killed night again repeats it. A lease in the archive keeps two nights from running at once.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from hypermend.pipeline.runs.report import SceneResult, new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run
 
 Why = Literal["new", "replaced", "failed"]
-STUCK_HOURS = 48.0
-_OF_RESULTS = (
+STALE_HOURS = 48.0
+"""A night that has run for longer is reported as a problem."""
+_RESULT_SETTINGS = (
     "task",
     "model",
     "scale",
@@ -51,8 +52,8 @@ _OF_RESULTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What earlier nights know of a scene."""
+class SceneRecord:
+    """State of a scene after the nights so far: a line of nightly/<name>/scenes.jsonl."""
 
     collection: str
     scene: str
@@ -70,7 +71,7 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Due:
+class DueScene:
     """A scene of this night."""
 
     scene: Scene
@@ -92,19 +93,19 @@ class Night:
     """Scenes that the filters match."""
     due: dict[str, int] = field(default_factory=lambda: {"new": 0, "replaced": 0, "failed": 0})
     published: int = 0
-    """Restored and published, or found to be so."""
+    """Restored and published, in this night or before."""
     failed: list[dict[str, Any]] = field(default_factory=list)
     """Scenes that failed and will be tried again."""
     given_up: list[dict[str, Any]] = field(default_factory=list)
-    """Scenes whose last try this night was."""
+    """Scenes that have now failed in as many nights as the job allows."""
     held: list[str] = field(default_factory=list)
-    """Scenes that another driver is at work on; the next night looks again."""
-    resting: int = 0
+    """Scenes that another driver restores at this time; the next night looks again."""
+    suppressed: int = 0
     """Scenes given up in an earlier night: tried again when their item changes, or by `hypermend retry`."""
     problem: str = ""
-    """What a person should know beside the scenes."""
+    """A problem beside the scenes that the user must look at."""
     running: str = ""
-    """Who runs this night already, where one does; then nothing was done."""
+    """The driver that runs this night already; then this one has done nothing."""
     tiles_written: int = 0
     bytes_written: int = 0
     seconds: float = 0.0
@@ -112,8 +113,8 @@ class Night:
 
     @property
     def exit_code(self) -> int:
-        """0: nothing for a person to do, failures that the next night tries again included. 1: a scene was given up,
-        nothing at all succeeded, or the search died. 130: stopped; call it again.
+        """0: the user need do nothing; the next night tries failed scenes again. 1: a scene was given up, nothing at
+        all succeeded, or the search died. 130: stopped; call it again.
         """
         if self.stopped:
             return 130
@@ -130,19 +131,23 @@ class Night:
             "failed, to be tried again": len(self.failed),
             "given up": len(self.given_up),
             "held by another driver": len(self.held),
-            "given up in earlier nights": self.resting,
+            "given up in earlier nights": self.suppressed,
         }
-        told = ", ".join(f"{n} {name}" for name, n in ends.items() if n)
+        counts = ", ".join(f"{n} {name}" for name, n in ends.items() if n)
         return (
-            f"{self.found} found, {due}" + (f": {told}" if told else "") + (f"; {self.problem}" if self.problem else "")
+            f"{self.found} found, {due}"
+            + (f": {counts}" if counts else "")
+            + (f"; {self.problem}" if self.problem else "")
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"exit_code": self.exit_code}
+        values = asdict(self) | {"exit_code": self.exit_code}
+        values["resting"] = values.pop("suppressed")  # the key of every night.json so far
+        return values
 
 
 def nightly(job: NightlyJob, *, engine: Engine = on_ray, work: Callable[[Run], object] = Run.wait) -> Night:
-    """Do one night.
+    """Run one night.
 
     Args:
         work: works a run to its end, perhaps showing it.
@@ -158,8 +163,8 @@ def nightly(job: NightlyJob, *, engine: Engine = on_ray, work: Callable[[Run], o
     if (other := leases.take(key)) is not None:
         hours = (datetime.now(UTC) - datetime.fromisoformat(other.since)).total_seconds() / 3600
         night.running = str(other)
-        if hours > STUCK_HOURS:
-            night.problem = f"it has been running for {hours:.0f} hours: look whether it still gets on"
+        if hours > STALE_HOURS:
+            night.problem = f"it has been running for {hours:.0f} hours: check whether it still makes progress"
         return night
     begin = time.monotonic()
     try:
@@ -178,85 +183,84 @@ class _Night:
     ) -> None:
         self._job, self._root, self._night = job, root, night
         self._engine, self._work = engine, work
-        self._table = f"nightly/{job.name}/scenes.jsonl"
-        self._known = {known.unit: known for known in read_table(root, job.name)}
+        self._state_key = f"nightly/{job.name}/scenes.jsonl"
+        self._records = {record.unit: record for record in read_state(root, job.name)}
         self._settings = digest(_settings(job, root))
 
     def do(self) -> None:
         due = self._due()
         if not due:
-            self._remember()
+            self._save_state()
             return
-        lines = [_frozen(one) for one in due]
+        lines = [_item_line(scene) for scene in due]
         self._root.put(f"runs/{self._night.run}/items.jsonl", _jsonl(lines))
         ended = self._ingest(due)
-        well = [
-            one for one in due if (end := ended.get(one.unit)) is not None and end.status in ("published", "current")
-        ]
-        ready = [one for one in well if one.scene.collection != self._job.guide_collection]
-        for one in ready:  # what counts is how its restoration ends
-            del ended[one.unit]
+        ingested = {unit for unit, result in ended.items() if result.status in ("published", "current")}
+        ready = [d for d in due if d.unit in ingested and d.scene.collection != self._job.guide_collection]
+        for scene in ready:  # the result that counts is that of its restoration
+            del ended[scene.unit]
         self._settle(due, ended | self._restore(ready))
-        self._remember()
+        self._save_state()
 
-    def _due(self) -> list[Due]:
-        """What this night covers: the new and the replaced first, then what failed."""
-        due: list[Due] = []
+    def _due(self) -> list[DueScene]:
+        """The scenes of this night: the new and the replaced first, then those that failed."""
+        due: list[DueScene] = []
         seen: set[str] = set()
-        for found in self._found():
+        for scene in self._all_scenes():
             self._night.found += 1
-            if isinstance(found, Skipped):
-                self._bad_item(found)
+            if isinstance(scene, Skipped):
+                self._bad_item(scene)
                 continue
-            unit = unit_id(found.collection, found.id)
+            unit = unit_id(scene.collection, scene.id)
             if unit in seen:
                 continue
             seen.add(unit)
-            work = digest([unsigned_item(found), self._settings])
-            known = self._known.get(unit)
-            if known is None or known.work != work:
-                due.append(Due(scene=found, why="new" if known is None else "replaced", work=work, failures=0))
-            elif known.status == "failed" and known.failures < self._job.attempts:
-                due.append(Due(scene=found, why="failed", work=work, failures=known.failures))
-            elif known.status == "failed":
-                self._night.resting += 1
-        due.sort(key=lambda one: one.why == "failed")
+            work = digest([unsigned_item(scene), self._settings])
+            record = self._records.get(unit)
+            if record is None or record.work != work:
+                why: Why = "new" if record is None else "replaced"
+                due.append(DueScene(scene=scene, why=why, work=work, failures=0))
+            elif record.status == "failed" and record.failures < self._job.attempts:
+                due.append(DueScene(scene=scene, why="failed", work=work, failures=record.failures))
+            elif record.status == "failed":
+                self._night.suppressed += 1
+        due.sort(key=lambda scene: scene.why == "failed")
         due = due[: self._job.limit]
-        for one in due:
-            self._night.due[one.why] += 1
+        for due_scene in due:
+            self._night.due[due_scene.why] += 1
         return due
 
-    def _found(self) -> Iterable[Scene | Skipped]:
-        """Every scene there is; a search that dies on the way is a problem, and what it had found is worked on."""
+    def _all_scenes(self) -> Iterable[Scene | Skipped]:
+        """Every scene that matches. If the search dies, the night reports it and works on the scenes so far."""
         every = self._job.model_copy(update={"limit": None})
         try:
-            for found in find_scenes(every):
-                if not self._job.scenes or found.id in self._job.scenes:
-                    yield found
+            for scene in find_scenes(every):
+                if not self._job.scenes or scene.id in self._job.scenes:
+                    yield scene
         except ArchiveError as error:
             self._night.problem = f"the search ended early: {error}"
 
     def _bad_item(self, skipped: Skipped) -> None:
-        """An item that is no scene: one try a night, like a scene that fails."""
+        """Count one failure of an item that is no scene, as for a scene that fails."""
         work = digest([skipped.id, skipped.reason])
-        known = self._known.get(unit_id("", skipped.id))
-        before = known.failures if known is not None and known.work == work else 0
+        record = self._records.get(unit_id("", skipped.id))
+        before = record.failures if record is not None and record.work == work else 0
         if before >= self._job.attempts:
-            self._night.resting += 1
+            self._night.suppressed += 1
             return
         self._failed("", skipped.id, work, before, skipped.reason)
 
-    def _ingest(self, due: list[Due]) -> dict[str, SceneResult]:
-        run = ingest(self._job, engine=self._engine, scenes=[one.scene for one in due], run=f"{self._night.run}-ingest")
+    def _ingest(self, due: list[DueScene]) -> dict[str, SceneResult]:
+        run = ingest(self._job, engine=self._engine, scenes=[d.scene for d in due], run=f"{self._night.run}-ingest")
         return self._run(run)
 
-    def _restore(self, ready: list[Due]) -> dict[str, SceneResult]:
-        """Restore what was ingested, each collection by itself: one id may be in several."""
+    def _restore(self, ready: list[DueScene]) -> dict[str, SceneResult]:
+        """Restore the ingested scenes, each collection by itself: one id may be in several."""
         ended: dict[str, SceneResult] = {}
-        for collection in sorted({one.scene.collection for one in ready}):
+        for collection in sorted({d.scene.collection for d in ready}):
             if self._night.stopped:
                 break
-            ids = tuple(one.scene.id for one in ready if one.scene.collection == collection)
+            ids = tuple(d.scene.id for d in ready if d.scene.collection == collection)
             # The scenes are named: no filter may lose one of them.
             plain = {"bbox": None, "datetime": None, "sensor": None, "scenes": ids, "collections": (collection,)}
             run_id = f"{self._night.run}-{digest(collection)[:6]}-restore"
@@ -278,62 +282,63 @@ class _Night:
             self._night.problem = str(run.report.notes["stopped"])
         return {result.unit: result for result in run.report.scenes}
 
-    def _settle(self, due: list[Due], ended: dict[str, SceneResult]) -> None:
-        for one in due:
-            result = ended.get(one.unit)
+    def _settle(self, due: list[DueScene], ended: dict[str, SceneResult]) -> None:
+        for d in due:
+            result = ended.get(d.unit)
             if result is None:  # stopped before its turn: it stays due
                 continue
             if result.status == "held":
-                self._night.held.append(one.unit)
+                self._night.held.append(d.unit)
             elif result.status in ("failed", "skipped"):
-                self._failed(one.scene.collection, one.scene.id, one.work, one.failures, result.reason)
+                self._failed(d.scene.collection, d.scene.id, d.work, d.failures, result.reason)
             else:
                 self._night.published += 1
-                self._known[one.unit] = Known(
-                    collection=one.scene.collection,
-                    scene=one.scene.id,
-                    work=one.work,
+                self._records[d.unit] = SceneRecord(
+                    collection=d.scene.collection,
+                    scene=d.scene.id,
+                    work=d.work,
                     status="published",
                     run=self._night.run,
                 )
 
     def _failed(self, collection: str, scene: str, work: str, before: int, reason: str) -> None:
-        known = Known(
+        failures = before + 1
+        record = SceneRecord(
             collection=collection,
             scene=scene,
             work=work,
             status="failed",
-            failures=before + 1,
+            failures=failures,
             reason=reason,
             run=self._night.run,
         )
-        self._known[known.unit] = known
-        said = {"collection": collection, "scene": scene, "nights": known.failures, "reason": reason}
-        (self._night.given_up if known.failures >= self._job.attempts else self._night.failed).append(said)
+        self._records[record.unit] = record
+        line = {"collection": collection, "scene": scene, "nights": failures, "reason": reason}
+        (self._night.given_up if failures >= self._job.attempts else self._night.failed).append(line)
 
-    def _remember(self) -> None:
-        rows = [asdict(known) for _, known in sorted(self._known.items())]
+    def _save_state(self) -> None:
+        rows = [asdict(record) for _, record in sorted(self._records.items())]
         if rows:
-            self._root.put_if_changed(self._table, _jsonl(rows))
+            self._root.put_if_changed(self._state_key, _jsonl(rows))
 
 
-def read_table(root: ArchiveStore, name: str) -> list[Known]:
-    """What the nights of this name remember; nothing before the first, or where the table is damaged (all is due)."""
+def read_state(root: ArchiveStore, name: str) -> list[SceneRecord]:
+    """Read the state that the nights of this name saved; [] before the first, or if it is damaged (all is due)."""
     try:
-        return [Known(**json.loads(line)) for line in root.get(f"nightly/{name}/scenes.jsonl").splitlines()]
+        return [SceneRecord(**json.loads(line)) for line in root.get(f"nightly/{name}/scenes.jsonl").splitlines()]
     except (NotFound, ValueError, TypeError):
         return []
 
 
 def _settings(job: NightlyJob, root: ArchiveStore) -> dict[str, Any]:
-    """Whatever makes other pixels of the same files."""
-    values = job.model_dump(mode="json", include=set(_OF_RESULTS))
+    """Settings, weights and versions that make other pixels of the same files."""
+    values = job.model_dump(mode="json", include=set(_RESULT_SETTINGS))
     weights = {card.name: card.weights_sha256 for card in possible(job, root)}
     return {**values, "weights": weights, "results": RESULT_VERSION, "reader": READER_VERSION}
 
 
-def _frozen(one: Due) -> dict[str, Any]:
-    return {"why": one.why, "failures": one.failures, "work": one.work, "item": unsigned_item(one.scene)}
+def _item_line(due: DueScene) -> dict[str, Any]:
+    return {"why": due.why, "failures": due.failures, "work": due.work, "item": unsigned_item(due.scene)}
 
 
 def _jsonl(rows: Iterable[dict[str, Any]]) -> bytes:

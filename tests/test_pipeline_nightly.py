@@ -22,7 +22,7 @@ from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import NightlyJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
-from hypermend.pipeline.nightly import Night, nightly, read_table
+from hypermend.pipeline.nightly import Night, nightly, read_state
 from hypermend.pipeline.restore.driver import restore
 from tests.synthetic import cave_folder
 
@@ -113,7 +113,7 @@ def test_f18_never_two_at_once_and_a_dead_nights_lease_is_taken_over(
     night = house.night()
     assert "already running: last night on" in night.line()
     assert (night.exit_code, night.found) == (0, 0)
-    monkeypatch.setattr(nights, "STUCK_HOURS", -1.0)
+    monkeypatch.setattr(nights, "STALE_HOURS", -1.0)
     assert house.night().exit_code == 1  # for days: a person should look
     monkeypatch.setattr(lease_module, "_gone", lambda claim: claim.what == "last night")
     assert house.night().published == 2
@@ -129,12 +129,12 @@ def test_f19_a_failed_scene_is_tried_again_by_itself_up_to_its_limit(house: Hous
     assert (second.due, [one["nights"] for one in second.given_up]) == ({"new": 0, "replaced": 0, "failed": 1}, [2])
     assert second.exit_code == 1
     third = house.night(attempts=2)
-    assert (third.due["failed"], third.resting, third.exit_code) == (0, 1, 0)
+    assert (third.due["failed"], third.suppressed, third.exit_code) == (0, 1, 0)
     file = house.folder / "files" / "one_ms" / "one_ms_07.png"
     file.write_bytes(whole)
     assert house.night(attempts=3).published == 1  # a higher limit, or `hypermend retry`
     assert house.restored() == {"one_ms", "two_ms"}
-    assert {known.status for known in read_table(ArchiveStore(house.archive), "nightly")} == {"published"}
+    assert {known.status for known in read_state(ArchiveStore(house.archive), "nightly")} == {"published"}
 
 
 def test_f19_a_night_that_was_killed_is_repeated_by_calling_it_again(house: House) -> None:
