@@ -1,4 +1,4 @@
-"""Networks and estimates: tensors in, tensors out. Knows no Ray, no Zarr, no STAC and no sensor.
+"""Networks and estimators: tensors in, tensors out. Imports no Ray, no Zarr, no STAC; names no sensor.
 
-Read in this order: restorer (the contract), card, checkpoint, signal, then a folder for each task.
+Read in this order: restorer (the contract), card, checkpoint, signal, then one folder for each task.
 """

@@ -1,6 +1,6 @@
-"""ModelCard: what a set of weights needs to be used rightly, as one frozen value that travels beside the weights.
+"""ModelCard: requirements and origin of a set of weights, as one frozen value that is stored beside the weights.
 
-A card is JSON. An unknown key is an error: a card from a newer version must not be half understood.
+A card is JSON. An unknown key is an error, so that a card of a newer version is not misread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPECTRUM = {"bands", "low_nm", "high_nm"}
 
 
 class BadCard(ValueError):
-    """A model card that cannot be used: says which card, which key and what to do."""
+    """Raised for a model card that cannot be used; the message says which card, which key and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class ModelCard:
     architecture: str
     """Key of `checkpoint.ARCHITECTURES`."""
     config: JSON = field(default_factory=dict)
-    """What the architecture is built from; checked by the architecture itself."""
+    """Settings of the architecture, which checks them itself."""
     window_bands: int | None = None
-    """Bands that one call takes. None: any number, all bands of the scene in one call."""
+    """Number of bands in one call. None: any number; all bands of the scene go in one call."""
     accepts_spacing_nm: tuple[float, float] | None = None
     """Smallest and largest band spacing accepted. None: any."""
     accepts_range_nm: tuple[float, float] | None = None
@@ -47,22 +47,22 @@ class ModelCard:
     guide_halo: int = 0
     """Fusion only: pixels of the finer grid that it may depend on, on top of `halo` pixels of the coarse one."""
     input_scaling: str = "none"
-    """How physical values become network input, in words."""
+    """Description of how physical values become network input."""
     trained_on: tuple[str, ...] = ()
-    """Scenes, by data set."""
+    """Training scenes, by data set."""
     spectrum: JSON = field(default_factory=dict)
-    """Of those scenes: bands (good ones), low_nm, high_nm. A scene with a near spectrum gets the model unasked. Empty:
-    not known."""
+    """Spectrum of those scenes: bands (number of good bands), low_nm, high_nm. A scene with a similar spectrum uses the
+    model by default. Empty: unknown."""
     metrics: JSON = field(default_factory=dict)
-    """Validation figures, with the protocol that made them."""
+    """Validation figures, with their protocol."""
     weights_sha256: str = ""
-    """Of the file weights.safetensors. Empty: the architecture has no weights."""
+    """sha256 of the file weights.safetensors. Empty: the architecture has no weights."""
     code_version: str = ""
     """Version of this package that made the weights."""
     licence: str = "Apache-2.0"
     """Licence of the weights."""
     recipe: JSON = field(default_factory=dict)
-    """Command, settings and seconds of training."""
+    """Command, settings and seconds of the training."""
 
     def __post_init__(self) -> None:
         """Check the numbers that others compute with.
@@ -86,11 +86,11 @@ class ModelCard:
                 raise BadCard(f"model {self.name!r}: {key} {pair} must be [low, high] or null")
 
     def halo_at(self, scale: int) -> int:
-        """Coarse pixels that a fusion at this scale may depend on: halo + ceil(guide_halo / scale)."""
+        """Return the coarse pixels that a fusion at this scale may depend on: halo + ceil(guide_halo / scale)."""
         return self.halo - (-self.guide_halo // scale)
 
     def to_dict(self) -> JSON:
-        """The card as JSON types; `from_dict` is its inverse."""
+        """Return the card as JSON types; `from_dict` is the inverse."""
         return {
             f.name: list(value) if isinstance(value := getattr(self, f.name), tuple) else value
             for f in dataclasses.fields(self)

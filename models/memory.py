@@ -1,8 +1,7 @@
-"""What a network holds of a tile at its peak, from its card alone: no torch, so that a plan can be made on a laptop.
+"""Peak memory of a network for one tile, from its card alone: no torch, so that a plan can be made on a laptop.
 
-The figures are float32 numbers for each pixel of the tile, halo included. They were held against the peak that a
-process was seen to reach on tiles of 400 and 816 pixels (`tests/test_pipeline_worker_memory.py`): within a factor
-of 1.5.
+The factors are float32 numbers for each pixel of the tile, halo included. They agree, within a factor of 1.5, with the
+measured peak of a process on tiles of 400 and 816 pixels (`tests/test_pipeline_worker_memory.py`).
 """
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ from __future__ import annotations
 from hypermend.models.card import ModelCard
 
 _CELL = 58
-"""STAS, of its width: at Conv2 the cell's input and sum (8 each), both joined twice (32), and five nodes (2 each)."""
+"""STAS, for each unit of width: at Conv2, cell's input and sum (8 each), joined twice (32), and five nodes (2 each)."""
 _FEATURES = 11
-"""STAS on a subspace, of its channels: the features in two orders (4 each), coefficients, pilot and correction."""
+"""STAS on a subspace, for each channel: features in two layouts (4 each), coefficients, DCT estimate, correction."""
 _PER_BAND = 4
-"""Of the bands: input, output, and two steps between."""
+"""For each band: input, output, and two intermediate results."""
 SHARPEN_MAPS = 7
-"""SSRNet, of its filters and bands: maps alive at once, at most: skips, mix, chain and the factor under way."""
+"""SSRNet, for each filter and band: most maps alive at once (skips, mix, chain and the current factor)."""
 SHARPEN_BYTES = 2**30
-"""What they may take in one call; more bands go through in groups."""
+"""Most bytes of these maps in one call; more bands go through in groups."""
 
 
 def activation_bytes(card: ModelCard, bands: int, pixels: int) -> int:
-    """Bytes for a tile of ``bands`` bands, on top of the tile's own pixels.
+    """Return the bytes for a tile of ``bands`` bands, in addition to the tile's own pixels.
 
     Args:
-        pixels: of the output, the halo's included; of the finer image where a fusion makes it.
+        pixels: number of output pixels, halo included; HR pixels for a fusion.
     """
     numbers = 0 if card.architecture == "identity" else _PER_BAND * bands
     if card.architecture == "stas":

@@ -1,1 +1,1 @@
-"""What the tasks share: degrade, subspace, dct_shrinkage, bicubic, metrics."""
+"""Signal processing that the tasks share: degrade, subspace, dct_shrinkage, bicubic, metrics."""

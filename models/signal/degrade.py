@@ -1,4 +1,4 @@
-"""What goes wrong with an image: noise, stripes; blur and decimation; another sensor's view of its bands.
+"""Degradations of an image: noise, stripes; blur and decimation; the spectral response of another sensor.
 
 Pure functions of cube and generator. The one phase convention of fusion, for odd and even kernels k (n, n) alike:
 
@@ -59,7 +59,7 @@ def snr_std(cube: F32, snr_db: float) -> float:
 
 
 def respond(z: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
-    """Another sensor's view, X = P Z: (B, b, H, W) and (m, b) -> (B, m, H, W)."""
+    """Apply a spectral response, X = P Z: (B, b, H, W) and (m, b) -> (B, m, H, W)."""
     return torch.einsum("mb,nbhw->nmhw", response, z)
 
 
@@ -93,7 +93,7 @@ def gaussian_kernel(size: int, sigma_px: float, *, centroid_px: float = 0.0) -> 
 
 
 def centroid(kernel: Floats) -> tuple[float, float]:
-    """Where a kernel (n, n) of sum 1 has its mass, (y, x) in HR pixels from the pixel of its centre."""
+    """Return the centroid of a kernel (n, n) of sum 1, (y, x) in HR pixels from its centre pixel."""
     n = kernel.shape[0]
     at = np.arange(n) - n // 2
     return float(kernel.sum(axis=1) @ at), float(kernel.sum(axis=0) @ at)
@@ -103,13 +103,13 @@ def upsample(y: torch.Tensor, scale: int, centroid_px: tuple[float, float] = (0.
     """Cubic interpolation of LR samples that lie `centroid_px` (y, x) away from their HR pixel.
 
     Sample i stands at HR position s i + c, so HR pixel p is read at LR coordinate (p - c) / s, with the four-tap cubic
-    convolution of Keys (TASSP 1981, a = -1/2). Exact for quadratics. Edges replicated; an
-    HR pixel depends on LR pixels at most UPSAMPLE_TAPS + ceil(|c| / s) away.
+    convolution of Keys (TASSP 1981, a = -1/2). Exact for quadratics. Edges replicated.
+    An HR pixel depends on LR pixels at most UPSAMPLE_TAPS + ceil(|c| / s) away.
 
     Args:
         y: (B, b, h, w).
         scale: HR pixels for each LR pixel.
-        centroid_px: of the kernel that made y (`centroid`).
+        centroid_px: centroid of the kernel that made y (`centroid`).
 
     Returns:
         (B, b, s*h, s*w).

@@ -1,4 +1,4 @@
-"""How far an estimate is from the truth. Cubes are (bands, h, w); `valid` (h, w) leaves pixels without data out.
+"""Quality measures of an estimate. Cubes are (bands, h, w); pixels outside `valid` (h, w) do not count.
 
 All sums in float64. They agree with torchmetrics to 1e-5 where it has the same measure (tested).
 """

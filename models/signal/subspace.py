@@ -31,9 +31,9 @@ STORED = 24
 BLOCK, CALM = 8, 0.7
 """Noise is measured in the calmer 0.7 of the 8x8 pixel blocks of each window."""
 EMPTY = 1.08
-"""Power that coefficients without signal are seen to have: 1, but estimated and sorted."""
+"""Measured power of coefficients without signal: 1 in theory, more because powers are estimated and sorted."""
 MIN_BANDS = 6
-"""Below this texture and noise cannot be told apart by bands."""
+"""Fewest bands with which texture and noise can be separated."""
 
 
 class SubspaceStatistics(TypedDict):
@@ -76,7 +76,7 @@ class Subspace:
         return (EMPTY / np.maximum(self.power, EMPTY)).astype(np.float32), EMPTY / max(EMPTY, self.rest_power)
 
     def to_json(self) -> SubspaceStatistics:
-        """JSON types."""
+        """Return the fields as JSON types."""
         return {
             "input_scale": self.input_scale,
             "rms": array_to_json(self.rms),
@@ -88,7 +88,7 @@ class Subspace:
 
     @classmethod
     def from_json(cls, statistics: SubspaceStatistics) -> Subspace:
-        """Inverse of `to_json`, to float32 precision."""
+        """Parse JSON types; the inverse of `to_json`, to float32 precision."""
         return cls(
             input_scale=float(statistics["input_scale"]),
             rms=array_from_json(statistics["rms"]).astype(np.float64),
@@ -101,7 +101,7 @@ class Subspace:
 
 @dataclass
 class Moments:
-    """Sums over the windows of a scene; enough for `subspace` and independent of the scene's size."""
+    """Sums over the windows of a scene, from which `subspace` computes; their size does not depend on the scene's."""
 
     pixels: int
     second: F64
@@ -114,7 +114,7 @@ class Moments:
 
 
 def moments(windows: Iterable[Window]) -> Moments | None:
-    """Sum up windows; None if no pixel is valid."""
+    """Sum up windows; return None if no pixel is valid."""
     out: Moments | None = None
     bright: list[float] = []
     for values, valid in windows:
@@ -188,7 +188,7 @@ def noise_std(high: F64, *, factors: int = FACTORS, iterations: int = 50) -> F64
 
 
 def subspace(m: Moments) -> Subspace | None:
-    """Noise, axes and powers from the sums; None where noise and texture cannot be told apart.
+    """Noise, axes and powers from the sums; None where noise and texture cannot be separated.
 
     That is: fewer than `MIN_BANDS` bands that vary, or fewer 2x2 differences than twice the bands.
     Bands that do not vary get no noise and no part in any axis.
