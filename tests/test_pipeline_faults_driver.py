@@ -95,7 +95,7 @@ def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
         restored(str(shutil.copytree(ingested, tmp_path / "count")))
     total = count[0]
     assert total > 40
-    monkeypatch.setattr(lease_module, "_gone", lambda claim: True)  # its process would be
+    monkeypatch.setattr(lease_module, "_has_ended", lambda claim: True)  # its process would be
     left = SIX_TILES
     for after in (*range(0, total - 12, 10), *range(total - 12, total)):
         archive = str(shutil.copytree(ingested, tmp_path / f"{after}"))
@@ -132,7 +132,7 @@ def test_f12_a_full_disk_is_a_clean_stop(ingested: Path, tmp_path: Path, monkeyp
                 assert "No space left" in report.notes.get("stopped", "") + report.scenes[0].reason
         assert count[0] <= after + 8  # it did not try every further tile of the 24
         assert hypermend.open(archive).search(stage="restored") == [] or restored_bytes(archive) == clean
-        monkeypatch.setattr(lease_module, "_gone", lambda claim: True)
+        monkeypatch.setattr(lease_module, "_has_ended", lambda claim: True)
         assert restored(archive, tile_px=16).exit_code == 0
         assert restored_bytes(archive) == clean
 
@@ -160,7 +160,7 @@ def test_f06_a_driver_whose_lease_was_taken_over_publishes_nothing(
     events = iter(sleeper)
     list(islice(events, 3))
     with monkeypatch.context() as patch:
-        patch.setattr(lease_module, "_gone", lambda claim: True)
+        patch.setattr(lease_module, "_has_ended", lambda claim: True)
         assert restored(archive).scenes[0].status == "published"
     items = {p: p.stat().st_mtime_ns for p in Path(archive).rglob("items/*denoise/**/*.json")}
     list(events)

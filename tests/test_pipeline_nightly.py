@@ -115,7 +115,7 @@ def test_f18_never_two_at_once_and_a_dead_nights_lease_is_taken_over(
     assert (night.exit_code, night.found) == (0, 0)
     monkeypatch.setattr(nights, "STALE_HOURS", -1.0)
     assert house.night().exit_code == 1  # for days: a person should look
-    monkeypatch.setattr(lease_module, "_gone", lambda claim: claim.what == "last night")
+    monkeypatch.setattr(lease_module, "_has_ended", lambda claim: claim.what == "last night")
     assert house.night().published == 2
     other.close()
 
