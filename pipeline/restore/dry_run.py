@@ -1,4 +1,4 @@
-"""What a restoration would do, before it does it: scenes, models, tiles, bytes, memory, time. No pixel is read."""
+"""Estimate a restoration before it runs: scenes, models, tiles, bytes, memory, time. No pixel is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hypermend.pipeline.runs.run_log import SkippedScene
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedScene:
-    """What a restoration would do to one scene; ``plan`` is None where it is refused, for ``reason``."""
+    """Estimate of one scene; ``plan`` is None where it is refused, for ``reason``."""
 
     collection: str
     scene: str
@@ -36,7 +36,7 @@ class PlannedScene:
     read_bytes: int = 0
     """Uncompressed, halos included; what is stored is smaller."""
     seconds: float | None = None
-    """Of one worker, from the rate of the latest run with the same model; None before there was one."""
+    """Time of one worker, at the rate of the latest run with the same model; None before the first."""
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -94,7 +94,7 @@ def _seconds_per_sample(root: ArchiveStore, model: str) -> float | None:
             if report["notes"].get("model") == model and report["samples"]:
                 return float(report["worker_s"]) / float(report["samples"])
         except (NotJson, KeyError, TypeError, ValueError, AttributeError):
-            continue  # a report that is damaged tells nothing; another may
+            continue  # a damaged report; an older one may do
     return None
 
 
@@ -142,6 +142,6 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
 
 
 def _models(row: PlannedScene) -> str:
-    """The models of a planned scene, and why they."""
+    """Models of a planned scene, and why they were chosen."""
     assert row.plan is not None
     return ", then ".join(f"{s.task} with {s.model} ({s.why})" for s in row.plan.steps)

@@ -47,7 +47,7 @@ class Plan:
     scene_id: str
     collection: str
     task: str
-    """Of every step, joined: denoise, denoise-sharpen."""
+    """Tasks of the steps, joined: denoise, denoise-sharpen."""
     source: str
     """Key of the source cube in the archive."""
     target: str
@@ -57,13 +57,13 @@ class Plan:
     """Target pixels, a multiple of ``scale``."""
     guide: Guide | None = None
     budget: AdaptationBudget | None = None
-    """Of each block's adaptation; None where the model does not adapt."""
+    """Limit of each block's adaptation; None where the model does not adapt."""
     network_bytes: int = 0
-    """What the networks hold of one tile at their peak, on top of its pixels."""
+    """Peak memory of the networks for one tile, on top of its pixels."""
     spec: CubeSpec
-    """Of the restored cube."""
+    """Layout of the restored cube."""
     scene_facts: Mapping[str, Any] | None = None
-    """What was estimated once from the whole scene; None until it was."""
+    """Facts estimated once from the whole scene; None before."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -195,7 +195,7 @@ def read_plan(root: ArchiveStore, key: str) -> Plan:
         return Plan.from_dict(root.get_json(key))
     except (NotJson, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(
-            f"the plan {root.href(key)} is damaged; `hypermend verify` removes it, and the same command makes it anew"
+            f"the plan {root.href(key)} is damaged; `hypermend verify` removes it, and the same command makes it again"
         ) from error
 
 

@@ -1,8 +1,8 @@
-r"""Adaptation blocks: where a model adapts, and how the blocks' answers are blended. Plain numbers in and out.
+r"""Adaptation blocks: where a model adapts, and how the blocks' outputs are blended. Plain numbers in and out.
 
 The lattice is a function of the scene's size and of the scale alone. A block's weight is 1 inside, falls smoothly to 0
 over a ramp around its border, and the weights of all blocks sum to 1 everywhere, so every pixel is a function of its
-place: any tile size, any worker, the same answer (DESIGN section 4).
+place: any tile size, any worker, the same result (DESIGN section 4).
 
     core     |<------ 0 ------->|<------ 1 ------->|
     weight   -----------------.  _________________      ramp: a quarter of the smallest edge, centred on the border
@@ -33,7 +33,7 @@ class Block:
 
     index: Index
     support: Window
-    """Where its weight is not 0: what its answer is used for."""
+    """Pixels where its weight is not 0 and its output is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class BlockGrid:
         return Block(index=index, support=Window(y0=y0, y1=y1, x0=x0, x1=x1))
 
     def over(self, window: Window) -> Iterator[Block]:
-        """The blocks that have a say in a window of LR pixels."""
+        """Blocks whose weight is not 0 in a window of LR pixels."""
         rows = [i for i in range(self.rows) if _meet(self._support(i, self.height, self.rows), window.y0, window.y1)]
         columns = [
             i for i in range(self.columns) if _meet(self._support(i, self.width, self.columns), window.x0, window.x1)

@@ -1,4 +1,4 @@
-"""What is done to the pixels of a tile around the model: decoding, holes, rounding, flags. Pure NumPy."""
+"""Pixels of a tile before and after the model: decoding, holes, rounding, flags. Pure NumPy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N = TypeVar("N", bound=np.generic)
 
 @dataclass(frozen=True, kw_only=True)
 class TilePixels:
-    """What a tile's core becomes, not yet written."""
+    """Core of a restored tile, not yet written."""
 
     stored: Stored
     flags: Flags
