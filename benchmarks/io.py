@@ -52,7 +52,7 @@ from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.engine.worker_memory import keep_freed_memory
 from hypermend.pipeline.ingest import catalog_folder, ingest
-from hypermend.pipeline.registry.selection import DEFAULT_MODEL
+from hypermend.pipeline.registry.tasks import TASKS
 from hypermend.pipeline.restore.chain import bind
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.plan import Plan
@@ -310,7 +310,7 @@ def main() -> int:
         "--cpu", action="store_true", help="`network` in CPU seconds of one process, for a machine that others use"
     )
     parser.add_argument("--memory-px", type=int, default=512, help="edge of the smaller scene of `memory`")
-    parser.add_argument("--model", default=DEFAULT_MODEL["denoise"], help="model of `network` and `memory`")
+    parser.add_argument("--model", default=TASKS["denoise"].builtins[0], help="model of `network` and `memory`")
     parser.add_argument("--turns", type=int, default=3, help="runs of each side")
     options = parser.parse_args()
     missed = 0

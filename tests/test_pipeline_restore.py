@@ -20,7 +20,7 @@ from hypermend.models.checkpoint import save
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.registry.models import model_card, promote
-from hypermend.pipeline.registry.selection import DEFAULT_MODEL
+from hypermend.pipeline.registry.tasks import TASKS
 from hypermend.pipeline.restore.make_plan import RESULT_VERSION
 from hypermend.pipeline.restore.messages import Prepare, RestoreTile
 from hypermend.pipeline.restore.plan import Plan
@@ -88,7 +88,7 @@ def stas_card(name: str, *, window_bands: int) -> tuple[ModelCard, dict[str, tor
     return card, net.state_dict()
 
 
-@pytest.fixture(params=["windows", DEFAULT_MODEL["denoise"]])
+@pytest.fixture(params=["windows", TASKS["denoise"].builtins[0]])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A network in spectral windows of 5 bands, and the one that ships; both lie in the archive at ``tmp_path``."""
     if request.param == "windows":

@@ -14,12 +14,12 @@ from hypermend.models.checkpoint import builtin
 from hypermend.models.memory import activation_bytes
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine import worker_memory
-from hypermend.pipeline.registry.selection import DEFAULT_MODEL
+from hypermend.pipeline.registry.tasks import TASKS
 from hypermend.pipeline.restore.make_plan import check_memory
 from hypermend.pipeline.restore.work_list import granted_bytes
 from tests.test_pipeline_restore_plan import plan_of
 
-CARD = ModelCard.read(builtin(DEFAULT_MODEL["denoise"]) / "card.json")
+CARD = ModelCard.read(builtin(TASKS["denoise"].builtins[0]) / "card.json")
 PEAK = """
 import resource, sys
 import numpy as np, torch

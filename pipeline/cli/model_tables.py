@@ -12,8 +12,9 @@ from rich.table import Table
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import task_of
-from hypermend.pipeline.registry.models import archived, defaults, shipped, slot
+from hypermend.pipeline.registry.models import archived, defaults, shipped
 from hypermend.pipeline.registry.spectrum import training_spectrum
+from hypermend.pipeline.registry.tasks import TASKS, slot_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,6 @@ class ModelRow:
 
 def overview(root: ArchiveStore | None) -> tuple[list[ModelRow], list[BadCard]]:
     """Return every model, the archive's first, and the cards that cannot be read."""
-    from hypermend.pipeline.registry.selection import DEFAULT_MODEL, UNTRAINED
-
     promoted = {} if root is None else defaults(root)
     cards: list[tuple[ModelCard, bool]] = []
     broken: list[BadCard] = []
@@ -53,10 +52,10 @@ def overview(root: ArchiveStore | None) -> tuple[list[ModelRow], list[BadCard]]:
             broken.append(card)
     names = {card.name for card, _ in cards}
     cards += [(card, True) for name, card in shipped() if name not in names]
-    standard = {UNTRAINED, *(name.format(scale=scale) for name in DEFAULT_MODEL.values() for scale in (2, 3, 4))}
+    standard = {task.builtins[0].format(scale=scale) for task in TASKS.values() for scale in (2, 3, 4)}
     rows = []
     for card, built_in in cards:
-        default_for = [name for name, table in sorted(promoted.items()) if table.get(slot(card) or "") == card.name]
+        default_for = [name for name, table in sorted(promoted.items()) if table.get(slot_of(card) or "") == card.name]
         if card.name in standard:
             default_for.append("all")
         rows.append(ModelRow(card=card, built_in=built_in, default_for=tuple(default_for)))
@@ -83,7 +82,7 @@ def models_table(rows: list[ModelRow], console: Console) -> None:
         card = row.card
         table.add_row(
             card.name,
-            slot(card) or "-",
+            slot_of(card) or "-",
             accepts(card),
             f"{len(card.trained_on)} scenes" if card.trained_on else "-",
             _figure(card),

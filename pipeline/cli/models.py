@@ -13,7 +13,8 @@ from hypermend.catalog.sensors import sensor as sensor_table
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.cli.app import Archive, Json, app, emit, refuse
 from hypermend.pipeline.cli.model_tables import differences, differences_table, flat, models_table, overview
-from hypermend.pipeline.registry.models import defaults, model_card, slot
+from hypermend.pipeline.registry.models import defaults, model_card
+from hypermend.pipeline.registry.tasks import slot_of
 
 OptionalArchive = Annotated[
     str | None, typer.Option("--archive", help="Root of an archive; default: only the built-in models.")
@@ -75,7 +76,7 @@ def promote(
     root = hypermend.open(archive).root
     card = model_card(root, name)
     table = sensor_table(sensor)
-    place = slot(card)
+    place = slot_of(card)
     if place is None or (task is not None and place.split("-")[0] != task):
         refuse(f"model {name} is for {'nothing' if place is None else place.split('-')[0]}, not for {task}")
     if undo and defaults(root).get(table.name, {}).get(place) != name:

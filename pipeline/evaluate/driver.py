@@ -23,11 +23,11 @@ from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.keys import scene_collection
 from hypermend.catalog.scene import Scene
 from hypermend.models.card import ModelCard
-from hypermend.models.checkpoint import task_of
 from hypermend.models.fuse.protocol import BadPair
 from hypermend.pipeline.config import EvaluateJob, RestoreJob
-from hypermend.pipeline.evaluate.protocols import FIGURES, Row, describe_protocol, make_trial
+from hypermend.pipeline.evaluate.protocols import FIGURES, PROTOCOLS, Row
 from hypermend.pipeline.registry.models import model_card
+from hypermend.pipeline.registry.tasks import TASKS
 from hypermend.pipeline.restore.work_list import sources
 
 
@@ -69,7 +69,7 @@ def evaluate(job: EvaluateJob, said: Callable[[str], None] = lambda line: None) 
     """Score a model on the scenes of a job.
 
     Args:
-        said: is told of every scene that is done.
+        said: called with the id of each scene that was scored.
 
     Raises:
         Refused: nothing matches, the model is for another task, or every scene is one that it was trained on.
@@ -77,18 +77,21 @@ def evaluate(job: EvaluateJob, said: Callable[[str], None] = lambda line: None) 
     """
     root = hypermend.open(job.archive).root
     card = model_card(root, job.model)
-    _fits(card, job)
+    if (reason := TASKS[job.task].mismatch(card, job.scale)) is not None:
+        raise Refused(reason)
     wanted = RestoreJob(archive=job.archive, scenes=job.scenes, collections=job.collections, sensor=job.sensor)
-    found = [(scene, trained_on(card, scene)) for scene in sources(wanted)]
-    known = [scene.id for scene, trained in found if trained]
-    if known and not job.trained_on_too and (job.scenes or len(known) == len(found)):
+    scenes = [(scene, trained_on(card, scene)) for scene in sources(wanted)]
+    overlap = [scene.id for scene, trained in scenes if trained]
+    if overlap and not job.trained_on_too and (job.scenes or len(overlap) == len(scenes)):
         raise Refused(
-            f"model {card.name} was trained on {', '.join(known[:3])}{' ...' * (len(known) > 3)}: a score there says "
-            "nothing of it; name other scenes, or mark them with --trained-on-too"
+            f"model {card.name} was trained on {', '.join(overlap[:3])}{' ...' * (len(overlap) > 3)}: a score there "
+            "says nothing of it; name other scenes, or mark them with --trained-on-too"
         )
-    out = Evaluation(model=card.name, task=job.task, protocol=describe_protocol(job))
-    trial = make_trial(job, root, card)
-    for scene, trained in found:
+    protocol = PROTOCOLS[job.task]
+    crop = job.crop_px or protocol.crop_px
+    out = Evaluation(model=card.name, task=job.task, protocol=protocol.text.format(crop=crop))
+    trial = protocol.trial(job, root, crop)
+    for scene, trained in scenes:
         if trained and not job.trained_on_too:
             out.left_out.append(scene.id)
             continue
@@ -106,12 +109,3 @@ def trained_on(card: ModelCard, scene: Scene) -> bool:
     names = {name.removesuffix("_ms").lower() for name in card.trained_on}
     id = scene.id.removesuffix("_ms").lower()
     return bool({id, f"{scene_collection(scene.collection)}/{id}".lower()} & names)
-
-
-def _fits(card: ModelCard, job: EvaluateJob) -> None:
-    if (task_of(card) == "fuse") != (job.task == "fuse"):
-        raise Refused(f"model {card.name} is not for task {job.task!r}; `hypermend models` shows what each is for")
-    if job.task == "sharpen" and (card.scale == 1 or job.scale not in (None, card.scale)):
-        raise Refused(f"model {card.name} makes pixels {card.scale} times finer, not {job.scale or 'at all'}")
-    if job.task == "denoise" and card.scale > 1:
-        raise Refused(f"model {card.name} makes pixels finer: it is for task 'sharpen'")

@@ -32,7 +32,6 @@ from hypermend.pipeline.tiling.tiles import Window
 
 FULL_SCALE = {"cave": 65535.0}
 """Sensors whose counts have a full scale that sharpeners are scored by."""
-CROP_PX = {"denoise": 300, "sharpen": 512, "fuse": 512}
 FIGURES = ("psnr", "ssim", "sam_deg", "ergas", "rmse")
 Method = Callable[[], F32]
 
@@ -53,33 +52,25 @@ class Row:
         return {**flat, "seconds": round(self.seconds, 3), "trained_on": self.trained_on}
 
 
-def describe_protocol(job: EvaluateJob) -> str:
-    crop = job.crop_px or CROP_PX[job.task]
-    if job.task == "denoise":
-        return f"scene / its maximum, centre {crop} px, white noise sigma / 255, clipped to 0..1; PSNR over the cube"
-    if job.task == "sharpen":
-        return f"CAVE / 65535, others / maximum, top-left {crop} px, bicubic reduction, clipped to 0..1"
-    return f"scene / its maximum, centre {crop} px, blurred, decimated, 40 dB; not adapted; clipped to 0..1"
-
-
 Trial = Callable[[Scene], Iterator[Row]]
 
 
-def make_trial(job: EvaluateJob, root: ArchiveStore, card: ModelCard) -> Trial:
-    """What is done with one scene: a row for each level and method."""
-    crop = job.crop_px or CROP_PX[job.task]
-    if job.task == "fuse":
-        return _Fuse(job, root, crop)
-    model = load_model(root, job.model)
-    return _Denoise(root, model, crop, job.sigma) if job.task == "denoise" else _Sharpen(root, model, crop)
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How the models of one task are scored."""
+
+    crop_px: int
+    """Edge of the part of a scene that is scored."""
+    text: str
+    """The protocol in words, with {crop}."""
+    trial: Callable[[EvaluateJob, ArchiveStore, int], Trial]
+    """Job, archive and crop -> what makes a row for each level and method of a scene."""
 
 
-@dataclass(frozen=True)
 class _Denoise:
-    root: ArchiveStore
-    model: Model
-    crop: int
-    sigma: tuple[int, ...]
+    def __init__(self, job: EvaluateJob, root: ArchiveStore, crop: int) -> None:
+        self.root, self.crop, self.sigma = root, crop, job.sigma
+        self.model = load_model(root, job.model)
 
     def __call__(self, scene: Scene) -> Iterator[Row]:
         spec, truth, known = _image(self.root, scene, self.model.card, crop=self.crop, centre=True)
@@ -94,11 +85,9 @@ class _Denoise:
             yield from _rows(scene, f"sigma {sigma}", truth, known, methods)
 
 
-@dataclass(frozen=True)
 class _Sharpen:
-    root: ArchiveStore
-    model: Model
-    crop: int
+    def __init__(self, job: EvaluateJob, root: ArchiveStore, crop: int) -> None:
+        self.root, self.crop, self.model = root, crop, load_model(root, job.model)
 
     def __call__(self, scene: Scene) -> Iterator[Row]:
         s = self.model.scale
@@ -138,6 +127,25 @@ class _Fuse:
             methods: dict[str, Method] = {"bicubic": partial(bicubic_pair, pair, setup)}
             methods |= {m.card.name: partial(unadapted, m, pair, setup) for m in (self.start, self.model)}
             yield from _rows(scene, f"x{s} {name}", truth, known[:h, :w], methods, ratio=s)
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "denoise": Protocol(
+        crop_px=300,
+        text="scene / its maximum, centre {crop} px, white noise sigma / 255, clipped to 0..1; PSNR over the cube",
+        trial=_Denoise,
+    ),
+    "sharpen": Protocol(
+        crop_px=512,
+        text="CAVE / 65535, others / maximum, top-left {crop} px, bicubic reduction, clipped to 0..1",
+        trial=_Sharpen,
+    ),
+    "fuse": Protocol(
+        crop_px=512,
+        text="scene / its maximum, centre {crop} px, blurred, decimated, 40 dB; not adapted; clipped to 0..1",
+        trial=_Fuse,
+    ),
+}
 
 
 def _rows(

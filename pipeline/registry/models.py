@@ -1,4 +1,4 @@
-"""The models that there are: those of an archive, which go before those that ship, and the defaults promoted in it.
+"""Models of an archive, which go before those that ship, and the defaults promoted in it.
 
 models/<name>/{card.json, weights.safetensors}
 models/defaults.json                            {sensor: {"denoise": name, "sharpen-x2": name, ...}}
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.models.card import BadCard, ModelCard
-from hypermend.models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion, task_of
+from hypermend.models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion
 
 if TYPE_CHECKING:
     from hypermend.models.fuse.protocol import FusionModel
@@ -27,16 +27,16 @@ DEFAULTS = f"{FOLDER}/defaults.json"
 
 
 def load_model(root: ArchiveStore, name: str) -> Model:
-    """The model ``name`` of the archive, or the built-in one."""
-    return _found(root, name, load)
+    """Load the model ``name`` of the archive, or the built-in one."""
+    return _read_model(root, name, load)
 
 
 def load_pair_model(root: ArchiveStore, name: str) -> FusionModel:
-    """The same for a model that fuses two images."""
-    return _found(root, name, load_fusion)
+    """Load a model that fuses two images."""
+    return _read_model(root, name, load_fusion)
 
 
-def _found(root: ArchiveStore, name: str, read: Callable[[Path], M]) -> M:
+def _read_model(root: ArchiveStore, name: str, read: Callable[[Path], M]) -> M:
     with tempfile.TemporaryDirectory() as folder:
         for file in (CARD, WEIGHTS):
             try:
@@ -48,7 +48,7 @@ def _found(root: ArchiveStore, name: str, read: Callable[[Path], M]) -> M:
 
 
 def model_card(root: ArchiveStore | None, name: str) -> ModelCard:
-    """The card alone: what a plan needs of a model.
+    """Read the card alone: a plan needs no more of a model.
 
     Raises:
         BadCheckpoint: there is no such model.
@@ -58,7 +58,7 @@ def model_card(root: ArchiveStore | None, name: str) -> ModelCard:
         try:
             return _card(root, name)
         except NotFound:
-            pass
+            pass  # not in the archive: a built-in one
     return ModelCard.read(builtin(name) / CARD)
 
 
@@ -90,12 +90,6 @@ def shipped() -> Iterator[tuple[str, ModelCard]]:
         yield name, ModelCard.read(builtin(name) / CARD)
 
 
-def slot(card: ModelCard) -> str | None:
-    """What a model can be the default of: denoise, fuse, sharpen-x2 ...; None for a model that is for nothing."""
-    task = task_of(card)
-    return f"{task}-x{card.scale}" if task == "sharpen" else task
-
-
 def defaults(root: ArchiveStore) -> dict[str, dict[str, str]]:
     """The promoted models: {sensor: {slot: name}}.
 
@@ -103,14 +97,14 @@ def defaults(root: ArchiveStore) -> dict[str, dict[str, str]]:
         Refused: the file is damaged.
     """
     try:
-        found: Any = root.get_json(DEFAULTS)
+        table: Any = root.get_json(DEFAULTS)
     except NotFound:
         return {}
     except NotJson as error:
         raise Refused(f"{error}; remove it and promote again") from error
-    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+    if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
         raise Refused(f"{root.href(DEFAULTS)} is no table of sensors; remove it and promote again")
-    return found
+    return table
 
 
 def promote(root: ArchiveStore, sensor: str, where: str, name: str | None) -> str | None:

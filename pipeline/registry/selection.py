@@ -11,22 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
-from hypermend.models.checkpoint import task_of
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.registry.compatibility import good_nm, incompatibility
-from hypermend.pipeline.registry.models import archived, defaults, model_card, slot
+from hypermend.pipeline.registry.models import archived, defaults, model_card
 from hypermend.pipeline.registry.spectrum import NEAR_DISTANCE, Spectrum, training_spectrum
+from hypermend.pipeline.registry.tasks import TASKS, TRAINED, UNTRAINED, slot_of
 
-if TYPE_CHECKING:
-    pass
-
-DEFAULT_MODEL = {"denoise": "stas-subspace", "sharpen": "ssrnet-x{scale}-small"}
 DEFAULT_SCALE = 2
 
 
@@ -69,7 +64,7 @@ class ModelSelector:
         """
         if task in self._asked:
             return ModelChoice(task=task, card=self._card(self._asked[task]), why="asked for")
-        place = self._slot(task)
+        place = TASKS[task].slot(self._scale or DEFAULT_SCALE)
         if (name := self._promoted.get(sensor, {}).get(place)) is not None:
             card = self._card(name)
             self._checked(task, card)
@@ -81,11 +76,8 @@ class ModelSelector:
                 why=f"of the archive's models trained on the nearest spectrum ({training_spectrum(card)}; "
                 f"distance {distance:.2f})",
             )  # fmt: skip
-        name = builtin or DEFAULT_MODEL[task].format(scale=self._scale or DEFAULT_SCALE)
+        name = builtin or TASKS[task].builtins[0].format(scale=self._scale or DEFAULT_SCALE)
         return ModelChoice(task=task, card=self._card(name), why="built-in default")
-
-    def _slot(self, task: str) -> str:
-        return f"sharpen-x{self._scale or DEFAULT_SCALE}" if task == "sharpen" else task
 
     def _card(self, name: str) -> ModelCard:
         if name not in self._cards:
@@ -102,7 +94,7 @@ class ModelSelector:
         return [c for _, c in archived(self._root) if isinstance(c, ModelCard) and training_spectrum(c) is not None]
 
     def _nearest(self, place: str, spec: Callable[[], CubeSpec]) -> tuple[ModelCard, float] | None:
-        candidates = [card for card in self._archived if slot(card) == place]
+        candidates = [card for card in self._archived if slot_of(card) == place]
         if not candidates:
             return None
         cube = spec()
@@ -124,37 +116,21 @@ class ModelSelector:
         Raises:
             Refused: the model is for another task, or another scale.
         """
-        name, fuses = card.name, task_of(card) == "fuse"
-        if fuses != (task == "fuse"):
-            takes = "two images: it is for task 'fuse'" if fuses else "one image and cannot fuse two"
-            raise Refused(f"model {name} takes {takes}; choose another with --model")
-        if fuses:
-            return
-        if task == "sharpen" and card.scale == 1:
-            raise Refused(f"model {name} leaves pixels as large as they are and cannot sharpen; choose another --model")
-        if task == "sharpen" and self._scale not in (None, card.scale):
-            raise Refused(f"model {name} makes pixels {card.scale} times finer, and --scale asks for {self._scale}")
-        if task != "sharpen" and card.scale > 1:
-            raise Refused(f"model {name} makes pixels finer: it is for task 'sharpen'; choose another with --model")
+        if (reason := TASKS[task].mismatch(card, self._scale)) is not None:
+            raise Refused(reason)
 
 
 def possible(job: RestoreJob, root: ArchiveStore) -> list[ModelCard]:
-    """Every model that a scene of the job may get, whichever that will be."""
+    """Cards of all models that a scene of the job may get."""
     if job.models:
         return [model_card(root, name) for name in job.models]
     scale = job.scale or DEFAULT_SCALE
-    places = {f"sharpen-x{scale}" if task == "sharpen" else task for task in job.tasks}
+    tasks = [TASKS[task] for task in job.tasks]
+    places = {task.slot(scale) for task in tasks}
     names = {name for of_sensor in defaults(root).values() for place, name in of_sensor.items() if place in places}
-    names |= {name for name, card in archived(root) if isinstance(card, ModelCard) and slot(card) in places}
-    for task in job.tasks:
-        names |= {*TRAINED.values(), UNTRAINED} if task == "fuse" else {DEFAULT_MODEL[task].format(scale=scale)}
+    names |= {name for name, card in archived(root) if isinstance(card, ModelCard) and slot_of(card) in places}
+    names |= {name.format(scale=scale) for task in tasks for name in task.builtins}
     return [model_card(root, name) for name in sorted(names)]
-
-
-TRAINED = {("cave", "nikon-d700"): "ual-fusion"}
-"""Pairs of sensors that networks were trained for. Elsewhere they lose to what needs no training: on the demo's pair
-(EnMAP-like, Sentinel-2-like) 0.8 dB."""
-UNTRAINED = "least-squares"
 
 
 def default_model(hyper: str, guide: str) -> str:
