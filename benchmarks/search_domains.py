@@ -30,7 +30,15 @@ from benchmarks.search_tables import Sizes, cell_of
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32
 from hypermend.models.denoise.model import CONTEXT_PX, StasModel, SubspaceDenoiser
-from hypermend.models.denoise.samples import SampleSettings, TrainingScene, band_batches, batches, loss
+from hypermend.models.denoise.samples import (
+    SampleSettings,
+    TrainingScene,
+    any_of,
+    band_stream,
+    loss,
+    sample_stream,
+    weighted,
+)
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.models.denoise.stas_search import log_mse
 from hypermend.models.fit import FitSettings, fit
@@ -92,8 +100,9 @@ def _learnt(net: Stas, source: Iterator[Any], criterion: Any, scale: Scale) -> S
 def fit_bands(cubes: Sequence[F32], cell: Genotype, scale: Scale) -> Stas:
     """A network for any window of 31 bands."""
     windows = [c[s : s + WINDOW] for c in cubes for s in starts(len(c))]
-    source = band_batches(windows, patch_px=scale.patch_px, patches=scale.patches, seed=0)
-    return _learnt(_net(cell, WINDOW, 0, scale), source, log_mse, scale)
+    draw = any_of(windows, scale.patch_px)
+    source = band_stream(draw, patch_px=scale.patch_px, seed=0, batch=scale.patches)
+    return _learnt(_net(cell, WINDOW, 0, scale), source.batches(), log_mse, scale)
 
 
 def fit_subspace(cubes: Sequence[F32], cell: Genotype, scale: Scale) -> Stas:
@@ -101,11 +110,11 @@ def fit_subspace(cubes: Sequence[F32], cell: Genotype, scale: Scale) -> Stas:
     settings = SampleSettings(
         channels=COEFFICIENTS,
         patch_px=scale.patch_px,
-        patches=scale.patches,
         scene_px=max(SCENE_PX, scale.patch_px + 32),
     )
     scenes = [TrainingScene(cube=c, least_noise=20 / 255) for c in cubes]
-    return _learnt(_net(cell, COEFFICIENTS, 3 * COEFFICIENTS, scale), batches(scenes, settings, seed=0), loss, scale)
+    source = sample_stream(weighted(scenes, settings), settings, seed=0, batch=scale.patches)
+    return _learnt(_net(cell, COEFFICIENTS, 3 * COEFFICIENTS, scale), source.batches(), loss, scale)
 
 
 def on_bands(net: Stas) -> Method:

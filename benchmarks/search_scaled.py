@@ -31,7 +31,7 @@ from torch import nn
 from benchmarks import denoise_real
 from benchmarks.scenes import crop, read_scene, versions
 from hypermend.models.arrays import F32
-from hypermend.models.denoise.samples import SIGMAS, band_batches
+from hypermend.models.denoise.samples import SIGMAS, any_of, band_stream
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.models.denoise.stas_search import (
     SearchSettings,
@@ -201,7 +201,8 @@ def fitted(data: Data, cell: Genotype, scale: Scale, *, seed: int) -> Line:
 
 def _batches(cubes: Sequence[F32], scale: Scale, *, seed: int, sigmas: Sequence[float] = SIGMAS) -> Iterator[Batch]:
     chosen = spread_bands(cubes, scale.bands)
-    return band_batches(chosen, patch_px=scale.patch_px, patches=scale.patches, seed=seed, sigmas=sigmas)
+    draw = any_of(chosen, scale.patch_px)
+    return band_stream(draw, patch_px=scale.patch_px, seed=seed, batch=scale.patches, sigmas=sigmas).batches()
 
 
 @torch.no_grad()

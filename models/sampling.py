@@ -55,6 +55,10 @@ class SampleStream(Generic[R]):
         drawn = [self.sample(step, slot) for slot in slots]
         return torch.stack([x for x, _ in drawn]), torch.stack([target for _, target in drawn])
 
+    def batches(self) -> Iterator[Batch]:
+        """Yield the whole batch of every step, without end."""
+        return (self.batch(step, range(self._batch)) for step in count())
+
     def sample(self, step: int, slot: int) -> Batch:
         """Return sample `slot` of the batch at `step`."""
         number, rng = self._drawn(step, slot)

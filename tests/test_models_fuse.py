@@ -18,7 +18,15 @@ from hypermend.models.fuse.correction_net import GUIDE_CONTRAST_RADIUS_PX, Corre
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
 from hypermend.models.fuse.model import UalModel
 from hypermend.models.fuse.protocol import Adapted, BadPair, Pair, PairGeometry
-from hypermend.models.fuse.samples import FusionSampleSettings, batches, kernel, loss, mistaken, response, simulate
+from hypermend.models.fuse.samples import (
+    FusionSampleSettings,
+    kernel,
+    loss,
+    mistaken,
+    response,
+    sample_stream,
+    simulate,
+)
 from hypermend.models.restorer import SceneStatistics
 from hypermend.models.signal.degrade import blur_down, gaussian, gaussian_kernel, snr_std
 
@@ -183,11 +191,11 @@ def test_kernels_and_responses_sum_to_one() -> None:
 
 
 def test_samples_are_seeded_and_train() -> None:
-    s = FusionSampleSettings(channels=5, scene_px=72, patch_px=32, patches=3, pool=2, scales=(4,))
+    s = FusionSampleSettings(channels=5, scene_px=72, patch_px=32, scales=(4,))
     z = cube()
     one, two = (simulate(z, [], s, np.random.default_rng(5)) for _ in range(2))
     assert torch.equal(one.missed, two.missed) and one.coefficient_features.isfinite().all()
-    x, target = next(batches([z], [], s, seed=0))
+    x, target = next(sample_stream(lambda rng: (z, []), s, seed=0, batch=2).batches())
     net = CorrectionNet(width=4, depth=1, stages=1)
     first = loss(net(x), target)
     torch.autograd.backward(first)

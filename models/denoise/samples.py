@@ -7,7 +7,7 @@ serves many samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from hypermend.models.arrays import F32
 from hypermend.models.denoise.model import features, trust
 from hypermend.models.fit import Batch
+from hypermend.models.sampling import SampleStream
 from hypermend.models.signal.dct_shrinkage import dct_denoise
 from hypermend.models.signal.degrade import gaussian, stripes
 from hypermend.models.signal.subspace import moments, subspace
@@ -45,15 +46,18 @@ class SampleSettings:
     channels: int
     """K, the number of coefficients that the network takes."""
     patch_px: int = 64
-    patches: int = 8
-    """Patches in a batch."""
     scene_px: int = 160
     """Edge of the part of a scene that one realisation takes."""
-    pool: int = 32
-    """Number of noisy scenes that patches are cut from."""
-    refresh_every: int = 12
-    """Batches after which a new one replaces the oldest of a full pool."""
+    refresh_steps: int = 12
+    """Steps between two new noisy scenes of the stream; each replaces the oldest one of its slot."""
+    keep: int = 4
+    """Noisy scenes of each slot that patches are cut from."""
     strongest_noise: float = 80 / 255
+
+    @property
+    def least_px(self) -> int:
+        """Edge of a patch with its context."""
+        return self.patch_px + 2 * MARGIN_PX
 
 
 @dataclass(frozen=True)
@@ -110,31 +114,43 @@ def _level(low: float, high: float, rng: np.random.Generator) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def batches(scenes: Sequence[TrainingScene], s: SampleSettings, *, seed: int) -> Iterator[Batch]:
-    """Yield batches of features (B, 4K, P, P) and target (B, 2, K, P, P) without end: see `loss`.
+def weighted(scenes: Sequence[TrainingScene], s: SampleSettings) -> Callable[[np.random.Generator], TrainingScene]:
+    """Return a draw of the scenes by their weights.
 
     Raises:
         ValueError: a scene smaller than a patch with its context.
     """
-    size = s.patch_px + 2 * MARGIN_PX
     for i, scene in enumerate(scenes):
-        if min(scene.cube.shape[1:]) < size:
-            raise ValueError(f"scene {i} has {scene.cube.shape[1:]} pixels, a patch with its context needs {size}")
-    rng = np.random.default_rng(seed)
-    chance = np.array([scene.weight for scene in scenes])
+        if min(scene.cube.shape[1:]) < s.least_px:
+            raise ValueError(
+                f"scene {i} has {scene.cube.shape[1:]} pixels, a patch with its context needs {s.least_px}"
+            )
+    chance = np.array([scene.weight for scene in scenes], dtype=np.float64)
     chance /= chance.sum()
-    pool: list[NoisyScene] = []
-    step = 0
-    while True:
-        wanted = 8 if step == 0 else int(step % s.refresh_every == 0)
-        while wanted:
-            r = simulate(scenes[int(rng.choice(len(scenes), p=chance))], s, rng)
-            if r is not None and min(r.noisy.shape[1:]) >= size:
-                pool.append(r)
-                wanted -= 1
-        pool = pool[-s.pool :]
-        step += 1
-        yield network_batch([patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)])
+    return lambda rng: scenes[int(rng.choice(len(scenes), p=chance))]
+
+
+def sample_stream(
+    draw: Callable[[np.random.Generator], TrainingScene], s: SampleSettings, *, seed: int, batch: int
+) -> SampleStream[NoisyScene]:
+    """Stream features (4K, P, P) and target (2, K, P, P): see `loss`.
+
+    Args:
+        draw: returns a scene.
+        s: distribution of the samples.
+        seed: seed of all randomness.
+        batch: samples in a batch.
+    """
+
+    def make(rng: np.random.Generator) -> NoisyScene | None:
+        scene = simulate(draw(rng), s, rng)
+        return scene if scene is not None and min(scene.noisy.shape[1:]) >= s.least_px else None
+
+    def cut(scene: NoisyScene, rng: np.random.Generator) -> Batch:
+        x, target = network_batch([patch(scene, s.patch_px, rng)])
+        return x[0], target[0]
+
+    return SampleStream(make, cut, seed=seed, batch=batch, every=s.refresh_steps * batch, keep=s.keep)
 
 
 def network_batch(patches: Sequence[Batch]) -> Batch:
@@ -180,17 +196,8 @@ SIGMAS = (30 / 255, 50 / 255, 70 / 255)
 """Noise levels of the paper."""
 
 
-def band_batches(
-    cubes: Sequence[F32], *, patch_px: int, patches: int, seed: int, sigmas: Sequence[float] = SIGMAS
-) -> Iterator[Batch]:
-    """Yield batches (noisy, clean), each (B, c, P, P), without end; additive noise of one of the sigmas, unclipped.
-
-    Args:
-        cubes: (c, h, w) each, about 0 to 1, the same number of bands.
-        patch_px: P.
-        patches: B.
-        seed: seed of places, turns and noise.
-        sigmas: noise levels.
+def any_of(cubes: Sequence[F32], patch_px: int) -> Callable[[np.random.Generator], F32]:
+    """Return a draw of the cubes, all with the same chance.
 
     Raises:
         ValueError: cubes with different bands, or smaller than a patch.
@@ -201,12 +208,38 @@ def band_batches(
     for i, cube in enumerate(cubes):
         if min(cube.shape[1:]) < patch_px:
             raise ValueError(f"cube {i} has {cube.shape[1:]} pixels, a patch needs {patch_px}")
-    rng = np.random.default_rng(seed)
-    while True:
-        clean = np.stack([band_patch(cubes[int(rng.integers(len(cubes)))], patch_px, rng) for _ in range(patches)])
-        std = rng.choice(np.asarray(sigmas, dtype=np.float32), (patches, 1, 1, 1))
+    return lambda rng: cubes[int(rng.integers(len(cubes)))]
+
+
+def band_stream(
+    draw: Callable[[np.random.Generator], F32],
+    *,
+    patch_px: int,
+    seed: int,
+    batch: int,
+    sigmas: Sequence[float] = SIGMAS,
+    every: int = 1,
+    keep: int = 1,
+) -> SampleStream[F32]:
+    """Stream noisy and clean patches (c, P, P); additive noise of one of the sigmas, unclipped.
+
+    Args:
+        draw: returns a cube (c, h, w), about 0 to 1.
+        patch_px: P.
+        seed: seed of all randomness.
+        batch: samples in a batch.
+        sigmas: noise levels.
+        every: steps between two cubes of a slot; more than 1 where a cube takes long to read.
+        keep: cubes of a slot that patches are cut from.
+    """
+
+    def cut(cube: F32, rng: np.random.Generator) -> Batch:
+        clean = band_patch(cube, patch_px, rng)
+        std = np.float32(rng.choice(np.asarray(sigmas)))
         noisy = clean + std * rng.standard_normal(clean.shape, dtype=np.float32)
-        yield torch.from_numpy(noisy), torch.from_numpy(clean)
+        return torch.from_numpy(noisy), torch.from_numpy(clean)
+
+    return SampleStream(draw, cut, seed=seed, batch=batch, every=every, keep=keep)
 
 
 def band_patch(cube: F32, size: int, rng: np.random.Generator) -> F32:

@@ -7,7 +7,7 @@ no kernel of a benchmark is among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ import torch
 from scipy import ndimage
 
 from hypermend.models.arrays import F32, F64
-from hypermend.models.fit import Batch
 from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.correction_net import (
     COEFFICIENT_FEATURES,
@@ -27,6 +26,7 @@ from hypermend.models.fuse.correction_net import (
 from hypermend.models.fuse.local_regression import LocalRegressionModel, estimate
 from hypermend.models.fuse.moments import pair_moments
 from hypermend.models.fuse.protocol import Pair
+from hypermend.models.sampling import SampleStream
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian, snr_std
 
 BORDER_PX = 7
@@ -48,12 +48,10 @@ class FusionSampleSettings:
     scene_px: int = 224
     """Edge of the part of a scene that a pair is simulated from."""
     patch_px: int = 44
-    patches: int = 12
-    """Patches in a batch."""
-    pool: int = 120
-    """Number of pairs that patches are cut from."""
-    refresh_every: int = 25
-    """Batches after which a new pair replaces the oldest one of a full pool."""
+    refresh_steps: int = 150
+    """Steps between two new pairs of a slot."""
+    keep: int = 6
+    """Pairs of each slot that patches are cut from."""
     kernel_error: tuple[float, float] = (0.02, 0.25)
     """Smallest and largest relative error of the kernel that the local regression is given."""
 
@@ -140,7 +138,7 @@ def simulate(cube: F32, responses: Sequence[F32], s: FusionSampleSettings, rng: 
         rng: source of all randomness.
     """
     scale = int(rng.choice(s.scales))
-    z = _part(cube, s.scene_px // scale * scale, rng)
+    z = _part(cube, min(s.scene_px, *cube.shape[1:]) // scale * scale, rng)
     p = responses[int(rng.integers(len(responses)))] if responses and rng.random() < 0.5 else response(len(z), rng)
     if rng.random() < 0.4:
         some = np.sort(rng.choice(len(z), int(rng.integers(len(z) // 2, len(z) + 1)), replace=False))
@@ -220,21 +218,29 @@ def _blur(k: F64, noise_x: F64) -> Blur:
     )
 
 
-def batches(cubes: Sequence[F32], responses: Sequence[F32], s: FusionSampleSettings, *, seed: int) -> Iterator[Batch]:
-    """Yield batches without end: features (B, COEFFICIENT_FEATURES + GUIDE_FEATURES, P, P) and the target of `loss`,
-    (B, 3, P, P).
+def sample_stream(
+    draw: Callable[[np.random.Generator], tuple[F32, Sequence[F32]]],
+    s: FusionSampleSettings,
+    *,
+    seed: int,
+    batch: int,
+) -> SampleStream[Sample]:
+    """Stream features (COEFFICIENT_FEATURES + GUIDE_FEATURES, P, P) and the target of `loss`, (3, P, P).
+
+    Args:
+        draw: returns a cube (b, H, W) and the responses (m, b) of real sensors to its bands, which may be none.
+        s: distribution of the samples.
+        seed: seed of all randomness.
+        batch: samples in a batch.
     """
-    rng = np.random.default_rng(seed)
-    pool: list[Sample] = []
-    step = 0
-    while True:
-        wanted = min(s.pool, 12) if step == 0 else int(step % (s.refresh_every if len(pool) == s.pool else 4) == 0)
-        pool += [simulate(cubes[int(rng.integers(len(cubes)))], responses, s, rng) for _ in range(wanted)]
-        pool = pool[-s.pool :]
-        step += 1
-        cut = [patch(pool[i], s.patch_px, rng) for i in rng.integers(0, len(pool), s.patches)]
-        x, target = torch.stack([c[0] for c in cut]), torch.stack([c[1] for c in cut])
-        yield x.contiguous(memory_format=torch.channels_last), target
+    return SampleStream(
+        lambda rng: simulate(*draw(rng), s, rng),
+        lambda pair, rng: patch(pair, s.patch_px, rng),
+        seed=seed,
+        batch=batch,
+        every=s.refresh_steps,
+        keep=s.keep,
+    )
 
 
 def patch(r: Sample, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

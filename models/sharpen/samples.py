@@ -1,13 +1,12 @@
 """Training samples of the sharpener: patches of a scene made coarser, with the scene as it is.
 
 The paper's way: the coarse image is the antialiased bicubic reduction; patches of 32x32 coarse pixels; the scene at
-three sizes; turned and mirrored. Here each patch is drawn anew from (seed, index) alone, so that the samples do not
-depend on who makes them, and both images are in the units that the network sees (`sharpener.measure`).
+three sizes; turned and mirrored. Both images are in the units that the network sees (`sharpener.measure`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +16,7 @@ import torch
 from hypermend.models.arrays import F32
 from hypermend.models.fit import Batch
 from hypermend.models.restorer import SceneStatistics, array_from_json
+from hypermend.models.sampling import SampleStream
 from hypermend.models.sharpen.model import BandMeans, measure
 from hypermend.models.signal.bicubic import reduce, resize
 
@@ -31,8 +31,6 @@ class PatchSettings:
     scale: int
     patch_px: int = 32
     """Edge, in coarse pixels."""
-    patches: int = 4
-    """Of a batch."""
     zooms: tuple[float, ...] = (1.0, 0.75, 0.5)
     """Sizes of the scene that patches are cut from; one that is smaller than a patch is left out."""
 
@@ -73,13 +71,8 @@ def pairs(cube: F32, s: PatchSettings, statistics: SceneStatistics | None = None
     return out
 
 
-def batches(scenes: Sequence[Sequence[Pair]], s: PatchSettings, *, seed: int) -> Iterator[Batch]:
-    """Endless batches of coarse (B, bands, P, P) and fine (B, bands, Q, Q), Q = scale * (P - 2 BORDER).
-
-    Args:
-        scenes: the pairs of each scene; all of the same number of bands.
-        s: see `PatchSettings`.
-        seed: sample i is drawn from (seed, i).
+def any_of(scenes: Sequence[Sequence[Pair]]) -> Callable[[np.random.Generator], Sequence[Pair]]:
+    """Return a draw of the scenes, all with the same chance.
 
     Raises:
         ValueError: scenes with different numbers of bands.
@@ -87,14 +80,29 @@ def batches(scenes: Sequence[Sequence[Pair]], s: PatchSettings, *, seed: int) ->
     bands = {pair.coarse.shape[0] for sizes in scenes for pair in sizes}
     if len(bands) != 1:
         raise ValueError(f"scenes of {sorted(bands)} bands cannot share a batch: train on windows of as many bands")
-    index = 0
-    while True:
-        drawn = []
-        for i in range(index, index + s.patches):
-            rng = np.random.default_rng([seed, i])
-            drawn.append(patch(scenes[int(rng.integers(len(scenes)))], s, rng))
-        index += s.patches
-        yield torch.stack([coarse for coarse, _ in drawn]), torch.stack([fine for _, fine in drawn])
+    return lambda rng: scenes[int(rng.integers(len(scenes)))]
+
+
+def sample_stream(
+    draw: Callable[[np.random.Generator], Sequence[Pair]],
+    s: PatchSettings,
+    *,
+    seed: int,
+    batch: int,
+    every: int = 1,
+    keep: int = 1,
+) -> SampleStream[Sequence[Pair]]:
+    """Stream coarse (bands, P, P) and fine (bands, Q, Q) patches, Q = scale * (P - 2 BORDER).
+
+    Args:
+        draw: returns the pairs of a scene.
+        s: distribution of the samples.
+        seed: seed of all randomness.
+        batch: samples in a batch.
+        every: steps between two scenes of a slot; more than 1 where a scene takes long to read.
+        keep: scenes of a slot that patches are cut from.
+    """
+    return SampleStream(draw, lambda sizes, rng: patch(sizes, s, rng), seed=seed, batch=batch, every=every, keep=keep)
 
 
 def patch(sizes: Sequence[Pair], s: PatchSettings, rng: np.random.Generator) -> Batch:

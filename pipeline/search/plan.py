@@ -22,7 +22,7 @@ from hypermend.models.denoise.stas_search import Strategy
 from hypermend.pipeline.registry.spectrum import Spectrum
 from hypermend.pipeline.train.areas import Area, interleave_by_cube, usable
 
-SEARCH_VERSION = 2
+SEARCH_VERSION = 3
 """Raised by hand when the same plan would find something else."""
 VALIDATION_SHARE = 0.1
 """Of the areas. The paper's 2 % of its patches would be less than one of our areas in most archives."""

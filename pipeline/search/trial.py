@@ -24,7 +24,14 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.errors import NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.models.denoise.samples import SampleSettings, TrainingScene, band_batches, batches
+from hypermend.models.denoise.samples import (
+    SampleSettings,
+    TrainingScene,
+    any_of,
+    band_stream,
+    sample_stream,
+    weighted,
+)
 from hypermend.models.denoise.samples import loss as subspace_loss
 from hypermend.models.denoise.stas_search import (
     SearchDiverged,
@@ -213,16 +220,16 @@ class _Samples:
         budget, scenes = self._plan.budget, self._scenes[train]
         if self._plan.domain == "bands":
             cubes = [scene.cube for scene in scenes]
-            return band_batches(cubes, patch_px=budget.patch_px, patches=budget.patches, seed=seed)
+            draw = any_of(cubes, budget.patch_px)
+            return band_stream(draw, patch_px=budget.patch_px, seed=seed, batch=budget.patches).batches()
         settings = SampleSettings(
             channels=self._plan.channels,
             patch_px=budget.patch_px,
-            patches=budget.patches,
             scene_px=budget.area_px,
-            refresh_every=2,
+            refresh_steps=2,
             strongest_noise=STRONGEST_NOISE,
         )
-        return batches(scenes, settings, seed=seed)
+        return sample_stream(weighted(scenes, settings), settings, seed=seed, batch=budget.patches).batches()
 
 
 def read_areas(root: ArchiveStore, areas: Sequence[Area]) -> list[TrainingScene]:

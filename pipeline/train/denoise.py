@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from hypermend.models.denoise import model as denoise_model
 from hypermend.models.denoise import samples as denoise_samples
 from hypermend.models.denoise.model import CONTEXT_PX, StasModel
 from hypermend.models.denoise.stas import OPS, Genotype, Stas
-from hypermend.models.fit import Batch, Loss
+from hypermend.models.fit import Loss
 from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.protocols.images import noisy_image, psnr_db, restored_in_one_call
@@ -52,6 +52,7 @@ CONFIG: dict[str, Any] = {
     "activate": True,
     "gate": {"of_scene": 2 / 255, "of_noisiest": 1.6 / 255, "of_band": 1 / 20},
 }
+BATCH, SCENE_PX = 8, 160
 SIGMAS = (10, 50)
 """Noise of validation, of 255."""
 
@@ -120,14 +121,19 @@ def samples(root: ArchiveStore, plan: TrainPlan) -> Samples:
     """Noisy areas: of their bands, or as coefficients of the signal subspace."""
     s = plan.settings
     areas = PatchDataset(root, plan.train, scene_level)
-    shape = {"seed": s.seed, "batch": s.batch}
     if plan.config["domain"] == "bands":
-        cut_noisy = partial(_noisy, size=s.patch_px)
-        stream: SampleStream[Any] = SampleStream(partial(_clean, areas), cut_noisy, every=16, keep=2, **shape)
+        stream: SampleStream[Any] = denoise_samples.band_stream(
+            partial(_clean, areas), patch_px=s.patch_px, seed=s.seed, batch=s.batch, every=16, keep=2
+        )
         loss: Loss = nn.functional.mse_loss
     else:
-        cut = partial(_whitened, size=s.patch_px)
-        stream = SampleStream(partial(_noisy_scene, areas, plan), cut, every=12 * s.batch, keep=4, **shape)
+        settings = denoise_samples.SampleSettings(
+            channels=int(plan.config["channels"]),
+            patch_px=s.patch_px,
+            scene_px=max(SCENE_PX, s.patch_px + 2 * denoise_samples.MARGIN_PX),
+            strongest_noise=STRONGEST_NOISE,
+        )
+        stream = denoise_samples.sample_stream(partial(_scene, areas), settings, seed=s.seed, batch=s.batch)
         loss = denoise_samples.loss
     return Samples(stream=stream, draw=areas.draw, loss=loss)
 
@@ -137,34 +143,10 @@ def _clean(areas: PatchDataset[tuple[float, float]], rng: np.random.Generator) -
     return np.asarray(areas.read(area) / np.float32(areas.known(area.cube)[0]))
 
 
-def _noisy(cube: F32, rng: np.random.Generator, *, size: int) -> Batch:
-    clean = denoise_samples.band_patch(cube, size, rng)
-    std = np.float32(rng.choice(np.asarray(denoise_samples.SIGMAS)))
-    noisy = clean + std * rng.standard_normal(clean.shape, dtype=np.float32)
-    return torch.from_numpy(noisy), torch.from_numpy(clean)
-
-
-def _noisy_scene(
-    areas: PatchDataset[tuple[float, float]], plan: TrainPlan, rng: np.random.Generator
-) -> denoise_samples.NoisyScene | None:
+def _scene(areas: PatchDataset[tuple[float, float]], rng: np.random.Generator) -> denoise_samples.TrainingScene:
     area = areas.draw(rng)
     bright, least = areas.known(area.cube)
-    size = plan.settings.patch_px
-    s = denoise_samples.SampleSettings(
-        channels=int(plan.config["channels"]),
-        patch_px=size,
-        scene_px=max(size + 2 * denoise_samples.MARGIN_PX, min(160, area.edge_px)),
-        strongest_noise=STRONGEST_NOISE,
-    )
-    scene = denoise_samples.TrainingScene(cube=areas.read(area) / np.float32(bright), least_noise=least)
-    noisy = denoise_samples.simulate(scene, s, rng)
-    fits = noisy is not None and min(noisy.noisy.shape[1:]) >= size + 2 * denoise_samples.MARGIN_PX
-    return noisy if fits else None
-
-
-def _whitened(r: denoise_samples.NoisyScene, rng: np.random.Generator, *, size: int) -> Batch:
-    x, target = denoise_samples.network_batch([denoise_samples.patch(r, size, rng)])
-    return x[0], target[0]
+    return denoise_samples.TrainingScene(cube=areas.read(area) / np.float32(bright), least_noise=least)
 
 
 def psnr_by_sigma(model: StasModel, truth: F32, sigmas: Sequence[int]) -> dict[int, float]:
@@ -184,7 +166,7 @@ def _recipe_config(options: argparse.Namespace) -> dict[str, Any]:
     return dict(CONFIG)
 
 
-def _recipe_batches(scenes: Sequence[LabScene], config: Config, seed: int) -> Iterator[Batch]:
+def _recipe_stream(scenes: Sequence[LabScene], config: Config, seed: int) -> SampleStream[Any]:
     """Airborne cubes have noise of their own: they count half, and teach strong noise only."""
     training = [
         denoise_samples.TrainingScene(cube=s.cube, least_noise=1 / 255)
@@ -192,7 +174,8 @@ def _recipe_batches(scenes: Sequence[LabScene], config: Config, seed: int) -> It
         else denoise_samples.TrainingScene(cube=s.cube, least_noise=4 / 255, weight=0.5)
         for s in scenes
     ]
-    return denoise_samples.batches(training, denoise_samples.SampleSettings(channels=config["channels"]), seed=seed)
+    s = denoise_samples.SampleSettings(channels=config["channels"])
+    return denoise_samples.sample_stream(denoise_samples.weighted(training, s), s, seed=seed, batch=BATCH)
 
 
 def _recipe_crop(cube: F32, config: Config) -> F32:
@@ -207,7 +190,7 @@ def _recipe_validate(model: StasModel, scenes: Mapping[str, F32], end: bool) -> 
 
 TASK = Task(
     name="denoise",
-    batch=8,
+    batch=BATCH,
     patch_px=64,
     learning_rate=1.5e-3,
     ema_decay=0.98,
@@ -226,7 +209,7 @@ TASK = Task(
         minutes=60,
         others={"aviris": "aviris", "muufl": "muufl"},
         config=_recipe_config,
-        batches=_recipe_batches,
+        stream=_recipe_stream,
         loss=denoise_samples.loss,
         crop=_recipe_crop,
         validate=_recipe_validate,

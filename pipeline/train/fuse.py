@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,6 @@ from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.sensors import srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
-from hypermend.models.fit import Batch
 from hypermend.models.fuse import samples as fusion_samples
 from hypermend.models.fuse.correction_net import GUIDE_CONTRAST_RADIUS_PX, CorrectionNet
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
@@ -29,6 +28,7 @@ from hypermend.pipeline.train.dataset import PatchDataset, scene_level
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.task import Config, LabScene, Recipe, Samples, Scores, Task
 
+BATCH = 12
 CONFIG: dict[str, Any] = {"channels": 10, "width": 8, "depth": 3, "stages": 1}
 SCALE, SNR_DB = 8, 40
 """Of validation: coarse pixel over fine pixel, and noise of both images in dB."""
@@ -66,14 +66,8 @@ def samples(root: ArchiveStore, plan: TrainPlan) -> Samples:
     s = plan.settings
     areas = PatchDataset(root, plan.train, scene_level)
     responses = {key: _responses(root, key, plan.guides) for key in plan.scenes}
-    stream = SampleStream(
-        partial(_simulated_pair, areas, plan, responses),
-        partial(_patch, size=s.patch_px),
-        seed=s.seed,
-        batch=s.batch,
-        every=150,
-        keep=6,
-    )
+    settings = fusion_samples.FusionSampleSettings(channels=int(plan.config["channels"]), patch_px=s.patch_px)
+    stream = fusion_samples.sample_stream(partial(_cube, areas, responses), settings, seed=s.seed, batch=s.batch)
     return Samples(stream=stream, draw=areas.draw, loss=fusion_samples.loss)
 
 
@@ -84,20 +78,11 @@ def _responses(root: ArchiveStore, key: str, guides: Iterable[str]) -> list[F32]
     return [srf(good, guide).astype(np.float32) for guide in guides]
 
 
-def _simulated_pair(
-    areas: PatchDataset[tuple[float, float]],
-    plan: TrainPlan,
-    responses: Mapping[str, list[F32]],
-    rng: np.random.Generator,
-) -> fusion_samples.Sample:
+def _cube(
+    areas: PatchDataset[tuple[float, float]], responses: Mapping[str, list[F32]], rng: np.random.Generator
+) -> tuple[F32, list[F32]]:
     area = areas.draw(rng)
-    cube = areas.read(area) / np.float32(areas.known(area.cube)[0])
-    s = fusion_samples.FusionSampleSettings(channels=int(plan.config["channels"]), scene_px=min(224, area.edge_px))
-    return fusion_samples.simulate(cube, responses[area.cube], s, rng)
-
-
-def _patch(r: fusion_samples.Sample, rng: np.random.Generator, *, size: int) -> Batch:
-    return fusion_samples.patch(r, size, rng)
+    return areas.read(area) / np.float32(areas.known(area.cube)[0]), responses[area.cube]
 
 
 def score_pair(model: UalModel, truth: F32, response: F32, *, scale: int = SCALE, index: int = 0) -> dict[str, float]:
@@ -149,9 +134,12 @@ def _recipe_response() -> F32:
     return srf("cave", RECIPE_GUIDE).astype(np.float32)
 
 
-def _recipe_batches(scenes: Sequence[LabScene], config: Config, seed: int) -> Iterator[Batch]:
-    s = fusion_samples.FusionSampleSettings(channels=config["channels"])
-    return fusion_samples.batches([scene.cube for scene in scenes], [_recipe_response()], s, seed=seed)
+def _recipe_stream(scenes: Sequence[LabScene], config: Config, seed: int) -> SampleStream[Any]:
+    s, responses = fusion_samples.FusionSampleSettings(channels=config["channels"]), [_recipe_response()]
+    cubes = [scene.cube for scene in scenes]
+    return fusion_samples.sample_stream(
+        lambda rng: (cubes[int(rng.integers(len(cubes)))], responses), s, seed=seed, batch=BATCH
+    )
 
 
 def _recipe_crop(cube: F32, config: Config) -> F32:
@@ -173,7 +161,7 @@ def _recipe_validate(model: UalModel, scenes: Mapping[str, F32], end: bool) -> d
 
 TASK = Task(
     name="fuse",
-    batch=12,
+    batch=BATCH,
     patch_px=44,
     learning_rate=3e-3,
     ema_decay=0.99,
@@ -193,7 +181,7 @@ TASK = Task(
         minutes=30,
         others={},
         config=_recipe_config,
-        batches=_recipe_batches,
+        stream=_recipe_stream,
         loss=fusion_samples.loss,
         crop=_recipe_crop,
         validate=_recipe_validate,

@@ -82,7 +82,7 @@ def train(task: Task[Any], options: argparse.Namespace, command: str) -> None:
         bf16=options.bf16,
     )
     next_check = CHECK_EVERY_S
-    for p in fit(net, recipe.batches(training, config, options.seed), recipe.loss, settings):
+    for p in fit(net, recipe.stream(training, config, options.seed).batches(), recipe.loss, settings):
         print(json.dumps({"step": p.step, "seconds": round(p.seconds), "loss": round(p.loss, 5)}), flush=True)
         if p.seconds < next_check and p.fraction < 1:
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
-from hypermend.models.fit import Batch
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.sampling import SampleStream
 from hypermend.models.sharpen import model as sharpen_model
@@ -24,6 +23,7 @@ from hypermend.pipeline.train.dataset import PatchDataset
 from hypermend.pipeline.train.plan import SpectralRange, TrainPlan
 from hypermend.pipeline.train.task import Config, LabScene, Recipe, Samples, Scores, Task
 
+BATCH = 4
 MOST_BANDS = 32
 """Bands of a sample at most: a window of a cube with more, so that scenes of any bands share a batch."""
 RECIPE_PX = 512
@@ -62,7 +62,7 @@ def samples(root: ArchiveStore, plan: TrainPlan) -> Samples:
     areas = PatchDataset(root, plan.train, _measure)
     patch = sharpen_samples.PatchSettings(scale=int(plan.config["scale"]), patch_px=s.patch_px)
     make = partial(_pairs_of_area, areas, patch, min(plan.spectrum.bands[0], MOST_BANDS))
-    stream = SampleStream(make, partial(_patch, s=patch), seed=s.seed, batch=s.batch, every=16, keep=2)
+    stream = sharpen_samples.sample_stream(make, patch, seed=s.seed, batch=s.batch, every=16, keep=2)
     return Samples(stream=stream, draw=areas.draw, loss=sharpen_samples.loss)
 
 
@@ -79,10 +79,6 @@ def _pairs_of_area(
     window = slice(first, first + bands)
     mean = array_to_json(array_from_json(statistics["mean"])[window])
     return sharpen_samples.pairs(np.ascontiguousarray(cube[window]), s, {**statistics, "mean": mean})
-
-
-def _patch(sizes: list[sharpen_samples.Pair], rng: np.random.Generator, *, s: sharpen_samples.PatchSettings) -> Batch:
-    return sharpen_samples.patch(sizes, s, rng)
 
 
 def score(model: SsrnetModel, truth: F32) -> Scores:
@@ -104,9 +100,10 @@ def _recipe_config(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _recipe_batches(scenes: Sequence[LabScene], config: Config, seed: int) -> Iterator[Batch]:
+def _recipe_stream(scenes: Sequence[LabScene], config: Config, seed: int) -> SampleStream[Any]:
     s = sharpen_samples.PatchSettings(scale=config["scale"])
-    return sharpen_samples.batches([sharpen_samples.pairs(scene.cube, s) for scene in scenes], s, seed=seed)
+    draw = sharpen_samples.any_of([sharpen_samples.pairs(scene.cube, s) for scene in scenes])
+    return sharpen_samples.sample_stream(draw, s, seed=seed, batch=BATCH)
 
 
 def _recipe_crop(cube: F32, config: Config) -> F32:
@@ -124,7 +121,7 @@ def _recipe_validate(model: SsrnetModel, scenes: Mapping[str, F32], end: bool) -
 
 TASK = Task(
     name="sharpen",
-    batch=4,
+    batch=BATCH,
     patch_px=32,
     learning_rate=2e-3,
     ema_decay=0.98,
@@ -143,7 +140,7 @@ TASK = Task(
         others={},
         peak=65535,
         config=_recipe_config,
-        batches=_recipe_batches,
+        stream=_recipe_stream,
         loss=sharpen_samples.loss,
         crop=_recipe_crop,
         validate=_recipe_validate,

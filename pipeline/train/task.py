@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from torch import nn
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
-from hypermend.models.fit import Batch, Loss, State
+from hypermend.models.fit import Loss, State
 from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.train.areas import Area
@@ -58,8 +58,8 @@ class Recipe(Generic[M]):
     peak: float | None = None
     """Value that cubes are divided by; None for the largest of each."""
     config: Callable[[argparse.Namespace], dict[str, Any]]
-    batches: Callable[[Sequence[LabScene], Config, int], Iterator[Batch]]
-    """Training scenes, config and seed -> batches."""
+    stream: Callable[[Sequence[LabScene], Config, int], SampleStream[Any]]
+    """Training scenes, config and seed -> samples."""
     loss: Loss
     crop: Callable[[F32, Config], F32]
     """Cut a validation scene to what is scored."""
