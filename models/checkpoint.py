@@ -39,7 +39,8 @@ class Architecture(NamedTuple):
     task: Task | None
     """None: the model has no task."""
     build: Callable[[ModelCard, State], Model | FusionModel]
-    """Returns a FusionModel for the task "fuse", a Model for every other."""
+    of_pair: bool = False
+    """`build` returns a FusionModel, which restores an image with a guide, not a Model."""
 
 
 def _identity(card: ModelCard, state: State) -> Model:
@@ -74,10 +75,10 @@ def _ual(card: ModelCard, state: State) -> FusionModel:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "identity": Architecture(None, _identity),
-    "least-squares": Architecture("fuse", _least_squares),
+    "least-squares": Architecture("fuse", _least_squares, of_pair=True),
     "ssrnet": Architecture("sharpen", _ssrnet),
     "stas": Architecture("denoise", _stas),
-    "ual": Architecture("fuse", _ual),
+    "ual": Architecture("fuse", _ual, of_pair=True),
 }
 """Name in a card -> task and builder. A new network is one more row."""
 
@@ -131,7 +132,7 @@ def load(folder: str | Path) -> Model:
         BadCard: no card, or one that cannot be read.
     """
     card, state = _read(Path(folder))
-    if task_of(card) == "fuse":
+    if ARCHITECTURES[card.architecture].of_pair:
         raise BadCheckpoint(f"model {card.name!r} fuses two images: it restores pairs, with the task fuse")
     return cast("Model", ARCHITECTURES[card.architecture].build(card, state))
 
@@ -139,8 +140,8 @@ def load(folder: str | Path) -> Model:
 def load_fusion(folder: str | Path) -> FusionModel:
     """Read a model that fuses two images; raises as `load` does."""
     card, state = _read(Path(folder))
-    if task_of(card) != "fuse":
-        fusions = sorted(name for name, architecture in ARCHITECTURES.items() if architecture.task == "fuse")
+    if not ARCHITECTURES[card.architecture].of_pair:
+        fusions = sorted(name for name, architecture in ARCHITECTURES.items() if architecture.of_pair)
         raise BadCheckpoint(f"model {card.name!r} restores one image; a fusion is one of: {', '.join(fusions)}")
     return cast("FusionModel", ARCHITECTURES[card.architecture].build(card, state))
 

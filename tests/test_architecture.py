@@ -67,6 +67,7 @@ MAX_MEDIAN_LINES = 150
 """Lines of the median file."""
 MAX_FUNCTION_LINES = 60
 """Lines of a function, without its docstring."""
+MAX_TASK_DISPATCHES = 4
 MAX_BLIND_EXCEPTS = 3
 """Handlers of `Exception`, each with its reason beside it; one more needs a decision."""
 
@@ -167,6 +168,33 @@ def test_no_function_is_too_long() -> None:
                 if lines > MAX_FUNCTION_LINES:
                     long[f"{name_of(path)}:{node.name}"] = lines
     assert not long
+
+
+def test_few_places_ask_which_task_it_is() -> None:
+    """A task is a value with parts of its own; a comparison with its name, or of a guide with None, is a dispatch."""
+    tasks = {"denoise", "sharpen", "fuse"}
+
+    def names_a_task(node: ast.expr | None) -> bool:
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            return any(map(names_a_task, node.elts))
+        return isinstance(node, ast.Constant) and node.value in tasks
+
+    def dispatches(node: ast.AST) -> bool:
+        if isinstance(node, ast.Dict):
+            return sum(map(names_a_task, node.keys)) > 1
+        if not isinstance(node, ast.Compare):
+            return False
+        sides = [node.left, *node.comparators]
+        guide = any(ast.unparse(side).split(".")[-1] == "guide" for side in sides)
+        return any(map(names_a_task, sides)) or (guide and any(ast.unparse(side) == "None" for side in sides))
+
+    places = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if dispatches(node)
+    ]
+    assert len(places) <= MAX_TASK_DISPATCHES, places
 
 
 def test_few_handlers_catch_everything() -> None:

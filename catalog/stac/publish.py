@@ -74,13 +74,11 @@ def restored_item(
     plan_id: str,
     model: str,
     valid_fraction: float,
-    guide: Scene | None = None,
 ) -> Scene:
     """The item of a restored cube; `source` is the scene of its source cube.
 
     Args:
         task: the chain of tasks, such as denoise; it names the collection.
-        guide: the scene of its guide cube, if it has one.
     """
     facts = {
         "hypermend:plan": plan_id,
@@ -89,8 +87,6 @@ def restored_item(
         "hypermend:derived_from": item_key(source),
         "processing:lineage": f"{task} with model {model} by hypermend, plan {plan_id}",
     }
-    if guide is not None:
-        facts["hypermend:guide"] = item_key(guide)
     collection = f"{scene_collection(source.collection)}-{task}"
     return _cube_scene(source, spec, collection, key, valid_fraction, facts)
 

@@ -87,6 +87,7 @@ def compare_pair(pair: SyntheticPair, before: Item, after: Item) -> Comparison:
         sensor=after.scene.sensor,
         task="fuse",
         plan=str(after.scene.properties["hypermend:plan"]),
+        adds=True,
         title=f"{after.scene.id}\n(synthetic, enmap-like at 30 m\nand sentinel2-like at 10 m)",
         wavelength_nm=fused["wavelength"].values,
         good=fused["good"].values.astype(bool),

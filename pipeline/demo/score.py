@@ -45,6 +45,8 @@ class Comparison:
     before: F32
     after: F32
     truth: F32
+    adds: bool = False
+    """The restoration adds detail; otherwise it removes noise."""
 
     def score(self) -> Score:
         truth, before, after = (cube[self.good] for cube in (self.truth, self.before, self.after))
@@ -68,7 +70,7 @@ class Comparison:
             after=self.after[bands],
             truth=self.truth[bands],
             usable=self.usable,
-            adds=self.task == "fuse",
+            adds=self.adds,
         )
 
 

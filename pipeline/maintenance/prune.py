@@ -8,6 +8,7 @@ lease on the scene. A cube that was never finished is left for its job.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -124,13 +125,8 @@ def _plan_sources(root: ArchiveStore, restored: list[Scene]) -> set[str]:
     """Collect the source cubes that the plans of current restored cubes read."""
     sources: set[str] = set()
     for scene in restored:
-        try:
-            plan = read_plan(root, plan_key(cube_key(scene)))
-        except NotFound:
-            continue
-        sources.add(plan.source)
-        if plan.guide is not None:
-            sources.add(plan.guide.source)
+        with suppress(NotFound):
+            sources.update(read_plan(root, plan_key(cube_key(scene))).cubes)
     return sources
 
 

@@ -42,11 +42,10 @@ class PlannedScene:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         if self.plan is not None:
             keys = ("id", "task", "source", "target", "model", "halo", "tile_px", "scale")
-            guide = self.plan.guide
             values["plan"] = {
                 **{key: getattr(self.plan, key) for key in keys},
                 "models": [{"task": s.task, "model": s.model, "why": s.why} for s in self.plan.steps],
-                "guide": None if guide is None else asdict(guide),
+                "guide": next((asdict(guide) for guide in self.plan.guides), None),
                 "blocks": 0 if self.plan.blocks is None else len(self.plan.blocks),
                 "tiles": len(self.plan.grid),
                 "tile_memory_bytes": self.plan.tile_bytes,
@@ -129,16 +128,22 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     for line, count in Counter(_models(row) for row in planned if row.plan is not None).items():
         console.print(f"{plural(count, 'scene')}: {line}", highlight=False, soft_wrap=True)
     for name, row in zip(names, planned, strict=True):
-        if row.plan is not None and row.plan.guide is not None:
-            blocks = plural(len(row.plan.blocks), "block") if row.plan.blocks else "no block"
-            guide = f"{row.plan.guide.collection}/{row.plan.guide.scene_id}"
-            console.print(f"{name}: guide {guide}, scale {row.plan.scale}, {blocks} to adapt to", highlight=False)
+        if row.plan is not None:
+            for line in _guide_lines(row.plan):
+                console.print(f"{name}: {line}", highlight=False)
     for row in planned:
         if row.plan is None:
             console.print(f"[red]refused[/]: {row.reason}", highlight=False, soft_wrap=True)
     warned = (f"{n}: {w}" for n, row in zip(names, planned, strict=True) if row.plan for w in row.plan.warnings)
     for line in dict.fromkeys(warned):
         console.print(f"[yellow]{line}[/]", highlight=False, soft_wrap=True)
+
+
+def _guide_lines(plan: Plan) -> Iterator[str]:
+    """Guide of a fusion, its scale, and the blocks that the model adapts to."""
+    blocks = plural(len(plan.blocks), "block") if plan.blocks else "no block"
+    for guide in plan.guides:
+        yield f"guide {guide.collection}/{guide.scene_id}, scale {plan.scale}, {blocks} to adapt to"
 
 
 def _models(row: PlannedScene) -> str:

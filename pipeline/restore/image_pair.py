@@ -50,7 +50,7 @@ def pair_facts(plan: Plan, root: ArchiveStore, model: FusionModel) -> dict[str, 
     Raises:
         Refused: no sampled pixel holds data in both images, or the model finds that they do not belong together.
     """
-    assert plan.guide is not None
+    (guide,) = plan.guides
     reader = PairReader(plan, root)
     low, high = SAMPLE_EDGE_LR_PX
     edge = min(high, max(low, SAMPLE_EDGE_HR_PX // plan.scale))
@@ -67,7 +67,7 @@ def pair_facts(plan: Plan, root: ArchiveStore, model: FusionModel) -> dict[str, 
     try:
         facts = model.estimate(pairs, reader.setup)
     except BadPair as error:
-        raise Refused(f"scene {plan.scene_id} with guide {plan.guide.scene_id}: {error}") from error
+        raise Refused(f"scene {plan.scene_id} with guide {guide.scene_id}: {error}") from error
     return {"mean": array_to_json(y_mean), "guide_mean": array_to_json(x_mean), "model": facts}
 
 

@@ -46,9 +46,9 @@ class PairReader:
     """Reads windows of a scene and of its guide on the refined grid."""
 
     def __init__(self, plan: Plan, root: ArchiveStore) -> None:
-        assert plan.guide is not None
+        (matched,) = plan.guides
         self._source = Cube(root, plan.source)
-        guide = Cube(root, plan.guide.source)
+        guide = Cube(root, matched.source)
         overlap = spectral_overlap(self._source.spec, guide.spec)
         self._guide = GuideOnGrid(guide, overlap.bands, plan.spec)
         self._good = np.flatnonzero(plan.spec.good)

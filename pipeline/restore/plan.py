@@ -140,6 +140,16 @@ class Plan:
         """Bands times pixels of the restored cube."""
         return math.prod(self.spec.shape)
 
+    @property
+    def guides(self) -> tuple[Guide, ...]:
+        """The guide of a fusion; nothing for other tasks."""
+        return () if self.guide is None else (self.guide,)
+
+    @property
+    def cubes(self) -> tuple[str, ...]:
+        """Keys of the source cubes that the plan reads."""
+        return self.source, *(guide.source for guide in self.guides)
+
     def with_facts(self, facts: Mapping[str, Any]) -> Plan:
         return replace(self, scene_facts=facts)
 
@@ -149,7 +159,7 @@ class Plan:
             "spec": self.spec.to_dict(),
             "steps": [asdict(step) for step in self.steps],
             "warnings": list(self.warnings),
-            "guide": None if self.guide is None else asdict(self.guide),
+            "guide": next((asdict(guide) for guide in self.guides), None),
             "budget": None if self.budget is None else asdict(self.budget),
         }
 

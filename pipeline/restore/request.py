@@ -8,7 +8,7 @@ from typing import Any
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, Refused
-from hypermend.catalog.keys import cube_key, scene_collection
+from hypermend.catalog.keys import cube_key, item_key, scene_collection
 from hypermend.catalog.pairs.pairing import GuideMatch, SpectralOverlap, scale_between, spectral_overlap
 from hypermend.catalog.scene import Scene
 from hypermend.models.budget import AdaptationBudget
@@ -113,7 +113,11 @@ class PairRequest(SceneRequest):
     @property
     def item_properties(self) -> dict[str, Any]:
         guide = self._guide
-        return {"hypermend:overlap": guide.overlap, "hypermend:days_apart": guide.days_apart}
+        return {
+            "hypermend:guide": item_key(self.paired.guide),
+            "hypermend:overlap": guide.overlap,
+            "hypermend:days_apart": guide.days_apart,
+        }
 
     def draft(self, specs: Sequence[CubeSpec], cards: Mapping[str, ModelCard]) -> PlanDraft:
         """
