@@ -237,6 +237,30 @@ def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(root: ArchiveStore,
     assert left == [record_key(other.id, 0)]
 
 
+def test_a_trial_of_an_older_record_resumes_and_one_with_damaged_weights_begins_again(root: ArchiveStore) -> None:
+    plan = plan_for(root, budget=replace(TINY, epochs=3, steps=1))
+    running = run_trial(root, plan, first_record(plan, 0))
+    next(running)
+    running.close()
+    kept = read_record(root, plan.id, 0)
+    assert kept is not None and kept.weights is not None and kept.weights.sha256
+    data = root.get_json(record_key(plan.id, 0))
+    del data["weights"]  # as 0.1 wrote it
+    root.put_json(record_key(plan.id, 0), data)
+    older = read_record(root, plan.id, 0)
+    assert older is not None and older.weights is not None
+    assert (older.weights.key, older.weights.sha256) == (kept.weights.key, "")
+    running = run_trial(root, plan, older)
+    assert next(running).history[:1] == kept.history
+    running.close()
+    later = read_record(root, plan.id, 0)
+    assert later is not None and later.weights is not None and later.epoch == 2
+    damaged = bytearray(root.get(later.weights.key))
+    damaged[-5] ^= 1
+    root.put(later.weights.key, bytes(damaged))
+    assert next(run_trial(root, plan, later)).epoch == 1
+
+
 def test_a_trial_runs_on_s3(s3_bucket: str) -> None:
     root = ArchiveStore(f"s3://{s3_bucket}/a")
     add_cube(root, "cave", bands=10, low_nm=400, high_nm=700)

@@ -39,8 +39,8 @@ from hypermend.pipeline.search.plan import BUDGETS, SearchPlan, cube_spectrum, m
 from hypermend.pipeline.search.trial import (
     ENDED,
     TrialRecord,
+    end,
     first_record,
-    forget_state,
     put_record,
     read_record,
     run_trial,
@@ -213,7 +213,7 @@ def run_plans(
         for record in (r for n in range(plan.trials) if (r := read_record(root, plan.id, n))):
             if record.state not in ENDED:
                 said = errors.get(f"{plan.id}/{record.number}", "").strip().splitlines()
-                reason = said[-1] if said else "its process ended without a word"
+                reason = said[-1] if said else "its process exited without an error message"
                 put_record(root, plan.id, replace(record, state="failed", reason=reason))
                 say(f"{plan.sensor}: trial {record.number} failed: {reason}")
 
@@ -341,8 +341,7 @@ class _Halving(FIFOScheduler):
         reason = f"validation loss {value:.4g} after epoch {epoch}; the better half of {len(others) + 1} go on"
         record = read_record(self._root, plan.id, number)
         assert record is not None
-        put_record(self._root, plan.id, replace(record, state="stopped", reason=reason))
-        forget_state(self._root, plan.id, record)
+        end(self._root, plan.id, record, state="stopped", reason=reason)
         self._say(f"{plan.sensor}: trial {number} stopped: {reason}")
         return TrialScheduler.STOP
 
@@ -364,5 +363,5 @@ class Answer:
             "genotype": self.found.to_dict() if self.found else None,
             "reused": self.reused,
             "why": self.why,
-            "trials": [asdict(t) for t in self.trials],
+            "trials": [{k: v for k, v in asdict(t).items() if k != "weights"} for t in self.trials],
         }

@@ -1,8 +1,8 @@
 """One trial of a search: areas are read, a super-net is trained, a genotype comes out. No Ray.
 
 After each epoch the weights go to `searches/<id>/trials/<n>-<epoch>.safetensors` and then the record to `<n>.json`, so
-a trial that was killed anywhere goes on after its last whole epoch and ends as it would have ended, bit for bit where
-it goes on with the same number of threads.
+a trial that was killed anywhere resumes after its last complete epoch and ends as it would have ended, bit for bit if
+the number of threads is the same. Where the weights are gone or damaged, it begins again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import read_spec
@@ -50,6 +48,7 @@ from hypermend.models.fit import Batch
 from hypermend.pipeline.search.plan import SearchPlan
 from hypermend.pipeline.tiling.pixels import physical
 from hypermend.pipeline.train.areas import Area
+from hypermend.pipeline.train.checkpoints import CheckpointStore, Saved
 from hypermend.pipeline.train.dataset import STRONGEST_NOISE, scene_level
 
 HELD = 4
@@ -61,7 +60,7 @@ ENDED: frozenset[TrialState] = frozenset({"finished", "stopped", "diverged"})
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """What is known of a trial; the archive's copy decides what is still to do."""
+    """State of a trial; the archive's copy decides what is still to do."""
 
     number: int
     seed: int
@@ -76,6 +75,8 @@ class TrialRecord:
     reason: str = ""
     where: Mapping[str, Any] = field(default_factory=dict)
     """Node, process and threads that last worked on it."""
+    weights: Saved | None = None
+    """Of the last epoch, and what `search` needs beside them to resume; None before the first and after the end."""
 
     @property
     def validation_loss(self) -> float:
@@ -92,12 +93,16 @@ def record_key(search: str, number: int) -> str:
 
 
 def read_record(root: ArchiveStore, search: str, number: int) -> TrialRecord | None:
-    """The archive's record of a trial; None where it never began."""
+    """Read the archive's record of a trial; None where it never began."""
     try:
         data = root.get_json(record_key(search, number))
     except NotFound:
         return None
-    return TrialRecord(**{**data, "history": tuple(data["history"])})
+    weights = data.get("weights")
+    if "weights" not in data and data["epoch"] and data["state"] not in ENDED:  # a trial of 0.1
+        key = f"searches/{search}/trials/{number:03d}-{data['epoch']:04d}.safetensors"
+        weights = {"key": key, "sha256": "", "step": data["epoch"], "seconds": 0.0}
+    return TrialRecord(**{**data, "history": tuple(data["history"]), "weights": Saved(**weights) if weights else None})
 
 
 def put_record(root: ArchiveStore, search: str, record: TrialRecord) -> TrialRecord:
@@ -106,7 +111,7 @@ def put_record(root: ArchiveStore, search: str, record: TrialRecord) -> TrialRec
 
 
 def first_record(plan: SearchPlan, number: int) -> TrialRecord:
-    """A trial that has not begun, with the default settings."""
+    """Record of a trial that has not begun, with the default settings."""
     rate = alpha_rate(plan.budget.epochs * plan.budget.steps)
     return TrialRecord(number=number, seed=number, settings={"learning_rate": 1e-3, "alpha_rate": rate})
 
@@ -125,14 +130,19 @@ def run_trial(
         for record in _epochs(root, plan, record, device):  # noqa: B020 - the last one is needed below
             yield record
     except SearchDiverged as e:
-        record = put_record(root, plan.id, replace(record, state="diverged", reason=str(e)))
+        record = end(root, plan.id, record, state="diverged", reason=str(e))
         yield record
-    forget_state(root, plan.id, record)
 
 
-def forget_state(root: ArchiveStore, search: str, record: TrialRecord) -> None:
-    """Delete the weights of a trial that needs them no more."""
-    root.delete(_state_key(search, record.number, record.epoch))
+def end(root: ArchiveStore, search: str, record: TrialRecord, *, state: TrialState, reason: str = "") -> TrialRecord:
+    """End a trial, and delete its weights."""
+    record = put_record(root, search, replace(record, state=state, reason=reason, weights=None))
+    _store(root, search, record.number).sweep(())
+    return record
+
+
+def _store(root: ArchiveStore, search: str, number: int) -> CheckpointStore:
+    return CheckpointStore(root, f"searches/{search}/trials", prefix=f"{number:03d}-")
 
 
 def _epochs(root: ArchiveStore, plan: SearchPlan, record: TrialRecord, device: str) -> Iterator[TrialRecord]:
@@ -147,9 +157,9 @@ def _epochs(root: ArchiveStore, plan: SearchPlan, record: TrialRecord, device: s
     settings = SearchSettings(
         epochs=plan.budget.epochs, steps=plan.budget.steps, strategy=plan.strategy, seed=record.seed, **record.settings
     )
-    resume = None
-    if record.epoch:
-        resume = load_tensors(root.get(_state_key(plan.id, record.number, record.epoch)))
+    resume = _store(root, plan.id, record.number).load(record.weights) if record.weights else None
+    if resume is None:
+        record = replace(record, epoch=0, history=(), genotype=None, weights=None)
     for p in search(net, samples.train, samples.validation, samples.loss, settings, resume=resume):
         value = _progress_score(net, held, samples, plan)
         if not math.isfinite(value):
@@ -168,7 +178,7 @@ def _epochs(root: ArchiveStore, plan: SearchPlan, record: TrialRecord, device: s
         chosen = best_by_edge(lambda g: score(net, held, samples.loss, g), seed=record.seed)
         last = {**record.history[-1], "validation_loss": score(net, held, samples.loss, chosen)}
         record = replace(record, genotype=chosen.to_dict(), history=(*record.history[:-1], last))
-    yield put_record(root, plan.id, replace(record, state="finished"))
+    yield end(root, plan.id, record, state="finished")
 
 
 def _progress_score(net: SuperNet, held: Sequence[Batch], samples: _Samples, plan: SearchPlan) -> float:
@@ -182,23 +192,19 @@ def _progress_score(net: SuperNet, held: Sequence[Batch], samples: _Samples, pla
 def _keep(
     root: ArchiveStore, plan: SearchPlan, record: TrialRecord, p: SearchProgress, line: Mapping[str, float]
 ) -> TrialRecord:
-    """Weights, then the record that names them, then the old weights go: whole after a kill at any point."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in p.state.items()}
-    root.put(_state_key(plan.id, record.number, p.epoch), save_tensors(tensors))
+    """Save the weights, put the record that names them, delete the old weights: complete after a kill at any point."""
+    store = _store(root, plan.id, record.number)
+    weights = store.save(f"{p.epoch:04d}.safetensors", p.state, step=p.epoch, seconds=round(p.seconds, 2))
     kept = replace(
         record,
         epoch=p.epoch,
         history=(*record.history, line),
         genotype=p.genotype.to_dict() if p.genotype else None,
+        weights=weights,
     )
     put_record(root, plan.id, kept)
-    if record.epoch:
-        forget_state(root, plan.id, record)
+    store.sweep([weights])
     return kept
-
-
-def _state_key(search: str, number: int, epoch: int) -> str:
-    return f"searches/{search}/trials/{number:03d}-{epoch:04d}.safetensors"
 
 
 class _Samples:

@@ -1,4 +1,4 @@
-"""What an archive keeps of a training, so that it goes on after any kill: `training/<id>/`.
+"""Checkpoints in an archive, so that a training (`training/<id>/`) or a trial of a search resumes after any kill.
 
     plan.json                     what it does
     record.json                   where it stands, and which of the files below are whole
@@ -7,15 +7,15 @@
     metrics.jsonl                 loss, rate and scores, one line for each report
     driver.json                   who works on it; of two, the later one
 
-Tensors are written first and the record that names them (with their sha256) after, each in one put: what a kill leaves
-half done is named by no record, and never read.
+Tensors are written first, the record that names them (with their sha256) next, and old tensors are deleted last. Each
+is one put: no record names what a kill left half done, and nothing else is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ class Saved:
 
     key: str
     sha256: str
+    """Empty: not known, as in a trial of 0.1; then the tensors are not checked."""
     step: int
     seconds: float
 
@@ -59,11 +60,39 @@ class TrainingState:
     """Validations since the best one."""
 
 
-class TrainingStore:
-    """The files of one training."""
+class CheckpointStore:
+    """Files of tensors in one folder, whose names begin with `prefix`."""
 
-    def __init__(self, root: ArchiveStore, folder: str) -> None:
-        self.root, self.folder = root, folder
+    def __init__(self, root: ArchiveStore, folder: str, prefix: str = "") -> None:
+        self.root, self.folder, self._prefix = root, folder, prefix
+
+    def save(self, name: str, state: State, *, step: int, seconds: float) -> Saved:
+        """Write tensors; the caller puts the record that names them next, and then calls `sweep`."""
+        data = save_tensors({k: v.detach().cpu().contiguous() for k, v in sorted(state.items())})
+        key = f"{self.folder}/{self._prefix}{name}"
+        self.root.put(key, data)
+        return Saved(key=key, sha256=hashlib.sha256(data).hexdigest(), step=step, seconds=seconds)
+
+    def load(self, saved: Saved) -> State | None:
+        """Read tensors; None where they are gone or damaged."""
+        try:
+            data = self.root.get(saved.key)
+        except NotFound:
+            return None
+        intact = not saved.sha256 or hashlib.sha256(data).hexdigest() == saved.sha256
+        return load_tensors(data) if intact else None
+
+    def sweep(self, kept: Iterable[Saved | None]) -> None:
+        """Delete the tensors that the record does not name: older ones, and those of a kill."""
+        named = {saved.key for saved in kept if saved}
+        for entry in list(self.root.list(self.folder)):
+            ours = entry.key.startswith(f"{self.folder}/{self._prefix}") and entry.key.endswith(".safetensors")
+            if ours and entry.key not in named:
+                self.root.delete(entry.key)
+
+
+class TrainingStore(CheckpointStore):
+    """The files of one training."""
 
     def read(self) -> TrainingState | None:
         """None where nothing was kept yet."""
@@ -79,35 +108,27 @@ class TrainingStore:
         return record
 
     def checkpoint(self, record: TrainingState, state: State, *, step: int, seconds: float) -> TrainingState:
-        """Keep everything that `resume` needs; the record with it in."""
-        saved = self._save(f"checkpoints/{step:09d}.safetensors", state, step, seconds)
+        """Keep everything that `resume` needs; returns the record that names it."""
+        saved = self.save(f"checkpoints/{step:09d}.safetensors", state, step=step, seconds=seconds)
         others = [c for c in record.checkpoints if c.step != step]
         kept = self.put(replace(record, checkpoints=(*others, saved)[-KEPT:]))
-        self._sweep(kept)
+        self.sweep((*kept.checkpoints, kept.best))
         return kept
 
     def better(self, record: TrainingState, state: State, *, step: int, seconds: float) -> TrainingState:
-        """Keep the weights that scored best. The record is not put yet."""
-        return replace(record, best=self._save(f"best-{step:09d}.safetensors", state, step, seconds))
+        """Save the weights that scored best; `checkpoint` puts the record that names them."""
+        return replace(record, best=self.save(f"best-{step:09d}.safetensors", state, step=step, seconds=seconds))
 
     def resume(self, record: TrainingState) -> Resume | None:
-        """The newest checkpoint that is whole."""
+        """Load the newest checkpoint that is intact."""
         for saved in reversed(record.checkpoints):
             state = self.load(saved)
             if state is not None:
                 return Resume(state=state, step=saved.step, seconds=saved.seconds)
         return None
 
-    def load(self, saved: Saved) -> State | None:
-        """Its tensors; None where it is gone or damaged."""
-        try:
-            data = self.root.get(saved.key)
-            return load_tensors(data) if hashlib.sha256(data).hexdigest() == saved.sha256 else None
-        except NotFound:
-            return None
-
     def lines(self) -> list[Line]:
-        """The metrics so far; a last line that was cut off is left out."""
+        """Read the metrics so far, without a last line that was cut off."""
         try:
             text = self.root.get(f"{self.folder}/metrics.jsonl").decode()
         except NotFound:
@@ -115,35 +136,22 @@ class TrainingStore:
         return list(_parsed(text))
 
     def put_lines(self, lines: Sequence[Line]) -> None:
-        """All of them, in one put: an object store cannot append."""
+        """Write all lines in one put: an object store cannot append."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         self.root.put(f"{self.folder}/metrics.jsonl", text.encode())
 
     def take(self, driver: str) -> None:
-        """Say who works on it from now on."""
+        """Record which driver works on the training from now on."""
         self.root.put(f"{self.folder}/driver.json", to_json({"driver": driver}))
 
     def taken_by_another(self, driver: str) -> bool:
-        """Whether a later driver works on it: then this one must write no more."""
+        """Say whether a later driver works on the training: then this one must write no more."""
         return bool(self.root.get_json(f"{self.folder}/driver.json")["driver"] != driver)
 
-    def _save(self, name: str, state: State, step: int, seconds: float) -> Saved:
-        data = save_tensors({k: v.detach().cpu().contiguous() for k, v in sorted(state.items())})
-        key = f"{self.folder}/{name}"
-        self.root.put(key, data)
-        return Saved(key=key, sha256=hashlib.sha256(data).hexdigest(), step=step, seconds=seconds)
-
-    def _sweep(self, record: TrainingState) -> None:
-        """Delete the tensors that the record does not name: older ones, and those of a kill."""
-        named = {s.key for s in (*record.checkpoints, record.best) if s}
-        for entry in list(self.root.list(self.folder)):
-            if entry.key.endswith(".safetensors") and entry.key not in named:
-                self.root.delete(entry.key)
-
     def forget(self, record: TrainingState) -> TrainingState:
-        """A finished training needs its checkpoints no more."""
+        """Delete the checkpoints of a finished training."""
         kept = self.put(replace(record, checkpoints=()))
-        self._sweep(kept)
+        self.sweep((*kept.checkpoints, kept.best))
         return kept
 
 
@@ -156,4 +164,4 @@ def _parsed(text: str) -> Iterator[Line]:
 
 
 class TrainingStopped(ArchiveError):
-    """A training that cannot go on by itself: says why and what to do."""
+    """A training that cannot resume by itself: says why and what to do."""
