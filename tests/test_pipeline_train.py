@@ -32,8 +32,8 @@ from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import BadJob, TrainJob, parse
 from hypermend.pipeline.registry.genotypes import StoredGenotype, put
+from hypermend.pipeline.registry.models import load_model, load_pair_model
 from hypermend.pipeline.registry.spectrum import Spectrum
-from hypermend.pipeline.restore.worker import load_model, load_pair_model
 from hypermend.pipeline.train.checkpoints import Line, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.driver import train
 from hypermend.pipeline.train.make_plan import plan_training
