@@ -1,8 +1,8 @@
 """`hypermend train`: source cubes of an archive -> a model that `restore` finds, on Ray Train.
 
-Ray Train starts the workers, connects them (gloo on CPUs, nccl on GPUs) and starts them again when one dies. Where the
-training stands is in the archive's own records (`train_record.py`), so a worker that was killed, a driver that was
-killed and another machine all go on in the same way: by the same command.
+Ray Train starts the workers, connects them (gloo on CPUs, nccl on GPUs) and starts them again when one dies. The
+archive's own records (`checkpoints.py`) say where the training stands, so it resumes in the same way after a worker or
+the driver was killed, and on another machine: by the same command.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
+from ray.util.queue import Queue
 
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
@@ -30,14 +33,13 @@ from hypermend.pipeline.train.tensorboard import TensorBoardWriter
 from hypermend.pipeline.train.worker import WorkerGroup, cpu_has_bf16, work
 
 MAX_DEATHS = 3
-"""Of a worker's process before the training is given up; the same command goes on all the same."""
-LOOK_EVERY_S = 0.5
+"""Number of workers that may die before Ray gives the training up; the same command still resumes it."""
 Show = Callable[[Line], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReport:
-    """What became of a training."""
+    """Result of a training."""
 
     training: str
     model: str | None
@@ -56,7 +58,7 @@ class TrainReport:
 
 
 def train(job: TrainJob, show: Show) -> TrainReport:
-    """Train to the end, or go on with it; `show` gets each line of metrics as it comes.
+    """Train to the end, or resume; `show` gets each line of metrics as it comes.
 
     Raises:
         Refused: as `plan_training`, a name that is taken, or more workers than the cluster has room for.
@@ -104,32 +106,41 @@ def _report(plan: TrainPlan, record: TrainingState, model: str | None, state: st
 
 
 class _Follower:
-    """Shows the lines that worker 0 writes to the archive, each once."""
+    """Shows each line of metrics once, as worker 0 sends it.
 
-    def __init__(self, ledger: TrainingStore, show: Show, board: TensorBoardWriter | None) -> None:
-        self._ledger, self._show, self._board = ledger, show, board
+    Lines come through a queue, which outlives workers that Ray starts again. The archive is read twice only: for the
+    lines before, and at the end for those that were lost on the way.
+    """
+
+    def __init__(self, store: TrainingStore, show: Show, board: TensorBoardWriter | None) -> None:
+        self._store, self._show, self._board = store, show, board
         self._last = 0
-        self._stop = threading.Event()
+        self.queue: Any = None
+        """None before `__enter__`: it is an actor, and so needs Ray."""
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> None:
-        earlier = self._ledger.lines()
+        earlier = self._store.lines()
         self._last = earlier[-1]["step"] if earlier else 0
         if self._board:
             self._board.show(earlier)
+        self.queue = Queue(actor_options={"num_cpus": 0})
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        with suppress(RayError):
+            self.queue.put(None)
         self._thread.join()
-        self._look()
+        self._take(self._store.lines())
+        self.queue.shutdown()
 
     def _follow(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_S):
-            self._look()
+        with suppress(RayError):
+            while (line := self.queue.get()) is not None:
+                self._take([line])
 
-    def _look(self) -> None:
-        new = [line for line in self._ledger.lines() if line["step"] > self._last]
+    def _take(self, lines: Sequence[Line]) -> None:
+        new = [line for line in lines if line["step"] > self._last]
         for line in new:
             self._show(line)
             self._last = line["step"]
@@ -138,7 +149,7 @@ class _Follower:
 
 
 def _on_ray(job: TrainJob, root: ArchiveStore, plan: TrainPlan, ledger: TrainingStore, follower: _Follower) -> str:
-    """Train on the cluster; why it stopped, or nothing."""
+    """Train on the cluster; returns why it stopped, or nothing."""
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -149,8 +160,14 @@ def _on_ray(job: TrainJob, root: ArchiveStore, plan: TrainPlan, ledger: Training
     workers, cpus = _room(job, plan)
     driver = secrets.token_hex(8)
     ledger.take(driver)
-    config = {"archive": root.url, "plan": f"{plan.folder}/plan.json", "driver": driver, "threads": cpus}
     with tempfile.TemporaryDirectory(prefix="hypermend-train-") as scratch, follower:
+        config = {
+            "archive": root.url,
+            "plan": f"{plan.folder}/plan.json",
+            "driver": driver,
+            "threads": cpus,
+            "lines": follower.queue,
+        }
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=config,
@@ -172,28 +189,28 @@ def _on_ray(job: TrainJob, root: ArchiveStore, plan: TrainPlan, ledger: Training
 
 
 def _room(job: TrainJob, plan: TrainPlan) -> tuple[int, int]:
-    """Workers, and CPUs of each."""
+    """Choose the number of workers, and of CPUs for each."""
     cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
     most = gpus if job.gpus else cpus
     workers = job.workers or min(most, plan.settings.batch)
     if workers > most or most == 0:
-        raise Refused(f"{workers or 1} worker(s) asked for; the cluster has {gpus} GPU(s) and {cpus} CPU(s)")
+        raise Refused(f"{workers or 1} worker(s) requested; the cluster has {gpus} GPU(s) and {cpus} CPU(s)")
     return workers, max(1, cpus // workers)
 
 
 def _last_words(error: Exception) -> str:
-    """Of what a worker raised, its last line."""
+    """Last line of what a worker raised."""
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
         lines = str(failure).strip().splitlines()
         if lines:
             return lines[-1]
-    return (str(error).strip().splitlines() or ["its workers ended without a word"])[-1]
+    return (str(error).strip().splitlines() or ["the workers exited without an error message"])[-1]
 
 
 def _train_worker(config: dict[str, Any]) -> str:
-    """What Ray Train runs in each worker; why it stopped, or nothing."""
+    """Work on a training in one process of Ray Train; returns why it stopped, or nothing."""
     import torch
     from ray import train as ray_train
     from ray.train.torch import get_device
@@ -202,7 +219,7 @@ def _train_worker(config: dict[str, Any]) -> str:
     context = ray_train.get_context()
     torch.set_num_threads(config["threads"])
     root, size = ArchiveStore(config["archive"]), context.get_world_size()
-    crew = WorkerGroup(
+    group = WorkerGroup(
         rank=context.get_world_rank(),
         size=size,
         share=None if size == 1 else distributed.all_reduce,
@@ -210,9 +227,9 @@ def _train_worker(config: dict[str, Any]) -> str:
     )
     plan = TrainPlan.from_dict(root.get_json(config["plan"]))
     try:
-        for line in work(root, plan, crew, driver=config["driver"]):
-            if "psnr_db" in line:
-                ray_train.report({key: line[key] for key in ("step", "loss", "psnr_db")})
+        for line in work(root, plan, group, driver=config["driver"]):
+            if group.rank == 0:
+                config["lines"].actor.put_nowait.remote(line)  # not waited for: a lost line harms no training
     except TrainingStopped as stopped:
         return str(stopped)
     return ""
