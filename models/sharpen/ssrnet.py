@@ -31,7 +31,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from hypermend.models.signal.bicubic import enlarge
 
 UNITS = 3
-"""Of a module, chained."""
+"""Convolutions of a module, chained."""
 
 
 class Factor(nn.Module):
@@ -191,7 +191,7 @@ def fold(net: SSRNet) -> SSRNet:
 
 
 def plain(net: SSRNet, x: torch.Tensor) -> torch.Tensor:
-    """What `net(x)` is, in 3-D convolutions as the paper has it: the reference for tests and timings."""
+    """Compute `net(x)` in 3-D convolutions, as the paper has it: the reference for tests and timings."""
 
     def factor(f: nn.Module, x: torch.Tensor) -> torch.Tensor:
         for conv in f.convs:  # type: ignore[union-attr]

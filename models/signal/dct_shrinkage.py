@@ -65,7 +65,7 @@ def dct_denoise(z: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
 
 
 def low_frequency_residual(z: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-    """What an estimate lacks of waves longer than 16 pixels: hard threshold, one pass, on means of 4x4 pixels.
+    """Estimate the waves longer than 16 pixels that an estimate lacks: hard threshold, one pass, means of 4x4 pixels.
 
     Args:
         z: (B, K, H, W) coefficients with unit white noise.

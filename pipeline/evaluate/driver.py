@@ -33,7 +33,7 @@ from hypermend.pipeline.restore.work_list import sources
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """What came out."""
+    """The scores of one evaluation."""
 
     model: str
     task: str
@@ -45,7 +45,7 @@ class Evaluation:
     """Scenes that could not be scored, with the reason."""
 
     def means(self) -> list[dict[str, Any]]:
-        """Of each level and method over the scenes."""
+        """Means over the scenes for each level and method."""
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in self.rows:
             groups.setdefault((row.level, row.method), []).append(row)

@@ -1,4 +1,4 @@
-"""Whether a model takes a cube: known from its card and the cube's spec, before any pixel is read."""
+"""Compatibility of a model and a cube: known from its card and the cube's spec, before any pixel is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def good_nm(spec: CubeSpec) -> list[float]:
 
 
 def incompatibility(spec: CubeSpec, card: ModelCard) -> str | None:
-    """What of the cube the model does not accept, both numbers in it; None where it accepts it."""
+    """Return why the model does not accept the cube, with both numbers; None where it accepts it."""
     nm = good_nm(spec)
     if card.quantity is not None and spec.quantity not in card.quantity:
         return f"holds {spec.quantity}, model {card.name} accepts {', '.join(card.quantity)}"
@@ -32,7 +32,7 @@ def incompatibility(spec: CubeSpec, card: ModelCard) -> str | None:
 
 
 def advisory(spec: CubeSpec, card: ModelCard) -> str | None:
-    """What is accepted, and worth saying all the same."""
+    """Return a warning about a cube that is accepted; None without one."""
     count = len(good_nm(spec))
     if card.window_bands is None or count >= card.window_bands:
         return None

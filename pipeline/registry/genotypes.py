@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "genotypes"
 FIGURES = ("strategy", "domain", "budget", "steps", "trials", "seconds", "validation_loss", "baseline_loss")
-"""What is always known of a search."""
+"""Figures that every search has."""
 
 
 class BadGenotype(ArchiveError):
@@ -40,7 +40,7 @@ class StoredGenotype:
     picture: str
     """Key in the archive."""
     figures: Mapping[str, Any]
-    """Of the search: `FIGURES`, and what else it says of itself."""
+    """Figures of the search: `FIGURES`, and others that it adds."""
 
     @property
     def key(self) -> str:

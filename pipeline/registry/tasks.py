@@ -1,4 +1,4 @@
-"""What a task is to a registry of models, as one value: which models do it, and which one is its default."""
+"""One task of the model registry, as one value: which models do it, and which one is its default."""
 
 from __future__ import annotations
 

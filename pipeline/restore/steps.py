@@ -19,7 +19,7 @@ LATTICE_PX = 8
 laid such that these fall on the same pixels for every tile, and in a chain on the same as alone."""
 LEAST_TILE_PX = 256
 MOST_WINDOW_BYTES = 256 * 2**20
-"""Of one float32 window of a finer cube, halo included, where nobody asks for a tile size: a worker holds several."""
+"""Bytes of one float32 window of a finer cube with its halo, where no tile size is given: a worker holds several."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,11 +47,11 @@ from hypermend.pipeline.search.trial import (
 )
 
 MAX_DEATHS = 3
-"""Of a trial's process before the trial is given up."""
+"""Deaths of a trial's process before the trial is given up."""
 LINES = 8
 """About how often a trial says how far it is."""
 HALVE = 2
-"""Of the trials at a rung the better 1 / HALVE go on."""
+"""The better 1 / HALVE of the trials at a rung go on."""
 Say = Callable[[str], None]
 
 
@@ -219,7 +219,7 @@ def run_plans(
 
 
 def _trainable(config: Mapping[str, Any]) -> None:
-    """What Tune runs in a worker."""
+    """The function that Tune runs in a worker."""
     import torch
 
     root = ArchiveStore(config["archive"])
@@ -348,7 +348,7 @@ class _Halving(FIFOScheduler):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of one sensor."""
+    """The result for one sensor."""
 
     sensor: str
     found: StoredGenotype | None

@@ -1,4 +1,4 @@
-"""What one search will do, as a value: sensor, areas to learn from, areas to choose by, trials. No pixels, no Ray.
+"""The plan of one search, as a value: sensor, areas to learn from, areas to choose by, trials. No pixels, no Ray.
 
 The areas lie on a lattice of each source cube, whole and usable in every pixel, and do not overlap; some of them are
 for validation, the others for training. The id of a search hashes everything that decides its result, so the same
@@ -25,13 +25,13 @@ from hypermend.pipeline.train.areas import Area, interleave_by_cube, usable
 SEARCH_VERSION = 3
 """Raised by hand when the same plan would find something else."""
 VALIDATION_SHARE = 0.1
-"""Of the areas. The paper's 2 % of its patches would be less than one of our areas in most archives."""
+"""Share of the areas. The paper's 2 % of its patches would be less than one of our areas in most archives."""
 LEAST_AREAS = 4
 """Three to learn from and one to choose by."""
 SMALLER_PATCHES_PX = (32, 24, 16)
 """Tried in turn where the scenes are too small for the budget's patches."""
 MOST_BANDS = 64
-"""Of a search on bands: the cost grows with the square of them."""
+"""Most bands of a search on bands: its cost grows with their square."""
 Domain = Literal["subspace", "bands"]
 
 
@@ -44,13 +44,13 @@ class SearchBudget:
     """The first trials differ in their seed alone; those beyond have sampled settings."""
     epochs: int
     steps: int
-    """Of an epoch."""
+    """Steps of an epoch."""
     width: int
     channels: int
     """Coefficients of the signal subspace; on bands their number counts instead."""
     patch_px: int
     patches: int
-    """Of a batch."""
+    """Patches in a batch."""
     areas: int
     """At most."""
 
@@ -114,7 +114,7 @@ class SearchPlan:
 
     @property
     def channels(self) -> int:
-        """Of the network, in and out."""
+        """Channels of the network, in and out."""
         return self.spectrum.bands if self.domain == "bands" else self.budget.channels
 
     def to_dict(self) -> dict[str, Any]:

@@ -76,11 +76,11 @@ class TrialRecord:
     where: Mapping[str, Any] = field(default_factory=dict)
     """Node, process and threads that last worked on it."""
     weights: Saved | None = None
-    """Of the last epoch, and what `search` needs beside them to resume; None before the first and after the end."""
+    """Weights of the last epoch and the state that `search` resumes from; None before the first and after the end."""
 
     @property
     def validation_loss(self) -> float:
-        """Of the last epoch."""
+        """Validation loss of the last epoch."""
         return float(self.history[-1]["validation_loss"])
 
     def at(self, epoch: int) -> float | None:
@@ -182,7 +182,7 @@ def _epochs(root: ArchiveStore, plan: SearchPlan, record: TrialRecord, device: s
 
 
 def _progress_score(net: SuperNet, held: Sequence[Batch], samples: _Samples, plan: SearchPlan) -> float:
-    """Of the mix; for SPOS, which has none, the mean of a few paths."""
+    """Score the mixture; for SPOS, which has none, the mean of a few paths."""
     if plan.strategy == "darts":
         return score(net, held, samples.loss)
     paths = [random_genotype(i) for i in range(4)]

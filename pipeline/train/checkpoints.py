@@ -53,9 +53,9 @@ class TrainingState:
     """The newest last."""
     best: Saved | None = None
     scores: Mapping[str, Any] = field(default_factory=dict)
-    """Of the best weights, by validation scene."""
+    """Scores of the best weights, by validation scene."""
     psnr_db: float | None = None
-    """Of the best weights, mean over the validation scenes."""
+    """Score of the best weights, mean over the validation scenes."""
     stale: int = 0
     """Validations since the best one."""
 

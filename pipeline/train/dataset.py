@@ -20,7 +20,7 @@ from hypermend.pipeline.train.areas import Area
 
 T = TypeVar("T")
 SEEN_AREAS = 6
-"""Of a scene, at most, that what is known of it comes from."""
+"""Most areas that the statistics of a scene come from."""
 OPEN_CUBES = 64
 STRONGEST_NOISE = 80 / 255
 """Standard deviation of the strongest noise that is added in training, as a share of the bright value."""
@@ -72,7 +72,7 @@ class PatchDataset(Generic[T]):
         return np.asarray(physical(stored, cube.spec)[np.array(cube.spec.good)])
 
     def known(self, key: str) -> T:
-        """What is known of a scene; the same in every process."""
+        """Statistics of a scene; the same in every process."""
         if key not in self._known:
             seen = self._of_cube[key][:SEEN_AREAS]
             self._known[key] = self._know(self.read(a) for a in seen)

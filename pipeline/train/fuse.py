@@ -31,11 +31,11 @@ from hypermend.pipeline.train.task import Config, LabScene, Recipe, Samples, Sco
 BATCH = 12
 CONFIG: dict[str, Any] = {"channels": 10, "width": 8, "depth": 3, "stages": 1}
 SCALE, SNR_DB = 8, 40
-"""Of validation: coarse pixel over fine pixel, and noise of both images in dB."""
+"""Validation: coarse pixel over fine pixel, and noise of both images in dB."""
 SCALE_8_LEAST_PX = 192
 """Edge of a truth that is scored at `SCALE`; a smaller one has too few coarse pixels to estimate the kernel from."""
 RECIPE_GUIDE, RECIPE_PX = "nikon-d700", 256
-"""Of the recipe: sensor whose response half of the samples have (the others' are random), and edge of its crops."""
+"""Recipe: sensor whose response half of the samples have (the others' are random), and edge of its crops."""
 
 
 def edges_px(config: Config, patch_px: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What one training will do, as a value: network, areas to learn from, areas to be scored on, settings. No Ray.
+"""The plan of one training, as a value: network, areas to learn from, areas to be scored on, settings. No Ray.
 
 Areas are squares of source cubes, usable in every pixel; whole scenes are held out for validation. The id hashes
 everything that decides the weights (not the workers, threads or the model's name), so the same command finds its own
@@ -26,20 +26,20 @@ LEAST_AREAS = 4
 """To learn from."""
 MOST_AREAS = 4096
 HELD_EDGES_PX = (256, 192, 128, 96, 64)
-"""Of the square of a validation scene that is scored; the first that the scene has."""
+"""Edges of the square of a validation scene that is scored; the first that the scene has room for."""
 TaskName = Literal["denoise", "sharpen", "fuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralRange:
-    """What the training scenes' good bands are, all together: what the model's card accepts."""
+    """Range of the training scenes' good bands together, which the model's card accepts."""
 
     low_nm: float
     high_nm: float
     spacing_nm: tuple[float, float]
     """Smallest and largest of the scenes' median spacings."""
     bands: tuple[int, int]
-    """Of the scene with the fewest and the one with the most."""
+    """Number of bands of the scene with the fewest and of the one with the most."""
     quantity: tuple[str, ...]
 
 
@@ -71,7 +71,7 @@ class TrainPlan:
 
     task: TaskName
     config: Mapping[str, Any]
-    """Of the network, as in a model card."""
+    """Configuration of the network, as in a model card."""
     sensors: tuple[str, ...]
     spectrum: SpectralRange
     guides: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a task is to training, as one value: everything in which denoise, sharpen and fuse differ."""
+"""One task of a training, as one value: everything in which denoise, sharpen and fuse differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypermend.pipeline.train.plan import SpectralRange, TaskName, TrainPlan
 
 M = TypeVar("M")
 Config = Mapping[str, Any]
-"""Of the network, as in a model card."""
+"""Configuration of the network, as in a model card."""
 Scores = dict[str, float]
 """psnr_db of the model, baseline_db of doing without it, and any other figures of the task."""
 
@@ -91,7 +91,7 @@ class Task(Generic[M]):
     card: Callable[[Config, Any], dict[str, Any]]
     """Config and network -> fields of a model card."""
     protocol: str
-    """Of `score`, in words."""
+    """Protocol of `score`, in words."""
     model: Callable[[ModelCard, State], M]
     score: Callable[[M, F32], Scores]
     """Model and square of a validation scene, divided by its largest value -> scores."""

@@ -1,4 +1,4 @@
-"""What each worker of a training does; worker 0 also keeps the records. No Ray: one worker alone is the reference.
+"""The work of each worker of a training; worker 0 also keeps the records. No Ray: one worker alone is the reference.
 
     samples of its slots -> fit (gradients shared) -> every `check_every` steps: score, keep, perhaps end
 
