@@ -15,7 +15,7 @@ from typing import Any
 
 from hypermend.catalog.cube.marks import DoneMarks, Shard
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.pipeline.engine.worker_memory import peak_bytes
+from hypermend.pipeline.engine.memory_grant import peak_bytes
 from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
 from hypermend.pipeline.tiling.tiles import Index, TileGrid

@@ -41,9 +41,9 @@ from hypermend.models import checkpoint
 from hypermend.models.arrays import F32, F64
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
+from hypermend.models.fuse.interface import BadPair, FusionModel, Pair, PairGeometry
 from hypermend.models.fuse.least_squares import GlobalRegression, LeastSquaresModel, regression
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import BadPair, FusionModel, Pair, PairGeometry
 from hypermend.models.restorer import SceneStatistics
 from hypermend.models.signal import degrade, metrics
 from hypermend.pipeline.protocols.kernels import built_in

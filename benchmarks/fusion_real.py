@@ -30,7 +30,7 @@ from benchmarks.fusion import METHODS, Problem
 from benchmarks.scenes import versions
 from hypermend.catalog.sensors import sensor, srf
 from hypermend.models.arrays import F32
-from hypermend.models.fuse.protocol import BadPair, PairGeometry
+from hypermend.models.fuse.interface import BadPair, PairGeometry
 from hypermend.models.signal import degrade, metrics
 from hypermend.pipeline.protocols.pairs import whole_pair
 

@@ -48,12 +48,12 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.checkpoint import builtin, load
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.cluster import start_ray
+from hypermend.pipeline.engine.memory_grant import keep_freed_memory
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.serial import serial
-from hypermend.pipeline.engine.worker_memory import keep_freed_memory
 from hypermend.pipeline.ingest import catalog_folder, ingest
 from hypermend.pipeline.registry.tasks import TASKS
-from hypermend.pipeline.restore.chain import bind
+from hypermend.pipeline.restore.chain import bind_steps
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.runs.run import Engine
@@ -147,7 +147,7 @@ def bench_network(scratch: Path, options: argparse.Namespace) -> Iterator[dict[s
         cube = Cube(ArchiveStore(str(archive)), plan.source)
         stored, _ = cube.read(slice(0, plan.spec.height), slice(0, plan.spec.width))
         assert plan.scene_facts is not None
-        (restorer,) = bind(plan, [load(builtin(plan.model))], plan.scene_facts["steps"])
+        (restorer,) = bind_steps(plan, [load(builtin(plan.model))], plan.scene_facts["steps"])
         x = torch.from_numpy(physical(stored, cube.spec))[None]
         del stored
         with torch.inference_mode():

@@ -31,7 +31,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.fit import AllReduce, Batch, FitSettings, fit
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.train.make_plan import plan_training
-from hypermend.pipeline.train.tasks import Training, build
+from hypermend.pipeline.train.task_table import Training, build
 
 NAMES = ("samples", "memory", "workers")
 BANDS, EDGE_PX, SCENES = 31, 512, 4

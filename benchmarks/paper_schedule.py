@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from hypermend.models.arrays import F32
-from hypermend.models.fuse.protocol import FusionModel
+from hypermend.models.fuse.interface import FusionModel
 from hypermend.models.fuse.ual import KERNEL_PX, Adaptation, Degradation
 from hypermend.models.signal import degrade, metrics
 

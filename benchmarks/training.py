@@ -34,7 +34,7 @@ from benchmarks.scenes import crop, read_scene, versions
 from hypermend.catalog.sensors import srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
-from hypermend.models.fuse.protocol import PairGeometry
+from hypermend.models.fuse.interface import PairGeometry
 from hypermend.models.signal.degrade import gaussian_kernel
 from hypermend.pipeline.protocols.pairs import SNR_DB, degraded_pair
 

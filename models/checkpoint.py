@@ -19,7 +19,7 @@ from hypermend.models.card import ModelCard
 if TYPE_CHECKING:
     import torch
 
-    from hypermend.models.fuse.protocol import FusionModel
+    from hypermend.models.fuse.interface import FusionModel
     from hypermend.models.restorer import Model
 
     State = Mapping[str, torch.Tensor]

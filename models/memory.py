@@ -1,7 +1,7 @@
 """Peak memory of a network for one tile, from its card alone: no torch, so that a plan can be made on a laptop.
 
 The factors are float32 numbers for each pixel of the tile, halo included. They agree, within a factor of 1.5, with the
-measured peak of a process on tiles of 400 and 816 pixels (`tests/test_pipeline_worker_memory.py`).
+measured peak of a process on tiles of 400 and 816 pixels (`tests/test_pipeline_memory_grant.py`).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class SampleStream(Generic[R]):
 
     def __init__(
         self,
-        make_realization: Callable[[np.random.Generator], R | None],
+        make_realisation: Callable[[np.random.Generator], R | None],
         cut_patch: Callable[[R, np.random.Generator], Batch],
         *,
         seed: int,
@@ -39,14 +39,14 @@ class SampleStream(Generic[R]):
     ) -> None:
         """
         Args:
-            make_realization: returns None if this draw is unusable.
+            make_realisation: returns None if this draw is unusable.
             cut_patch: returns one sample (input, target) of a realisation.
             seed: seed of all randomness.
             batch: samples in a batch, over all workers.
             every: steps between two realisations of a slot.
             keep: realisations that a slot cuts samples from.
         """
-        self._make_realization, self._cut_patch = make_realization, cut_patch
+        self._make_realisation, self._cut_patch = make_realisation, cut_patch
         self._seed, self._batch, self._every, self._keep = seed, batch, every, keep
         self._made: dict[tuple[int, int], R] = {}
 
@@ -81,7 +81,7 @@ class SampleStream(Generic[R]):
     def _realisation(self, slot: int, number: int) -> R:
         if (slot, number) not in self._made:
             for attempt in range(ATTEMPTS):
-                made = self._make_realization(self._generator(slot, number, _MAKE, attempt))
+                made = self._make_realisation(self._generator(slot, number, _MAKE, attempt))
                 if made is not None:
                     break
             else:

@@ -32,8 +32,8 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.recent import Recent
 from hypermend.catalog.storage.signing import signer
 from hypermend.pipeline.config import IngestJob
+from hypermend.pipeline.engine.memory_grant import peak_bytes
 from hypermend.pipeline.engine.ray_actors import on_ray
-from hypermend.pipeline.engine.worker_memory import peak_bytes
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run, workers_of
 from hypermend.pipeline.runs.run_log import SkippedScene, TaskReceipt

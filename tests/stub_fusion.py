@@ -20,7 +20,7 @@ from torch.nn import functional
 from hypermend.models import checkpoint
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
-from hypermend.models.fuse.protocol import Adapted, BadPair, Pair, PairGeometry, State
+from hypermend.models.fuse.interface import Adapted, BadPair, Pair, PairGeometry, State
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import UPSAMPLE_TAPS, upsample
 from hypermend.pipeline.config import RestoreJob

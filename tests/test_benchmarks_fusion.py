@@ -12,7 +12,7 @@ import pytest
 from benchmarks import fusion, fusion_real
 from hypermend.models.signal import degrade
 from hypermend.pipeline.protocols import kernels
-from tests.test_models_blur import bent
+from tests.test_models_kernel_estimate import bent
 from tests.test_models_least_squares import spectra
 
 FIELDS = {"scene", "kernel", "scale", "snr_db", "method", "psnr", "ssim", "sam_deg", "ergas", "seconds"}

@@ -15,9 +15,9 @@ from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import adaptation
 from hypermend.models.fuse.correction_net import GUIDE_CONTRAST_RADIUS_PX, CorrectionNet
+from hypermend.models.fuse.interface import Adapted, BadPair, Pair, PairGeometry
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
 from hypermend.models.fuse.model import UalModel
-from hypermend.models.fuse.protocol import Adapted, BadPair, Pair, PairGeometry
 from hypermend.models.fuse.samples import (
     FusionSampleSettings,
     kernel,

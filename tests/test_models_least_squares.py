@@ -14,11 +14,11 @@ from hypermend.models import checkpoint
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import local_regression
+from hypermend.models.fuse.interface import BadPair, Pair, PairGeometry
 from hypermend.models.fuse.least_squares import LeastSquaresModel, regression
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
 from hypermend.models.signal import degrade, metrics
-from tests.test_models_blur import bent, scene
+from tests.test_models_kernel_estimate import bent, scene
 
 CARD = ModelCard(name="floor", architecture="least-squares", config={"local": False}, halo=40)
 P = np.array([[0.5, 0.5, 0, 0, 0, 0, 0], [0, 0.2, 0.5, 0.3, 0, 0, 0], [0, 0, 0, 0.1, 0.5, 0.4, 0]], np.float32)

@@ -24,7 +24,7 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import NEAR_FILL, SATURATED, VALID
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.sensors import srf
-from hypermend.models.fuse.blur import Blur
+from hypermend.models.fuse.kernel_estimate import Blur
 from hypermend.models.signal.degrade import blur_down, gaussian, gaussian_kernel, snr_std, upsample
 from hypermend.models.signal.metrics import psnr, sam
 from hypermend.pipeline.config import IngestJob, RestoreJob

@@ -1,4 +1,4 @@
-"""Stage 5: adaptation of the network to one block, without ground truth.
+"""Adaptation of the network to one block, without ground truth.
 
 The network cannot know how the materials of a place mix below an LR pixel. The guide can tell: each of its bands is a
 sharp image whose blurred version is known as well. So each guide band in turn takes the role of the unknown image,
@@ -44,6 +44,7 @@ from hypermend.models.fuse.correction_net import (
     guide_features,
     residual_scale,
 )
+from hypermend.models.fuse.interface import AdaptationFigures, Adapted, Pair
 from hypermend.models.fuse.least_squares import PairStatistics
 from hypermend.models.fuse.local_regression import (
     LocalRegression,
@@ -51,7 +52,6 @@ from hypermend.models.fuse.local_regression import (
     LocalRegressionStages,
     guide_axes,
 )
-from hypermend.models.fuse.protocol import AdaptationFigures, Adapted, Pair
 from hypermend.models.restorer import array_from_json
 
 MARGIN_LR_PX = 8

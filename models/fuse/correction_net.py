@@ -1,4 +1,4 @@
-"""Stage 4: correction of the local regression by a small network.
+"""Correction of the local regression by a small network.
 
 The spectra of a scene are its own, so a network that learns spectra fails on the next scene. This network never sees
 any. It corrects one coefficient of the signal subspace at a time, with the same weights for all, in units u of the

@@ -6,9 +6,9 @@ The card's `local` chooses between two maps:
             blurred and decimated guide H x, and `upsample` is aligned by the kernel's centroid
     true    local regression in the signal subspace of Y, the start of the network: see `local_regression.py`
 
-Both use the kernel, noise and gains of `blur.py` and have a finite halo, so tiled equals whole. Pad a pair by
-replicating the edges of Y and X alike (NumPy's "edge"): the degradation does the same, so the residual at the border is
-unchanged.
+Both use the kernel, noise and gains of `kernel_estimate.py` and have a finite halo, so tiled equals whole. Pad a pair
+by replicating the edges of Y and X alike (NumPy's "edge"): the degradation does the same, so the residual at the border
+is unchanged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch
 from hypermend.models.arrays import F64
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
-from hypermend.models.fuse import blur, local_regression
-from hypermend.models.fuse.blur import Blur, BlurStatistics
+from hypermend.models.fuse import kernel_estimate, local_regression
+from hypermend.models.fuse.interface import Adapted, Pair, PairGeometry, State
+from hypermend.models.fuse.kernel_estimate import Blur, BlurStatistics
 from hypermend.models.fuse.local_regression import LocalRegressionStatistics
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import Adapted, Pair, PairGeometry, State
 from hypermend.models.restorer import ArrayJson, SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, upsample
 
@@ -83,7 +83,7 @@ class LeastSquaresModel:
         Raises:
             BadPair: as `blur.estimate`.
         """
-        pair_blur = blur.estimate(pairs, setup)
+        pair_blur = kernel_estimate.estimate(pairs, setup)
         second = pair_moments(pairs, pair_blur.kernel, setup.scale)
         weights, explained = regression(second, len(setup.response))
         top = setup.response.max(axis=1, keepdims=True)
@@ -97,7 +97,7 @@ class LeastSquaresModel:
         if self.local:
             from scipy import signal  # its import takes a second, which only workers of this model need
 
-            match = blur.match(pairs, setup)
+            match = kernel_estimate.match(pairs, setup)
             if match.size > 1:
                 second = pair_moments(pairs, signal.convolve2d(match, pair_blur.kernel), setup.scale)
             statistics["start"] = local_regression.estimate(pairs, pair_blur, setup.scale, second, match).to_json()

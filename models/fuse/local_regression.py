@@ -1,4 +1,4 @@
-"""Stages 2 and 3: regression of the image on the guide, which varies from place to place, in closed form.
+"""Regression of the image on the guide, which varies from place to place, in closed form.
 
 This training-free result is the start of the network (statistics key "start"). It works on coefficients c of the signal
 subspace of Y (`signal/subspace.py`: white noise of standard deviation 1) and on axes g of the guide, whitened by its
@@ -30,8 +30,8 @@ import torch
 from torch.nn import functional
 
 from hypermend.models.arrays import F64
-from hypermend.models.fuse.blur import Blur
-from hypermend.models.fuse.protocol import Pair
+from hypermend.models.fuse.interface import Pair
+from hypermend.models.fuse.kernel_estimate import Blur
 from hypermend.models.restorer import ArrayJson, array_from_json, array_to_json
 from hypermend.models.signal.dct_shrinkage import ONE_SCALE_HALO, dct_denoise_single_scale
 from hypermend.models.signal.degrade import UPSAMPLE_TAPS, blur_down, upsample

@@ -1,4 +1,4 @@
-"""UalModel: the stages of fusion together, as one model.
+"""UalModel: the steps of fusion together, as one model.
 
 estimate    least_squares.py: kernel, noise, gains, axes, the global map; adaptation.py: whether the network is used
 bind        local_regression.py estimates the coefficients, correction_net.py corrects each of them
@@ -25,9 +25,9 @@ from hypermend.models.fuse.correction_net import (
     guide_features,
     residual_scale,
 )
+from hypermend.models.fuse.interface import Adapted, Pair, PairGeometry, State
 from hypermend.models.fuse.least_squares import LeastSquaresModel
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO, LocalRegression, LocalRegressionModel
-from hypermend.models.fuse.protocol import Adapted, Pair, PairGeometry, State
 from hypermend.models.restorer import SceneStatistics
 
 

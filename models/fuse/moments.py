@@ -1,4 +1,4 @@
-"""Stage 2: second moments of a pair on LR pixels, from which every linear map from guide to image is computed."""
+"""Second moments of a pair on LR pixels, from which every linear map from guide to image is computed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hypermend.models.arrays import F64
-from hypermend.models.fuse.protocol import BadPair, Pair
+from hypermend.models.fuse.interface import BadPair, Pair
 from hypermend.models.signal.degrade import blur_down
 
 MOST_INVALID_SHARE = 1e-3

@@ -15,7 +15,6 @@ import torch
 from scipy import ndimage
 
 from hypermend.models.arrays import F32, F64
-from hypermend.models.fuse.blur import Blur
 from hypermend.models.fuse.correction_net import (
     COEFFICIENT_FEATURES,
     STEPS,
@@ -23,9 +22,10 @@ from hypermend.models.fuse.correction_net import (
     guide_features,
     residual_scale,
 )
+from hypermend.models.fuse.interface import Pair
+from hypermend.models.fuse.kernel_estimate import Blur
 from hypermend.models.fuse.local_regression import LocalRegressionModel, estimate
 from hypermend.models.fuse.moments import pair_moments
-from hypermend.models.fuse.protocol import Pair
 from hypermend.models.sampling import SampleStream
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian, snr_std
 

@@ -114,7 +114,7 @@ class Adaptation(nn.Module):
 
 
 class Degradation(nn.Module):
-    """The paper's learned blur. `blur.py` estimates it in closed form instead."""
+    """The paper's learned blur. `kernel_estimate.py` estimates it in closed form instead."""
 
     def __init__(self, scale: int, *, size: int = KERNEL_PX, sigma_px: float = 2.0) -> None:
         """Start from a Gaussian."""

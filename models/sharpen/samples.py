@@ -1,7 +1,7 @@
 """Training samples of the sharpener: patches of a scene made coarser, with the scene as it is.
 
 The paper's way: the coarse image is the antialiased bicubic reduction; patches of 32x32 coarse pixels; the scene at
-three sizes; turned and mirrored. Both images are in the units that the network sees (`sharpener.measure`).
+three sizes; turned and mirrored. Both images are in the units that the network sees (`model.measure`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Pair:
 def pairs(cube: F32, s: PatchSettings, statistics: SceneStatistics | None = None) -> list[Pair]:
     """The scene (bands, h, w), or a part of it, at each of its sizes.
 
-    `statistics` are the scene's (`sharpener.measure`); None measures each size.
+    `statistics` are the scene's (`model.measure`); None measures each size.
 
     Raises:
         ValueError: no size has room for a patch.

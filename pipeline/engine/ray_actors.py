@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from hypermend.pipeline.engine.cluster import actor_resources, alive_nodes, first_line, start_ray, wait_for_resources
+from hypermend.pipeline.engine.memory_grant import limit_growth
 from hypermend.pipeline.engine.outcome import (
     FailureKind,
     HandlerError,
@@ -39,7 +40,6 @@ from hypermend.pipeline.engine.outcome import (
     run_handler,
 )
 from hypermend.pipeline.engine.prometheus import RunMetrics
-from hypermend.pipeline.engine.worker_memory import limit_growth
 
 
 def on_ray(

@@ -23,7 +23,7 @@ from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.keys import scene_collection
 from hypermend.catalog.scene import Scene
 from hypermend.models.card import ModelCard
-from hypermend.models.fuse.protocol import BadPair
+from hypermend.models.fuse.interface import BadPair
 from hypermend.pipeline.config import EvaluateJob, RestoreJob
 from hypermend.pipeline.evaluate.protocols import FIGURES, PROTOCOLS, Row
 from hypermend.pipeline.registry.models import model_card

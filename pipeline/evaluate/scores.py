@@ -10,7 +10,7 @@ import numpy as np
 from hypermend.models.arrays import F32, Mask
 from hypermend.models.restorer import Model
 from hypermend.models.signal import metrics
-from hypermend.pipeline.restore.chain import Chain, bound
+from hypermend.pipeline.restore.chain import Chain, bind_model
 from hypermend.pipeline.restore.steps import Step
 from hypermend.pipeline.tiling.spectral_windows import SpectralWindow
 from hypermend.pipeline.tiling.tiles import TileGrid, padded_window
@@ -62,7 +62,7 @@ def restored(
     known = np.ones((h, w), dtype=bool) if known is None else known
     fed = [image] if windows is None else [image[list(window.take)] for window in windows]
     facts = [model.estimate([(part, known)]) for part in fed]
-    restorer = bound(model, windows, (True,) * bands, facts)
+    restorer = bind_model(model, windows, (True,) * bands, facts)
     s = model.scale
     step = Step(task="", model=model.card.name, weights_sha256="", window_bands=None, halo=model.halo, scale=s)
     chain = Chain([step], [restorer])

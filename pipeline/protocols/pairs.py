@@ -12,7 +12,7 @@ from hypermend.catalog.errors import Refused
 from hypermend.catalog.pairs.pairing import MIN_COVERAGE
 from hypermend.catalog.sensors import band_coverage, sensor, srf
 from hypermend.models.arrays import F32, F64
-from hypermend.models.fuse.protocol import FusionModel, Pair, PairGeometry
+from hypermend.models.fuse.interface import FusionModel, Pair, PairGeometry
 from hypermend.models.signal import degrade
 from hypermend.pipeline.protocols import kernels
 from hypermend.pipeline.registry.compatibility import good_nm

@@ -18,7 +18,7 @@ from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion
 
 if TYPE_CHECKING:
-    from hypermend.models.fuse.protocol import FusionModel
+    from hypermend.models.fuse.interface import FusionModel
     from hypermend.models.restorer import Model
 
 M = TypeVar("M", "Model", "FusionModel")

@@ -1,4 +1,4 @@
-"""Fusion, stage 3b (worker): what the blocks of a scene have learned, kept in the archive beside the restored cube.
+"""Fusion in the worker: the weights that the blocks of a scene have learned, beside the restored cube.
 
 <cube>.adapt/<iy>-<ix>.safetensors    weights of a block; none where it stays with the unadapted model
 <cube>.adapt.done/                    its mark: size and crc32 of the weights, and figures; written last
@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from hypermend.catalog.cube.marks import DoneMarks, Shard, crc32_hex
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.models.fuse.protocol import AdaptationFigures
+from hypermend.models.fuse.interface import AdaptationFigures
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.tiling.tiles import Index
 

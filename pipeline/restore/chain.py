@@ -38,28 +38,30 @@ class Chain:
         return np.asarray(x[0].cpu().numpy(), dtype=np.float32) if changed else None
 
 
-def bind(plan: Plan, models: Sequence[Model], facts: Sequence[Sequence[SceneStatistics]]) -> list[Restorer]:
-    """The restorers of the first steps of a plan, for every good band of its scene.
+def bind_steps(plan: Plan, models: Sequence[Model], facts: Sequence[Sequence[SceneStatistics]]) -> list[Restorer]:
+    """Bind the models of the first steps of a plan to every good band of its scene.
 
     Args:
-        models: of the steps, one each.
-        facts: of each of them, one for each spectral window.
+        plan: gives the steps and their spectral windows.
+        models: one for each step.
+        facts: statistics of the scene for each model and spectral window.
     """
-    return [bound(m, plan.windows(s), plan.spec.good, f) for m, s, f in zip(models, plan.steps, facts, strict=False)]
+    steps = zip(models, plan.steps, facts, strict=False)
+    return [bind_model(model, plan.windows(step), plan.spec.good, f) for model, step, f in steps]
 
 
-def bound(
+def bind_model(
     model: Model, windows: Sequence[SpectralWindow] | None, good: Sequence[bool], facts: Sequence[SceneStatistics]
 ) -> Restorer:
-    """A restorer of every good band."""
+    """Bind one model to every good band."""
     if windows is None:
         return model.bind(facts[0])
     position = {int(band): i for i, band in enumerate(np.flatnonzero(good))}
     local = [replace(w, take=tuple(position[b] for b in w.take)) for w in windows]
-    return SpectralWindows(local, [model.bind(f) for f in facts])
+    return WindowedRestorer(local, [model.bind(f) for f in facts])
 
 
-class SpectralWindows:
+class WindowedRestorer:
     """A network of fixed width run over overlapping windows of the bands, the results blended by their weights."""
 
     def __init__(self, windows: list[SpectralWindow], restorers: list[Restorer]) -> None:

@@ -16,10 +16,11 @@ from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.memory_grant import granted_bytes
 from hypermend.pipeline.formatting import duration, plural, size
 from hypermend.pipeline.restore.make_plan import check_memory, plan_request
 from hypermend.pipeline.restore.plan import Plan
-from hypermend.pipeline.restore.work_list import granted_bytes, scene_requests, sources
+from hypermend.pipeline.restore.work_list import scene_requests, sources
 from hypermend.pipeline.runs.report import unit_id
 from hypermend.pipeline.runs.run_log import SkippedScene
 

@@ -1,6 +1,6 @@
-"""Fusion, stage 1 (driver): the guides of a job and the adaptation budget of a model. No pixel is read.
+"""Fusion in the driver: the guides of a job and the adaptation budget of a model. No pixel is read.
 
-Stage 2 is the request and its plan (``request.PairRequest``), stage 3 the worker (``pair_reader``, ``adapted_blocks``,
+The request and its plan follow (``request.PairRequest``), then the worker (``pair_reader``, ``adapted_blocks``,
 ``image_pair``).
 """
 
@@ -16,7 +16,7 @@ from hypermend.models.budget import AdaptationBudget
 from hypermend.pipeline.config import RestoreJob
 
 if TYPE_CHECKING:
-    from hypermend.models.fuse.protocol import FusionModel
+    from hypermend.models.fuse.interface import FusionModel
 
 DEFAULT_STEPS = 60
 """Measured (docs/decisions/0010): held-out squares gain nothing after 30 to 60 steps."""

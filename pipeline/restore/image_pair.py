@@ -1,4 +1,4 @@
-"""Fusion, stage 3c (worker): the facts of a pair, the adaptation of a block, and the pixels of a tile.
+"""Fusion in the worker: the facts of a pair, the adaptation of a block, and the pixels of a tile.
 
 source cube --+
               +-- read with halo --> fill holes --> model (one for each block around) --> blend --> crop the core
@@ -18,9 +18,9 @@ import torch
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.recent import Recent
-from hypermend.models.fuse.protocol import AdaptationFigures, BadPair, FusionModel, FusionRestorer, Pair
+from hypermend.models.fuse.interface import AdaptationFigures, BadPair, FusionModel, FusionRestorer, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
-from hypermend.pipeline.engine.worker_memory import peak_bytes
+from hypermend.pipeline.engine.memory_grant import peak_bytes
 from hypermend.pipeline.registry.models import load_pair_model
 from hypermend.pipeline.restore.adapted_blocks import AdaptedBlocks
 from hypermend.pipeline.restore.pair_reader import PairReader, PairWindow

@@ -1,4 +1,4 @@
-"""Fusion, stage 3a (worker): windows of a scene and its guide, side by side.
+"""Fusion in the worker: windows of a scene and its guide, side by side.
 
 Physical values on pixels that belong together, holes filled. Windows are cut at the scene's edge, not reflected beyond
 it: the model knows how blurred and sharp pixels continue there (``models/signal/degrade.py``: edges of the sharp scene
@@ -17,7 +17,7 @@ from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.pairs.guide import GuideOnGrid
 from hypermend.catalog.pairs.pairing import spectral_overlap
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.models.fuse.protocol import Pair, PairGeometry
+from hypermend.models.fuse.interface import Pair, PairGeometry
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.tiling.pixels import FILL_REACH_PX, Flags, ImageWindow, Physical, Stored, data_mask, physical
 from hypermend.pipeline.tiling.tiles import Window

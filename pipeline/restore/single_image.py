@@ -19,7 +19,7 @@ from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.restorer import Model, SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.registry.models import load_model
-from hypermend.pipeline.restore.chain import Chain, bind
+from hypermend.pipeline.restore.chain import Chain, bind_steps
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step
 from hypermend.pipeline.runs.run_log import TaskReceipt
@@ -57,7 +57,7 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
             # One estimate for each spectral window, on the bands that it feeds.
             facts.append([model.estimate(_samples(plan, source, bands)) for bands in _fed(plan, step)])
             continue
-        before = Chain(plan.steps[:i], bind(plan, models[:i], facts))
+        before = Chain(plan.steps[:i], bind_steps(plan, models[:i], facts))
         position = np.cumsum(plan.spec.good) - 1
         facts.append([model.estimate(_restored(plan, source, mean, before, position[b])) for b in _fed(plan, step)])
     return {"mean": array_to_json(mean), "steps": facts}
@@ -210,4 +210,4 @@ class SingleImageScene:
     @cached_property
     def _chain(self) -> Chain:
         assert self.plan.scene_facts is not None
-        return Chain(self.plan.steps, bind(self.plan, self._models(), self.plan.scene_facts["steps"]))
+        return Chain(self.plan.steps, bind_steps(self.plan, self._models(), self.plan.scene_facts["steps"]))

@@ -22,8 +22,8 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import BadCard
 from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.memory_grant import SLACK_BYTES, granted_bytes
 from hypermend.pipeline.engine.outcome import Workers
-from hypermend.pipeline.engine.worker_memory import GIB, SLACK_BYTES, share_bytes
 from hypermend.pipeline.registry.models import load_pair_model
 from hypermend.pipeline.registry.selection import ModelChoice, ModelSelector, default_model
 from hypermend.pipeline.restore.guide_selection import adaptation_budget, guide_scenes
@@ -166,10 +166,3 @@ def granted_workers(job: RestoreJob, root: ArchiveStore, first: Sequence[SceneRe
         return workers
     grant = round(MEMORY_MARGIN * max(tiles))
     return replace(workers, memory_bytes=grant + SLACK_BYTES, limit_bytes=grant)
-
-
-def granted_bytes(job: RestoreJob) -> int | None:
-    """Memory of each worker: as the job says, else a share of this machine; None on a cluster elsewhere."""
-    if job.memory_gib is not None:
-        return round(job.memory_gib * GIB)
-    return share_bytes(job.workers) if job.ray_address is None else None

@@ -3,7 +3,7 @@
     read --(single_image or image_pair)--> pixels of the core --> write one shard --> mark
 
 Whatever a tile's pixels depend on lies within its halo, in the plan or in the weights of the blocks around it, so every
-tile size, worker and order gives the same cube (DESIGN section 4).
+tile size, worker and order gives the same cube (docs/concepts.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.catalog.storage.recent import Recent
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import SceneStatistics
-from hypermend.pipeline.engine.worker_memory import keep_freed_memory, peak_bytes
+from hypermend.pipeline.engine.memory_grant import keep_freed_memory, peak_bytes
 from hypermend.pipeline.restore.image_pair import ImagePairScene
 from hypermend.pipeline.restore.make_plan import check_memory, plan_request
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, Prepare, RestoreContext, RestoreTile

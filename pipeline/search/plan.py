@@ -56,7 +56,7 @@ class SearchBudget:
 
     @property
     def area_px(self) -> int:
-        """Edge of an area: a patch and what the pilot estimate needs around it."""
+        """Edge of an area: a patch and the margin that the DCT estimate needs."""
         return self.patch_px + 2 * MARGIN_PX
 
 

@@ -149,7 +149,7 @@ def _epochs(root: ArchiveStore, plan: SearchPlan, record: TrialRecord, device: s
     samples = _Samples(root, plan, seed=record.seed)
     extra = 3 * plan.channels if plan.domain == "subspace" else 0
     net = SuperNet(plan.channels, width=plan.budget.width, extra=extra, seed=record.seed)
-    torch.nn.init.zeros_(net.conv3.weight)  # the first answer is the input's, or the pilot's
+    torch.nn.init.zeros_(net.conv3.weight)  # the first answer is the input's, or the DCT estimate's
     torch.nn.init.zeros_(net.conv3.bias)  # type: ignore[arg-type]
     net = net.to(device)
     held = list(islice(samples.held(), HELD))

@@ -2,7 +2,7 @@ r"""Adaptation blocks: where a model adapts, and how the blocks' outputs are ble
 
 The lattice is a function of the scene's size and of the scale alone. A block's weight is 1 inside, falls smoothly to 0
 over a ramp around its border, and the weights of all blocks sum to 1 everywhere, so every pixel is a function of its
-place: any tile size, any worker, the same result (DESIGN section 4).
+place: any tile size, any worker, the same result (docs/concepts.md).
 
     core     |<------ 0 ------->|<------ 1 ------->|
     weight   -----------------.  _________________      ramp: a quarter of the smallest edge, centred on the border

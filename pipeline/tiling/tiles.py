@@ -1,6 +1,6 @@
 """Where things lie: windows, tiles and spectral windows. Plain numbers in, plain numbers out.
 
-One tile of a restored cube is one output shard, one writer, one retry and one mark (DESIGN section 4), so everything
+One tile of a restored cube is one output shard, one writer, one retry and one mark (decision 0002), so everything
 about tiles follows from ``shape`` and ``tile_px`` alone and is never listed in a file.
 
     x ->   0        tile_px      2*tile_px   width

@@ -96,7 +96,7 @@ def bf16_safe(config: Config, device: str) -> bool:
 
 
 def network(config: Config) -> nn.Module:
-    """Build the network; before any training it answers with its input (on bands) or the pilot estimate."""
+    """Build the network; before any training it answers with its input (on bands) or the DCT estimate."""
     net = denoise_model.network(config)
     nn.init.zeros_(net.conv3.weight)
     nn.init.zeros_(net.conv3.bias)  # type: ignore[arg-type]

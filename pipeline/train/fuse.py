@@ -17,9 +17,9 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
 from hypermend.models.fuse import samples as fusion_samples
 from hypermend.models.fuse.correction_net import GUIDE_CONTRAST_RADIUS_PX, CorrectionNet
+from hypermend.models.fuse.interface import PairGeometry
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
 from hypermend.models.fuse.model import UalModel
-from hypermend.models.fuse.protocol import PairGeometry
 from hypermend.models.sampling import SampleStream
 from hypermend.models.signal import metrics
 from hypermend.pipeline.protocols.images import psnr_db

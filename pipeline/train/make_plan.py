@@ -17,7 +17,7 @@ from hypermend.pipeline.train.plan import (
     training_areas,
     validation_crop,
 )
-from hypermend.pipeline.train.tasks import TASKS
+from hypermend.pipeline.train.task_table import TASKS
 
 HELD_SHARE = 0.1
 """Share of the scenes that is held out, where no validation scenes are named."""

@@ -14,7 +14,7 @@ from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
 from hypermend.pipeline.train.checkpoints import TrainingState, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.plan import TrainPlan
-from hypermend.pipeline.train.tasks import TASKS, plan_card
+from hypermend.pipeline.train.task_table import TASKS, plan_card
 
 
 def published(root: ArchiveStore, name: str, plan: TrainPlan) -> bool:

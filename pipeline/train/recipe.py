@@ -24,7 +24,7 @@ from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import FitSettings, fit
 from hypermend.pipeline.train.task import LabScene, Task
-from hypermend.pipeline.train.tasks import TASKS
+from hypermend.pipeline.train.task_table import TASKS
 
 VALIDATION = ("fake_and_real_peppers_ms", "paints_ms", "thread_spools_ms")
 CHECK_EVERY_S = 300.0

@@ -24,7 +24,7 @@ from hypermend.pipeline.train.checkpoints import Line, TrainingState, TrainingSt
 from hypermend.pipeline.train.dataset import PatchDataset, named
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.task import Scores
-from hypermend.pipeline.train.tasks import TASKS, Training, build
+from hypermend.pipeline.train.task_table import TASKS, Training, build
 
 WRITE_EVERY_S = 2.0
 """Between writes of the metrics that no validation asks for."""

@@ -1,4 +1,4 @@
-"""Stage 1: blur kernel of a pair in closed form, and checks that the two images belong together.
+"""Blur kernel of a pair in closed form, and checks that the two images belong together.
 
 Spectral response P and blur commute. With X = P Z and Y = (Z * k) decimated + noise, each guide band a and LR pixel i
 give
@@ -6,8 +6,8 @@ give
     (P Y)_a[i] = gain_a sum_u k_u X_a[s i + u] + offset_a + noise          (convention of `signal/degrade.py`)
 
 which is linear in k. All valid LR pixels of a scene, from any number of windows, enter one set of normal equations
-H k = b (H of this file and of `kernel_fit.py` is their matrix), weighted by the inverse of what each guide band leaves
-unexplained. `kernel_fit.py` solves them for k >= 0 with a smoothness term:
+H k = b (H of this file and of `kernel_equations.py` is their matrix), weighted by the inverse of what each guide band
+leaves unexplained. `kernel_equations.py` solves them for k >= 0 with a smoothness term:
 
     min_k>=0  k^T H k - 2 b^T k + (noise / tau)^2 (|grad k|^2 + RIDGE |k|^2)
 
@@ -29,9 +29,9 @@ import numpy.typing as npt
 import torch
 
 from hypermend.models.arrays import F64
-from hypermend.models.fuse.kernel_fit import TAUS, Gains, KernelFit, Pairs, Rows, Support, fit
+from hypermend.models.fuse.interface import BadPair, Pair, PairGeometry
+from hypermend.models.fuse.kernel_equations import TAUS, Gains, KernelFit, Pairs, Rows, Support, fit
 from hypermend.models.fuse.moments import MOST_INVALID_SHARE
-from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
 from hypermend.models.restorer import ArrayJson, array_from_json, array_to_json
 from hypermend.models.signal.degrade import blur_down, centroid, gaussian_kernel
 from hypermend.models.signal.subspace import moments, subspace

@@ -7,6 +7,8 @@ import os
 import resource
 from pathlib import Path
 
+from hypermend.pipeline.config import RestoreJob
+
 GIB = 2**30
 SLACK_BYTES = GIB // 2
 """Memory on top of a plan's figure: code, threads, and what the allocator keeps."""
@@ -27,6 +29,13 @@ def machine_bytes() -> int:
 def share_bytes(workers: int | None) -> int:
     """Return an even share of this machine's memory; ``workers`` None for one per CPU, as the engine starts them."""
     return machine_bytes() // (workers or os.cpu_count() or 1)
+
+
+def granted_bytes(job: RestoreJob) -> int | None:
+    """Memory of each worker: as the job says, else a share of this machine; None on a cluster elsewhere."""
+    if job.memory_gib is not None:
+        return round(job.memory_gib * GIB)
+    return share_bytes(job.workers) if job.ray_address is None else None
 
 
 def keep_freed_memory() -> None:

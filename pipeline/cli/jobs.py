@@ -1,4 +1,4 @@
-"""The verbs ``nightly``, ``submit`` and ``jobs``."""
+"""The verbs ``submit`` and ``jobs``: jobs on a cluster."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from hypermend.pipeline.cli.app import Json, app, emit, refuse
-from hypermend.pipeline.cli.run_job import stdout_for_json, stop_on_sigterm
-from hypermend.pipeline.cli.verb import verb
-from hypermend.pipeline.config import NightlyJob
 
 HeadAddress = Annotated[
     str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="Head of the cluster: http://HEAD:8265.")
@@ -20,36 +16,6 @@ HeadAddress = Annotated[
 JobId = Annotated[str, typer.Argument(help="Id of a job, as `hypermend jobs list` shows it.")]
 jobs = typer.Typer(no_args_is_help=True, help="List, stop and retry the jobs of a cluster.")
 app.add_typer(jobs, name="jobs")
-
-
-@verb(
-    NightlyJob,
-    file="required",
-    file_help="A TOML job: a STAC source and how to restore.",
-    only=("archive", "workers", "ray_address", "limit"),
-)
-def nightly(job: NightlyJob, as_json: Json = False) -> None:
-    """Restore what is new, replaced or failed before, once; run it as often as you like."""
-    from hypermend.pipeline.engine.cluster import start_ray
-    from hypermend.pipeline.nightly import nightly as run_night
-    from hypermend.pipeline.runs.progress import follow
-    from hypermend.pipeline.runs.run import Run
-
-    console = Console(stderr=as_json)
-
-    def work(run: Run) -> None:
-        start_ray(address=job.ray_address)
-        with stop_on_sigterm(run):
-            follow(run, console)
-
-    with stdout_for_json(as_json):
-        night = run_night(job, work=work)
-    for scene in [*night.given_up, *night.failed]:
-        console.print(f"{scene['scene']}: {scene['reason']}", highlight=False, soft_wrap=True)
-    console.print(f"night {job.name}: {night.line()}", highlight=False, soft_wrap=True)
-    if as_json:
-        emit(night.to_dict())
-    raise typer.Exit(night.exit_code)
 
 
 @app.command()

@@ -13,10 +13,10 @@ from hypermend.models.card import ModelCard
 from hypermend.models.checkpoint import builtin
 from hypermend.models.memory import activation_bytes
 from hypermend.pipeline.config import RestoreJob
-from hypermend.pipeline.engine import worker_memory
+from hypermend.pipeline.engine import memory_grant
+from hypermend.pipeline.engine.memory_grant import granted_bytes
 from hypermend.pipeline.registry.tasks import TASKS
 from hypermend.pipeline.restore.make_plan import check_memory
-from hypermend.pipeline.restore.work_list import granted_bytes
 from tests.test_pipeline_restore_plan import plan_of
 
 CARD = ModelCard.read(builtin(TASKS["denoise"].builtins[0]) / "card.json")
@@ -24,7 +24,7 @@ PEAK = """
 import resource, sys
 import numpy as np, torch
 from hypermend.models.checkpoint import builtin, load
-from hypermend.pipeline.engine.worker_memory import keep_freed_memory
+from hypermend.pipeline.engine.memory_grant import keep_freed_memory
 bands, edge = int(sys.argv[1]), int(sys.argv[2])
 keep_freed_memory()
 torch.set_num_threads(1)
@@ -64,11 +64,11 @@ def test_a_tile_above_what_is_granted_is_refused_with_both_numbers() -> None:
 
 
 def test_a_worker_is_granted_its_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_memory, "machine_bytes", lambda: 12 * 2**30)
+    monkeypatch.setattr(memory_grant, "machine_bytes", lambda: 12 * 2**30)
     assert granted_bytes(RestoreJob(archive="a", workers=3)) == 4 * 2**30
     assert granted_bytes(RestoreJob(archive="a", workers=3, memory_gib=0.5)) == 2**29
     assert granted_bytes(RestoreJob(archive="a", ray_address="ray://elsewhere:10001")) is None
 
 
 def test_a_share_is_no_more_than_the_machine() -> None:
-    assert 0 < worker_memory.share_bytes(None) <= worker_memory.share_bytes(1) == worker_memory.machine_bytes()
+    assert 0 < memory_grant.share_bytes(None) <= memory_grant.share_bytes(1) == memory_grant.machine_bytes()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from hypermend.models.fuse import blur
-from hypermend.models.fuse.blur import Blur
-from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
+from hypermend.models.fuse import kernel_estimate
+from hypermend.models.fuse.interface import BadPair, Pair, PairGeometry
+from hypermend.models.fuse.kernel_estimate import Blur
 from hypermend.models.signal import degrade
 
 P = np.array([[0.6, 0.4, 0, 0, 0, 0], [0, 0.2, 0.5, 0.3, 0, 0], [0, 0, 0, 0.1, 0.5, 0.4]], np.float32)
@@ -59,7 +59,7 @@ def setup(s: int, centroid_px: float = 0.0) -> PairGeometry:
 def test_the_kernel_is_found(s: int, n: int) -> None:
     k = bent(n)
     p = pair(scene(48 * s), k, s)
-    b = blur.estimate(lambda: [p], setup(s))
+    b = kernel_estimate.estimate(lambda: [p], setup(s))
     assert b.kernel.min() >= 0 and b.kernel.sum() == pytest.approx(1)
     assert error(b.kernel, k) < 0.15
     np.testing.assert_allclose(b.centroid_px, degrade.centroid(k), atol=0.1)
@@ -77,9 +77,9 @@ def test_windows_add_up_and_facts_come_back() -> None:
         replace(whole, y=whole.y[:, i], y_valid=whole.y_valid[i], x=whole.x[:, j], x_valid=whole.x_valid[j])
         for i, j in ((slice(0, 40), slice(0, 160)), (slice(40, 80), slice(160, 320)))
     ]
-    b = blur.estimate(lambda: halves, setup(4))
+    b = kernel_estimate.estimate(lambda: halves, setup(4))
     assert error(b.kernel, k) < 0.15
-    again = blur.estimate(lambda: halves, setup(4))
+    again = kernel_estimate.estimate(lambda: halves, setup(4))
     np.testing.assert_array_equal(again.kernel, b.kernel)
     back = Blur.from_json(b.to_json())
     np.testing.assert_allclose(back.kernel, b.kernel, atol=1e-7)
@@ -89,7 +89,7 @@ def test_windows_add_up_and_facts_come_back() -> None:
 def test_gains_and_offsets_of_the_guide() -> None:
     p = pair(scene(200), bent(9), 4)
     gain = np.array([0.5, 2.0, 30.0], np.float32)[:, None, None]
-    b = blur.estimate(lambda: [replace(p, x=p.x * gain + 7)], setup(4))
+    b = kernel_estimate.estimate(lambda: [replace(p, x=p.x * gain + 7)], setup(4))
     np.testing.assert_allclose(b.gain * gain.ravel(), 1, atol=0.08)
     np.testing.assert_allclose(b.offset / b.gain / gain.ravel(), -7 / gain.ravel(), atol=0.05)
     assert error(b.kernel, bent(9)) < 0.15
@@ -100,13 +100,13 @@ def test_invalid_pixels_do_not_count() -> None:
     x, y, x_ok, y_ok = p.x.copy(), p.y.copy(), p.x_valid.copy(), p.y_valid.copy()
     x[:, 100:120, 30:60], x_ok[100:120, 30:60] = 9, False
     y[:, 40:44, 40:50], y_ok[40:44, 40:50] = -5, False
-    b = blur.estimate(lambda: [Pair(y=y, y_valid=y_ok, x=x, x_valid=x_ok)], setup(4))
+    b = kernel_estimate.estimate(lambda: [Pair(y=y, y_valid=y_ok, x=x, x_valid=x_ok)], setup(4))
     assert error(b.kernel, bent(9)) < 0.15
 
 
 def test_a_grids_kernel_lies_in_the_middle_of_the_pixel() -> None:
     k = degrade.gaussian_kernel(17, 1.7, centroid_px=1.5)
-    b = blur.estimate(lambda: [pair(scene(200), k, 4)], setup(4, 1.5))
+    b = kernel_estimate.estimate(lambda: [pair(scene(200), k, 4)], setup(4, 1.5))
     np.testing.assert_allclose(b.centroid_px, 1.5, atol=0.1)
     np.testing.assert_allclose(b.shift_px, 0, atol=0.1)
 
@@ -116,9 +116,9 @@ def test_a_shifted_guide_is_refused_on_a_grid_and_corrected_in_a_laboratory() ->
     p = pair(scene(200), k, 4)
     off = replace(p, x=np.roll(p.x, 3, axis=2))
     with pytest.raises(BadPair, match=r"off by dx [23]\.\d, dy -?0\.\d guide pixels \(most allowed 2"):
-        blur.estimate(lambda: [off], setup(4, 1.5))
+        kernel_estimate.estimate(lambda: [off], setup(4, 1.5))
     p = pair(scene(200), degrade.gaussian_kernel(15, 1.7), 4)
-    b = blur.estimate(lambda: [replace(p, x=np.roll(p.x, 3, axis=2))], setup(4))
+    b = kernel_estimate.estimate(lambda: [replace(p, x=np.roll(p.x, 3, axis=2))], setup(4))
     np.testing.assert_allclose(b.shift_px, (0, 3), atol=0.15)
 
 
@@ -126,16 +126,16 @@ def test_what_is_refused() -> None:
     p = pair(scene(200), bent(9), 4)
     few = replace(p, x_valid=np.pad(np.ones((40, 40), dtype=bool), ((0, 160), (0, 160))))
     with pytest.raises(BadPair, match=r"\d+ LR pixels have a valid footprint of 21 x 21 .* needs 43"):
-        blur.estimate(lambda: [few], setup(4))
+        kernel_estimate.estimate(lambda: [few], setup(4))
     noise = np.random.default_rng(0).random(p.x.shape).astype(np.float32)
     with pytest.raises(BadPair, match=r"unexplained|gains"):
-        blur.estimate(lambda: [replace(p, x=noise)], setup(4))
+        kernel_estimate.estimate(lambda: [replace(p, x=noise)], setup(4))
     with pytest.raises(BadPair, match="mixed up"):
-        blur.estimate(lambda: [replace(p, x=p.x[[2, 0, 1]])], setup(4))
+        kernel_estimate.estimate(lambda: [replace(p, x=p.x[[2, 0, 1]])], setup(4))
     with pytest.raises(BadPair, match="border of its support"):
         wide = np.zeros((41, 41))
         wide[[9, 31], 20] = 0.15
         wide[20, 20] = 0.7
-        blur.estimate(lambda: [pair(scene(280), wide, 4)], setup(4))
+        kernel_estimate.estimate(lambda: [pair(scene(280), wide, 4)], setup(4))
     with pytest.raises(BadPair, match="window of scale 4 in a pair of scale 8"):
-        blur.estimate(lambda: [p], setup(8))
+        kernel_estimate.estimate(lambda: [p], setup(8))

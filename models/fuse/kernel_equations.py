@@ -1,4 +1,6 @@
-"""Linear algebra of `blur.py`: the normal equations of a blur kernel, and their non-negative, smooth solution."""
+"""Linear algebra of `kernel_estimate.py`: normal equations of a blur kernel and their smooth,
+non-negative solution.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import numpy.typing as npt
 from scipy import linalg, ndimage
 
 from hypermend.models.arrays import F32, F64, I64
-from hypermend.models.fuse.protocol import BadPair, Pair, PairGeometry
+from hypermend.models.fuse.interface import BadPair, Pair, PairGeometry
 
 Pairs = Callable[[], Iterable[Pair]]
 MOST_FOOTPRINT_VALUES = 30_000_000

@@ -1,0 +1,41 @@
+"""The verb ``nightly``."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+
+from hypermend.pipeline.cli.app import Json, emit
+from hypermend.pipeline.cli.run_job import stdout_for_json, stop_on_sigterm
+from hypermend.pipeline.cli.verb import verb
+from hypermend.pipeline.config import NightlyJob
+
+
+@verb(
+    NightlyJob,
+    file="required",
+    file_help="A TOML job: a STAC source and how to restore.",
+    only=("archive", "workers", "ray_address", "limit"),
+)
+def nightly(job: NightlyJob, as_json: Json = False) -> None:
+    """Restore what is new, replaced or failed before, once; run it as often as you like."""
+    from hypermend.pipeline.engine.cluster import start_ray
+    from hypermend.pipeline.nightly import nightly as run_night
+    from hypermend.pipeline.runs.progress import follow
+    from hypermend.pipeline.runs.run import Run
+
+    console = Console(stderr=as_json)
+
+    def work(run: Run) -> None:
+        start_ray(address=job.ray_address)
+        with stop_on_sigterm(run):
+            follow(run, console)
+
+    with stdout_for_json(as_json):
+        night = run_night(job, work=work)
+    for scene in [*night.given_up, *night.failed]:
+        console.print(f"{scene['scene']}: {scene['reason']}", highlight=False, soft_wrap=True)
+    console.print(f"night {job.name}: {night.line()}", highlight=False, soft_wrap=True)
+    if as_json:
+        emit(night.to_dict())
+    raise typer.Exit(night.exit_code)
