@@ -109,7 +109,7 @@ class StubFusion:
 
 def knowing_it(factory: HandlerFactory[Any, Any]) -> Callable[[Any], Any]:
     """What ``factory`` builds, in a process that knows the stub."""
-    checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion)
+    checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion, of_pair=True)
     return factory()
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     """A driver of its own: the job as JSON in, the report as JSON out."""
     from hypermend.pipeline.engine.cluster import start_ray
 
-    checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion)
+    checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion, of_pair=True)
     start_ray(address=None)
     report = restore(RestoreJob(**json.loads(sys.argv[1])), engine=engine).wait()
     print(json.dumps(report.to_dict()))

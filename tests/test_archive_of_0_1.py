@@ -35,7 +35,7 @@ from typer.testing import CliRunner
 from hypermend import open as open_archive
 from hypermend.catalog.readers.scene_reader import READER_VERSION
 from hypermend.pipeline.cli.main import app
-from hypermend.pipeline.restore.plan import RESULT_VERSION
+from hypermend.pipeline.restore.make_plan import RESULT_VERSION
 from hypermend.pipeline.train.plan import TRAIN_VERSION
 
 pytestmark = pytest.mark.slow

@@ -39,7 +39,9 @@ RGB = ("B", "G", "R")
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkpoint.ARCHITECTURES, "stub-fusion", checkpoint.Architecture("fuse", StubFusion))
+    monkeypatch.setitem(
+        checkpoint.ARCHITECTURES, "stub-fusion", checkpoint.Architecture("fuse", StubFusion, of_pair=True)
+    )
 
 
 def scene_pixels(scale: int = S, height: int = HEIGHT, width: int = WIDTH) -> tuple[Stored, Stored]:

@@ -27,7 +27,9 @@ BLOCKS = 6
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkpoint.ARCHITECTURES, "stub-fusion", checkpoint.Architecture("fuse", StubFusion))
+    monkeypatch.setitem(
+        checkpoint.ARCHITECTURES, "stub-fusion", checkpoint.Architecture("fuse", StubFusion, of_pair=True)
+    )
 
 
 @pytest.fixture(scope="module")
