@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("catalog", "models", "pipeline")
 NOT_IN_IT = shutil.ignore_patterns("__pycache__", "*.egg-info")
+# Without the checkout: pip would take the egg-info of its editable install for this one, and install nothing.
+ENV = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys, hypermend
@@ -45,9 +47,8 @@ class Installed:
 
     def run(self, *words: object, cwd: Path) -> str:
         """Run its Python; the checkout is not on the path."""
-        names = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         answer = subprocess.run(
-            [str(self.python), *map(str, words)], cwd=cwd, env=names, capture_output=True, text=True, check=False
+            [str(self.python), *map(str, words)], cwd=cwd, env=ENV, capture_output=True, text=True, check=False
         )
         assert answer.returncode == 0, answer.stderr[-3000:]
         return answer.stdout
@@ -83,7 +84,7 @@ def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Install
     (wheel,) = (folder / "wheel").iterdir()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([*pip, "--python", str(python), "install", *local, str(wheel)], check=True)
+    subprocess.run([*pip, "--python", str(python), "install", *local, str(wheel)], check=True, env=ENV)
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
     # As a path alone: the editable install of the checkout is a .pth file there, and is not read.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
