@@ -1,6 +1,6 @@
 """Keys of an archive: where its items and cubes lie, and the names of its collections.
 
-    items/<collection>/<yyyy-mm-dd>/<id>.json   the item of a scene
+    items/<collection>/<yyyy-mm-dd>/<id>.json   the item of a scene; `undated` in place of the day if it is unknown
     source/<id>/<ingest id>.zarr                its source cube; the item is in collection <collection>-source
     restored/<id>/<plan id>.zarr                its restored cube; the item is in collection <collection>-<task>
 
@@ -20,8 +20,9 @@ _SOURCE = "-source"
 
 
 def item_folder(scene: Scene) -> str:
-    """Folder of the items of the scene's collection and day (UTC)."""
-    return f"items/{safe_name(scene.collection)}/{scene.datetime.astimezone(UTC):%Y-%m-%d}"
+    """Folder of the items of the scene's collection and day (UTC), or of those whose time is unknown."""
+    day = "undated" if scene.datetime is None else f"{scene.datetime.astimezone(UTC):%Y-%m-%d}"
+    return f"items/{safe_name(scene.collection)}/{day}"
 
 
 def item_key(scene: Scene) -> str:

@@ -11,6 +11,13 @@ from typing import Any
 from odc.geo.geobox import GeoBox
 
 
+AUTO = "auto"
+"""Sensor of a scene whose files have not been asked for it yet."""
+TIME_FROM = "hypermend:datetime_from"
+"""Property of a scene whose time its files do not state: `UNKNOWN`, `USER`, or `MTIME` where the user allowed that."""
+UNKNOWN, USER, MTIME = "unknown", "user", "mtime"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asset:
     """One file of a scene."""
@@ -38,9 +45,10 @@ class Scene:
 
     id: str
     collection: str
-    datetime: datetime
-    """aware, UTC"""
+    datetime: datetime | None
+    """aware, UTC; None where no source states it"""
     sensor: str
+    """name of a sensor table, or the instrument's own name; `AUTO` before the files were asked"""
     grid: GeoBox | None = None
     """None for a lab image, for sensor geometry, and if the item does not give it"""
     bbox: tuple[float, float, float, float] | None = None
@@ -51,6 +59,11 @@ class Scene:
     """raw, source or restored"""
     properties: Mapping[str, Any]
     """all other properties of the item"""
+
+    @property
+    def trusted_datetime(self) -> datetime | None:
+        """The time, unless it is unknown or that of a file's last change: only such a time may pair two scenes."""
+        return None if self.properties.get(TIME_FROM) == MTIME else self.datetime
 
 
 def is_data(roles: Sequence[str], media_type: str | None, key: str) -> bool:

@@ -43,7 +43,8 @@ class GuideMatch:
     guide: Scene
     overlap: float
     """Share of the scene that it covers; 1 for a laboratory image."""
-    days_apart: float
+    days_apart: float | None
+    """None where the time of one of the two is not known"""
     others: int
     """Number of other guides that were equally good."""
 
@@ -52,7 +53,7 @@ class GuideScenes:
     """The candidate guides: source scenes of one collection."""
 
     def __init__(self, scenes: Iterable[Scene], *, collection: str) -> None:
-        self._scenes = sorted(scenes, key=lambda s: (s.datetime, s.id))
+        self._scenes = sorted(scenes, key=lambda s: s.id)
         self._collection = collection
         # A box across the date line, or none, passes this filter: the exact outlines decide.
         whole_earth = (-180.0, -90.0, 180.0, 90.0)
@@ -78,8 +79,8 @@ class GuideScenes:
             )
         good = [(share, guide) for share, guide in candidates if share > most - OVERLAP_TOLERANCE]
         # Time, then id, break ties.
-        share, guide = min(good, key=lambda f: (abs(f[1].datetime - scene.datetime), f[1].datetime, f[1].id))
-        days = abs(guide.datetime - scene.datetime).total_seconds() / 86400
+        share, guide = min(good, key=lambda f: _nearness(scene, f[1]))
+        days = days_apart(scene, guide)
         return GuideMatch(guide=guide, overlap=share, days_apart=days, others=len(good) - 1)
 
     def _by_id(self, scene: Scene) -> list[tuple[float, Scene]]:
@@ -103,6 +104,19 @@ class GuideScenes:
             if not shared.is_empty:
                 candidates.append((float(shared.area / extent.area), guide))
         return candidates
+
+
+def days_apart(scene: Scene, guide: Scene) -> float | None:
+    """Days between two scenes; None where the time of one is unknown, or only that of a file's last change."""
+    if scene.trusted_datetime is None or guide.trusted_datetime is None:
+        return None
+    return abs(guide.trusted_datetime - scene.trusted_datetime).total_seconds() / 86400
+
+
+def _nearness(scene: Scene, guide: Scene) -> tuple[float, float, str]:
+    """Order of equally good guides: the nearer in time, the earlier, by id; one without a time comes last."""
+    days, when = days_apart(scene, guide), guide.trusted_datetime
+    return math.inf if days is None else days, math.inf if when is None else when.timestamp(), guide.id
 
 
 def stem(scene: Scene) -> str:

@@ -1,14 +1,15 @@
 """Identification of the bands of a file, and the CubeSpec and flags that follow. Shared by all readers; no files.
 
 A file identifies its bands by wavelengths, names, numbers or only their count; the sensor table fills in the rest.
-Bands are returned sorted by wavelength (stable), each with its 1-based number in the original product.
+Bands are returned sorted by wavelength (stable), each with its 1-based number in the original product. A file that
+gives its wavelengths needs no table.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,15 @@ from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
 from hypermend.catalog.band_names import match_band, plain_name
 from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.meaning.resolve import Meaning
+from hypermend.catalog.meaning.statement import Field
 from hypermend.catalog.sensors import Sensor
 
 RANGE_SLACK_NM = 50.0
+NEAREST_NM = 25.0
+"""A file's band that lies farther from every band of the sensor table is none of that sensor."""
+SOURCES_ATTR = "sources"
+"""Attribute of a cube: {field: source} of everything that was resolved."""
 UNITS = {"reflectance": "1", "counts": "1", "radiance": "W m-2 sr-1 um-1"}
 
 
@@ -35,6 +42,9 @@ class Band:
     detector: str
     good: bool
     gsd_m: float
+    scale_factor: float = 1.0
+    """physical = stored * scale_factor + add_offset"""
+    add_offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +53,70 @@ class PixelFormat:
 
     dtype: str
     fill: float | int | None = None
-    scale_factor: float = 1.0
-    add_offset: float = 0.0
     quantity: str
     units: str | None = None
     crs: str | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pixel_format(
+    meaning: Meaning,
+    bands: Sequence[Band],
+    *,
+    dtype: str,
+    crs: str | None = None,
+    transform: tuple[float, float, float, float, float, float] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> tuple[PixelFormat, list[Band]]:
+    """The format that the resolved meaning gives, and the bands with their scale and offset.
+
+    Integers without a scale are counts, whatever they are called: nobody knows their unit.
+
+    Args:
+        bands: all bands of the file, in its order; scale and offset are one number or one for each of them.
+
+    Raises:
+        BadAsset: a scale of 0, or as many factors as the file has no bands.
+    """
+    scale, offset = _factors(meaning, Field.SCALE, len(bands)), _factors(meaning, Field.OFFSET, len(bands))
+    quantity, sources = meaning.get(Field.QUANTITY), meaning.sources()
+    if quantity is None:
+        quantity, sources["quantity"] = "counts", "guess (no source names it)"
+    elif quantity != "counts" and scale is None and np.dtype(dtype).kind in "iu":
+        quantity, sources["quantity"] = (
+            "counts",
+            f"guess ({quantity} by {sources['quantity']}, but no source has a scale)",
+        )
+    if quantity not in UNITS:
+        raise BadAsset(f"quantity {quantity!r}; known are {', '.join(UNITS)}")
+    if scale is not None and not all(math.isfinite(s) and s != 0 for s in scale):
+        raise BadAsset(f"scale {scale[:4]} by {sources['scale']}; a scale is a finite number and not 0")
+    scaled = [
+        replace(b, scale_factor=1.0 if scale is None else scale[i], add_offset=0.0 if offset is None else offset[i])
+        for i, b in enumerate(bands)
+    ]
+    pixels = PixelFormat(
+        dtype=dtype,
+        fill=default_fill(dtype, meaning.get(Field.NODATA)),
+        quantity=quantity,
+        units=meaning.get(Field.UNITS) if quantity != "counts" else None,
+        crs=meaning.get(Field.CRS, crs),
+        transform=transform,
+        attrs={**(attrs or {}), SOURCES_ATTR: sources},
+    )
+    return pixels, scaled
+
+
+def _factors(meaning: Meaning, field: Field, count: int) -> tuple[float, ...] | None:
+    """One factor for each band; None where no source gives any."""
+    value = meaning.get(field)
+    if value is None:
+        return None
+    factors = tuple(float(v) for v in np.atleast_1d(np.asarray(value, dtype=np.float64)))
+    if len(factors) not in (1, count):
+        raise BadAsset(f"{len(factors)} values of {field} by {meaning.resolved[field]}, the file has {count} bands")
+    return factors * count if len(factors) == 1 else factors
 
 
 def by_number(table: Sensor, numbers: Sequence[int], label: str) -> list[Band]:
@@ -95,7 +162,7 @@ def by_count(table: Sensor, count: int, label: str) -> list[Band]:
 
 
 def by_wavelength(
-    table: Sensor,
+    table: Sensor | None,
     wavelength_nm: Sequence[float],
     label: str,
     *,
@@ -104,12 +171,14 @@ def by_wavelength(
     names: Sequence[str] | None = None,
     detector: Sequence[str] | None = None,
 ) -> list[Band]:
-    """Bands whose centre wavelengths the file gives, in file order.
+    """Bands whose centre wavelengths the file gives, in file order; without a table, what the file lacks is unknown.
 
     The detector comes from the sensor table: by position when the file has the table's bands, else by ascending
     runs of the file's order when there are as many as detectors, else that of the nearest band.
     """
     count = len(wavelength_nm)
+    if table is None:
+        return _self_described(wavelength_nm, fwhm_nm, good, names, detector)
     low, high = min(table.wavelength_nm), max(table.wavelength_nm)
     if wrong := [w for w in wavelength_nm if not low - RANGE_SLACK_NM <= w <= high + RANGE_SLACK_NM]:
         raise BadAsset(
@@ -117,6 +186,12 @@ def by_wavelength(
             f"({low:.0f}-{high:.0f} nm); wrong sensor, or wavelengths not in nanometres"
         )
     nearest = [int(np.argmin(np.abs(np.asarray(table.wavelength_nm) - w))) for w in wavelength_nm]
+    apart = [abs(table.wavelength_nm[n] - w) for n, w in zip(nearest, wavelength_nm, strict=True)]
+    if (worst := max(range(count), key=lambda i: apart[i])) is not None and apart[worst] > _nearest_nm(table):
+        raise BadAsset(
+            f"{label}: its band at {wavelength_nm[worst]:g} nm lies {apart[worst]:.0f} nm from the nearest of sensor "
+            f"{table.name}; it is another sensor's, or its wavelengths are wrong"
+        )
     if detector is None:
         detector = _detectors(table, wavelength_nm, nearest)
     return [
@@ -131,6 +206,42 @@ def by_wavelength(
         )
         for i, w in enumerate(wavelength_nm)
     ]
+
+
+def _self_described(
+    wavelength_nm: Sequence[float],
+    fwhm_nm: Sequence[float] | None,
+    good: Sequence[bool] | None,
+    names: Sequence[str] | None,
+    detector: Sequence[str] | None,
+) -> list[Band]:
+    """Bands that only the file describes."""
+    return [
+        Band(
+            number=i + 1,
+            name=names[i] if names is not None else str(i + 1),
+            wavelength_nm=float(w),
+            fwhm_nm=float(fwhm_nm[i]) if fwhm_nm is not None else math.nan,
+            detector=detector[i] if detector is not None else f"run{run}" if runs[-1] else "unnamed",
+            good=bool(good[i]) if good is not None else True,
+            gsd_m=math.nan,
+        )
+        for i, (w, run) in enumerate(zip(wavelength_nm, runs := _ascending_runs(wavelength_nm), strict=True))
+    ]
+
+
+def _ascending_runs(wavelength_nm: Sequence[float]) -> list[int]:
+    """Number of the ascending run that each band of the file lies in: detectors that overlap are listed one by one."""
+    steps = np.diff(np.asarray(wavelength_nm, dtype=np.float64))
+    descending = steps.size > 0 and bool(np.all(steps < 0))
+    return [0] * len(wavelength_nm) if descending else [0, *np.cumsum(steps < 0).tolist()]
+
+
+def _nearest_nm(table: Sensor) -> float:
+    """Largest distance of a file's band from the table's nearest: half its widest step, or a width."""
+    centres = np.unique(np.asarray(table.wavelength_nm))
+    widths = [w for w in table.fwhm_nm if math.isfinite(w)]
+    return max(NEAREST_NM, *(np.median(np.diff(centres)),) * (centres.size > 1), float(np.median(widths or [0.0])))
 
 
 def _detectors(table: Sensor, wavelength_nm: Sequence[float], nearest: Sequence[int]) -> list[str]:
@@ -172,18 +283,22 @@ def make_spec(
 ) -> tuple[CubeSpec, list[int]]:
     """Spec of the source cube of these bands, and for each cube band its position in `bands`.
 
+    Where scale or offset differ between bands the spec has none: the source is wrapped by `decode.decoded`.
+
     Args:
         size: (y, x)
     """
     order = sorted(range(len(bands)), key=lambda i: bands[i].wavelength_nm)  # sorted is stable
     chosen = [bands[i] for i in order]
+    common = {(b.scale_factor, b.add_offset) for b in chosen}
+    scale_factor, add_offset = common.pop() if len(common) == 1 else (1.0, 0.0)  # else `decoded` applies them
     shape = (len(chosen), *size)
     chunk, shard = CubeSpec.layout(shape, pixels.dtype)
     spec = CubeSpec(
         shape=shape,
         dtype=pixels.dtype,
-        scale_factor=pixels.scale_factor,
-        add_offset=pixels.add_offset,
+        scale_factor=scale_factor,
+        add_offset=add_offset,
         fill=pixels.fill,
         band=tuple(b.number for b in chosen),
         band_name=tuple(b.name for b in chosen),

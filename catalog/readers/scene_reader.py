@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from hypermend.catalog import sensors
-from hypermend.catalog.arrays import Flags, LonLat, Stored
+from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadAsset, BadCube
+from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.readers.envi import open_envi
 from hypermend.catalog.readers.hdf import open_hdf
 from hypermend.catalog.readers.mat import open_mat
@@ -27,7 +27,7 @@ from hypermend.catalog.storage.fetch import GIB, AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 from hypermend.catalog.storage.signing import Signer
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised by hand when the same files yield another cube; part of the ingest id."""
 MAX_CUBE_BYTES = 2**44
 """A larger declared shape is a mistake or an attack, not a scene."""
@@ -58,9 +58,15 @@ class Source(Protocol):
     """changes with any of the files"""
     lonlat: LonLat | None
     """(y, x) degrees, for scenes kept in sensor geometry"""
+    meaning: Meaning
+    """every fact of the scene that was resolved: time and sensor among them"""
 
     def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """(bands, h, w) stored numbers in spec.dtype and (h, w) flags."""
+        ...
+
+    def defects(self, y: slice, x: slice) -> Mask | None:
+        """(bands, h, w) True where the product marks one band of a pixel as defective; None if it marks none."""
         ...
 
     def close(self) -> None: ...
@@ -102,10 +108,9 @@ def open_scene(
     if gsd_m is not None and kind != "tiff":
         raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m is requested, but {kind} files have one grid")
     fetcher = AssetFetcher(sign, max_bytes=max_bytes)
-    table = sensors.sensor(scene.sensor)
     options = {"gsd_m": gsd_m} if kind == "tiff" else {}
     try:
-        source = _OPEN[kind](scene, assets, table, fetcher, bands=bands, **options)
+        source = _OPEN[kind](scene, assets, fetcher, bands=bands, **options)
         check_size(source.spec, scene.id)
     except BadCube as e:
         raise BadAsset(f"scene {scene.id}: {e}") from e

@@ -15,9 +15,12 @@ from typing import Any
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from hypermend.catalog.scene import TIME_FROM, UNKNOWN
+
 Bbox = tuple[float, float, float, float]
 _CRS_KEYS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
 _GRID_KEYS = (*_CRS_KEYS, "proj:shape", "proj:transform")
+_EARLIEST, _LATEST = "1900-01-01T00:00:00Z", "2099-12-31T23:59:59Z"
 _NESTED = 8  # lists and geometries in a geometry; a GeometryCollection of MultiPolygons has six
 
 
@@ -74,6 +77,21 @@ def parse_time(value: Any) -> datetime:
 def rfc3339(when: datetime) -> str:
     """A time as STAC writes it: UTC, with a Z."""
     return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def time_fields(when: datetime | None) -> dict[str, Any]:
+    """The time of an item. STAC demands an interval where it is unknown: the longest, and the property that says so."""
+    if when is None:
+        return {"datetime": None, "start_datetime": _EARLIEST, "end_datetime": _LATEST, TIME_FROM: UNKNOWN}
+    return {"datetime": rfc3339(when)}
+
+
+def time_span(properties: Mapping[str, Any]) -> tuple[Any, Any]:
+    """First and last moment of an item as it writes them; (None, None) where its time is unknown."""
+    if properties.get(TIME_FROM) == UNKNOWN:
+        return None, None
+    start = properties.get("start_datetime") or properties.get("datetime")
+    return start, properties.get("end_datetime") or properties.get("datetime") or start
 
 
 def crs_of(fields: Mapping[str, Any]) -> str | None:

@@ -141,6 +141,8 @@ def _longitudes(box: Bbox) -> list[tuple[float, float]]:
 
 def _intervals_overlap(wanted: Interval, span: Interval) -> bool:
     (a, b), (c, d) = wanted, span
+    if c is None and d is None:  # nobody knows the time of the scene
+        return False
     return (b is None or c is None or c <= b) and (a is None or d is None or a <= d)
 
 

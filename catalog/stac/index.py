@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from hypermend.catalog import sensors
 from hypermend.catalog.errors import BadItem, NotFound, Refused
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.stac.fields import parse_time
+from hypermend.catalog.stac.fields import parse_time, time_span
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, Entry, NotJson, safe_name
@@ -91,6 +91,7 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
     if not isinstance(properties, Mapping) or not item.get("id"):
         raise BadItem(str(item.get("id") or key), "no STAC item (it needs id and properties)")
     bbox = item.get("bbox")
+    start, end = time_span(properties)
     return Row(
         key=key,
         version=version,
@@ -98,8 +99,8 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
         collection=str(item.get("collection")),
         stage=str(properties.get("hypermend:stage", "raw")),
         sensor=properties.get("hypermend:sensor"),
-        start=properties.get("start_datetime") or properties.get("datetime"),
-        end=properties.get("end_datetime") or properties.get("datetime"),
+        start=start,
+        end=end,
         bbox=[float(v) for v in bbox] if bbox is not None and item.get("geometry") is not None else None,
         updated=str(properties.get("updated", "")),
         item=json.dumps(item, separators=(",", ":"), sort_keys=True),

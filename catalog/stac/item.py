@@ -15,7 +15,7 @@ import pystac
 
 from hypermend.catalog import sensors
 from hypermend.catalog.errors import BadItem, BadSensor
-from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.scene import TIME_FROM, UNKNOWN, Asset, Scene
 from hypermend.catalog.stac.assets import asset_fields, read_asset
 from hypermend.catalog.stac.fields import (
     BadField,
@@ -25,9 +25,10 @@ from hypermend.catalog.stac.fields import (
     mapping,
     parse_time,
     pop_grid,
-    rfc3339,
     sequence,
     text,
+    time_fields,
+    time_span,
 )
 from hypermend.catalog.storage.hrefs import is_remote
 
@@ -129,7 +130,7 @@ def to_item(scene: Scene) -> dict[str, Any]:
     """A Scene as a STAC 1.1 item; hrefs unchanged, no links."""
     properties: dict[str, Any] = {
         **scene.properties,
-        "datetime": rfc3339(scene.datetime),
+        **time_fields(scene.datetime),
         "hypermend:sensor": scene.sensor,
         "hypermend:stage": scene.stage,
         **grid_fields(scene.grid),
@@ -174,8 +175,7 @@ def search_fields(
     """
     try:
         properties = mapping("properties", item.get("properties"))
-        start = properties.get("start_datetime") or properties.get("datetime")
-        end = properties.get("end_datetime") or properties.get("datetime") or start
+        start, end = time_span(properties)
         span = (parse_time(start) if start else None, parse_time(end) if end else None)
         return str(item.get("collection") or "unknown"), bbox_of(item), span, properties
     except ValueError as e:
@@ -193,7 +193,11 @@ def _self_link(item: Mapping[str, Any]) -> str | None:
     return next((h for h in hrefs if is_remote(h) or h.startswith("/")), None)
 
 
-def _datetime(properties: dict[str, Any]) -> datetime:
+def _datetime(properties: dict[str, Any]) -> datetime | None:
+    if properties.get(TIME_FROM) == UNKNOWN:
+        for name in ("datetime", "start_datetime", "end_datetime"):
+            properties.pop(name, None)
+        return None
     value = properties.pop("datetime", None) or properties.get("start_datetime")
     if value is None:
         raise BadField("it has neither datetime nor start_datetime")

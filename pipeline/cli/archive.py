@@ -91,7 +91,8 @@ def query(
         return
     for item in items:
         s = item.scene
-        print(f"{s.datetime:%Y-%m-%d}  {s.collection}  {s.id}")
+        day = "undated   " if s.datetime is None else f"{s.datetime:%Y-%m-%d}"
+        print(f"{day}  {s.collection}  {s.id}")
         print("   ", s.assets["cube"].href if "cube" in s.assets else f"{len(s.assets)} files of {s.sensor}")
     if not items:
         print("no scene matches", file=sys.stderr)

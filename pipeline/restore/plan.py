@@ -34,7 +34,7 @@ class Guide:
     ingest_id: str
     overlap: float = 1.0
     """Share of the scene that it covers."""
-    days_apart: float = 0.0
+    days_apart: float | None = 0.0
     others: int = 0
     """How many more there were to choose from."""
 

@@ -153,7 +153,7 @@ class PairRequest(SceneRequest):
             source=cube_key(scene),
             ingest_id=str(scene.properties["hypermend:ingest"]),
             overlap=round(self.paired.overlap, 4),
-            days_apart=round(self.paired.days_apart, 4),
+            days_apart=None if self.paired.days_apart is None else round(self.paired.days_apart, 4),
             others=self.paired.others,
         )
 

@@ -1,0 +1,50 @@
+"""Mask layers of products: how their numbers become the flags and defects of a cube.
+
+A rule is data: a product profile lists its layers, the reader of the format reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypermend.catalog.arrays import Flags, Mask
+from hypermend.catalog.cube.spec import VALID
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRule:
+    """What the numbers of one mask layer mean."""
+
+    name: str
+    """as the product names the layer"""
+    values: Mapping[int, int] = field(default_factory=dict)
+    """number of the layer -> flag of the cube (NODATA, CLOUD ...)"""
+    bits: Mapping[int, int] = field(default_factory=dict)
+    """bit of the layer, from 0 -> flag of the cube"""
+    defect: bool = False
+    """True: the layer has the bands of the image, and any number that is not in `sound` marks a defect there"""
+    sound: tuple[int, ...] = (0,)
+
+    def flags(self, codes: NDArray[Any]) -> Flags:
+        """Flags (h, w) of a layer (h, w) without defects: 0 where it says nothing."""
+        out = np.zeros(codes.shape, dtype=np.uint8)
+        for number, flag in self.values.items():
+            out[codes == number] |= flag
+        for bit, flag in self.bits.items():
+            out[(codes.astype(np.int64) >> bit) & 1 == 1] |= flag
+        return out
+
+    def defects(self, codes: NDArray[Any]) -> Mask:
+        """True (band, h, w) where the layer marks a defect of one band."""
+        return ~np.isin(codes, self.sound)
+
+
+def with_reasons(flags: Flags, reasons: Flags) -> Flags:
+    """Flags with the reasons of a mask layer; a reason clears VALID."""
+    out = flags | reasons
+    return np.where(reasons > 0, out & ~np.uint8(VALID), out).astype(np.uint8)
