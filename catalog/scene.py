@@ -10,7 +10,6 @@ from typing import Any
 
 from odc.geo.geobox import GeoBox
 
-
 AUTO = "auto"
 """Sensor of a scene whose files have not been asked for it yet."""
 TIME_FROM = "hypermend:datetime_from"

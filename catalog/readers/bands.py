@@ -238,7 +238,7 @@ def _ascending_runs(wavelength_nm: Sequence[float]) -> list[int]:
 
 
 def _nearest_nm(table: Sensor) -> float:
-    """Largest distance of a file's band from the table's nearest: half its widest step, or a width."""
+    """Largest distance of a file's band from the table's nearest: its usual step, or a width."""
     centres = np.unique(np.asarray(table.wavelength_nm))
     widths = [w for w in table.fwhm_nm if math.isfinite(w)]
     return max(NEAREST_NM, *(np.median(np.diff(centres)),) * (centres.size > 1), float(np.median(widths or [0.0])))
