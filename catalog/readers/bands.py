@@ -84,10 +84,8 @@ def pixel_format(
     if quantity is None:
         quantity, sources["quantity"] = "counts", "guess (no source names it)"
     elif quantity != "counts" and scale is None and np.dtype(dtype).kind in "iu":
-        quantity, sources["quantity"] = (
-            "counts",
-            f"guess ({quantity} by {sources['quantity']}, but no source has a scale)",
-        )
+        told = f"guess ({quantity} by {sources['quantity']}, but no source has a scale)"
+        quantity, sources["quantity"] = "counts", told
     if quantity not in UNITS:
         raise BadAsset(f"quantity {quantity!r}; known are {', '.join(UNITS)}")
     if scale is not None and not all(math.isfinite(s) and s != 0 for s in scale):
@@ -187,7 +185,8 @@ def by_wavelength(
         )
     nearest = [int(np.argmin(np.abs(np.asarray(table.wavelength_nm) - w))) for w in wavelength_nm]
     apart = [abs(table.wavelength_nm[n] - w) for n, w in zip(nearest, wavelength_nm, strict=True)]
-    if (worst := max(range(count), key=lambda i: apart[i])) is not None and apart[worst] > _nearest_nm(table):
+    worst = int(np.argmax(apart))
+    if apart[worst] > _nearest_nm(table):
         raise BadAsset(
             f"{label}: its band at {wavelength_nm[worst]:g} nm lies {apart[worst]:.0f} nm from the nearest of sensor "
             f"{table.name}; it is another sensor's, or its wavelengths are wrong"
@@ -216,17 +215,18 @@ def _self_described(
     detector: Sequence[str] | None,
 ) -> list[Band]:
     """Bands that only the file describes."""
+    runs = _ascending_runs(wavelength_nm)
     return [
         Band(
             number=i + 1,
             name=names[i] if names is not None else str(i + 1),
             wavelength_nm=float(w),
             fwhm_nm=float(fwhm_nm[i]) if fwhm_nm is not None else math.nan,
-            detector=detector[i] if detector is not None else f"run{run}" if runs[-1] else "unnamed",
+            detector=detector[i] if detector is not None else f"run{runs[i]}" if runs[-1] else "unnamed",
             good=bool(good[i]) if good is not None else True,
             gsd_m=math.nan,
         )
-        for i, (w, run) in enumerate(zip(wavelength_nm, runs := _ascending_runs(wavelength_nm), strict=True))
+        for i, w in enumerate(wavelength_nm)
     ]
 
 
@@ -241,7 +241,8 @@ def _nearest_nm(table: Sensor) -> float:
     """Largest distance of a file's band from the table's nearest: its usual step, or a width."""
     centres = np.unique(np.asarray(table.wavelength_nm))
     widths = [w for w in table.fwhm_nm if math.isfinite(w)]
-    return max(NEAREST_NM, *(np.median(np.diff(centres)),) * (centres.size > 1), float(np.median(widths or [0.0])))
+    step = float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
+    return max(NEAREST_NM, step, float(np.median(widths or [0.0])))
 
 
 def _detectors(table: Sensor, wavelength_nm: Sequence[float], nearest: Sequence[int]) -> list[str]:
