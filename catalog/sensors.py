@@ -1,17 +1,17 @@
 """Sensors: the bands of each instrument, and the response of one instrument to the spectrum of another.
 
-A new sensor is a new file `data/<name>.csv` (comment lines `# quantity:` and `# source:`, then
-`band,wavelength_nm,fwhm_nm,detector,usable,gsd_m` in the order of the product's bands). A measured response goes
-to `data/<name>_srf.csv` (`wavelength_nm`, then one column for each band).
+A sensor is a file `<name>.csv` (comment lines `# quantity:` and `# source:`, then
+`band,wavelength_nm,fwhm_nm,detector,usable,gsd_m` in the order of the product's bands). A measured response goes to
+`<name>_srf.csv` (`wavelength_nm`, then one column for each band). Those in `data/` are shipped; users' own are read
+from an archive or a folder (`sensor_tables`) and passed on as a `SensorTables`.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
@@ -19,65 +19,102 @@ import numpy as np
 
 from hypermend.catalog.arrays import F64
 from hypermend.catalog.errors import BadSensor
+from hypermend.catalog.sensor_csv import SRF, Sensor, parse_sensor
 
-_SRF = "_srf"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sensor:
-    """One instrument, its bands in product order (band number = position + 1)."""
-
-    name: str
-    band_name: tuple[str, ...]
-    wavelength_nm: tuple[float, ...]
-    """centre of each band"""
-    fwhm_nm: tuple[float, ...]
-    """full width at half maximum"""
-    detector: tuple[str, ...]
-    """VNIR, SWIR ...; a spectral window never mixes two. TIR bands never join a reflective cube"""
-    usable: tuple[bool, ...]
-    """False: not calibrated, or blind in the usual product"""
-    gsd_m: tuple[float, ...]
-    """ground sampling distance; NaN in a laboratory"""
-    quantity: str
-    """quantity of the usual product: reflectance, radiance or counts"""
-    source: str
-
-    @property
-    def bands(self) -> int:
-        return len(self.band_name)
+__all__ = ["SHIPPED", "Sensor", "SensorTables", "UserTable", "band_coverage", "names", "sensor", "srf"]
 
 
 def names() -> list[str]:
-    """Names of all sensors that have a table, sorted."""
+    """Names of the sensors whose tables are shipped, sorted."""
     files = (f.name for f in resources.files("hypermend.catalog").joinpath("data").iterdir())
-    return sorted(n.removesuffix(".csv") for n in files if n.endswith(".csv") and not n.endswith(f"{_SRF}.csv"))
+    return sorted(n.removesuffix(".csv") for n in files if n.endswith(".csv") and not n.endswith(f"{SRF}.csv"))
 
 
-@cache
 def sensor(name: str) -> Sensor:
-    """The table of one sensor.
+    """The shipped table of one sensor.
 
     Raises:
         BadSensor: no sensor of this name; the error gives the nearest name and all names.
     """
-    all_names = names()
-    if name not in all_names:
-        near = difflib.get_close_matches(name.lower(), all_names, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadSensor(f"unknown sensor {name!r}: {hint}known are {', '.join(all_names)}")
-    head, rows = _read_csv(f"{name}.csv")
-    return Sensor(
-        name=name,
-        band_name=tuple(r["band"] for r in rows),
-        wavelength_nm=tuple(float(r["wavelength_nm"]) for r in rows),
-        fwhm_nm=tuple(float(r["fwhm_nm"]) for r in rows),
-        detector=tuple(r["detector"] for r in rows),
-        usable=tuple(r["usable"] == "true" for r in rows),
-        gsd_m=tuple(float(r["gsd_m"]) for r in rows),
-        quantity=head["quantity"],
-        source=head["source"],
+    return SHIPPED.sensor(name)
+
+
+@cache
+def _shipped(name: str) -> Sensor:
+    folder = resources.files("hypermend.catalog").joinpath("data")
+    measured = folder.joinpath(f"{name}{SRF}.csv")
+    return parse_sensor(
+        name,
+        folder.joinpath(f"{name}.csv").read_text(encoding="utf-8"),
+        measured.read_text(encoding="utf-8") if measured.is_file() else None,
+        where=f"data/{name}",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserTable:
+    """A table that is not shipped."""
+
+    sensor: Sensor
+    files: Mapping[str, str]
+    """its text by file name: the table, and its measured response where there is one"""
+    where: str
+    """its folder, for messages"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorTables:
+    """The sensor tables of a command: those that are shipped, and the user's own."""
+
+    own: Mapping[str, UserTable] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Names of all sensors that have a table, sorted."""
+        return sorted({*names(), *self.own})
+
+    def get(self, name: str) -> Sensor | None:
+        """The table of one sensor, or None."""
+        if name in self.own:
+            return self.own[name].sensor
+        return _shipped(name) if name in names() else None
+
+    def sensor(self, name: str) -> Sensor:
+        """The table of one sensor.
+
+        Raises:
+            BadSensor: no sensor of this name; the error gives the nearest name and all names.
+        """
+        if (table := self.get(name)) is None:
+            raise BadSensor(f"unknown sensor {name!r}: {self.hint(name)}")
+        return table
+
+    def hint(self, name: str, others: Sequence[str] = ()) -> str:
+        """For a message about an unknown name: the nearest name, all names, and `others` that have no table."""
+        known = sorted({*self.names(), *others})
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+        return (f"did you mean {near[0]!r}? " if near else "") + f"known are {', '.join(known)}"
+
+    def of_count(self, bands: int) -> list[str]:
+        """Names of the sensors with this many bands, all or usable: the likely instruments of a file."""
+        tables = ((name, self.sensor(name)) for name in self.names())
+        return [name for name, table in tables if bands in (table.bands, table.usable.count(True))]
+
+    def joined(self, other: SensorTables) -> SensorTables:
+        """These tables and those of another place.
+
+        Raises:
+            BadSensor: two tables of one name differ.
+        """
+        for name in self.own.keys() & other.own.keys():
+            one, two = self.own[name], other.own[name]
+            if one.files != two.files:
+                raise BadSensor(
+                    f"sensor {name}: its tables in {one.where} and {two.where} differ; give one of them another name"
+                )
+        return SensorTables(own={**other.own, **self.own})
+
+
+SHIPPED = SensorTables()
 
 
 def srf(
@@ -88,7 +125,7 @@ def srf(
 ) -> F64:
     """Response of `multi` to a spectrum sampled by `hyper`: (m, b), rows sum to 1.
 
-    The response of each multispectral band (tabulated where `data/<multi>_srf.csv` exists, else a Gaussian of its
+    The response of each multispectral band (measured where the sensor has `<multi>_srf.csv`, else a Gaussian of its
     centre and FWHM) is sampled at the hyperspectral centres and weighted with the spectral interval that each
     stands for, so that two detectors sharing an interval do not count it twice. Unusable bands of a hyper sensor
     get weight 0. `bands` picks rows by name.
@@ -142,11 +179,14 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
 
 def _response(target: Sensor, band: str, wavelength_nm: F64) -> F64:
     """Response of one band at the wavelengths, any scale."""
-    table = _measured_response(target.name)
-    if band in table:
-        nm, response = table["wavelength_nm"], table[band]
+    if band in target.response:
+        nm, response = target.response["wavelength_nm"], target.response[band]
         return np.interp(wavelength_nm, nm, response, left=0.0, right=0.0)
     i = target.band_name.index(band)
+    if not math.isfinite(target.fwhm_nm[i]):
+        raise BadSensor(
+            f"{target.name} band {band} has no width (fwhm), so its response is not known; give a table with --sensors"
+        )
     sigma_nm = target.fwhm_nm[i] / (2 * math.sqrt(2 * math.log(2)))
     return np.asarray(np.exp(-0.5 * ((wavelength_nm - target.wavelength_nm[i]) / sigma_nm) ** 2))
 
@@ -162,19 +202,3 @@ def _intervals(wavelength_nm: F64) -> F64:
     out = np.empty_like(nm)
     out[order] = np.diff(edges)
     return out
-
-
-@cache
-def _measured_response(name: str) -> dict[str, F64]:
-    """Columns of `data/<name>_srf.csv`; empty where there is no such file."""
-    if not resources.files("hypermend.catalog").joinpath("data", f"{name}{_SRF}.csv").is_file():
-        return {}
-    _, rows = _read_csv(f"{name}{_SRF}.csv")
-    return {key: np.array([float(r[key]) for r in rows]) for key in rows[0]}
-
-
-def _read_csv(file: str) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Comment lines as a dict, then the rows."""
-    lines = resources.files("hypermend.catalog").joinpath("data", file).read_text(encoding="utf-8").splitlines()
-    head = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-    return head, list(csv.DictReader(line for line in lines if not line.startswith("#")))

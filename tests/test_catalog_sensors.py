@@ -9,7 +9,9 @@ import pytest
 import scipy.io
 
 from hypermend.catalog import sensors
-from hypermend.catalog.errors import BadSensor
+from hypermend.catalog.errors import BadSensor, NotFound
+from hypermend.catalog.sensor_tables import archive_tables, folder_tables, keep_table, tables_of
+from hypermend.catalog.storage.archive_store import ArchiveStore
 
 NAMES = [
     "ali",
@@ -142,3 +144,115 @@ def test_tables_equal_their_sources(shared_data: Path) -> None:
         band, nm, fwhm, _, *x = line.split("\t")
         i = s.band_name.index(band)
         assert (s.wavelength_nm[i], s.fwhm_nm[i], s.usable[i]) == (float(nm), float(fwhm), x != ["X"])
+
+
+CAMERA = """# quantity: radiance
+# source: calibration sheet of 2024-03-01
+band,wavelength_nm,fwhm_nm,detector,usable,gsd_m
+1,450,8.5,VNIR,true,nan
+2,550,nan,VNIR,true,0.5
+3,650,8.5,VNIR,false,0.5
+"""
+RESPONSE = "# source: monochromator\nwavelength_nm,1\n440,0\n450,1\n460,0\n"
+
+
+def folder_of(path: Path, **files: str) -> Path:
+    """A folder of tables, by name without .csv."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (path / f"{name.replace('__', '-')}.csv").write_text(text)
+    return path
+
+
+def test_a_users_table_stands_beside_those_that_are_shipped(tmp_path: Path) -> None:
+    tables = folder_tables(folder_of(tmp_path, my__camera=CAMERA, my__camera_srf=RESPONSE))
+    camera = tables.sensor("my-camera")
+    assert camera.band_name == ("1", "2", "3") and camera.usable == (True, True, False)
+    assert np.isnan(camera.fwhm_nm[1]) and np.isnan(camera.gsd_m[0])
+    assert tables.names() == sorted([*NAMES, "my-camera"]) and tables.sensor("enmap") == sensors.sensor("enmap")
+    rows = sensors.srf(np.array([440.0, 450.0, 455.0, 470.0]), camera, bands=["1"])
+    assert rows[0, 1] > rows[0, 2] > 0 and rows[0, 0] == rows[0, 3] == 0
+    assert tables.of_count(3) == ["my-camera", "nikon-d700"] and tables.of_count(2) == ["my-camera"]
+    with pytest.raises(BadSensor, match="my-camera band 2 has no width"):
+        sensors.srf(np.array([540.0, 550.0]), camera, bands=["2"])
+    assert "my-camera" not in sensors.names()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (CAMERA.replace("2,550,nan", "2,550 nm,nan"), "line 5, column 'wavelength_nm': '550 nm' is no number"),
+        (CAMERA.replace("3,650,8.5", "3,650,-1"), "line 6, column 'fwhm_nm': '-1' is no positive number"),
+        (CAMERA.replace("VNIR,false", "VNIR,0"), "line 6, column 'usable': '0' is neither true nor false"),
+        (CAMERA.replace("\n2,550", "\n1,550"), "line 5, column 'band': the same as in line 4"),
+        (CAMERA.replace("3,650", "3,450"), "line 6, column 'wavelength_nm': the same as in line 4"),
+        (CAMERA.replace("fwhm_nm", "fwhm"), "line 3, column 'fwhm_nm': it is missing"),
+        (CAMERA.replace("VNIR,true,0.5", "VNIR,true"), "line 5: 5 cells, the header has 6"),
+        (CAMERA.replace("# source: calibration sheet of 2024-03-01\n", ""), "'# source: ...' is missing"),
+        (CAMERA.replace("radiance", "light"), "quantity 'light' is none of"),
+        ("# quantity: radiance\n# source: x\nband,wavelength_nm\n", "no band in it"),
+        ("", "no band in it"),
+    ],
+)
+def test_a_bad_table_is_refused_by_file_line_and_column(tmp_path: Path, wrong: str, told: str) -> None:
+    with pytest.raises(BadSensor) as error:
+        folder_tables(folder_of(tmp_path, camera=wrong))
+    assert str(error.value).startswith(f"{tmp_path / 'camera.csv'}") and told in str(error.value)
+
+
+def test_a_bad_response_is_refused_by_file_line_and_column(tmp_path: Path) -> None:
+    for wrong, told in (
+        (RESPONSE.replace("450,1", "450,-1"), "line 4, column '1': '-1' is no number of 0 or more"),
+        (RESPONSE.replace("460,0", "450,0"), "line 5, column 'wavelength_nm': wavelengths must increase"),
+        (RESPONSE.replace("wavelength_nm,1", "wavelength_nm,9"), "line 2, column '9': the table has no band"),
+    ):
+        with pytest.raises(BadSensor) as error:
+            folder_tables(folder_of(tmp_path, camera=CAMERA, camera_srf=wrong))
+        assert str(error.value).startswith(f"{tmp_path / 'camera_srf.csv'}") and told in str(error.value)
+
+
+def test_a_name_that_is_taken_and_a_response_alone_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSensor, match=r"enmap.csv: Hypermend ships a table of this name"):
+        folder_tables(folder_of(tmp_path / "a", enmap=CAMERA))
+    with pytest.raises(BadSensor, match=r"camera_srf.csv: a response without its table camera.csv"):
+        folder_tables(folder_of(tmp_path / "b", camera_srf=RESPONSE))
+    (tmp_path / "c").mkdir()
+    with pytest.raises(NotFound, match="no table in it"):
+        folder_tables(tmp_path / "c")
+    (tmp_path / "c" / "camera.csv").write_bytes(b"\xff\xfe# quantity")
+    with pytest.raises(BadSensor, match=r"camera.csv: no UTF-8 text"):
+        folder_tables(tmp_path / "c")
+    with pytest.raises(NotFound, match="no such folder"):
+        folder_tables(tmp_path / "d")
+
+
+def kept_and_read_again(root: ArchiveStore, folder: Path) -> None:
+    """The archive keeps the table that was used, and never replaces it."""
+    tables = tables_of(root, folder_of(folder / "one", camera=CAMERA, camera_srf=RESPONSE, other=CAMERA))
+    assert keep_table(root, tables, "enmap") == 0
+    assert keep_table(root, tables, "camera") == len(CAMERA) + len(RESPONSE)
+    assert keep_table(root, tables, "camera") == 0
+    again = archive_tables(root)
+    assert sorted(again.own) == ["camera"] and again.sensor("camera") == tables.sensor("camera")
+    assert list(again.sensor("camera").response) == ["wavelength_nm", "1"]
+    changed = CAMERA.replace("8.5", "9.5")
+    with pytest.raises(BadSensor, match=r"its tables in .*sensors and .*two differ"):
+        tables_of(root, folder_of(folder / "two", camera=changed))
+    with pytest.raises(BadSensor, match=r"camera\.csv differs from .*two/camera\.csv"):
+        keep_table(root, folder_tables(folder / "two"), "camera")
+    assert root.get("sensors/camera.csv").decode() == CAMERA
+
+
+def test_an_archive_keeps_the_tables_that_were_used(tmp_path: Path) -> None:
+    kept_and_read_again(ArchiveStore(tmp_path / "archive"), tmp_path)
+
+
+def test_an_archive_on_s3_keeps_them_too(tmp_path: Path, s3_bucket: str) -> None:
+    kept_and_read_again(ArchiveStore(f"s3://{s3_bucket}/archive"), tmp_path)
+
+
+def test_a_broken_table_of_an_archive_is_named(tmp_path: Path) -> None:
+    root = ArchiveStore(tmp_path / "archive")
+    root.put("sensors/camera.csv", CAMERA.replace("450", "blue").encode())
+    with pytest.raises(BadSensor, match=r"sensors/camera\.csv, line 4, column 'wavelength_nm': 'blue'"):
+        archive_tables(root)

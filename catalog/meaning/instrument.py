@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from hypermend.catalog import sensors
 from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.meaning.statement import Field
-from hypermend.catalog.sensors import Sensor
+from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 
 UNNAMED = "unknown"
 """Sensor of a cube whose files describe their bands but not their instrument."""
 
 
-def instrument(meaning: Meaning) -> tuple[str, Sensor | None]:
+def instrument(meaning: Meaning, tables: SensorTables = SHIPPED) -> tuple[str, Sensor | None]:
     """Name and table of the resolved sensor; no table for one that only the file describes."""
     name = str(meaning.get(Field.SENSOR, UNNAMED))
-    return name, sensors.sensor(name) if name in sensors.names() else None
+    return name, tables.get(name)

@@ -1,0 +1,102 @@
+"""Users' sensor tables: read from a folder or from the `sensors/` of an archive, and kept in the archive.
+
+An archive holds every table that its scenes need, so that workers and later commands find it by the archive alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hypermend.catalog import sensors
+from hypermend.catalog.errors import BadSensor, NotFound
+from hypermend.catalog.sensor_csv import SRF, parse_sensor
+from hypermend.catalog.sensors import SensorTables, UserTable
+from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
+
+FOLDER = "sensors"
+"""Folder of an archive with the tables that are not shipped."""
+
+
+def folder_tables(folder: str | Path) -> SensorTables:
+    """The tables in a folder: every `<name>.csv`, with its `<name>_srf.csv`.
+
+    Raises:
+        NotFound: no such folder, or no table in it.
+        BadSensor: a table that cannot be read; names file, line and column.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise NotFound(f"--sensors {folder}: no such folder")
+    files = {f.name: _text(f.read_bytes(), str(f)) for f in sorted(path.glob("*.csv"))}
+    if not files:
+        raise NotFound(f"--sensors {folder}: no table in it; a table is a file <name>.csv")
+    return _tables(files, str(path))
+
+
+def archive_tables(root: ArchiveStore) -> SensorTables:
+    """The tables that an archive keeps in its `sensors/`.
+
+    Raises:
+        BadSensor: a table that cannot be read; names file, line and column.
+    """
+    keys = [entry.key for entry in root.list(FOLDER) if entry.key.endswith(".csv")]
+    files = {key.split("/")[-1]: _text(root.get(key), root.href(key)) for key in sorted(keys)}
+    return _tables(files, root.href(FOLDER))
+
+
+def keep_table(root: ArchiveStore, tables: SensorTables, name: str) -> int:
+    """Write the user's table of a sensor to the archive, unless it is there. Returns the bytes written; 0 if shipped.
+
+    Raises:
+        BadSensor: the archive has another table of this name.
+    """
+    if name not in tables.own:
+        return 0
+    written = 0
+    for file, text in tables.own[name].files.items():
+        key, data = f"{FOLDER}/{safe_name(file)}", text.encode()
+        if root.put_if_absent(key, data):
+            written += len(data)
+        elif root.get(key) != data:
+            raise BadSensor(
+                f"sensor {name}: {root.href(key)} differs from {tables.own[name].where}/{file}, and its scenes were "
+                "read with it; give the new table another name"
+            )
+    return written
+
+
+def _tables(files: Mapping[str, str], where: str) -> SensorTables:
+    own = {}
+    for file in files:
+        name = file.removesuffix(".csv")
+        if name.endswith(SRF):
+            if f"{name.removesuffix(SRF)}.csv" not in files:
+                raise BadSensor(f"{where}/{file}: a response without its table {name.removesuffix(SRF)}.csv")
+            continue
+        if name in sensors.names() or name != safe_name(name):
+            reason = "Hypermend ships a table of this name" if name in sensors.names() else "no name of a sensor"
+            raise BadSensor(f"{where}/{file}: {reason}; give the file another name")
+        measured = files.get(f"{name}{SRF}.csv")
+        table = parse_sensor(name, files[file], measured, where=f"{where}/{name}")
+        texts = {file: files[file]} | ({} if measured is None else {f"{name}{SRF}.csv": measured})
+        own[name] = UserTable(sensor=table, files=texts, where=where)
+    return SensorTables(own=own)
+
+
+def _text(data: bytes, path: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise BadSensor(f"{path}: no UTF-8 text ({e.reason} at byte {e.start})") from None
+
+
+def tables_of(root: ArchiveStore | None, folder: str | Path | None = None) -> SensorTables:
+    """The tables that are shipped, those of an archive, and those of a folder (`--sensors`).
+
+    Raises:
+        NotFound: no such folder.
+        BadSensor: two tables of one name differ, or a table cannot be read.
+    """
+    tables = SensorTables() if root is None else archive_tables(root)
+    return tables if folder is None else tables.joined(folder_tables(folder))
