@@ -12,9 +12,11 @@ from odc.geo.geobox import GeoBox
 
 AUTO = "auto"
 """Sensor of a scene whose files have not been asked for it yet."""
+SENSOR_FROM = "hypermend:sensor_from"
+"""Property of an item whose sensor is the user's word (`USER`) or that of the files (`FILES`), not the item's own."""
 TIME_FROM = "hypermend:datetime_from"
-"""Property of a scene whose time its files do not state: `UNKNOWN`, `USER`, or `MTIME` where the user allowed that."""
-UNKNOWN, USER, MTIME = "unknown", "user", "mtime"
+"""The same for its time, which may also be `UNKNOWN`, or `MTIME` where the user allowed that."""
+FILES, UNKNOWN, USER, MTIME = "files", "unknown", "user", "mtime"
 
 
 @dataclass(frozen=True, kw_only=True)

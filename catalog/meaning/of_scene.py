@@ -7,19 +7,24 @@ says how its files are read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
-from hypermend.catalog.scene import AUTO, MTIME, TIME_FROM, USER, Asset, Scene
+from hypermend.catalog.scene import AUTO, FILES, MTIME, SENSOR_FROM, TIME_FROM, UNKNOWN, USER, Asset, Scene
 
 USER_PROPERTIES = {
     Field.QUANTITY: "hypermend:quantity",
+    Field.UNITS: "hypermend:units",
     Field.SCALE: "hypermend:scale_factor",
     Field.OFFSET: "hypermend:add_offset",
     Field.NODATA: "hypermend:nodata",
     Field.WAVELENGTH: "hypermend:wavelengths",
+    Field.FWHM: "hypermend:fwhm",
     Field.CRS: "hypermend:crs",
 }
-"""Properties of a raw item that hold the user's word. Numbers or lists of numbers; wavelengths in nm."""
+"""Properties of a raw item that hold the user's word. Numbers or lists of numbers; wavelengths and widths in nm."""
 
 
 def user_statements(scene: Scene) -> list[Statement]:
@@ -43,10 +48,37 @@ def stac_statements(scene: Scene, assets: Sequence[Asset]) -> list[Statement]:
 
 
 def item_statements(scene: Scene) -> list[Statement]:
-    """The sensor and the time of the item, whoever put them there."""
+    """The sensor and the time of the item, whoever put them there; those that came from the files are asked again."""
     said = Statements()
-    if scene.sensor != AUTO:
-        said.add(Field.SENSOR, scene.sensor, Source.STAC_ITEM, "--sensor, or its platform")
-    source = {USER: Source.USER, MTIME: Source.GUESS}.get(scene.properties.get(TIME_FROM, ""), Source.STAC_ITEM)
-    said.add(Field.DATETIME, scene.datetime, source, str(scene.properties.get(TIME_FROM, "datetime")))
+    sensor_from, time_from = (str(scene.properties.get(name, "")) for name in (SENSOR_FROM, TIME_FROM))
+    if scene.sensor != AUTO and sensor_from != FILES:
+        source, where = (Source.USER, "--sensor") if sensor_from == USER else (Source.STAC_ITEM, "its platform")
+        said.add(Field.SENSOR, scene.sensor, source, where)
+    if time_from != FILES:
+        source, where = _TIME_SOURCES.get(time_from, (Source.STAC_ITEM, "datetime"))
+        said.add(Field.DATETIME, scene.datetime, source, where)
     return list(said)
+
+
+_TIME_SOURCES = {USER: (Source.USER, "--datetime"), MTIME: (Source.GUESS, "last change of the file")}
+
+
+def completed(scene: Scene, sensor: str, meaning: Meaning) -> Scene:
+    """The scene with the sensor and the time of its opened files, and where both came from.
+
+    Args:
+        sensor: that of the files' cube.
+        meaning: of the opened files.
+    """
+    properties = {k: v for k, v in scene.properties.items() if k not in (SENSOR_FROM, TIME_FROM)}
+    origins: dict[str, Any] = {SENSOR_FROM: meaning.resolved.get(Field.SENSOR)}
+    origins[TIME_FROM] = meaning.resolved.get(Field.DATETIME)
+    for name, found in origins.items():
+        if found is None:
+            properties[name] = UNKNOWN if name == TIME_FROM else FILES
+        elif found.source is not Source.STAC_ITEM:
+            properties[name] = _ORIGINS.get(found.source, FILES)
+    return replace(scene, sensor=sensor, datetime=meaning.get(Field.DATETIME), properties=properties)
+
+
+_ORIGINS = {Source.USER: USER, Source.GUESS: MTIME}

@@ -19,8 +19,9 @@ from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statement
 
 OPTIONS = {
-    Field.DATETIME: "--datetime",
+    Field.DATETIME: "--datetime (of ingest: --scene-datetime)",
     Field.QUANTITY: "--quantity",
+    Field.UNITS: "--units",
     Field.SCALE: "--scale-factor",
     Field.OFFSET: "--add-offset",
     Field.NODATA: "--nodata",
@@ -79,7 +80,7 @@ def resolve(statements: Iterable[Statement], *, label: str) -> Meaning:
 def _decide(field: Field, said: list[Statement], label: str) -> Resolved:
     order = _SPECTRUM_ORDER if field in _SPECTRUM else tuple(Source)
     first, *others = sorted(said, key=lambda s: order.index(s.source))  # sorted is stable
-    if first.source is not Source.USER:
+    if first.source is not Source.USER or field is Field.SENSOR:  # no word makes one instrument another
         for other in others:
             if other.source not in _FILLS and not agree(field, first.value, other.value):
                 raise BadAsset(f"{label}: {_contradiction(field, first, other)}")
@@ -88,7 +89,7 @@ def _decide(field: Field, said: list[Statement], label: str) -> Resolved:
 
 def _contradiction(field: Field, first: Statement, other: Statement) -> str:
     remedy = f"; decide with {OPTIONS[field]}" if field in OPTIONS else ""
-    if field is Field.SENSOR:  # no word makes one instrument another
+    if field is Field.SENSOR:
         remedy = "; leave --sensor out, or catalogue the files of each sensor apart"
     return (
         f"its {field} is {shown_value(first.value)} by {first.source} ({first.where}), "
