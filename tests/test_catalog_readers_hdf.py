@@ -107,11 +107,16 @@ def test_prisma_bands_can_be_chosen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored[1], cubes["SWIR"][:, 100 - 67])
 
 
-def test_prisma_with_two_scales_stays_counts(tmp_path: Path) -> None:
-    prisma(tmp_path / "a.he5", same_scale=False)
-    spec = open_scene(scene_of(tmp_path / "a.he5", "prisma")).spec
-    assert (spec.quantity, spec.scale_factor) == ("counts", 1.0)
-    assert spec.attrs["hypermend:detector_scale"]["SWIR"] == [0.5 / 65535, 0.0]
+def test_prisma_with_two_scales_is_decoded(tmp_path: Path) -> None:
+    cubes = prisma(tmp_path / "a.he5", same_scale=False)
+    source = open_scene(scene_of(tmp_path / "a.he5", "prisma"))
+    spec = source.spec
+    assert (spec.quantity, spec.dtype, spec.scale_factor) == ("reflectance", "float32", 1.0)
+    stored, flags = source.read(slice(None), slice(None))
+    first, last = spec.band.index(1), spec.band.index(100)
+    np.testing.assert_allclose(stored[first, 1:], cubes["VNIR"][1:, 0] / 65535, rtol=1e-6)
+    np.testing.assert_allclose(stored[last, 1:], cubes["SWIR"][1:, 100 - 67] / 65535 * 0.5, rtol=1e-6)
+    assert np.isnan(stored[:, 0, 0]).all() and flags[0, 0] == NODATA
 
 
 def test_emit(tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         open_scene(scene_of(tmp_path / "a.nc", "emit"))
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["x"] = np.zeros(3)
-    with pytest.raises(BadAsset, match=r"neither PRISMA L2D .* nor EMIT L2A .*it holds x \(3,\)"):
+    with pytest.raises(BadAsset, match=r"none of PRISMA L2D, .*it holds x \(3,\)"):
         open_scene(scene_of(tmp_path / "b.h5", "emit"))
     (tmp_path / "c.h5").write_bytes(b"no hdf")
     with pytest.raises(BadAsset, match=r"c\.h5: is no HDF5 file"):
@@ -146,7 +151,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 def test_the_wrong_sensor_is_noticed(tmp_path: Path) -> None:
     emit(tmp_path / "a.nc")
-    with pytest.raises(BadAsset, match=r"outside sensor cave \(400-700 nm\)"):
+    with pytest.raises(BadAsset, match=r"its sensor is cave .*, but emit by file header"):
         open_scene(scene_of(tmp_path / "a.nc", "cave"))
 
 

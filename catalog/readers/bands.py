@@ -378,6 +378,7 @@ class ArraySource:
         load: Callable[[], Stored],
         order: Sequence[int],
         *,
+        meaning: Meaning,
         loaded: Stored | None = None,
     ) -> None:
         """
@@ -388,6 +389,7 @@ class ArraySource:
         """
         self.spec = spec
         self.identity = identity
+        self.meaning = meaning
         self._load = load
         self._order = list(order)
         self._array = loaded
@@ -398,6 +400,10 @@ class ArraySource:
             self._array = self._load()
         stored = np.stack([self._array[i, y, x] for i in self._order]).astype(self.spec.dtype, copy=False)
         return stored, flags_of(stored, self.spec)
+
+    def defects(self, y: slice, x: slice) -> Mask | None:
+        """None: see `Source.defects`."""
+        return None
 
     def close(self) -> None:
         self._array = None

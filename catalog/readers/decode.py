@@ -14,6 +14,7 @@ import numpy as np
 
 from hypermend.catalog.arrays import F64, Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.readers.bands import Band
 
 STORED_ATTR = "hypermend:stored"
@@ -44,6 +45,7 @@ class DecodedSource:
         self.windowed: bool = source.windowed
         self.identity: str = source.identity
         self.lonlat: LonLat | None = source.lonlat
+        self.meaning: Meaning = source.meaning
 
     def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """(bands, h, w) float32 physical values and (h, w) flags."""

@@ -23,10 +23,10 @@ from hypermend.catalog.arrays import F64
 from hypermend.catalog.errors import ArchiveError, BadAsset, Refused
 from hypermend.catalog.grids import footprint, transform_point
 from hypermend.catalog.readers.enmap_metadata import read_metadata
-from hypermend.catalog.readers.hdf import start_time
 from hypermend.catalog.readers.header import Header, read_header
 from hypermend.catalog.readers.landsat_mtl import parse_mtl
-from hypermend.catalog.readers.mat import layout_of, shares_file
+from hypermend.catalog.readers.matlab.file import MatFile
+from hypermend.catalog.readers.matlab.layouts import pick_layout, shares_file
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import sensor as sensor_table
@@ -193,13 +193,13 @@ class _SceneBuilder:
     def _single_file_scene(self, path: Path, media_type: str) -> Scene:
         asset = Asset(key="data", href=str(path), roles=("data",), media_type=media_type)
         if path.suffix.lower() == ".mat":
-            layout = layout_of(asset, sensor_table(self.sensor), AssetFetcher())
+            table = sensor_table(self.sensor)
+            layout = pick_layout(MatFile(asset, AssetFetcher()), table, table.name, None)
             # one file can hold the cubes of two instruments: each scene has an id of its own
             id = f"{path.stem}-{self.sensor}" if shares_file(layout) else path.stem
             facts = {"hypermend:mat_key": layout.cube}
             return self._scene(id, _mtime(path), {"data": asset}, properties={**MTIME, **facts})
-        when = _parse_time(start_time(asset, AssetFetcher()) or "")
-        return self._scene(path.stem, when or _mtime(path), {"data": asset}, properties={} if when else MTIME)
+        return self._scene(path.stem, _mtime(path), {"data": asset}, properties=MTIME)
 
     def _envi_scene(self, folder: Path, name: str, names: Sequence[str]) -> Scene:
         stem = Path(name).stem

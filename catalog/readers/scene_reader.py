@@ -18,8 +18,8 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadAsset, BadCube
 from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.readers.envi import open_envi
-from hypermend.catalog.readers.hdf import open_hdf
-from hypermend.catalog.readers.mat import open_mat
+from hypermend.catalog.readers.hierarchical.reader import open_hdf
+from hypermend.catalog.readers.matlab.reader import open_mat
 from hypermend.catalog.readers.png import open_png
 from hypermend.catalog.readers.tiff import open_tiff
 from hypermend.catalog.scene import Asset, Scene, is_data

@@ -1,0 +1,1 @@
+"""HDF5, NetCDF-4 and Zarr: files of groups and arrays. `reader` opens a scene with the layout that fits."""

@@ -1,0 +1,98 @@
+"""The variables of a .mat file: v5 read whole by SciPy, v7.3 (which is HDF5 with reversed axes) by h5py."""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hypermend.catalog.arrays import Stored
+from hypermend.catalog.errors import BadAsset, Refused
+from hypermend.catalog.readers.hierarchical.file import as_text, open_file, require
+from hypermend.catalog.scene import Asset
+from hypermend.catalog.storage.fetch import AssetFetcher
+from hypermend.catalog.storage.hrefs import shown
+
+BYTES = {"double": 8, "single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
+"""Bytes of a number, by MATLAB class."""
+DTYPES = {"double": "float64", "single": "float32"}
+_HEADER_BYTES = 128
+_READ_ERRORS = (ValueError, TypeError, KeyError, OSError, NotImplementedError, zlib.error)
+"""Errors of SciPy for a damaged file, or one that is not MATLAB's."""
+
+
+class MatFile:
+    """Variables of a .mat file, v5 or v7.3: name -> (MATLAB shape, MATLAB class)."""
+
+    def __init__(self, asset: Asset, fetcher: AssetFetcher) -> None:
+        self.where = shown(asset.href)
+        self.asset, self.fetcher = asset, fetcher
+        self.body: Path | io.BytesIO | None = None
+        self.v73 = _is_v73(asset, fetcher)
+        if self.v73:
+            self.variables = _hdf5_variables(asset, fetcher)
+            return
+        from scipy.io import whosmat  # takes half a second to import; other readers do not need it
+
+        self.body = fetcher.fetch(asset.href)
+        try:
+            self.variables = {n: (tuple(s), c) for n, s, c in whosmat(self._stream())}
+        except _READ_ERRORS as e:
+            raise BadAsset(f"{self.where}: is no MATLAB v5 file: {e}") from e
+
+    def _stream(self) -> Any:
+        """A path, or the bytes from their start."""
+        if isinstance(self.body, io.BytesIO):
+            self.body.seek(0)
+        return self.body
+
+    def load(self, name: str) -> Stored:
+        """A variable in MATLAB's axis order."""
+        if self.v73:
+            with open_file(self.asset, self.fetcher) as file:
+                return np.asarray(require(file, name, self.where)[()]).T
+        from scipy.io import loadmat
+
+        try:
+            return np.asarray(loadmat(self._stream(), variable_names=[name])[name])
+        except _READ_ERRORS as e:
+            raise BadAsset(f"{self.where}: {name} cannot be read: {e}") from e
+
+    def check_bytes(self, name: str) -> None:
+        """Refuse a variable that is too large to be read whole."""
+        shape, kind = self.variables[name]
+        declared = math.prod(shape) * BYTES.get(kind, 8)
+        if declared > self.fetcher.max_bytes:
+            raise Refused(
+                f"{self.where}: {name} holds {declared} bytes, read whole, the limit is {self.fetcher.max_bytes}"
+            )
+
+    def contents(self) -> str:
+        """Variables with shape and class, for messages."""
+        return ", ".join(f"{n} {' x '.join(map(str, s))} {c}" for n, (s, c) in sorted(self.variables.items())) or "none"
+
+
+def _hdf5_variables(asset: Asset, fetcher: AssetFetcher) -> Mapping[str, tuple[tuple[int, ...], str]]:
+    """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
+    with open_file(asset, fetcher) as file:
+        members = {n: file[n] for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)}
+        datasets = {n: member for n, member in members.items() if isinstance(member, h5py.Dataset)}
+        return {n: (tuple(reversed(dataset.shape)), _matlab_class(dataset)) for n, dataset in datasets.items()}
+
+
+def _matlab_class(item: Any) -> str:
+    return as_text(item.attrs.get("MATLAB_class", b"")) or str(item.dtype)
+
+
+def _is_v73(asset: Asset, fetcher: AssetFetcher) -> bool:
+    """Whether the text at the start of the file says v7.3."""
+    head = fetcher.head(asset.href, _HEADER_BYTES)
+    if not head.startswith(b"MATLAB "):
+        raise BadAsset(f"{shown(asset.href)}: is no MATLAB file (v5 or v7.3); v4 is not read")
+    return head.startswith(b"MATLAB 7.3")
