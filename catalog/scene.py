@@ -15,8 +15,8 @@ AUTO = "auto"
 SENSOR_FROM = "hypermend:sensor_from"
 """Property of an item whose sensor is the user's word (`USER`) or that of the files (`FILES`), not the item's own."""
 TIME_FROM = "hypermend:datetime_from"
-"""The same for its time, which may also be `UNKNOWN`, or `MTIME` where the user allowed that."""
-FILES, UNKNOWN, USER, MTIME = "files", "unknown", "user", "mtime"
+"""The same for its time, which may also be `UNKNOWN`, a `GUESS`, or `MTIME` where the user allowed that."""
+FILES, UNKNOWN, USER, GUESS, MTIME = "files", "unknown", "user", "guess", "mtime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class Scene:
 
     @property
     def trusted_datetime(self) -> datetime | None:
-        """The time, unless it is unknown or that of a file's last change: only such a time may pair two scenes."""
-        return None if self.properties.get(TIME_FROM) == MTIME else self.datetime
+        """The time, unless it is unknown or only a guess: only such a time may pair two scenes."""
+        return None if self.properties.get(TIME_FROM) in (GUESS, MTIME) else self.datetime
 
 
 def is_data(roles: Sequence[str], media_type: str | None, key: str) -> bool:

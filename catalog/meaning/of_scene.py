@@ -12,7 +12,7 @@ from typing import Any
 
 from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
-from hypermend.catalog.scene import AUTO, FILES, MTIME, SENSOR_FROM, TIME_FROM, UNKNOWN, USER, Asset, Scene
+from hypermend.catalog.scene import AUTO, FILES, GUESS, MTIME, SENSOR_FROM, TIME_FROM, UNKNOWN, USER, Asset, Scene
 
 USER_PROPERTIES = {
     Field.QUANTITY: "hypermend:quantity",
@@ -54,7 +54,7 @@ def item_statements(scene: Scene) -> list[Statement]:
     if scene.sensor != AUTO and sensor_from != FILES:
         source, where = (Source.USER, "--sensor") if sensor_from == USER else (Source.STAC_ITEM, "its platform")
         said.add(Field.SENSOR, scene.sensor, source, where)
-    if time_from != FILES:
+    if time_from not in (FILES, GUESS):
         source, where = _TIME_SOURCES.get(time_from, (Source.STAC_ITEM, "datetime"))
         said.add(Field.DATETIME, scene.datetime, source, where)
     return list(said)
@@ -78,7 +78,9 @@ def completed(scene: Scene, sensor: str, meaning: Meaning) -> Scene:
             properties[name] = UNKNOWN if name == TIME_FROM else FILES
         elif found.source is not Source.STAC_ITEM:
             properties[name] = _ORIGINS.get(found.source, FILES)
+    if properties.get(TIME_FROM) == GUESS and scene.properties.get(TIME_FROM) == MTIME:
+        properties[TIME_FROM] = MTIME
     return replace(scene, sensor=sensor, datetime=meaning.get(Field.DATETIME), properties=properties)
 
 
-_ORIGINS = {Source.USER: USER, Source.GUESS: MTIME}
+_ORIGINS = {Source.USER: USER, Source.GUESS: GUESS}

@@ -25,6 +25,8 @@ from hypermend.catalog.sensors import Sensor
 RANGE_SLACK_NM = 50.0
 NEAREST_NM = 25.0
 """A file's band that lies farther from every band of the sensor table is none of that sensor."""
+SAME_ORDER_NM = 5.0
+"""A file whose centres differ less from the table's, one by one, lists its bands in the order of the table."""
 SOURCES_ATTR = "sources"
 """Attribute of a cube: {field: source} of everything that was resolved."""
 UNITS = {"reflectance": "1", "counts": "1", "radiance": "W m-2 sr-1 um-1"}
@@ -250,7 +252,7 @@ def _detectors(table: Sensor, wavelength_nm: Sequence[float], nearest: Sequence[
     if len(detectors) == 1:
         return detectors * len(wavelength_nm)
     centres = np.asarray(wavelength_nm)
-    if len(centres) == table.bands and np.all(np.abs(centres - np.asarray(table.wavelength_nm)) < RANGE_SLACK_NM):
+    if len(centres) == table.bands and np.all(np.abs(centres - np.asarray(table.wavelength_nm)) < SAME_ORDER_NM):
         return list(table.detector)
     runs = np.concatenate([[0], np.cumsum(np.diff(centres) < 0)])
     if runs[-1] + 1 == len(detectors):

@@ -1,85 +1,87 @@
 """ENVI: a raw file and its .hdr (wavelength, fwhm, bbl, data ignore value, map info), bsq, bil or bip, read by GDAL.
 
+GDAL gets a header that holds only the layout, beside a link to the data: which file it reads, and how, is decided here.
 A remote file is fetched whole, header and data, under the size limit.
 """
 
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from hypermend.catalog.arrays import Flags, LonLat, Stored
+from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
 from hypermend.catalog.band_names import match_band
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import BadAsset, Refused
+from hypermend.catalog.meaning.instrument import instrument
+from hypermend.catalog.meaning.of_scene import item_statements, stac_statements, user_statements
+from hypermend.catalog.meaning.resolve import Meaning, resolve
+from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.readers.bands import (
     Band,
-    PixelFormat,
     by_count,
     by_name,
     by_wavelength,
-    default_fill,
     flags_of,
     make_spec,
+    pixel_format,
     select_bands,
 )
+from hypermend.catalog.readers.decode import decoded
+from hypermend.catalog.readers.profile import file_name
+from hypermend.catalog.readers.raster.companions import declared_layout
+from hypermend.catalog.readers.raster.envi_header import header_statements, parse_header
+from hypermend.catalog.readers.raster.groups import unidentified
+from hypermend.catalog.readers.raster.sidecar import header_text
 from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.sensors import Sensor
+from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, shown
 
-# ENVI data type -> NumPy; complex types hold no image
-DTYPES = {1: "uint8", 2: "int16", 3: "int32", 4: "float32", 5: "float64", 12: "uint16", 13: "uint32"}
-_TO_NM = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3, "µm": 1e3}
-HEADER_BYTES = 16 << 20
+_LAYOUT = ("samples", "lines", "bands", "header offset", "data type", "interleave", "byte order")
+_PLACE = ("map info", "coordinate system string", "projection info")
 
 
 def open_envi(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
-) -> EnviSource:
+    scene: Scene,
+    assets: Sequence[Asset],
+    fetcher: AssetFetcher,
+    *,
+    tables: SensorTables = SHIPPED,
+    bands: Sequence[str] | None = None,
+) -> Any:
     """An ENVI image; see `scene_reader.open_scene`."""
+    label = f"scene {scene.id}"
     data, header = _data_and_header(scene, assets)
     identity = fetcher.identity([data, header])
-    fields = parse_header(_header_text(header, AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES)))
-    where = shown(header.href)
-    lines, columns, count = (_int_field(fields, k, where) for k in ("lines", "samples", "bands"))
-    kind = _int_field(fields, "data type", where)
-    if kind not in DTYPES:
-        raise BadAsset(f"{where}: data type {kind}; {', '.join(f'{k} ({v})' for k, v in DTYPES.items())} are read")
-    dtype = DTYPES[kind]
-    _check_length(
-        data, fetcher, lines * columns * count * np.dtype(dtype).itemsize + int(fields.get("header offset", 0))
-    )
-    file_bands = _bands(fields, table, count, where)
-    picked = select_bands(file_bands, bands, f"scene {scene.id}")
-    crs, transform = _georeference(data, header, fetcher)
-    ignored = fields.get("data ignore value")
-    scale = float(fields.get("reflectance scale factor", 0)) or None
-    pixels = PixelFormat(
-        dtype=dtype,
-        fill=default_fill(dtype, float(ignored) if ignored is not None else data.nodata),
-        scale_factor=1 / scale if scale is not None else data.scale or 1.0,
-        add_offset=data.offset or 0.0,
-        quantity=str(
-            scene.properties.get("hypermend:quantity", "reflectance" if scale is not None else table.quantity)
-        ),
-        crs=crs,
-        transform=transform,
-    )
-    spec, order = make_spec([file_bands[i] for i in picked], (lines, columns), pixels, sensor=table.name)
-    return EnviSource(spec, identity, data, header, fetcher, [picked[i] + 1 for i in order])
+    where = file_name(header)
+    fields = parse_header(header_text(header, fetcher))
+    (count, lines, columns), dtype, declared = declared_layout(fields, where)
+    _check_length(data, fetcher, declared)
+    said = Statements([*user_statements(scene), *item_statements(scene), *stac_statements(scene, [data])])
+    said.extend(header_statements(fields, count, Source.FILE, where))
+    meaning = resolve(said, label=label)
+    sensor, table = instrument(meaning, tables)
+    file_bands = _bands(meaning, fields, table, count, f"{label}, {where}")
+    picked = select_bands(file_bands, bands, label)
+    crs, transform = _georeference(fields, header)
+    if crs is None and meaning.get(Field.CRS) is None:
+        transform = None
+    pixels, file_bands = pixel_format(meaning, file_bands, dtype=dtype, crs=crs, transform=transform)
+    spec, order = make_spec([file_bands[i] for i in picked], (lines, columns), pixels, sensor=sensor)
+    order = [picked[i] for i in order]
+    local = _LocalCopy(data, fields, fetcher)
+    source = EnviSource(spec, identity, meaning, local, [i + 1 for i in order])
+    return decoded(source, [file_bands[i] for i in order])
 
 
 class EnviSource:
@@ -88,18 +90,13 @@ class EnviSource:
     lonlat: LonLat | None = None
 
     def __init__(
-        self,
-        spec: CubeSpec,
-        identity: str,
-        data: Asset,
-        header: Asset,
-        fetcher: AssetFetcher,
-        file_bands: Sequence[int],
+        self, spec: CubeSpec, identity: str, meaning: Meaning, local: _LocalCopy, file_bands: Sequence[int]
     ) -> None:
         self.spec = spec
         self.identity = identity
-        self.windowed = not is_remote(data.href)
-        self._local = _LocalCopy(data, header, fetcher)
+        self.meaning = meaning
+        self.windowed = not is_remote(local.data.href)
+        self._local = local
         self._file_bands = list(file_bands)
         self._dataset: Any = None
 
@@ -116,6 +113,10 @@ class EnviSource:
         stored = stored.astype(self.spec.dtype, copy=False)
         return stored, flags_of(stored, self.spec)
 
+    def defects(self, y: slice, x: slice) -> Mask | None:
+        """None: an ENVI image marks none."""
+        return None
+
     def close(self) -> None:
         if self._dataset is not None:
             self._dataset.close()
@@ -124,22 +125,21 @@ class EnviSource:
 
 
 class _LocalCopy:
-    """Header and data side by side on this machine, as GDAL requires."""
+    """Header and data side by side on this machine, as GDAL requires: a local file is linked."""
 
-    def __init__(self, data: Asset, header: Asset, fetcher: AssetFetcher) -> None:
-        self.data, self.header, self._fetcher = data, header, fetcher
+    def __init__(self, data: Asset, fields: Mapping[str, str], fetcher: AssetFetcher) -> None:
+        self.data, self._fields, self._fetcher = data, fields, fetcher
         self._folder: Path | None = None
 
     def path(self) -> str:
-        if not is_remote(self.data.href):
-            return self.data.href
         if self._folder is None:
+            body = self._fetcher.fetch(self.data.href)
             self._folder = Path(tempfile.mkdtemp(prefix="hypermend-envi-"))
-            for asset, name in ((self.header, "image.hdr"), (self.data, "image.img")):
-                body = self._fetcher.fetch(asset.href)
-                (self._folder / name).write_bytes(
-                    body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()
-                )
+            (self._folder / "image.hdr").write_text(_header_of(self._fields, _LAYOUT), encoding="latin-1")
+            if isinstance(body, io.BytesIO):
+                (self._folder / "image.img").write_bytes(body.getbuffer())
+            else:
+                (self._folder / "image.img").symlink_to(body.resolve())
         return str(self._folder / "image.img")
 
     def close(self) -> None:
@@ -148,21 +148,16 @@ class _LocalCopy:
             self._folder = None
 
 
-def parse_header(text: str) -> dict[str, str]:
-    """`key = value` and `key = { ... }` of an ENVI header; keys in lower case.
-
-    Raises:
-        BadAsset: the text does not begin with ENVI.
-    """
-    if not text.lstrip("\ufeff").startswith("ENVI"):
-        raise BadAsset("an ENVI header begins with the word ENVI; this one does not")
-    pairs = re.findall(r"^\s*([^=;\n{}]+?)\s*=\s*(\{[^}]*\}|[^\n]*)", text, re.M)
-    return {key.lower(): value.strip().strip("{}").strip() for key, value in pairs}
+def _header_of(fields: Mapping[str, str], keys: Sequence[str], **others: object) -> str:
+    """Text of an ENVI header with some of the fields."""
+    lists = {"map info", "coordinate system string", "projection info"}
+    kept = {k: f"{{{fields[k]}}}" if k in lists else fields[k] for k in keys if k in fields}
+    return "ENVI\n" + "".join(f"{k} = {v}\n" for k, v in {**kept, **others}.items())
 
 
 def _data_and_header(scene: Scene, assets: Sequence[Asset]) -> tuple[Asset, Asset]:
     """Data file and header of the scene."""
-    headers = [a for a in scene.assets.values() if _path(a).lower().endswith(".hdr")]
+    headers = [a for a in scene.assets.values() if file_name(a).lower().endswith(".hdr")]
     bodies = [a for a in assets if a not in headers]
     if len(headers) != 1 or len(bodies) != 1:
         names = ", ".join(shown(a.href) for a in (*bodies, *headers))
@@ -170,58 +165,32 @@ def _data_and_header(scene: Scene, assets: Sequence[Asset]) -> tuple[Asset, Asse
     return bodies[0], headers[0]
 
 
-def _path(asset: Asset) -> str:
-    return urlsplit(asset.href).path if is_remote(asset.href) else asset.href
-
-
-def _header_text(header: Asset, fetcher: AssetFetcher) -> str:
-    body = fetcher.fetch(header.href)
-    return body.getvalue().decode("latin-1") if isinstance(body, io.BytesIO) else body.read_text(encoding="latin-1")
-
-
-def _int_field(fields: Mapping[str, str], key: str, where: str) -> int:
-    try:
-        return int(fields[key])
-    except (KeyError, ValueError) as e:
-        raise BadAsset(f"{where}: {key!r} is {fields.get(key, 'missing')!r}, a whole number is needed") from e
-
-
-def _number_list(fields: Mapping[str, str], key: str, count: int, where: str) -> list[float] | None:
-    if key not in fields:
-        return None
-    try:
-        values = [float(v) for v in fields[key].replace("\n", " ").split(",") if v.strip()]
-    except ValueError as e:
-        raise BadAsset(f"{where}: {key!r} holds something that is no number: {e}") from e
-    if len(values) != count:
-        raise BadAsset(f"{where}: {key!r} has {len(values)} values, the image has {count} bands")
-    return values
-
-
-def _bands(fields: Mapping[str, str], table: Sensor, count: int, where: str) -> list[Band]:
-    centres = _number_list(fields, "wavelength", count, where)
+def _bands(meaning: Meaning, fields: Mapping[str, str], table: Sensor | None, count: int, where: str) -> list[Band]:
+    """Bands of the image, in its order."""
     names = [n.strip() for n in fields["band names"].split(",")] if "band names" in fields else None
-    if centres is None:
-        if names is not None and len(names) == count and all(match_band(n, table) for n in names):
-            return by_name(table, names, where)
-        return by_count(table, count, where)
-    unit = fields.get("wavelength units", "unknown").lower()
-    # many headers omit the unit; no optical band lies below 100 nm or above 100 um
-    factor = _TO_NM.get(unit, 1e3 if max(centres) < 100 else 1.0)
-    widths, bbl = _number_list(fields, "fwhm", count, where), _number_list(fields, "bbl", count, where)
-    return by_wavelength(
-        table,
-        [c * factor for c in centres],
-        where,
-        fwhm_nm=None if widths is None else [w * factor for w in widths],
-        good=None if bbl is None else [b != 0 for b in bbl],
-    )
+    if names is not None and (len(names) != count or not all(names)):
+        names = None
+    centres = meaning.get(Field.WAVELENGTH)
+    if centres is not None:
+        if len(centres) != count:
+            told = meaning.resolved[Field.WAVELENGTH]
+            raise BadAsset(f"{where}: {len(centres)} wavelengths by {told}, the image has {count} bands")
+        return by_wavelength(table, centres, where, fwhm_nm=meaning.get(Field.FWHM), good=meaning.get(Field.GOOD))
+    unit = fields.get("wavelength units", "")
+    hint = f"; its 'wavelength units' are {unit!r}, which are no lengths" if unit and "wavelength" in fields else ""
+    if table is None:
+        raise BadAsset(f"{where}: {unidentified(count, names)}{hint}")
+    if names is not None and all(match_band(n, table) for n in names):
+        return by_name(table, names, where)
+    return by_count(table, count, where)
 
 
 def _check_length(data: Asset, fetcher: AssetFetcher, declared: int) -> None:
     size = fetcher.stat(data.href).size
-    if size is not None and size < declared:
-        raise BadAsset(f"{shown(data.href)}: {size} bytes, its header declares {declared}; truncated or a wrong header")
+    if size is not None and size != declared:
+        raise BadAsset(
+            f"{shown(data.href)}: {size} bytes, its header declares {declared}; truncated, or a header of another file"
+        )
     if is_remote(data.href) and declared > fetcher.max_bytes:
         raise Refused(f"{shown(data.href)}: {declared} bytes, fetched whole, the limit is {fetcher.max_bytes}")
 
@@ -233,25 +202,21 @@ def _open_dataset(path: str) -> Any:
 
 
 def _georeference(
-    data: Asset, header: Asset, fetcher: AssetFetcher
+    fields: Mapping[str, str], header: Asset
 ) -> tuple[str | None, tuple[float, float, float, float, float, float] | None]:
-    """CRS and transform as GDAL reads them from the header's map info.
-
-    Only the header matters: GDAL opens a copy of it beside a dummy data file.
-    """
+    """CRS and transform as GDAL reads them from the header's map info, beside a dummy of one pixel."""
+    size = {"samples": 1, "lines": 1, "bands": 1, "data type": 1, "interleave": "bsq", "header offset": 0}
     with tempfile.TemporaryDirectory(prefix="hypermend-envi-") as folder:
-        text = _header_text(header, AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES))
-        sized = re.sub(r"(?mi)^\s*(bands|lines|samples)\s*=.*$", r"\1 = 1", text)
-        sized = re.sub(r"(?mis)^\s*(wavelength|fwhm|bbl|band names)\s*=\s*\{[^}]*\}", "", sized)
-        sized = re.sub(r"(?mi)^\s*header offset\s*=.*$", "header offset = 0", sized)
-        (Path(folder) / "image.hdr").write_text(sized, encoding="latin-1")
+        (Path(folder) / "image.hdr").write_text(_header_of(fields, _PLACE, **size), encoding="latin-1")
         (Path(folder) / "image.img").write_bytes(bytes(16))
         try:
             with _open_dataset(str(Path(folder) / "image.img")) as dataset:
+                transform = dataset.transform
+                a, b, c, d, e, f = transform[:6]
+                place = None if transform.is_identity else (a, b, c, d, e, f)
                 if dataset.crs is None:
-                    return None, None
+                    return None, place
                 epsg = dataset.crs.to_epsg()
-                a, b, c, d, e, f = dataset.transform[:6]
-                return (f"EPSG:{epsg}" if epsg else dataset.crs.to_wkt()), (a, b, c, d, e, f)
+                return (f"EPSG:{epsg}" if epsg else dataset.crs.to_wkt()), place
         except RasterioError as error:
             raise BadAsset(f"{shown(header.href)}: its header cannot be read: {error}") from error

@@ -1,17 +1,17 @@
-"""Scenes of a folder without STAC: grouping of its files, time and footprint of each scene.
+"""Scenes of a folder without STAC: grouping of its files, then time, sensor and footprint from the files themselves.
 
-The tiles of one acquisition (same time tag, reference system, pixel and bands, on one grid) are one scene; so are the
-numbered PNGs of a folder, and the GeoTIFFs of a one-file-per-band delivery with its MTL file. Every other file that
-a reader knows is a scene of its own.
+Product profiles take the files of their products out of a folder first. Of the rest, the tiles of one acquisition (same
+time tag, reference system, pixel and bands, on one grid) are one scene; so are the numbered PNGs of a folder, and files
+of one band each whose names differ in the band. Every other file that a reader knows is a scene of its own.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,37 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from hypermend.catalog.arrays import F64
-from hypermend.catalog.errors import ArchiveError, BadAsset, Refused
+from hypermend.catalog.errors import ArchiveError, BadAsset
 from hypermend.catalog.grids import footprint, transform_point
-from hypermend.catalog.readers.enmap_metadata import read_metadata
-from hypermend.catalog.readers.header import Header, read_header
-from hypermend.catalog.readers.landsat_mtl import parse_mtl
+from hypermend.catalog.meaning.instrument import UNNAMED
+from hypermend.catalog.meaning.of_scene import completed
+from hypermend.catalog.meaning.overrides import Overrides
+from hypermend.catalog.meaning.statement import Field
+from hypermend.catalog.readers.likely import likely_sensors
 from hypermend.catalog.readers.matlab.file import MatFile
 from hypermend.catalog.readers.matlab.layouts import pick_layout, shares_file
-from hypermend.catalog.readers.scene_reader import open_scene
-from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.sensors import sensor as sensor_table
+from hypermend.catalog.readers.products.registry import deliveries
+from hypermend.catalog.readers.products.safe import is_safe
+from hypermend.catalog.readers.profile import TIFF_MEDIA, image_asset, metadata_asset
+from hypermend.catalog.readers.raster.companions import data_file, is_header_of_tiff
+from hypermend.catalog.readers.raster.header import Header, read_header
+from hypermend.catalog.readers.scene_reader import Source, open_scene
+from hypermend.catalog.scene import AUTO, SENSOR_FROM, USER, Asset, Scene
+from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
 
-MTIME = {"hypermend:datetime_from": "mtime"}
 _PER_BAND = re.compile(r"^(?P<stem>.+)_B(?P<band>\d{1,3}[A-Z]?)(?P<level>_L1[A-Z]+)?\.tiff?$", re.I)
-_MTL = re.compile(r"^(?P<stem>.+)_MTL(?P<level>_L1[A-Z]+)?\.txt$", re.I)
 _PNG = re.compile(r"^.*?(\d+)\.png$", re.I)
+_TIFF = re.compile(r"\.(tiff?|jp2)$", re.I)
 _MEDIA_TYPES = {
     ".mat": "application/x-matlab-data",
     ".h5": "application/x-hdf5",
     ".he5": "application/x-hdf5",
+    ".hdf5": "application/x-hdf5",
     ".nc": "application/x-netcdf",
+    ".nc4": "application/x-netcdf",
+    ".zarr": "application/vnd.zarr",
 }
-_TIFF_MEDIA = "image/tiff; application=geotiff"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,66 +61,125 @@ class Skipped:
     reason: str
 
 
-def from_folder(path: str | Path, *, sensor: str, collection: str) -> Iterator[Scene | Skipped]:
-    """Scenes of all files under `path`, in the order of their names.
+def from_folder(
+    path: str | Path,
+    *,
+    sensor: str = AUTO,
+    collection: str | None = None,
+    overrides: Overrides | None = None,
+    tables: SensorTables = SHIPPED,
+) -> Iterator[Scene | Skipped]:
+    """Scenes of all files under `path`, in the order of their names; or the scene of one file.
+
+    Args:
+        sensor: name of the instrument; `AUTO` to find it in the files.
+        collection: None for the name of each scene's sensor.
+        overrides: the user's word about all scenes.
+        tables: of the sensors.
 
     Raises:
-        BadAsset: no such folder.
+        BadAsset: no such folder or file.
         BadSensor: no such sensor.
     """
-    table = sensor_table(sensor)
+    if sensor not in (AUTO, UNNAMED):
+        sensor = tables.sensor(sensor).name
     root = Path(path).resolve()
-    if not root.is_dir():
-        raise BadAsset(f"{path}: no such folder")
-    builder = _SceneBuilder(sensor=table.name, collection=collection)
-    for folder, names in _folders(root):
-        yield from builder.scenes(folder, names)
+    builder = _SceneBuilder(
+        sensor=sensor, collection=collection, overrides=overrides or Overrides(), tables=tables
+    )
+    if root.is_dir():
+        for folder, names in _folders(root):
+            yield from builder.scenes(folder, names)
+    elif root.is_file():
+        yield from builder.scenes_of_file(root)
+    else:
+        raise BadAsset(f"{path}: no such folder or file")
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder with its files, sorted; hidden ones left out; links to folders not followed."""
+    """Every folder with its files, sorted; hidden ones left out; links to folders not followed.
+
+    The files below a SAFE folder are its own; a Zarr store counts as a file.
+    """
+    if is_store(root):
+        yield root.parent, [root.name]
+        return
     for folder, inside, names in os.walk(root):
+        here = Path(folder)
+        visible = sorted(n for n in names if not n.startswith("."))
         inside[:] = sorted(d for d in inside if not d.startswith("."))
-        yield Path(folder), sorted(n for n in names if not n.startswith("."))
+        if is_safe(here, visible):
+            below = (p.relative_to(here) for p in here.rglob("*") if p.is_file())
+            visible = sorted(p.as_posix() for p in below if not any(part.startswith(".") for part in p.parts))
+            inside[:] = []
+        stores = [d for d in inside if is_store(here / d)]
+        inside[:] = [d for d in inside if d not in stores]
+        yield here, sorted([*visible, *stores])
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a Zarr store."""
+    return folder.suffix.lower() == ".zarr" or any((folder / n).is_file() for n in ("zarr.json", ".zgroup"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _SceneBuilder:
-    """Makes the scenes of one sensor and collection from files, folder by folder."""
+    """Makes the scenes of one collection from files, folder by folder."""
 
     sensor: str
-    collection: str
+    collection: str | None
+    overrides: Overrides
+    tables: SensorTables
     first_file: dict[str, str] = field(default_factory=dict)
     """First file of each scene, by scene id."""
+
+    def scenes_of_file(self, path: Path) -> Iterator[Scene | Skipped]:
+        """The scene that a file belongs to."""
+        folder = next((p for p in path.parents if p.suffix.upper() == ".SAFE"), path.parent)
+        names = next(names for here, names in _folders(folder) if here == folder)
+        file = path.relative_to(folder).as_posix()
+        for delivery in deliveries(folder, names):
+            if file in delivery.files:
+                yield from self.scenes(folder, delivery.files)
+                return
+        if _PNG.match(file):
+            yield from self.scenes(folder, [n for n in names if _PNG.match(n)])
+            return
+        stem = file.removesuffix(path.suffix) if path.suffix.lower() == ".hdr" else Path(file).stem
+        beside = [n for n in names if n == file or (Path(n).stem in (stem, file) or n == stem)]
+        if path.suffix.lower() != ".hdr":  # its header and its mask, but no other image of its name
+            beside = [n for n in beside if n == file or Path(n).suffix.lower() in (".hdr", ".msk")]
+        yield from self.scenes(folder, beside)
 
     def scenes(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
         """The scenes of the files of one folder."""
         rest = list(names)
+        for delivery in deliveries(folder, rest):
+            rest = [n for n in rest if n not in delivery.files]
+            if delivery.refusal is not None:
+                yield Skipped(id=delivery.id, reason=delivery.refusal)
+            else:
+                yield from self._or_skipped(delivery.id, partial(self._scene, delivery.id, delivery.assets))
         pngs = [n for n in rest if _PNG.match(n)]
         if len(pngs) > 1:
             rest = [n for n in rest if n not in pngs]
-            yield from self._or_skipped(folder.name, lambda: [self._png_scene(folder, pngs)])
-        for stem, files in _per_band_deliveries(rest).items():
+            yield from self._or_skipped(folder.name, partial(self._png_scene, folder, pngs))
+        for stem, files in _per_band_files(rest).items():
             rest = [n for n in rest if n not in files]
-            yield from self._or_skipped(stem, lambda s=stem, f=files: [self._per_band_scene(folder, s, f)])
-        tiffs = [n for n in rest if re.search(r"\.(tiff?|jp2)$", n, re.I)]
-        if spectral := [n for n in tiffs if "SPECTRAL_IMAGE" in n]:  # EnMAP delivery: its quality layers are no scenes
-            tiffs = spectral
-        yield from self._tiff_scenes(folder, tiffs)
+            yield from self._or_skipped(stem, partial(self._per_band_scene, folder, stem, files))
+        yield from self._tiff_scenes(folder, [n for n in rest if _TIFF.search(n)], names)
         for name in rest:
             suffix = Path(name).suffix.lower()
-            if suffix in _MEDIA_TYPES:
-                yield from self._or_skipped(
-                    name, lambda n=name, s=suffix: [self._single_file_scene(folder / n, _MEDIA_TYPES[s])]
-                )
-            elif suffix == ".hdr":
-                yield from self._or_skipped(name, lambda n=name: [self._envi_scene(folder, n, names)])
+            if suffix in _MEDIA_TYPES or is_store(folder / name):
+                media = _MEDIA_TYPES.get(suffix, _MEDIA_TYPES[".zarr"])
+                yield from self._or_skipped(name, partial(self._single_file_scene, folder / name, media))
+            elif suffix == ".hdr" and not is_header_of_tiff(name, names):
+                yield from self._or_skipped(name, partial(self._envi_scene, folder, name, names))
 
-    def _or_skipped(self, id: str, make: Any) -> Iterator[Scene | Skipped]:
-        """The scenes that `make` returns, or one Skipped with the error."""
+    def _or_skipped(self, id: str, make: Callable[[], Scene]) -> Iterator[Scene | Skipped]:
+        """The scene that `make` returns, or one Skipped with the error."""
         try:
-            for scene in [_completed(scene) for scene in make()]:
-                yield self._unless_duplicate(scene)
+            yield self._unless_duplicate(self._completed(make()))
         except ArchiveError as e:
             yield Skipped(id=id, reason=str(e))
         except (ValueError, TypeError, KeyError) as e:  # a header with text where a number belongs
@@ -126,111 +193,119 @@ class _SceneBuilder:
             return scene
         return Skipped(id=scene.id, reason=f"{where} and {first} have the same name; catalogue them as two collections")
 
-    def _tiff_scenes(self, folder: Path, names: Sequence[str]) -> Iterator[Scene | Skipped]:
-        groups: dict[Any, list[tuple[str, Header]]] = {}
+    def _tiff_scenes(self, folder: Path, names: Sequence[str], beside: Sequence[str]) -> Iterator[Scene | Skipped]:
+        groups: dict[Any, list[Header]] = {}
         for name in names:
-            asset = Asset(key=Path(name).stem, href=str(folder / name), roles=("data",), media_type=_TIFF_MEDIA)
             try:
-                header = read_header(asset, AssetFetcher())
+                header = read_header(image_asset(folder, name, Path(name).stem), AssetFetcher())
             except (ArchiveError, ValueError, TypeError, KeyError) as e:
                 yield Skipped(id=Path(name).stem, reason=f"its header cannot be read: {e}")
                 continue
-            groups.setdefault(_acquisition_key(header) or name, []).append((name, header))
+            groups.setdefault(_acquisition_key(header) or name, []).append(header)
         for group in groups.values():
-            yield from self._or_skipped(group[0][0], lambda g=group: [self._mosaic_scene(folder, g)])
+            yield from self._or_skipped(group[0].asset.key, partial(self._mosaic_scene, folder, group, beside))
 
-    def _mosaic_scene(self, folder: Path, group: Sequence[tuple[str, Header]]) -> Scene:
-        headers = [h for _, h in group]
-        stems = [Path(n).stem for n, _ in group]
-        when, dated = _acquisition_time(headers[0], folder / group[0][0])
+    def _mosaic_scene(self, folder: Path, headers: Sequence[Header], beside: Sequence[str]) -> Scene:
+        stems = [h.asset.key for h in headers]
         id = stems[0]
         if len(stems) > 1:
             prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", _common_prefix(stems), flags=re.I) or folder.name
-            id = f"{prefix}-{when:%Y%m%dT%H%M%S}"
+            start = next(s.value for s in headers[0].statements if s.field is Field.DATETIME)
+            id = f"{prefix}-{start:%Y%m%dT%H%M%S}"
         assets = {s: _asset_with_grid(h) for s, h in zip(stems, headers, strict=True)}
-        for xml in folder.glob("*METADATA.XML"):
-            if len(stems) == 1 and stems[0].split("SPECTRAL_IMAGE")[0].rstrip("-_") in xml.stem:
-                asset = Asset(key="metadata", href=str(xml), roles=("metadata",), media_type="application/xml")
-                assets["metadata"] = asset
-                if not dated and (start := _parse_time(read_metadata(asset, AssetFetcher()).start or "")) is not None:
-                    when, dated = start, True
-        return self._scene(id, when, assets, grid=_union_grid(headers), properties={} if dated else MTIME)
+        for name in beside:
+            stem = name[: -len(".hdr")]
+            if name.lower().endswith(".hdr") and (stem in stems or Path(stem).stem in stems):
+                assets[name] = metadata_asset(folder, name, name)
+        return self._scene(id, assets, grid=_union_grid(headers))
 
     def _per_band_scene(self, folder: Path, stem: str, files: Sequence[str]) -> Scene:
         assets: dict[str, Asset] = {}
-        fields: dict[str, str] = {}
         for name in files:
-            href = str(folder / name)
             if match := _PER_BAND.match(name):
                 key = f"B{match['band']}"
-                asset = Asset(key=key, href=href, roles=("data",), media_type=_TIFF_MEDIA, bands=(key,))
-                assets[key] = asset
-            else:
-                assets["mtl"] = Asset(key="mtl", href=href, roles=("metadata",), media_type="text/plain")
-                fields = parse_mtl(Path(href).read_text(encoding="latin-1"))
-        first = next((a for k, a in assets.items() if k != "mtl"), None)
-        if first is None:
-            raise BadAsset(f"{folder / stem}_MTL.txt: none of its band files is here")
-        day = fields.get("DATE_ACQUIRED") or fields.get("ACQUISITION_DATE")
-        clock = fields.get("SCENE_CENTER_TIME", "00:00:00").rstrip("Z")[:15]
-        when = _parse_time(f"{day}T{clock}") if day else None
-        grid = _union_grid([read_header(first, AssetFetcher())])
-        return self._scene(
-            stem,
-            when or _mtime(Path(first.href)),
-            assets,
-            grid=grid,
-            properties={} if when else MTIME,
-        )
+                assets[key] = image_asset(folder, name, key, bands=(key,))
+        return self._scene(stem, assets)
 
     def _png_scene(self, folder: Path, names: Sequence[str]) -> Scene:
         assets = {
             Path(n).stem: Asset(key=Path(n).stem, href=str(folder / n), roles=("data",), media_type="image/png")
             for n in names
         }
-        return self._scene(folder.name, _mtime(folder / names[0]), assets, properties=MTIME)
+        return self._scene(folder.name, assets)
 
     def _single_file_scene(self, path: Path, media_type: str) -> Scene:
         asset = Asset(key="data", href=str(path), roles=("data",), media_type=media_type)
         if path.suffix.lower() == ".mat":
-            table = sensor_table(self.sensor)
-            layout = pick_layout(MatFile(asset, AssetFetcher()), table, table.name, None)
+            layout = pick_layout(MatFile(asset, AssetFetcher()), self.tables.get(self.sensor), self.sensor, None)
             # one file can hold the cubes of two instruments: each scene has an id of its own
             id = f"{path.stem}-{self.sensor}" if shares_file(layout) else path.stem
-            facts = {"hypermend:mat_key": layout.cube}
-            return self._scene(id, _mtime(path), {"data": asset}, properties={**MTIME, **facts})
-        return self._scene(path.stem, _mtime(path), {"data": asset}, properties=MTIME)
+            return self._scene(id, {"data": asset}, {"hypermend:mat_key": layout.cube})
+        return self._scene(path.stem, {"data": asset})
 
     def _envi_scene(self, folder: Path, name: str, names: Sequence[str]) -> Scene:
-        stem = Path(name).stem
-        bodies = [n for n in names if n != name and (n == stem or Path(n).stem == stem) and not n.endswith(".xml")]
-        if not bodies:
-            raise BadAsset(f"{folder / name}: its data file is not beside it")
+        body = data_file(folder / name, names)
         assets = {
-            "data": Asset(key="data", href=str(folder / bodies[0]), roles=("data",), media_type="application/x-envi"),
-            "header": Asset(key="header", href=str(folder / name), roles=("metadata",), media_type="text/plain"),
+            "data": Asset(key="data", href=str(folder / body), roles=("data",), media_type="application/x-envi"),
+            "header": metadata_asset(folder, name, "header"),
         }
-        return self._scene(Path(stem).stem, _mtime(folder / name), assets, properties=MTIME)
+        return self._scene(Path(Path(name).stem).stem, assets)
 
     def _scene(
         self,
         id: str,
-        when: datetime,
-        assets: dict[str, Asset],
+        assets: Mapping[str, Asset],
+        properties: Mapping[str, Any] | None = None,
         *,
         grid: GeoBox | None = None,
-        properties: dict[str, Any],
     ) -> Scene:
+        named = self.sensor != AUTO
         return Scene(
             id=re.sub(r"[^A-Za-z0-9._-]+", "_", id),
-            collection=self.collection,
-            datetime=when,
+            collection=self.collection or self.sensor,
+            datetime=None,
             sensor=self.sensor,
             grid=grid,
-            assets=assets,
-            properties=dict(properties),
+            assets=dict(assets),
+            properties={**({SENSOR_FROM: USER} if named else {}), **(properties or {})},
             **_footprint_fields(grid),
         )
+
+    def _completed(self, scene: Scene) -> Scene:
+        """The scene with what only its files know. Opening it proves that its headers can be read.
+
+        Raises:
+            BadAsset: the files name no instrument, but describe the bands of a known one.
+        """
+        scene = self.overrides.apply(scene)
+        source = open_scene(scene, tables=self.tables)
+        try:
+            scene = completed(scene, _sensor(source, self.tables), source.meaning)
+            scene = replace(scene, collection=self.collection or scene.sensor)
+            if scene.grid is None and source.spec.grid is not None:
+                return replace(scene, grid=source.spec.grid, **_footprint_fields(source.spec.grid))
+            if source.lonlat is not None:
+                return replace(scene, **_swath_footprint(*source.lonlat))
+            return scene
+        finally:
+            source.close()
+
+
+def _sensor(source: Source, tables: SensorTables) -> str:
+    """Name of the instrument of an opened scene.
+
+    Raises:
+        BadAsset: no source names it, but the bands are those of a known instrument.
+    """
+    spec = source.spec
+    if Field.SENSOR in source.meaning.resolved:
+        return spec.sensor
+    if likely := likely_sensors(spec.bands, tables, wavelength_nm=spec.wavelength_nm):
+        raise BadAsset(
+            f"no source names the instrument, and its {spec.bands} bands are those of {' and '.join(likely)}; "
+            f"give --sensor {likely[0]}, or --sensor {UNNAMED} to take only what the files say"
+        )
+    return UNNAMED
 
 
 def _common_prefix(names: Sequence[str]) -> str:
@@ -238,25 +313,6 @@ def _common_prefix(names: Sequence[str]) -> str:
     first, last = min(names), max(names)
     same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return first[: next(same, min(len(first), len(last)))]
-
-
-def _completed(scene: Scene) -> Scene:
-    """The scene with the footprint that only the reader knows. Opening it proves that its headers can be read.
-
-    A refused scene (unknown Sentinel-2 offset) is returned as it is: the user settles that in the item.
-    """
-    try:
-        source = open_scene(scene)
-    except Refused:
-        return scene
-    try:
-        if scene.grid is None and source.spec.grid is not None:
-            return replace(scene, grid=source.spec.grid, **_footprint_fields(source.spec.grid))
-        if source.lonlat is not None:
-            return replace(scene, **_swath_footprint(*source.lonlat))
-        return scene
-    finally:
-        source.close()
 
 
 def _footprint_fields(grid: GeoBox | None) -> dict[str, Any]:
@@ -276,23 +332,24 @@ def _swath_footprint(lon: F64, lat: F64) -> dict[str, Any]:
     return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": (w, s, e, n)}
 
 
-def _per_band_deliveries(names: Sequence[str]) -> dict[str, list[str]]:
-    """Files of each one-GeoTIFF-per-band delivery, by stem: at least two bands, or one with an MTL file."""
-    deliveries: dict[str, list[str]] = {}
+def _per_band_files(names: Iterable[str]) -> dict[str, list[str]]:
+    """Files of one band each, by the rest of their names: at least two."""
+    groups: dict[str, list[str]] = {}
     for name in names:
-        if match := _PER_BAND.match(name) or _MTL.match(name):
-            deliveries.setdefault(match["stem"], []).append(name)
-    return {stem: files for stem, files in deliveries.items() if len(files) > 1 or _MTL.match(files[0])}
+        if match := _PER_BAND.match(name):
+            groups.setdefault(match["stem"], []).append(name)
+    return {stem: files for stem, files in groups.items() if len(files) > 1}
 
 
 def _acquisition_key(header: Header) -> tuple[Any, ...] | None:
     """Key shared by the tiles of one acquisition; None if the file has no acquisition time."""
-    when = header.tags.get("start_time")
-    if when is None or header.crs is None:
+    when = header.start_time
+    if when is None or header.crs is None or all(s.field is not Field.DATETIME for s in header.statements):
         return None
     t = header.transform
     phase = (round(t.c / t.a % 1, 3) % 1, round(t.f / t.e % 1, 3) % 1)
-    return when, header.crs, t.a, t.b, t.d, t.e, phase, header.wavelength_nm, header.dtypes
+    centres = next((s.value for s in header.statements if s.field is Field.WAVELENGTH), None)
+    return when, header.crs, t.a, t.b, t.d, t.e, phase, centres, header.dtypes
 
 
 def _union_grid(headers: Sequence[Header]) -> GeoBox | None:
@@ -311,28 +368,6 @@ def _union_grid(headers: Sequence[Header]) -> GeoBox | None:
 
 
 def _asset_with_grid(header: Header) -> Asset:
-    asset = header.asset
     grid = GeoBox(header.size, header.transform, header.crs) if header.crs is not None else None
-    return Asset(
-        key=asset.key, href=asset.href, roles=asset.roles, media_type=asset.media_type, nodata=header.nodata, grid=grid
-    )
-
-
-def _acquisition_time(header: Header, path: Path) -> tuple[datetime, bool]:
-    """Acquisition time, and whether it comes from the file itself."""
-    for tag in ("start_time", "DATETIME", "ACQUISITION_DATETIME"):
-        if (text := header.tags.get(tag)) and (when := _parse_time(text)) is not None:
-            return when, True
-    return _mtime(path), False
-
-
-def _parse_time(text: str) -> datetime | None:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-
-
-def _mtime(path: Path) -> datetime:
-    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+    nodata = next((s.value for s in header.statements if s.field is Field.NODATA), None)
+    return replace(header.asset, media_type=header.asset.media_type or TIFF_MEDIA, nodata=nodata, grid=grid)

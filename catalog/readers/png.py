@@ -7,15 +7,29 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset, Refused
-from hypermend.catalog.readers.bands import ArraySource, PixelFormat, by_number, make_spec, select_bands
+from hypermend.catalog.meaning.instrument import instrument
+from hypermend.catalog.meaning.of_scene import item_statements, user_statements
+from hypermend.catalog.meaning.resolve import Meaning, resolve
+from hypermend.catalog.meaning.statement import Field, Source, Statements
+from hypermend.catalog.readers.bands import (
+    ArraySource,
+    Band,
+    by_number,
+    by_wavelength,
+    make_spec,
+    pixel_format,
+    select_bands,
+)
+from hypermend.catalog.readers.likely import likely_sensors
 from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.sensors import Sensor
+from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, shown
 
@@ -26,18 +40,24 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def open_png(
-    scene: Scene, assets: Sequence[Asset], table: Sensor, fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
-) -> ArraySource:
+    scene: Scene,
+    assets: Sequence[Asset],
+    fetcher: AssetFetcher,
+    *,
+    tables: SensorTables = SHIPPED,
+    bands: Sequence[str] | None = None,
+) -> Any:
     """A folder of PNGs as one cube of counts, scaled to 0..1; read whole."""
     label = f"scene {scene.id}"
     files = {band_number(a): a for a in assets}
     if len(files) < len(assets):
         raise BadAsset(f"{label}: {len(assets)} PNGs, but only {len(files)} different band numbers in their names")
-    expected = range(1, table.bands + 1)
-    if missing := [n for n in expected if n not in files]:
-        raise BadAsset(f"{label}: bands {', '.join(map(str, missing))} of {table.bands} ({table.name}) have no PNG")
-    numbers = sorted(files)
-    file_bands = by_number(table, numbers, label)
+    said = Statements([*user_statements(scene), *item_statements(scene)])
+    said.add(Field.SCALE, SCALE, Source.PRODUCT, "16-bit PNG")
+    said.add(Field.QUANTITY, "counts", Source.PRODUCT, "16-bit PNG")
+    meaning = resolve(said, label=label)
+    sensor, table = instrument(meaning, tables)
+    file_bands = _bands(files, table, meaning, label)
     picked = select_bands(file_bands, bands, label)
     chosen = [files[file_bands[i].number] for i in picked]
     packed = sum(s for s in (fetcher.stat(a.href).size for a in chosen) if s is not None)
@@ -50,8 +70,8 @@ def open_png(
             f"{label}: {shown(chosen[odd].href)} is {sizes[odd][0]} x {sizes[odd][1]} pixels, "
             f"{shown(chosen[0].href)} is {sizes[0][0]} x {sizes[0][1]}"
         )
-    pixels = PixelFormat(dtype="uint16", scale_factor=SCALE, quantity="counts")
-    spec, order = make_spec([file_bands[i] for i in picked], sizes[0], pixels, sensor=table.name)
+    pixels, file_bands = pixel_format(meaning, file_bands, dtype="uint16")
+    spec, order = make_spec([file_bands[i] for i in picked], sizes[0], pixels, sensor=sensor)
     declared = int(np.prod(spec.shape)) * 2
     if declared > fetcher.max_bytes:
         raise Refused(f"{label}: {spec.shape} = {declared} bytes, read whole, and the limit is {fetcher.max_bytes}")
@@ -59,7 +79,28 @@ def open_png(
     def load() -> Stored:
         return np.stack([_pixels(fetcher.fetch(a.href), a) for a in chosen])
 
-    return ArraySource(spec, fetcher.identity(chosen), load, order)
+    return ArraySource(spec, fetcher.identity(chosen), load, order, meaning=meaning)
+
+
+def _bands(files: dict[int, Asset], table: Sensor | None, meaning: Meaning, label: str) -> list[Band]:
+    """Bands by their number, which is that of the table, or that of the user's wavelengths."""
+    count = table.bands if table is not None else len(files)
+    if missing := [n for n in range(1, count + 1) if n not in files]:
+        whose = f" ({table.name})" if table is not None else ""
+        raise BadAsset(f"{label}: bands {', '.join(map(str, missing))} of {count}{whose} have no PNG")
+    centres = meaning.get(Field.WAVELENGTH)
+    if centres is not None:
+        if len(centres) != len(files):
+            raise BadAsset(f"{label}: {len(files)} PNGs, {len(centres)} wavelengths by --wavelengths")
+        return by_wavelength(table, centres, label)
+    if table is None:
+        likely = ", ".join(likely_sensors(len(files)))
+        which = f" ({likely} have as many bands)" if likely else ""
+        raise BadAsset(
+            f"{label}: {len(files)} PNGs, which name neither their instrument nor their wavelengths; "
+            f"give --sensor{which}, or --wavelengths"
+        )
+    return by_number(table, sorted(files), label)
 
 
 def band_number(asset: Asset) -> int:

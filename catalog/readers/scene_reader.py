@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,8 +21,10 @@ from hypermend.catalog.readers.envi import open_envi
 from hypermend.catalog.readers.hierarchical.reader import open_hdf
 from hypermend.catalog.readers.matlab.reader import open_mat
 from hypermend.catalog.readers.png import open_png
+from hypermend.catalog.readers.products.registry import describe
 from hypermend.catalog.readers.tiff import open_tiff
 from hypermend.catalog.scene import Asset, Scene, is_data
+from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.storage.fetch import GIB, AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 from hypermend.catalog.storage.signing import Signer
@@ -79,6 +81,7 @@ def open_scene(
     gsd_m: float | None = None,
     sign: Signer | None = None,
     max_bytes: int = 4 * GIB,
+    tables: SensorTables = SHIPPED,
 ) -> Source:
     """Open the files of a scene; headers are read, pixels are not.
 
@@ -87,6 +90,7 @@ def open_scene(
         gsd_m: pixel size of the cube, where the product offers several (Sentinel-2).
         sign: signer of remote hrefs.
         max_bytes: limit for formats that are read whole.
+        tables: of the sensors.
 
     Raises:
         BadAsset: the files contradict the item, or cannot become one cube.
@@ -94,7 +98,12 @@ def open_scene(
     """
     if bands is not None and not bands:
         raise BadAsset(f"scene {scene.id}: empty selection of bands; name some of sensor {scene.sensor}")
+    fetcher = AssetFetcher(sign, max_bytes=max_bytes)
+    product = describe(scene, fetcher)
+    # of a known product only its own images are read: an asset that is not needed never fails a scene
     files = [a for a in scene.assets.values() if is_data(a.roles, a.media_type, a.key) and a.key != "visual"]
+    if product is not None:
+        files = list(product.images)
     kinds: dict[str, list[Asset]] = {}
     for asset in files:
         if (kind := file_format(asset)) is not None:
@@ -107,10 +116,9 @@ def open_scene(
     (kind, assets), *_ = kinds.items()
     if gsd_m is not None and kind != "tiff":
         raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m is requested, but {kind} files have one grid")
-    fetcher = AssetFetcher(sign, max_bytes=max_bytes)
-    options = {"gsd_m": gsd_m} if kind == "tiff" else {}
+    options: dict[str, Any] = {"gsd_m": gsd_m, "product": product} if kind == "tiff" else {}
     try:
-        source = _OPEN[kind](scene, assets, fetcher, bands=bands, **options)
+        source = _OPEN[kind](scene, assets, fetcher, tables=tables, bands=bands, **options)
         check_size(source.spec, scene.id)
     except BadCube as e:
         raise BadAsset(f"scene {scene.id}: {e}") from e

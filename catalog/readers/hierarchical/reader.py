@@ -20,6 +20,7 @@ from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Lay
 from hypermend.catalog.readers.hierarchical.source import HierarchicalSource, Part, Parts
 from hypermend.catalog.readers.products import emit, prisma
 from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 
@@ -28,7 +29,12 @@ LAYOUTS: tuple[Layout, ...] = (*prisma.LAYOUTS, *emit.LAYOUTS)
 
 
 def open_hdf(
-    scene: Scene, assets: Sequence[Asset], fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
+    scene: Scene,
+    assets: Sequence[Asset],
+    fetcher: AssetFetcher,
+    *,
+    tables: SensorTables = SHIPPED,
+    bands: Sequence[str] | None = None,
 ) -> Any:
     """The cube of an HDF5 or NetCDF-4 file; see `scene_reader.open_scene`."""
     label = f"scene {scene.id}"
@@ -45,7 +51,7 @@ def open_hdf(
     said = Statements([*user_statements(scene), *item_statements(scene), *stac_statements(scene, [asset])])
     said.extend(arrays.statements)
     meaning = resolve(said, label=label)
-    name, file_bands = _bands(meaning, arrays, label)
+    name, file_bands = _bands(meaning, arrays, tables, label)
     picked = select_bands(file_bands, bands, label)
     attrs = {"hypermend:layout": layout.product, **arrays.attrs}
     pixels, file_bands = pixel_format(meaning, file_bands, dtype=dtype, transform=arrays.transform, attrs=attrs)
@@ -111,9 +117,9 @@ def _check_masks(node: Node, arrays: Arrays, size: tuple[int, int]) -> None:
         )
 
 
-def _bands(meaning: Meaning, arrays: Arrays, label: str) -> tuple[str, list[Band]]:
+def _bands(meaning: Meaning, arrays: Arrays, tables: SensorTables, label: str) -> tuple[str, list[Band]]:
     """Name of the sensor, and the bands of the file."""
-    name, table = instrument(meaning)
+    name, table = instrument(meaning, tables)
     wavelength_nm = meaning.get(Field.WAVELENGTH)
     count = sum(len(c.bands) for c in arrays.cubes)
     if wavelength_nm is None:

@@ -26,12 +26,17 @@ from hypermend.catalog.readers.hierarchical.source import HierarchicalSource, Pa
 from hypermend.catalog.readers.matlab.file import DTYPES, MatFile
 from hypermend.catalog.readers.matlab.layouts import Layout, pick_layout
 from hypermend.catalog.scene import Asset, Scene
-from hypermend.catalog.sensors import Sensor, names, sensor
+from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
 
 
 def open_mat(
-    scene: Scene, assets: Sequence[Asset], fetcher: AssetFetcher, *, bands: Sequence[str] | None = None
+    scene: Scene,
+    assets: Sequence[Asset],
+    fetcher: AssetFetcher,
+    *,
+    tables: SensorTables = SHIPPED,
+    bands: Sequence[str] | None = None,
 ) -> Any:
     """The cube of a .mat file; the module `layouts` says which variable that is."""
     label = f"scene {scene.id}"
@@ -39,12 +44,12 @@ def open_mat(
         raise BadAsset(f"{label}: {len(assets)} .mat files; one scene is one file")
     asset = assets[0]
     file = MatFile(asset, fetcher)
-    table = sensor(scene.sensor) if scene.sensor in names() else None
+    table = tables.get(scene.sensor)
     layout = pick_layout(file, table, scene.sensor, scene.properties.get("hypermend:mat_key"))
     said = Statements([*user_statements(scene), *item_statements(scene), *stac_statements(scene, [asset])])
     said.add(Field.SENSOR, layout.sensor, Source.PRODUCT, layout.name)
     said.add(Field.QUANTITY, layout.quantity, Source.PRODUCT, layout.name)
-    name, table = instrument(resolve(said, label=label))
+    name, table = instrument(resolve(said, label=label), tables)
     lines, columns, count = _size(layout, file)
     of_table = _bands_of_table(layout, table, count, file)
     if of_table is not None:

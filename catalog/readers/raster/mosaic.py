@@ -12,15 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from affine import Affine
+from rasterio.windows import Window
 
 from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.grids import ALIGN_PX, crs_label, transform_point
 from hypermend.catalog.readers.bands import Band
-from hypermend.catalog.readers.header import Header
+from hypermend.catalog.readers.raster.header import Header
 from hypermend.catalog.storage.hrefs import shown
 
-BandFiles = tuple[Band, list[Header], int]
+Box = tuple[int, int, int, int]
+"""rows y0:y1 and columns x0:x1, as (y0, y1, x0, x1)"""
+BandFiles = tuple[Band, Sequence[Header], int]
 """a band, the files that hold it, its 1-based number in them"""
 
 
@@ -37,6 +40,21 @@ class PlacedFile:
     """target pixels per file pixel (coarser file), 1 or more"""
     down: int
     """file pixels per target pixel (finer file), 1 or more"""
+
+    def part_of(self, box: Box) -> Box | None:
+        """The part of a window of the target grid that the file covers; None for none."""
+        y0, y1, x0, x1 = box
+        top, bottom = max(y0, self.top), min(y1, self.top + self.height)
+        left, right = max(x0, self.left), min(x1, self.left + self.width)
+        return (top, bottom, left, right) if top < bottom and left < right else None
+
+    def window(self, part: Box) -> tuple[Window, tuple[int, int]]:
+        """The file's own pixels of a part, and by how many target pixels the part begins inside the first of them."""
+        top, bottom, left, right = part
+        row0, row1 = (top - self.top) * self.down // self.up, -(-(bottom - self.top) * self.down // self.up)
+        col0, col1 = (left - self.left) * self.down // self.up, -(-(right - self.left) * self.down // self.up)
+        inside = (top - self.top - row0 * self.up, left - self.left - col0 * self.up)
+        return Window(col0, row0, col1 - col0, row1 - row0), inside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +124,7 @@ def place(header: Header, target: Affine, size: tuple[int, int], label: str) -> 
 
 def layers_of(band_files: Sequence[BandFiles], target: Affine, size: tuple[int, int], label: str) -> list[Layer]:
     """One layer per group of files; `band_files` in cube order."""
-    groups: dict[int, tuple[list[Header], list[int], list[int]]] = {}
+    groups: dict[int, tuple[Sequence[Header], list[int], list[int]]] = {}
     for cube_band, (_, group, position) in enumerate(band_files):
         _, file_bands, cube_bands = groups.setdefault(id(group), (group, [], []))
         file_bands.append(position)
@@ -147,7 +165,11 @@ def resampling(band_files: Sequence[BandFiles], target: Affine) -> list[str]:
 
 
 def block_mean(pixels: Stored, down: int, nodata: float | None) -> Stored:
-    """Mean of down x down blocks, rounded to the stored type; a block with nodata becomes nodata."""
+    """Mean of down x down blocks, rounded to the stored type; a block with nodata becomes nodata.
+
+    Args:
+        nodata: NaN for files whose only nodata is NaN.
+    """
     bands, height, width = pixels.shape
     blocks = pixels.reshape(bands, height // down, down, width // down, down)
     mean = blocks.mean(axis=(2, 4), dtype=np.float64)

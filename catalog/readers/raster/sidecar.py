@@ -1,0 +1,57 @@
+"""Files beside a raster file: an ENVI header whose image it is, although it is a GeoTIFF."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+
+from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.meaning.statement import Source, Statement
+from hypermend.catalog.readers.profile import file_name
+from hypermend.catalog.readers.raster.envi_header import header_statements, number, parse_header
+from hypermend.catalog.readers.raster.header import Header
+from hypermend.catalog.scene import Asset
+from hypermend.catalog.storage.fetch import AssetFetcher
+
+HEADER_BYTES = 16 << 20
+
+
+def header_text(asset: Asset, fetcher: AssetFetcher) -> str:
+    """Text of an ENVI header.
+
+    Raises:
+        Refused: it is larger than a header can be.
+    """
+    body = AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES).fetch(asset.href)
+    return (body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()).decode("latin-1")
+
+
+def header_beside(image: Asset, listed: Mapping[str, Asset]) -> Asset | None:
+    """The `.hdr` of an image among the assets of its scene."""
+    name = file_name(image)
+    names = (f"{name.rpartition('.')[0]}.hdr", f"{name}.hdr")
+    found = (a for a in listed.values() if file_name(a).lower() in [n.lower() for n in names])
+    return next((a for a in found if _folder(a) == _folder(image)), None)
+
+
+def _folder(asset: Asset) -> str:
+    return asset.href.split("?")[0].rpartition("/")[0]
+
+
+def sidecar_statements(header: Header, beside: Asset | None, fetcher: AssetFetcher) -> Iterable[Statement]:
+    """The statements of the ENVI header beside a raster file.
+
+    Raises:
+        BadAsset: it describes an image of another shape.
+    """
+    if beside is None:
+        return ()
+    where = file_name(beside)
+    fields = parse_header(header_text(beside, fetcher))
+    told = tuple(number(fields.get(key, "")) for key in ("lines", "samples", "bands"))
+    if told != (*header.size, header.count):
+        raise BadAsset(
+            f"{where}: describes an image of {told} (lines, samples, bands), {file_name(header.asset)} has "
+            f"{(*header.size, header.count)}; remove or rename the header that is not its own"
+        )
+    return header_statements(fields, header.count, Source.SIDECAR, where)

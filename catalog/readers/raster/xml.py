@@ -1,0 +1,51 @@
+"""XML metadata of products: read under a size limit, without entities."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.scene import Asset
+from hypermend.catalog.storage.fetch import AssetFetcher
+from hypermend.catalog.storage.hrefs import shown
+
+LIMIT_BYTES = 64 << 20
+
+
+def read_xml(asset: Asset, fetcher: AssetFetcher) -> ElementTree.Element:
+    """Root of a metadata file; namespaces are removed from the tags.
+
+    Raises:
+        BadAsset: it is no XML, or defines entities.
+        Refused: it is larger than a metadata file can be.
+    """
+    body = AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
+    text = body.getvalue() if isinstance(body, io.BytesIO) else Path(body).read_bytes()
+    where = shown(asset.href)
+    if b"<!ENTITY" in text:  # entities can blow up a small file; no product has any
+        raise BadAsset(f"{where}: defines XML entities, the metadata of a product has none")
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError, LookupError) as e:  # LookupError: an unknown encoding
+        raise BadAsset(f"{where}: is no XML: {e}") from e
+    for element in root.iter():
+        element.tag = str(element.tag).rpartition("}")[2]
+    return root
+
+
+def columns(elements: Sequence[ElementTree.Element], tags: Sequence[str], where: str) -> list[tuple[float, ...]]:
+    """For each tag the numbers of all elements.
+
+    Raises:
+        BadAsset: a number is missing.
+    """
+    out = []
+    for tag in tags:
+        try:
+            out.append(tuple(float(e.findtext(tag, "")) for e in elements))
+        except ValueError as e:
+            raise BadAsset(f"{where}: {tag} of its bands: {e}") from e
+    return out
