@@ -351,8 +351,8 @@ def test_a_folder_of_everything(tmp_path: Path) -> None:
     mosaic = scenes["tiles-20220101T000000"]
     assert len(mosaic.assets) == 3 and mosaic.grid is not None and tuple(mosaic.grid.shape) == (4, 16)
     assert mosaic.bbox is not None and 13 < mosaic.bbox[0] < 13.1
-    assert "hypermend:datetime_from" not in mosaic.properties
-    assert scenes["a"].properties["hypermend:datetime_from"] == "mtime"
+    assert mosaic.properties["hypermend:datetime_from"] == "files"
+    assert scenes["a"].properties["hypermend:datetime_from"] == "unknown" and scenes["a"].datetime is None
     assert [f.id for f in found if isinstance(f, Skipped)] == ["broken"]
     for scene in scenes.values():
         assert from_item(to_item(scene)) == scene

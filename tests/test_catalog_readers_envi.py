@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_without_map_info_there_is_no_grid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("lines = 5", "lines = 50", "210 bytes, its header declares 2100"),
+        ("lines = 5", "lines = 50", r"210.*2100|2100 bytes.*image\.img has 210"),
         ("bbl = { 1, 0, 1 }", "bbl = { 1, 0 }", "'bbl' has 2 values, the image has 3 bands"),
         ("data type = 2", "data type = 6", "data type 6"),
         ("samples = 7", "", "'samples' is 'missing'"),
@@ -81,7 +82,7 @@ def test_a_header_that_does_not_fit(tmp_path: Path, old: str, new: str, reason: 
     with pytest.raises(BadAsset, match=reason):
         open_scene(scene)
     (found,) = from_folder(tmp_path, sensor="enmap", collection="c")
-    assert isinstance(found, Skipped) and reason in found.reason
+    assert isinstance(found, Skipped) and re.search(reason, found.reason)
 
 
 def test_a_header_alone_is_skipped(tmp_path: Path) -> None:

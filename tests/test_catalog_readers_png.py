@@ -36,7 +36,7 @@ def test_a_stack_is_one_scene_of_counts(tmp_path: Path) -> None:
     _, values = stack(tmp_path)
     scene = scene_of(tmp_path)
     assert scene.id == "toy_ms" and scene.geometry is None and scene.grid is None
-    assert scene.properties["hypermend:datetime_from"] == "mtime"
+    assert scene.properties["hypermend:datetime_from"] == "unknown" and scene.datetime is None
     assert from_item(to_item(scene)) == scene
     source = open_scene(scene)
     spec = source.spec

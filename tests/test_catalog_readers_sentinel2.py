@@ -13,11 +13,17 @@ from affine import Affine
 
 from hypermend.catalog.cube.spec import CLOUD, NODATA, SATURATED, SHADOW, SNOW, VALID
 from hypermend.catalog.errors import BadAsset, Refused
-from hypermend.catalog.readers import sentinel2
+from hypermend.catalog.meaning.of_scene import stac_statements
+from hypermend.catalog.meaning.resolve import resolve
+from hypermend.catalog.meaning.statement import Field
+from hypermend.catalog.readers.masks import with_reasons
+from hypermend.catalog.readers.products import sentinel2
+from hypermend.catalog.readers.raster.choose import choose_files
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import sensor
 from hypermend.catalog.stac.discover import from_folder
+from hypermend.catalog.storage.fetch import AssetFetcher
 
 ESA = "S2A_MSIL2A_20221106T155441_N{}_R054_T17SPR_20221106T204155"
 V4, V3 = {"s2:processing_baseline": "05.09"}, {"s2:processing_baseline": "03.01"}
@@ -66,26 +72,40 @@ def scene(id: str = "x", properties: dict[str, Any] | None = None, assets: dict[
         ("S2A_17SPR_20221106_0_L2A", {"hypermend:s2_offset": "-0.1"}, None, -0.1),
         ("S2A_17SPR_20221106_0_L2A", {"hypermend:s2_offset": 0}, None, 0.0),
         ("x", {**V4, "hypermend:s2_offset": 0}, None, 0.0),
-        # a file that somebody derived has no baseline
-        ("bolzano", {}, None, 0.0),
+        # a file that somebody derived has no baseline: nobody says how its integers are scaled
+        ("bolzano", {}, None, None),
     ],
 )
 def test_the_offset_is_applied_exactly_once(
-    id: str, properties: dict[str, Any], item_offset: float | None, expected: float | str
+    id: str, properties: dict[str, Any], item_offset: float | None, expected: float | str | None
 ) -> None:
-    asset = Asset(key="B02", href="/x.tif", scale=1e-4, offset=item_offset)
-    told = None if item_offset is None else (1e-4, item_offset)
-    if expected == "refused":
-        with pytest.raises(Refused, match="hypermend:s2_offset"):
-            sentinel2.scaling(scene(id, properties), "uint16", told, asset)
+    asset = Asset(
+        key="B02", href="/x.tif", bands=("B02",), scale=None if item_offset is None else 1e-4, offset=item_offset
+    )
+    made = scene(id, properties, {"B02": asset})
+    told = sentinel2.describe(made, AssetFetcher())
+    assert told is not None
+    meaning = resolve([*told.statements, *stac_statements(made, told.images)], label="x")
+    if expected in ("refused", None):
+        assert Field.OFFSET not in meaning.resolved and (Field.OFFSET in told.required) is (expected == "refused")
         return
-    scale, offset, why = sentinel2.scaling(scene(id, properties), "uint16", told, asset)
-    assert (scale, offset) == (1e-4, expected) and why
+    assert (meaning.get(Field.SCALE), meaning.get(Field.OFFSET)) == (1e-4, expected)
+    assert meaning.resolved[Field.OFFSET].where
 
 
-def test_floats_are_reflectance_already() -> None:
-    asset = Asset(key="B02", href="/x.tif")
-    assert sentinel2.scaling(scene(ESA.format("0509")), "float32", None, asset)[:2] == (1.0, 0.0)
+def test_a_product_of_unknown_baseline_is_refused_and_its_floats_are_not(tmp_path: Path) -> None:
+    for dtype in ("uint16", "float32"):
+        path = tmp_path / f"S2A_17SPR_20221106_0_L2A_{dtype}_B02.tif"
+        profile = {"driver": "GTiff", "count": 1, "height": 2, "width": 2, "dtype": dtype}
+        with rasterio.open(path, "w", **profile) as out:
+            out.write(np.ones((1, 2, 2), dtype))
+        made = scene("S2A_17SPR_20221106_0_L2A", {}, {"B02": Asset(key="B02", href=str(path), bands=("B02",))})
+        if dtype == "uint16":
+            with pytest.raises(Refused, match="hypermend:s2_offset"):
+                open_scene(made)
+        else:
+            spec = open_scene(made).spec
+            assert (spec.scale_factor, spec.add_offset, spec.quantity) == (1.0, 0.0, "reflectance")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +127,7 @@ def test_floats_are_reflectance_already() -> None:
 )
 def test_classes_become_reasons(value: int, flag: int) -> None:
     flags = np.full((1, 1), VALID, np.uint8)
-    assert sentinel2.add_class_flags(flags, np.full((1, 1), value, np.uint8))[0, 0] == flag
+    assert with_reasons(flags, sentinel2.SCL.flags(np.full((1, 1), value, np.uint8)))[0, 0] == flag
 
 
 def product(folder: Path, size_px: int = 12) -> tuple[Scene, dict[str, np.ndarray]]:
@@ -149,7 +169,7 @@ def test_all_bands_on_the_finest_grid_are_repeated(tmp_path: Path) -> None:
     assert spec.gsd_m == (60, 10, 10, 20) and spec.transform == (10, 0, 600000, 0, -10, 5000040)
     assert spec.attrs["hypermend:resampling"] == {"B01": "nearest x6", "B05": "nearest x2"}
     assert (spec.scale_factor, spec.add_offset) == (1e-4, -0.1)
-    assert spec.attrs["hypermend:s2_offset"] == "processing baseline 05.09: -0.1"
+    assert "processing baseline 05.09" in spec.attrs["sources"]["offset"]
     stored, flags = source.read(slice(None), slice(None))
     np.testing.assert_array_equal(stored[1], arrays["B02"])
     np.testing.assert_array_equal(stored[3], arrays["B05"].repeat(2, 0).repeat(2, 1))
@@ -190,9 +210,11 @@ def test_of_several_resolutions_the_asked_one_is_taken() -> None:
     def band(key: str, gsd: float) -> Asset:
         return Asset(key=key, href=f"/{key}.tif", roles=("data",), bands=("B02",), gsd_m=gsd)
 
-    offered = [band("blue", 10), band("blue_20m", 20), band("blue_60m", 60), band("blue-jp2", 10)]
+    offered = {a.key: a for a in (band("blue", 10), band("blue_20m", 20), band("blue_60m", 60), band("blue-jp2", 10))}
+    told = sentinel2.describe(scene("x", V4, offered), AssetFetcher())
+    assert told is not None
     for gsd, key in [(None, "blue"), (10, "blue"), (20, "blue_20m"), (60, "blue_60m"), (30, "blue_20m")]:
-        assert [a.key for a in sentinel2.select_assets(offered, None, gsd, "x")] == [key]
+        assert [a.key for a in choose_files(told.images, None, gsd, sensor("sentinel2a"), "x")] == [key]
 
 
 def test_bolzano_sample(shared_data: Path) -> None:
@@ -202,7 +224,8 @@ def test_bolzano_sample(shared_data: Path) -> None:
     assert isinstance(sample, Scene)
     source = open_scene(sample)
     assert source.spec.band_name == ("B02", "B03", "B04", "B08")
-    assert source.spec.crs == "EPSG:32632" and source.spec.quantity == "reflectance"
+    # derived from a product, with band names only: its scale is not known, so its integers are counts
+    assert source.spec.crs == "EPSG:32632" and source.spec.quantity == "counts"
     stored, flags = source.read(slice(None), slice(None))
     with rasterio.open(path) as file:
         b04, b03, b02, b08, scl = file.read()

@@ -18,6 +18,8 @@ from odc.geo.geobox import GeoBox
 
 from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.errors import BadAsset, NotFound
+from hypermend.catalog.meaning.overrides import Overrides
+from hypermend.catalog.meaning.statement import Field
 from hypermend.catalog.readers.scene_reader import Source, open_scene
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import sensor
@@ -85,7 +87,9 @@ def everything(source: Source) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def enmap_scene(shared_data: Path) -> Scene:
-    found = list(from_folder(shared_data / "enmap_potsdam", sensor="enmap", collection="enmap"))
+    # the tiles have a scale, but nothing in them says that it gives reflectance
+    told = Overrides(values={Field.QUANTITY: "reflectance"})
+    found = list(from_folder(shared_data / "enmap_potsdam", sensor="enmap", collection="enmap", overrides=told))
     assert len(found) == 1 and isinstance(found[0], Scene)
     return found[0]
 
@@ -327,7 +331,7 @@ def test_jpeg_2000(tmp_path: Path) -> None:
 
 
 def test_files_off_the_grid_name_both_transforms(tmp_path: Path) -> None:
-    tags = {"start_time": "2022-01-01T00:00:00"}
+    tags = {"start_time": "2022-07-24T00:00:00"}
     a = write_tiff(tmp_path / "a.tif", np.ones((9, 4, 4), "uint16"), tags=tags, names=sensor("ali").band_name)
     b = write_tiff(
         tmp_path / "b.tif",
@@ -358,22 +362,24 @@ def hyperion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Scene, np.
     return folder, scene, values
 
 
-def test_a_hyperion_delivery_is_one_scene_of_counts_with_the_factors_of_each_detector(
+def test_a_hyperion_delivery_is_one_scene_of_radiance_with_the_factors_of_each_detector(
     hyperion: tuple[Path, Scene, np.ndarray],
 ) -> None:
     _, scene, values = hyperion
     assert scene.id == "EO1H0140412003193110PZ" and scene.datetime == datetime(2003, 7, 12, tzinfo=UTC)
+    assert scene.properties["hypermend:datetime_from"] == "guess" and scene.trusted_datetime is None  # the day alone
     source = open_scene(scene)
     spec = source.spec
-    assert spec.bands == 242 and spec.good.count(False) == 44 and spec.quantity == "counts"
-    mult = dict(zip(spec.band, spec.attrs["hypermend:radiance_mult"], strict=True))
-    assert mult[70] == 1 / 40 and mult[71] == 1 / 80
-    np.testing.assert_array_equal(everything(source)[0], values[np.array(spec.band) - 1])
+    assert spec.bands == 242 and spec.good.count(False) == 44
+    assert (spec.quantity, spec.units, spec.dtype) == ("radiance", "W m-2 sr-1 um-1", "float32")
+    factor = np.where(np.array(spec.band) <= 70, 1 / 40, 1 / 80)[:, None, None]
+    np.testing.assert_allclose(everything(source)[0], values[np.array(spec.band) - 1] * factor, rtol=1e-6)
 
 
-def test_bands_of_one_detector_are_radiance(hyperion: tuple[Path, Scene, np.ndarray]) -> None:
+def test_bands_of_one_detector_keep_their_numbers(hyperion: tuple[Path, Scene, np.ndarray]) -> None:
     spec = open_scene(hyperion[1], bands=["B8", "B009", "B10"]).spec
     assert (spec.quantity, spec.scale_factor, spec.band) == ("radiance", 1 / 40, (8, 9, 10))
+    assert spec.dtype == "int16"
 
 
 def test_a_delivery_without_scale_says_which_bands(hyperion: tuple[Path, Scene, np.ndarray], tmp_path: Path) -> None:
@@ -381,7 +387,7 @@ def test_a_delivery_without_scale_says_which_bands(hyperion: tuple[Path, Scene, 
     short = tmp_path / "x_MTL.txt"
     short.write_text("SCALING_FACTOR_VNIR = 40\n")
     broken = replace(scene, assets={**scene.assets, "mtl": replace(scene.assets["mtl"], href=str(short))})
-    with pytest.raises(BadAsset, match="no radiance scale for bands B71, B72"):
+    with pytest.raises(BadAsset, match="no SCALING_FACTOR_SWIR for band B71"):
         open_scene(broken)
 
 
@@ -391,13 +397,17 @@ def test_landsat_delivery(shared_data: Path) -> None:
     assert scene.datetime == datetime(1988, 8, 14, 13, 0, 47, 375019, tzinfo=UTC)
     source = open_scene(scene)
     spec = source.spec
-    assert spec.band_name == ("B1", "B2", "B3", "B4", "B5", "B7") and spec.quantity == "counts"
+    assert spec.band_name == ("B1", "B2", "B3", "B4", "B5", "B7") and spec.sensor == "landsat5-tm"
+    assert (spec.quantity, spec.units, spec.dtype) == ("radiance", "W m-2 sr-1 um-1", "float32")
     assert spec.attrs["hypermend:left_out"] == ["B6"]  # thermal, another instrument in all but name
-    assert spec.attrs["hypermend:radiance_mult"][0] == 0.671
-    stored, _ = everything(source)
+    assert spec.attrs["hypermend:stored"]["scale_factor"][0] == 0.671
+    stored, flags = everything(source)
+    mult, add = (np.array(spec.attrs["hypermend:stored"][k]) for k in ("scale_factor", "add_offset"))
     for i, name in enumerate(spec.band_name):
         with rasterio.open(scene.assets[name].href) as file:
-            np.testing.assert_array_equal(stored[i], file.read(1))
+            np.testing.assert_allclose(
+                stored[i][flags == VALID], (file.read(1) * mult[i] + add[i])[flags == VALID], rtol=1e-5
+            )
             assert tuple(file.transform[:6]) == spec.transform
 
 

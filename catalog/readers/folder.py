@@ -84,9 +84,7 @@ def from_folder(
     if sensor not in (AUTO, UNNAMED):
         sensor = tables.sensor(sensor).name
     root = Path(path).resolve()
-    builder = _SceneBuilder(
-        sensor=sensor, collection=collection, overrides=overrides or Overrides(), tables=tables
-    )
+    builder = _SceneBuilder(sensor=sensor, collection=collection, overrides=overrides or Overrides(), tables=tables)
     if root.is_dir():
         for folder, names in _folders(root):
             yield from builder.scenes(folder, names)

@@ -14,7 +14,11 @@ SAME_NM = 3.0
 
 
 def likely_sensors(
-    count: int, tables: SensorTables = SHIPPED, *, names: Sequence[str] | None = None, wavelength_nm: Sequence[float] | None = None
+    count: int,
+    tables: SensorTables = SHIPPED,
+    *,
+    names: Sequence[str] | None = None,
+    wavelength_nm: Sequence[float] | None = None,
 ) -> list[str]:
     """Names of the sensor tables that fit: by centres if there are any, else by names, else by count."""
     known = [tables.sensor(name) for name in tables.names()]

@@ -53,18 +53,12 @@ class _Files:
     """The files of a scene with what their headers say."""
 
     headers: list[Header]
+    identity: str
     product: Description | None
     beside: dict[str, Asset]
     """ENVI header of an image, by the image's key"""
     masks: dict[str, Asset]
     """`.msk` of an image, by the image's key"""
-
-    @property
-    def all(self) -> list[Asset]:
-        assets = [*(h.asset for h in self.headers), *self.beside.values(), *self.masks.values()]
-        if self.product is not None:
-            assets += [*(m.asset for m in self.product.masks), *self.product.sidecars]
-        return list({a.href: a for a in assets}.values())
 
 
 def open_tiff(
@@ -113,7 +107,7 @@ def open_tiff(
     fetcher.gdal_cache_bytes = max(fetcher.gdal_cache_bytes, 2 * window_bytes)
     placed = PlacedScene(
         spec=spec,
-        identity=fetcher.identity(files.all),
+        identity=files.identity,
         meaning=meaning,
         layers=tuple(layers),
         masks=_masks(files, chosen, classes, fetcher, target, size, label),
@@ -151,14 +145,19 @@ def _with_notes(spec: CubeSpec, notes: Sequence[str]) -> CubeSpec:
 
 
 def _read_headers(scene: Scene, assets: Sequence[Asset], product: Description | None, fetcher: AssetFetcher) -> _Files:
+    beside = {a.key: found for a in assets if (found := header_beside(a, scene.assets)) is not None}
+    masks = {a.key: found for a in assets if (found := mask_sidecar(a, scene.assets)) is not None}
+    used = [*assets, *beside.values(), *masks.values()]
+    if product is not None:
+        used += [*(m.asset for m in product.masks), *product.sidecars]
+    # first of all: it follows redirects before GDAL does
+    identity = fetcher.identity({a.href: a for a in used}.values())
     headers = read_headers(assets, fetcher)
     for header in headers:
         check_against_item(header, scene)
     if product is not None and not product.placed:
         headers = [replace(h, crs=None, transform=Affine.identity()) for h in headers]
-    beside = {a.key: found for a in assets if (found := header_beside(a, scene.assets)) is not None}
-    masks = {a.key: found for a in assets if (found := mask_sidecar(a, fetcher, scene.assets)) is not None}
-    return _Files(headers=headers, product=product, beside=beside, masks=masks)
+    return _Files(headers=headers, identity=identity, product=product, beside=beside, masks=masks)
 
 
 def read_headers(assets: Sequence[Asset], fetcher: AssetFetcher) -> list[Header]:

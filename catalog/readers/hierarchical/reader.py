@@ -112,9 +112,7 @@ def _check_masks(node: Node, arrays: Arrays, size: tuple[int, int]) -> None:
         if len(shape) != len(mask.axes) or (shape[mask.axes.index("y")], shape[mask.axes.index("x")]) != size:
             raise BadAsset(f"{node.where}: mask {mask.path} is {shape}, the cube has {size[0]} x {size[1]} pixels")
     if arrays.lonlat is not None and any(a.shape != size for a in arrays.lonlat):
-        raise BadAsset(
-            f"{node.where}: longitude is {arrays.lonlat[0].shape}, the cube {size[0]} x {size[1]} pixels"
-        )
+        raise BadAsset(f"{node.where}: longitude is {arrays.lonlat[0].shape}, the cube {size[0]} x {size[1]} pixels")
 
 
 def _bands(meaning: Meaning, arrays: Arrays, tables: SensorTables, label: str) -> tuple[str, list[Band]]:

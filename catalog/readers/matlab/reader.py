@@ -9,7 +9,7 @@ from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.instrument import instrument
 from hypermend.catalog.meaning.of_scene import item_statements, stac_statements, user_statements
-from hypermend.catalog.meaning.resolve import resolve
+from hypermend.catalog.meaning.resolve import Meaning, Resolved, resolve
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.readers.bands import (
     ArraySource,
@@ -58,14 +58,7 @@ def open_mat(
         centres = tuple(float(w) * 1000 for w in file.load(layout.wavelength_um).ravel())
         said.add(Field.WAVELENGTH, centres, Source.FILE, layout.wavelength_um)
     meaning = resolve(said, label=label)
-    found = meaning.resolved.get(Field.WAVELENGTH)
-    if found is None:
-        raise BadAsset(
-            f"{label}: {file.where}: no source gives the wavelengths of the {count} bands of {layout.cube}; "
-            "give them with --wavelengths, or name a sensor of that many bands with --sensor"
-        )
-    if len(found.value) != count:
-        raise BadAsset(f"{label}: {layout.cube} has {count} bands, {len(found.value)} wavelengths by {found}")
+    found = _centres(meaning, layout, count, f"{label}: {file.where}")
     if of_table is None or found.source is not Source.TABLE:
         file_bands = by_wavelength(table, found.value, file.where)
     else:
@@ -95,6 +88,23 @@ def open_mat(
             meaning=meaning,
         )
     return decoded(source, [file_bands[i] for i in order])
+
+
+def _centres(meaning: Meaning, layout: Layout, count: int, where: str) -> Resolved:
+    """The wavelengths of the bands.
+
+    Raises:
+        BadAsset: no source gives them, or another number of them.
+    """
+    found = meaning.resolved.get(Field.WAVELENGTH)
+    if found is None:
+        raise BadAsset(
+            f"{where}: no source gives the wavelengths of the {count} bands of {layout.cube}; "
+            "give them with --wavelengths, or name a sensor of that many bands with --sensor"
+        )
+    if len(found.value) != count:
+        raise BadAsset(f"{where}: {layout.cube} has {count} bands, {len(found.value)} wavelengths by {found}")
+    return found
 
 
 def _as_bands(array: Stored, layout: Layout, size: tuple[int, int, int]) -> Stored:

@@ -99,12 +99,8 @@ def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
     where = "its name" if mtl_asset is None else file_name(mtl_asset)
     said.add(Field.SENSOR, sensor, Source.SIDECAR if mtl is not None else Source.FILE, where)
     said.add(Field.NODATA, 0, Source.PRODUCT, "Landsat")
-    said.add(
-        Field.QUANTITY,
-        "reflectance" if surface else "radiance",
-        Source.PRODUCT,
-        "Landsat Level-2" if surface else "Landsat Level-1",
-    )
+    product = f"Landsat Level-{2 if surface else 1}"
+    said.add(Field.QUANTITY, "reflectance" if surface else "radiance", Source.PRODUCT, product)
     said.add(Field.UNITS, None if surface else _RADIANCE_UNITS, Source.PRODUCT, product)
     said.add(Field.DATETIME, None if mtl is None else _start(mtl), Source.SIDECAR, where)
     if match := _DAY.search(f"{stem}_"):

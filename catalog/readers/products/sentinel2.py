@@ -69,7 +69,8 @@ def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
         said.add(Field.DATETIME, utc_time(name["time"]), Source.PRODUCT, f"name {name[0]}")
     for asset in metadata:
         said.extend(metadata_statements(asset, fetcher))
-    said.add(Field.QUANTITY, "reflectance", Source.PRODUCT, "Sentinel-2")
+    if required:  # of ESA; a derived file may hold anything
+        said.add(Field.QUANTITY, "reflectance", Source.PRODUCT, "Sentinel-2")
     said.add(Field.NODATA, 0, Source.PRODUCT, "Sentinel-2")
     return Description(
         product=f"Sentinel-2 {f'L{level}' if level else 'bands'}",

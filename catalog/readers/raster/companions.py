@@ -12,7 +12,7 @@ from hypermend.catalog.readers.raster.envi_header import parse_header
 
 # ENVI data type -> NumPy; complex types and 64-bit integers hold no image
 DTYPES = {1: "uint8", 2: "int16", 3: "int32", 4: "float32", 5: "float64", 12: "uint16", 13: "uint32"}
-SUFFIXES = ("", *(f".{s}" for s in "img dat raw bsq bil bip rfl rdn ref rad cub cube hsi bin envi float".split()))
+SUFFIXES = ("", ".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".rfl", ".rdn", ".ref", ".rad", ".cub", ".cube", ".hsi")
 """Suffixes of raw images, in lower case; "" for a file without one, or for <name>.img of <name>.img.hdr"""
 _NO_IMAGE = ("library", "classification", "virtual mosaic", "meta file")
 

@@ -83,7 +83,7 @@ def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
     return fetcher.raster(asset.href, header_of)
 
 
-def mask_sidecar(asset: Asset, fetcher: AssetFetcher, listed: Mapping[str, Asset]) -> Asset | None:
+def mask_sidecar(asset: Asset, listed: Mapping[str, Asset]) -> Asset | None:
     """The `.msk` of a raster file: beside a local one, or among the scene's assets."""
     found = next((a for a in listed.values() if a.href.split("?")[0] == f"{asset.href.split('?')[0]}.msk"), None)
     if found is None and not is_remote(asset.href) and Path(f"{asset.href}.msk").is_file():
