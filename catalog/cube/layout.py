@@ -3,6 +3,7 @@
     <path>/zarr.json                 group: CF and Zarr geo attributes, the CubeSpec, consolidated metadata
            reflectance/c/0/<iy>/<ix> one shard = all bands of one tile = one writer
            valid/c/<iy>/<ix>         its flags
+           [defect/c/0/<iy>/<ix>]    its defective bands, one bit each; no object where none is
            band, wavelength, fwhm, good, detector, gsd, y, x, spatial_ref [, lon, lat]
 
 The format is plain Zarr 3 with CF attributes: `xarray.open_zarr(path)` opens it without Hypermend.
@@ -61,7 +62,8 @@ def create(
         root.put(f"{path}/zarr.json", last)
         return
     if existing != spec:
-        differing = [k for k, v in spec.to_dict().items() if existing.to_dict()[k] != v]
+        new, old = spec.to_dict(), existing.to_dict()
+        differing = sorted(k for k in new.keys() | old.keys() if new.get(k) != old.get(k))
         raise BadCube(
             f"{root.href(path)} is another cube: {', '.join(differing)} differ; cubes are immutable, use a new path"
         )
@@ -138,6 +140,17 @@ def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
         dimension_names=("y", "x"),
         attributes=cf.valid_attrs(spec, lonlat is not None),
     )
+    if spec.defects:
+        group.create_array(
+            "defect",
+            shape=(spec.defect_bytes, *spec.shape[1:]),
+            dtype="uint8",
+            chunks=(spec.defect_bytes, *spec.shard[1:]),
+            compressors=compressors,
+            fill_value=0,
+            dimension_names=("defect_byte", "y", "x"),
+            attributes=cf.defect_attrs(lonlat is not None),
+        )
     for name, (dims, values, attributes) in cf.coordinates(spec, lonlat).items():
         array = group.create_array(
             name,
