@@ -21,6 +21,7 @@ from hypermend.catalog.arrays import F64
 from hypermend.catalog.errors import BadSensor
 
 _SRF = "_srf"
+_NO_RESPONSE = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def srf(
     rows[:, usable] *= _intervals(wavelength_nm[usable])
     rows[:, ~usable] = 0.0
     total = rows.sum(axis=1, keepdims=True)
-    if blind := [b for b, t in zip(multi_bands, total[:, 0], strict=True) if t < 1e-9]:
+    if blind := [b for b, t in zip(multi_bands, total[:, 0], strict=True) if t < _NO_RESPONSE]:
         centres = wavelength_nm[usable]
         raise BadSensor(
             f"{target.name} bands {blind} lie outside the usable bands at {centres.min():.0f}-{centres.max():.0f} nm; "
@@ -124,7 +125,8 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
     """Share of each band's response, 0 to 1, that lies where a hyperspectral cube has bands.
 
     For a band at the end of the cube's range, or over a gap in it, `srf` still returns a row of sum 1, made of the
-    tail of its response alone. A centre covers the wavelengths within 1.5 median spacings of it.
+    tail of its response alone. A centre covers the wavelengths within 1.5 median spacings of it. The share is 0 where
+    no centre meets the response: a narrow band between sparse centres, for which `srf` has no row.
 
     Raises:
         BadSensor: `multi` has no band of this name.
@@ -137,7 +139,11 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
     radius_nm = 1.5 * float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
     nearest = np.abs(nm[:, None] - centres[None, :]).min(axis=1)
     responses = [_response(target, band, nm) for band in bands]
-    return tuple(float(r[nearest <= radius_nm].sum() / r.sum()) if r.sum() > 0 else 0.0 for r in responses)
+    met = [_response(target, band, centres).sum() > _NO_RESPONSE for band in bands]
+    return tuple(
+        float(r[nearest <= radius_nm].sum() / r.sum()) if m and r.sum() > 0 else 0.0
+        for r, m in zip(responses, met, strict=True)
+    )
 
 
 def _response(target: Sensor, band: str, wavelength_nm: F64) -> F64:

@@ -19,7 +19,7 @@ from hypermend.catalog.errors import BadSensor, Refused
 from hypermend.catalog.pairs.guide import SQUARE_PX, GuideOnGrid
 from hypermend.catalog.pairs.pairing import GuideScenes, finer_spec, offset_on, scale_between, stem
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.sensors import band_coverage, sensor
+from hypermend.catalog.sensors import band_coverage, sensor, srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
@@ -228,3 +228,12 @@ def test_a_guide_band_beyond_the_cube_is_not_seen() -> None:
     assert band_coverage([550.0], "ali", ["MS-2"])[0] < 0.05
     with pytest.raises(BadSensor, match="ali has no band"):
         band_coverage([550.0], "ali", ["B02"])
+
+
+def test_a_guide_band_between_sparse_bands_is_left_out_and_the_others_stay() -> None:
+    sparse = [445.0, 560.0, 665.0, 850.0, 1610.0, 2200.0]  # none within Sentinel-2's B02, 458 to 523 nm
+    share = dict(zip(("B02", "B03"), band_coverage(sparse, "sentinel2a", ["B02", "B03"]), strict=True))
+    assert share["B02"] == 0.0
+    assert share["B03"] > 0.9
+    with pytest.raises(BadSensor, match="B02"):
+        srf(sparse, "sentinel2a", bands=["B02"])
