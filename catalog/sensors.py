@@ -22,6 +22,8 @@ from hypermend.catalog.errors import BadSensor
 
 _SRF = "_srf"
 _NO_RESPONSE = 1e-9
+WIDEST_NM = 50.0
+"""Largest distance from its centre at which a band of a cube still stands for the spectrum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +127,9 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
     """Share of each band's response, 0 to 1, that lies where a hyperspectral cube has bands.
 
     For a band at the end of the cube's range, or over a gap in it, `srf` still returns a row of sum 1, made of the
-    tail of its response alone. A centre covers the wavelengths within 1.5 median spacings of it. The share is 0 where
-    no centre meets the response: a narrow band between sparse centres, for which `srf` has no row.
+    tail of its response alone. A centre covers the wavelengths within 1.5 median spacings of it, at most `WIDEST_NM`: a
+    sparse cube says nothing about a band between two of its own. The share is 0 where no centre meets the response,
+    for which `srf` has no row.
 
     Raises:
         BadSensor: `multi` has no band of this name.
@@ -136,7 +139,7 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
         raise BadSensor(f"{target.name} has no band {missing}; it has {list(target.band_name)}")
     centres = np.unique(np.asarray(wavelength_nm, dtype=np.float64))
     nm = np.arange(300.0, 2700.0)
-    radius_nm = 1.5 * float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
+    radius_nm = min(1.5 * float(np.median(np.diff(centres))), WIDEST_NM) if centres.size > 1 else 0.0
     nearest = np.abs(nm[:, None] - centres[None, :]).min(axis=1)
     responses = [_response(target, band, nm) for band in bands]
     met = [_response(target, band, centres).sum() > _NO_RESPONSE for band in bands]
