@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from hypermend.catalog.arrays import F64
+from hypermend.catalog.dateline import box_outline, swath_box
 from hypermend.catalog.errors import ArchiveError, BadAsset, Refused
 from hypermend.catalog.grids import footprint, transform_point
 from hypermend.catalog.readers.enmap_metadata import read_metadata
@@ -266,14 +266,9 @@ def _footprint_fields(grid: GeoBox | None) -> dict[str, Any]:
 
 
 def _swath_footprint(lon: F64, lat: F64) -> dict[str, Any]:
-    """The box around a swath's pixels."""
-    valid = (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
-    if not valid.any():
-        return {}
-    w, e = float(lon[valid].min()), float(lon[valid].max())
-    s, n = float(lat[valid].min()), float(lat[valid].max())
-    ring = [[w, s], [e, s], [e, n], [w, n], [w, s]]
-    return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": (w, s, e, n)}
+    """The box around a swath's pixels; west > east where it crosses the date line."""
+    box = swath_box(lon, lat)
+    return {} if box is None else {"geometry": box_outline(box), "bbox": box}
 
 
 def _per_band_deliveries(names: Sequence[str]) -> dict[str, list[str]]:
