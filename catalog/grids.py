@@ -44,5 +44,5 @@ def footprint(grid: GeoBox) -> tuple[Mapping[str, Any] | None, Bbox | None]:
     if not all(math.isfinite(degrees) for point in ring for degrees in point):
         return None, None
     # The edges of a geographic grid are as long as they look; those of any other are projected in short steps.
-    found = outline_of_ring(ring, crossing_deg=360 if grid.crs.geographic else 180)
+    found = outline_of_ring(ring, crossing_deg=360 if grid.crs is not None and grid.crs.geographic else 180)
     return (None, None) if found is None else found

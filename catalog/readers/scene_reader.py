@@ -89,6 +89,7 @@ def open_scene(
     if bands is not None and not bands:
         raise BadAsset(f"scene {scene.id}: empty selection of bands; name some of sensor {scene.sensor}")
     files = [a for a in scene.assets.values() if is_data(a.roles, a.media_type, a.key) and a.key != "visual"]
+    files = [a for a in files if a.problem is None or "data" in a.roles]
     kinds: dict[str, list[Asset]] = {}
     for asset in files:
         if (kind := file_format(asset)) is not None:
@@ -101,7 +102,10 @@ def open_scene(
     (kind, assets), *_ = kinds.items()
     if gsd_m is not None and kind != "tiff":
         raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m is requested, but {kind} files have one grid")
-    fetcher = AssetFetcher(sign, max_bytes=max_bytes)
+    if bad := next((a for a in assets if a.problem is not None), None):
+        raise BadAsset(f"scene {scene.id}: asset {bad.key!r}: {bad.problem}")
+    alternates = {a.href: a.alternates for a in scene.assets.values() if a.alternates}
+    fetcher = AssetFetcher(sign, max_bytes=max_bytes, alternates=alternates)
     table = sensors.sensor(scene.sensor)
     options = {"gsd_m": gsd_m} if kind == "tiff" else {}
     try:

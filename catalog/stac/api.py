@@ -5,6 +5,7 @@ The items are not trusted: `discover` compares every one with the filters. What 
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,12 +42,10 @@ def search_items(url: str, filters: ItemFilter, *, limit: int | None) -> Iterato
         client = pystac_client.Client.open(url, stac_io=_Transport())
         method = _method(client)
         optional = _comparisons(client, filters, method)
-        search = client.get_search_link()
-        search_href = "" if search is None else search.absolute_href
+        links = client.get_links("search")
+        search_href = links[0].absolute_href if links else f"{url.rstrip('/')}/search"
     except _READ_ERRORS as e:
         raise BadAsset(f"{shown(url)}: is no STAC API that can be searched: {e}") from e
-    if not search_href:
-        raise BadAsset(f"{shown(url)}: this STAC API has no search; give a collection or an item of it")
     sent: set[tuple[str, str]] = set()
     boxes = [None] if filters.bbox is None else dateline.parts(filters.bbox)
     for box in boxes:
@@ -91,7 +90,7 @@ class _Transport(StacApiIO):
             try:
                 with send(href, headers=headers, data=body) as response:
                     return response.read().decode()
-            except (OSError, EOFError) as e:
+            except (OSError, http.client.HTTPException) as e:
                 raise Unreachable(f"{shown(href)}: connection closed ({type(e).__name__})") from None
 
         return with_retries(attempt)

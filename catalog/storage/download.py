@@ -99,6 +99,8 @@ class Download:
         elif ranged and self._received:
             raise BadAsset(f"{shown(self.href)}: it changed while it was read; run the same command again")
         elif ranged:
+            if is_web_page(response.read(64)):
+                raise login_page(self.href, response.url)
             raise Refused(f"{shown(self.href)}: the server does not serve ranges (it answers {response.status})")
         else:
             self._received.clear()

@@ -127,14 +127,14 @@ def http_error(href: str, code: int, wait_s: float | None = None) -> ArchiveErro
     return BadAsset(f"{where}: the server answers {code}")
 
 
-def retry_after_s(headers: Mapping[str, Any] | None) -> float | None:
+def retry_after_s(headers: Any) -> float | None:
     """Seconds of a Retry-After header, given as such or as a date, by the server's own clock where it tells it."""
-    value = str((headers or {}).get("Retry-After") or "").strip()
+    value = str(headers.get("Retry-After") or "").strip()
     if value.isdigit():
         return float(value)
     try:
         until = email.utils.parsedate_to_datetime(value)
-        date = (headers or {}).get("Date")
+        date = headers.get("Date")
         now = email.utils.parsedate_to_datetime(str(date)) if date else datetime.now(UTC)
         return max((until - now).total_seconds(), 0.0)
     except (ValueError, TypeError):
