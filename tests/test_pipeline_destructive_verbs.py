@@ -206,7 +206,8 @@ def test_g1_after_any_kill_of_prune_the_next_one_ends_it(
         named = cube_key(item.scene)
         prune(archive, older_than_hours=0)
         folder = Path(archive, named).parent
-        assert {p.name for p in folder.iterdir()} == {Path(named).name, Path(f"{named}.done.json").name}
+        left = {p.name for p in folder.iterdir()} - {Path(named).name, Path(f"{named}.done.json").name}
+        assert all(name.endswith(".pruned") for name in left)  # the empty mark of a removal killed at its last delete
         assert verify(archive).torn == ()
 
 
@@ -258,7 +259,7 @@ def test_g1_what_repair_sets_aside_is_kept_until_the_cube_is_whole(archive: str)
     group.write_bytes(damaged)
     assert [unread.repair_with for unread in verify(archive).unread] == ["restore"]
     assert len(verify(archive, repair=True).torn) == 1
-    aside = group.with_name("zarr.json.set-aside")
+    aside = Path(archive, "set-aside", cube_key(item.scene), "zarr.json")
     assert aside.read_bytes() == damaged
     assert do_restore(archive) == 0
     assert (group.read_bytes(), aside.exists()) == (sound, True)

@@ -3,7 +3,7 @@
 What is proven to be torn loses its mark, so that the next `ingest` or `restore` writes it again. A document (metadata,
 marks, plan) that is no JSON is set aside for the same reason. A document that parses is never touched unless repair is
 asked for: a newer version may have written it, or this machine may have failed to open it. What was set aside is kept
-until a later verify finds the cube whole.
+below `set-aside/` until a later verify finds the cube whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hypermend.pipeline.restore.plan import plan_key, read_plan
 from hypermend.pipeline.tiling.tiles import Index
 
 _VERBS = {"source": "ingest", "restored": "restore"}
-_ASIDE = ".set-aside"
+_ASIDE = "set-aside"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,14 +181,14 @@ class _Check:
 
     def _move_aside(self, key: str) -> None:
         try:
-            self._root.put(f"{key}{_ASIDE}", self._root.get(key))
+            self._root.put(f"{_ASIDE}/{key}", self._root.get(key))
         except NotFound:
             return
         self._root.delete(key)
 
     def _set_aside(self) -> Iterator[str]:
         stem, folder = self._key.removesuffix(".zarr"), self._key.rpartition("/")[0]
-        return (e.key for e in self._root.list(folder) if e.key.startswith(stem) and e.key.endswith(_ASIDE))
+        return (e.key for e in self._root.list(f"{_ASIDE}/{folder}") if e.key.startswith(f"{_ASIDE}/{stem}"))
 
     def _part(self, cube: str, index: Index | None) -> TornPart:
         return TornPart(cube=cube, index=index, repair_with=self._verb)
