@@ -173,7 +173,7 @@ class _Check:
 
     def _unusable(self, key: str, reason: str) -> bool:
         """Set aside a document that cannot be used; without repair, one that parses is only recorded. Returns which."""
-        if False:
+        if not self._repair and _parses(self._root, key):
             self.unread.append(Unread(key=key, reason=reason.partition("; `hypermend")[0], repair_with=self._verb))
             return False
         self._move_aside(key)
