@@ -11,6 +11,8 @@ Stored = NDArray[Any]
 """Numbers as a cube or a file stores them, in its own dtype: (band, h, w) unless the function says otherwise."""
 Flags = NDArray[np.uint8]
 """Flags of each pixel, as `cube.spec` lists them: (h, w)."""
+Defects = NDArray[np.bool_]
+"""True where the product calls a band of a pixel defective: (band, h, w)."""
 Mask = NDArray[np.bool_]
 """True where a pixel counts: (h, w)."""
 F64 = NDArray[np.float64]

@@ -8,7 +8,7 @@ ArchiveError
 ├── NotFound      the object does not exist
 ├── Full          no space left: nothing can be written until there is some
 ├── Unreachable   the object may exist, but the transport failed: try again (transient)
-├── AccessDenied  the archive's store rejects the credentials
+├── AccessDenied  a store rejects the credentials, or a server answers with its login page
 └── Refused       possible, but wrong to do (unknown offset, too large, not signed, a model that does not fit)
 """
 
@@ -60,10 +60,12 @@ class Unreachable(ArchiveError):
     """The transport failed (timeout, reset, 5xx, truncated body): try again."""
 
     transient: ClassVar[bool] = True
+    retry_after_s: float | None = None
+    """The wait that the server asks for, in seconds."""
 
 
 class AccessDenied(ArchiveError):
-    """The archive's store rejects the credentials."""
+    """A store rejects the credentials, or a server answers with its login page where data is expected."""
 
 
 class Refused(ArchiveError):

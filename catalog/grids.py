@@ -10,10 +10,11 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
 
+from hypermend.catalog.dateline import Bbox, outline_of_ring
+
 ALIGN_PX = 0.01
 """Largest difference between two grids, in pixels, at which they count as one: rounding of degrees, not more."""
 _POINTS = 8  # of each edge: a straight edge of a projection is a curve in degrees
-_DIGITS = 7  # a centimetre
 
 
 def transform_point(transform: Affine, x: float, y: float) -> tuple[float, float]:
@@ -28,8 +29,8 @@ def crs_label(crs: Any) -> str:
     return f"EPSG:{epsg}" if epsg else str(crs)[:60]
 
 
-def footprint(grid: GeoBox) -> tuple[Mapping[str, Any] | None, tuple[float, float, float, float] | None]:
-    """GeoJSON polygon and bounding box (west, south, east, north) of a grid, in degrees.
+def footprint(grid: GeoBox) -> tuple[Mapping[str, Any] | None, Bbox | None]:
+    """GeoJSON outline and bounding box of a grid, in degrees; split at the date line, with west > east, if it crosses.
 
     None for both if its reference system has no transformation to degrees, or the grid lies outside its validity.
     """
@@ -39,9 +40,9 @@ def footprint(grid: GeoBox) -> tuple[Mapping[str, Any] | None, tuple[float, floa
         return None, None
     if outline["type"] != "Polygon" or not outline["coordinates"]:
         return None, None
-    rings = [[[round(lon, _DIGITS), round(lat, _DIGITS)] for lon, lat, *_ in ring] for ring in outline["coordinates"]]
-    lons, lats = zip(*rings[0], strict=True)
-    bbox = min(lons), min(lats), max(lons), max(lats)
-    if not all(math.isfinite(edge) for edge in bbox):
+    ring = [(lon, lat) for lon, lat, *_ in outline["coordinates"][0]]
+    if not all(math.isfinite(degrees) for point in ring for degrees in point):
         return None, None
-    return {"type": "Polygon", "coordinates": rings}, bbox
+    # The edges of a geographic grid are as long as they look; those of any other are projected in short steps.
+    found = outline_of_ring(ring, crossing_deg=360 if grid.crs is not None and grid.crs.geographic else 180)
+    return (None, None) if found is None else found

@@ -38,6 +38,10 @@ class Asset:
     """multihash (file:checksum)"""
     grid: GeoBox | None = None
     """the file's own grid, if the item gives it"""
+    alternates: tuple[str, ...] = ()
+    """further hrefs of the same file, tried in this order where the first is refused or missing"""
+    problem: str | None = None
+    """why the item's fields for this file cannot be used; a reader that needs the file refuses the scene with it"""
 
 
 @dataclass(frozen=True, kw_only=True)

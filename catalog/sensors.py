@@ -22,6 +22,9 @@ from hypermend.catalog.errors import BadSensor
 from hypermend.catalog.sensor_csv import SRF, Sensor, parse_sensor
 
 __all__ = ["SHIPPED", "Sensor", "SensorTables", "UserTable", "band_coverage", "names", "sensor", "srf"]
+_NO_RESPONSE = 1e-9
+WIDEST_NM = 50.0
+"""Largest distance from its centre at which a band of a cube still stands for the spectrum."""
 
 
 def names() -> list[str]:
@@ -148,7 +151,7 @@ def srf(
     rows[:, usable] *= _intervals(wavelength_nm[usable])
     rows[:, ~usable] = 0.0
     total = rows.sum(axis=1, keepdims=True)
-    if blind := [b for b, t in zip(multi_bands, total[:, 0], strict=True) if t < 1e-9]:
+    if blind := [b for b, t in zip(multi_bands, total[:, 0], strict=True) if t < _NO_RESPONSE]:
         centres = wavelength_nm[usable]
         raise BadSensor(
             f"{target.name} bands {blind} lie outside the usable bands at {centres.min():.0f}-{centres.max():.0f} nm; "
@@ -161,7 +164,9 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
     """Share of each band's response, 0 to 1, that lies where a hyperspectral cube has bands.
 
     For a band at the end of the cube's range, or over a gap in it, `srf` still returns a row of sum 1, made of the
-    tail of its response alone. A centre covers the wavelengths within 1.5 median spacings of it.
+    tail of its response alone. A centre covers the wavelengths within 1.5 median spacings of it, at most `WIDEST_NM`: a
+    sparse cube says nothing about a band between two of its own. The share is 0 where no centre meets the response,
+    for which `srf` has no row.
 
     Raises:
         BadSensor: `multi` has no band of this name.
@@ -171,10 +176,14 @@ def band_coverage(wavelength_nm: Sequence[float], multi: Sensor | str, bands: Se
         raise BadSensor(f"{target.name} has no band {missing}; it has {list(target.band_name)}")
     centres = np.unique(np.asarray(wavelength_nm, dtype=np.float64))
     nm = np.arange(300.0, 2700.0)
-    radius_nm = 1.5 * float(np.median(np.diff(centres))) if centres.size > 1 else 0.0
+    radius_nm = min(1.5 * float(np.median(np.diff(centres))), WIDEST_NM) if centres.size > 1 else 0.0
     nearest = np.abs(nm[:, None] - centres[None, :]).min(axis=1)
     responses = [_response(target, band, nm) for band in bands]
-    return tuple(float(r[nearest <= radius_nm].sum() / r.sum()) if r.sum() > 0 else 0.0 for r in responses)
+    met = [_response(target, band, centres).sum() > _NO_RESPONSE for band in bands]
+    return tuple(
+        float(r[nearest <= radius_nm].sum() / r.sum()) if m and r.sum() > 0 else 0.0
+        for r, m in zip(responses, met, strict=True)
+    )
 
 
 def _response(target: Sensor, band: str, wavelength_nm: F64) -> F64:

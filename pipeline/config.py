@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from hypermend.catalog.storage.hrefs import shown
 
-SignScheme = Literal["none", "planetary-computer", "earthdata", "s3-requester-pays"]
+SignScheme = Literal["none", "planetary-computer", "earthdata", "dlr", "s3-requester-pays"]
 
 
 class BadJob(Exception):
@@ -77,7 +77,7 @@ class Job(BaseModel):
         default=3600.0, gt=0, description="Longest time that one tile may take, in seconds; then the tile fails."
     )
     bbox: Annotated[tuple[float, float, float, float] | None, Option("--bbox", metavar="W S E N")] = Field(
-        default=None, description="West, south, east, north in degrees."
+        default=None, description="West, south, east, north in degrees; west > east crosses the date line."
     )
     datetime: str | None = Field(
         default=None, description="RFC 3339 instant or interval, open ends as '..': 2024-01-01/2024-06-30."
@@ -104,8 +104,8 @@ class Job(BaseModel):
     @field_validator("bbox")
     @classmethod
     def _west_to_east(cls, box: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        # west > east is a box over the date line
-        if box is not None and not (max(abs(box[0]), abs(box[2])) <= 180 and -90 <= box[1] <= box[3] <= 90):
+        # west > east is a box over the date line, and so is 170 to 190
+        if box is not None and not (max(abs(box[0]), abs(box[2])) <= 360 and -90 <= box[1] <= box[3] <= 90):
             raise ValueError(f"{box} is not west, south, east, north in degrees")
         return box
 

@@ -22,12 +22,12 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
-from hypermend.catalog.keys import source_cube_key
+from hypermend.catalog.keys import source_collection, source_cube_key
 from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
 from hypermend.catalog.stac.index import search
-from hypermend.catalog.stac.publish import put_item, source_item
+from hypermend.catalog.stac.publish import names_cube, put_item, source_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.recent import Recent
 from hypermend.catalog.storage.signing import signer
@@ -200,6 +200,7 @@ class IngestUnit:
         self._files = SceneFiles(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
         self._root = root
         self._run = run
+        self.reads: tuple[str, ...] = ()
 
     def prepare(self) -> Prepare:
         return Prepare(unit=self.id, files=self._files)
@@ -217,6 +218,10 @@ class IngestUnit:
 
     def finish(self, prepared: PreparedScene) -> Finish:
         return Finish(unit=self.id, target=prepared.context.key)
+
+    def is_published(self, prepared: PreparedScene) -> bool:
+        collection = source_collection(self.collection)
+        return names_cube(self._root, replace(self._files.scene, collection=collection), prepared.context.key)
 
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         cube: IngestContext = prepared.context

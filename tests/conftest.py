@@ -132,6 +132,35 @@ def stac_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Seq
         stop_server(process)
 
 
+class TrapServer:
+    """The URL of a server of `tests/trap_server.py`, and what was asked of it."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.url, self.log = url, log
+
+    def requests(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+@pytest.fixture
+def traps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], TrapServer]]:
+    """A factory: `traps(folder)` serves the folder with the faults of real servers."""
+    running: list[subprocess.Popen[str]] = []
+
+    def serve(folder: Path) -> TrapServer:
+        log = tmp_path_factory.mktemp("traps") / "requests.jsonl"
+        command = [sys.executable, str(ROOT / "tests" / "trap_server.py"), str(folder), str(log)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stdout is not None
+        return TrapServer(f"http://127.0.0.1:{int(process.stdout.readline())}", log)
+
+    yield serve
+    for process in running:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="session")
 def moto_s3() -> Iterator[str]:
     """An S3 server of our own (moto) and the AWS_* environment that makes every S3 client use it. Yields its URL."""

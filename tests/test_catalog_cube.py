@@ -237,6 +237,84 @@ def test_writing_never_reads_the_old_shard(tmp_path: Path) -> None:
     assert cube.marks.verify() == [] and np.array_equal(cube.read(slice(0, 100), slice(0, 70))[0], stored)
 
 
+# ------------------------------------------------------------------------------------------------------- defects
+
+
+def make_defects(spec: CubeSpec) -> np.ndarray[Any, Any]:
+    """Single pixels of single bands and a whole column of one band; the first tile of the second row has none."""
+    defects = np.random.default_rng(2).random(spec.shape) < 0.01
+    defects[spec.bands - 1, :, 5] = True
+    y, x = spec.window(1, 0)
+    defects[:, y, x] = False
+    return defects
+
+
+@pytest.mark.parametrize("bands", [1, 8, 11])
+def test_defects_are_read_as_they_were_written(root: ArchiveStore, bands: int) -> None:
+    spec = make_spec((bands, 100, 70), defects=True)
+    assert CubeSpec.from_json(spec.to_json()) == spec
+    create(root, PATH, spec)
+    cube = Cube(root, PATH)
+    (stored, flags), defects = make_pixels(spec), make_defects(spec)
+    for index in [(iy, ix) for iy in range(3) for ix in range(2)]:
+        y, x = spec.window(*index)
+        cube.mark(*index, cube.write(y, x, stored[:, y, x], flags[y, x], defects[:, y, x]))
+    for y, x in ((slice(0, 100), slice(0, 70)), (slice(30, 60), slice(4, 50))):
+        got = pickle.loads(pickle.dumps(cube)).read_defects(y, x)
+        assert got.dtype == bool and np.array_equal(got, defects[:, y, x])
+    shards = {index: [s.key for s in mark.shards] for index, mark in cube.marks.done().items()}
+    assert shards[0, 0] == ["defect/c/0/0/0", "reflectance/c/0/0/0", "valid/c/0/0"]
+    assert shards[1, 0] == ["reflectance/c/0/1/0", "valid/c/1/0"]  # nothing is defective there
+    ds = open_cube(root, PATH)
+    assert ds.defect.dims == ("defect_byte", "y", "x") and ds.defect.dtype == np.uint8
+    unpacked = np.unpackbits(ds.defect.values, axis=0, count=bands, bitorder="little")
+    assert np.array_equal(unpacked, defects)
+    assert ds.defect.attrs["flag_masks"] == [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+def test_a_repaired_tile_without_defects_loses_the_old_ones(tmp_path: Path) -> None:
+    root, spec = ArchiveStore(tmp_path), make_spec(defects=True)
+    create(root, PATH, spec)
+    cube = Cube(root, PATH)
+    y, x = spec.window(0, 0)
+    (stored, flags), defects = make_pixels(spec), make_defects(spec)
+    assert len(cube.write(y, x, stored[:, y, x], flags[y, x], defects[:, y, x])) == 3
+    assert len(cube.write(y, x, stored[:, y, x], flags[y, x])) == 2
+    assert not cube.read_defects(y, x).any() and not root.exists(f"{PATH}/defect/c/0/0/0")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("how", ["flipped pixel", "cut in half", "cut to nothing", "lost"])
+def test_f11_damaged_defects_are_an_error_found_by_verify(root: ArchiveStore, how: str) -> None:
+    spec = make_spec(defects=True)
+    create(root, PATH, spec)
+    cube = Cube(root, PATH)
+    (stored, flags), defects = make_pixels(spec), make_defects(spec)
+    y, x = spec.window(0, 0)
+    cube.mark(0, 0, cube.write(y, x, stored[:, y, x], flags[y, x], defects[:, y, x]))
+    cube.marks.fold()
+    damage(root, f"{PATH}/defect/c/0/0/0", how)
+    with pytest.raises(BadCube, match=r"defect/c/0/0/0.*hypermend verify"):
+        Cube(root, PATH).read_defects(y, x)
+    assert cube.marks.verify() == [(0, 0)]
+
+
+def test_a_cube_without_defects_is_that_of_0_1(tmp_path: Path) -> None:
+    root, spec = ArchiveStore(tmp_path), make_spec()
+    assert "defects" not in spec.to_dict()
+    cube, stored, flags = make_cube(root, PATH, spec)
+    y, x = spec.window(0, 0)
+    assert not cube.read_defects(y, x).any() and cube.read_defects(y, x).shape == stored[:, y, x].shape
+    with pytest.raises(BadCube, match="spec has defects=False"):
+        cube.write(y, x, stored[:, y, x], flags[y, x], np.zeros_like(stored[:, y, x], bool))
+    with pytest.raises(BadCube, match="defects differ"):
+        create(root, PATH, make_spec(defects=True))
+    create(root, "second.zarr", make_spec(defects=True))
+    for wrong in (np.zeros((1, 48, 48), bool), np.zeros_like(stored[:, y, x])):
+        with pytest.raises(BadCube, match="need bool"):
+            Cube(root, "second.zarr").write(y, x, stored[:, y, x], flags[y, x], wrong)
+
+
 # ------------------------------------------------------------------------------------------------ marks and faults
 
 

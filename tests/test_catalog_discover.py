@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,7 @@ from hypermend.catalog.errors import BadAsset, BadSensor, NotFound, Unreachable
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.discover import ItemFilter, Skipped, discover, from_folder
 from hypermend.catalog.stac.item import from_item, to_item
-from hypermend.catalog.storage import fetch
+from hypermend.catalog.storage import transport
 
 Api = Callable[[Sequence[Mapping[str, Any]]], str]
 
@@ -157,7 +158,7 @@ class Dying(BaseHTTPRequestHandler):
                 }
             )
             return
-        page = int(self.path.rpartition("page=")[2]) if "page=" in self.path else 1
+        page = int(match[1]) if (match := re.search(r"page=(\d+)", self.path)) else 1
         if page == 3:
             type(self).calls += 1
             self.send_response(self.status)
@@ -178,7 +179,7 @@ class Dying(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(fetch, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(transport, "FIRST_WAIT_S", 0.01)
     Dying.calls = 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Dying)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -192,7 +193,7 @@ def test_f14_a_search_that_dies_says_where_after_its_retries(dying: str) -> None
     found: list[str] = []
     with pytest.raises(Unreachable, match=r"failed at page 3 after 10 items.*503"):
         found.extend(one.id for one in discover(dying))
-    assert len(found) == 10 and Dying.calls == fetch.TRIES
+    assert len(found) == 10 and Dying.calls == transport.TRIES
 
 
 def test_no_api_there() -> None:

@@ -17,9 +17,9 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import CLOUD, VALID, CubeSpec
 from hypermend.catalog.errors import BadSensor, Refused
 from hypermend.catalog.pairs.guide import SQUARE_PX, GuideOnGrid
-from hypermend.catalog.pairs.pairing import GuideScenes, finer_spec, offset_on, scale_between, stem
+from hypermend.catalog.pairs.pairing import MIN_COVERAGE, GuideScenes, finer_spec, offset_on, scale_between, stem
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.sensors import band_coverage, sensor
+from hypermend.catalog.sensors import band_coverage, sensor, srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import make_scene, make_spec, write_tiles
 
@@ -228,3 +228,16 @@ def test_a_guide_band_beyond_the_cube_is_not_seen() -> None:
     assert band_coverage([550.0], "ali", ["MS-2"])[0] < 0.05
     with pytest.raises(BadSensor, match="ali has no band"):
         band_coverage([550.0], "ali", ["B02"])
+
+
+def test_a_guide_band_between_sparse_bands_is_left_out_and_the_others_stay() -> None:
+    # Sentinel-2's B02 is 458 to 523 nm: no centre meets it, or only its tail
+    for first in (430.0, 445.0):
+        sparse = [first, 560.0, 665.0, 850.0, 1610.0, 2200.0]
+        b02, b03 = band_coverage(sparse, "sentinel2a", ["B02", "B03"])
+        assert b02 < MIN_COVERAGE
+        assert b03 > 0.9
+    sparse[0] = 430.0
+    assert band_coverage(sparse, "sentinel2a", ["B02"]) == (0.0,)
+    with pytest.raises(BadSensor, match="B02"):
+        srf(sparse, "sentinel2a", bands=["B02"])

@@ -93,6 +93,17 @@ def valid_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
     }
 
 
+def defect_attrs(lonlat: bool) -> dict[str, Any]:
+    """Bit i of byte j tells of the band at position 8j+i, both from 0: NumPy's unpackbits with bitorder "little"."""
+    return {
+        "long_name": "defective bands of the pixel; bit i of byte j, from 0, is set for the band at position 8j+i",
+        "flag_masks": [1 << i for i in range(8)],
+        "flag_meanings": " ".join(f"band_at_8j_plus_{i}" for i in range(8)),
+        "coordinates": _names((), lonlat),
+        "grid_mapping": "spatial_ref",
+    }
+
+
 def encode_fill(fill: float | int, dtype: str) -> int | str:
     """`_FillValue` as xarray keeps it in Zarr 3: an integer, or base64 of the little-endian double."""
     if np.dtype(dtype).kind in "iu":

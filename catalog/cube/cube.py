@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import zarr
 
-from hypermend.catalog.arrays import Flags, Stored
+from hypermend.catalog.arrays import Defects, Flags, Stored
 from hypermend.catalog.cube.layout import metadata_errors, read_spec
 from hypermend.catalog.cube.marks import DoneMarks, Shard, TileIndex
 from hypermend.catalog.cube.spec import NODATA
@@ -45,6 +46,9 @@ class Cube:
             self._flags = zarr.open_array(self._reads, path="valid", mode="r", zarr_format=3)
             self._stored_out = self._out("reflectance")
             self._flags_out = self._out("valid")
+            if self.spec.defects:
+                self._defects = zarr.open_array(self._reads, path="defect", mode="r", zarr_format=3)
+                self._defects_out = self._out("defect")[False]
 
     def __reduce__(self) -> tuple[type[Cube], tuple[ArchiveStore, str]]:
         return Cube, (self.root, self.path)
@@ -71,25 +75,49 @@ class Cube:
                 raise BadCube(f"{self._name(iy, ix)} is lost, and tile ({iy}, {ix}) has data; {_REPAIR}")
         return stored, flags
 
-    def write(self, y: slice, x: slice, stored: Stored, flags: Flags) -> tuple[Shard, ...]:
+    def read_defects(self, y: slice, x: slice) -> Defects:
+        """Defective bands (band, h, w), True where defective, of a window; all False where the cube keeps none.
+
+        A tile without defects has no object. Its mark tells it from a tile whose object is lost.
+
+        Raises:
+            BadCube: the window leaves the scene, or the object of a tile under it is lost or torn.
+        """
+        y, x = self._window(y, x)
+        if not self.spec.defects:
+            return np.zeros((self.spec.bands, y.stop - y.start, x.stop - x.start), bool)
+        with self._read_errors(y, x):
+            packed = np.asarray(self._defects[:, y, x])
+        for iy, ix in self._indices(y, x):
+            key = f"defect/c/0/{iy}/{ix}"
+            if key in self._reads.missing and key in self._marked_defects:
+                raise BadCube(f"{self.root.href(f'{self.path}/{key}')} is lost; {_REPAIR}")
+        return np.unpackbits(packed, axis=0, count=self.spec.bands, bitorder="little").astype(bool)
+
+    def write(
+        self, y: slice, x: slice, stored: Stored, flags: Flags, defects: Defects | None = None
+    ) -> tuple[Shard, ...]:
         """Write whole tiles. Returns the objects written, with size and crc32, for `mark`.
 
         stored: (band, h, w) in the cube's dtype. flags: (h, w) uint8, none 0. A NODATA pixel lacks at least one band;
-        the numbers of its other bands are kept.
+        the numbers of its other bands are kept. defects: (band, h, w) bool, True where defective; None for none.
         Nothing is read back: the old shard, if any, is replaced in one atomic put.
 
         Raises:
             BadCube: y and x do not cover whole shards (two writers would race and lose data silently), or shape,
-                dtype or flags are not the cube's.
+                dtype, flags or defects are not the cube's.
         """
         y, x = self._window(y, x)
         self._check_alignment(y, x)
         self._check_pixels(y, x, stored, flags)
+        self._check_defects(stored, defects)
         empty = bool((flags & NODATA).all()) and self._is_fill(stored)
         with self.root.errors("write", self.path), self._writes.recording() as written:
             # Without data there is no shard: Zarr then deletes the remains of an earlier try.
             self._stored_out[not empty][:, y, x] = stored
             self._flags_out[True][y, x] = flags
+            if self.spec.defects:
+                self._defects_out[:, y, x] = 0 if defects is None else np.packbits(defects, axis=0, bitorder="little")
         for shard in written:
             self._reads.missing.discard(shard.key)
         return tuple(sorted(written, key=lambda s: s.key))
@@ -133,6 +161,20 @@ class Cube:
         if not flags.all():
             raise BadCube(f"{self.path}: {int((flags == 0).sum())} pixels have no flag; set VALID, NODATA or a reason")
 
+    def _check_defects(self, stored: Stored, defects: Defects | None) -> None:
+        if defects is None:
+            return
+        if not self.spec.defects:
+            raise BadCube(f"{self.path}: got defects, but its spec has defects=False; make the cube with defects=True")
+        if defects.shape != stored.shape or defects.dtype != bool:
+            raise BadCube(f"{self.path}: got defects {defects.dtype} {defects.shape}, need bool {stored.shape}")
+
+    @cached_property
+    def _marked_defects(self) -> frozenset[str]:
+        """Keys of the objects that hold defects, as the marks list them; read once, for the first tile without one."""
+        shards = (shard.key for mark in self.marks.done().values() for shard in mark.shards)
+        return frozenset(key for key in shards if key.startswith("defect/"))
+
     def _is_fill(self, stored: Stored) -> bool:
         if self.spec.fill is None:
             return False
@@ -141,11 +183,15 @@ class Cube:
     def _tiles(self, y: slice, x: slice, flags: Flags) -> Iterator[tuple[TileIndex, Flags]]:
         """Indices of the tiles under the window, each with its part of the window's flags."""
         _, ty, tx = self.spec.shard
+        for iy, ix in self._indices(y, x):
+            rows = slice(max(iy * ty - y.start, 0), (iy + 1) * ty - y.start)
+            cols = slice(max(ix * tx - x.start, 0), (ix + 1) * tx - x.start)
+            yield (iy, ix), flags[rows, cols]
+
+    def _indices(self, y: slice, x: slice) -> Iterator[TileIndex]:
+        _, ty, tx = self.spec.shard
         for iy in range(y.start // ty, -(-y.stop // ty)):
-            for ix in range(x.start // tx, -(-x.stop // tx)):
-                rows = slice(max(iy * ty - y.start, 0), (iy + 1) * ty - y.start)
-                cols = slice(max(ix * tx - x.start, 0), (ix + 1) * tx - x.start)
-                yield (iy, ix), flags[rows, cols]
+            yield from ((iy, ix) for ix in range(x.start // tx, -(-x.stop // tx)))
 
     def _shard_key(self, iy: int, ix: int) -> str:
         return f"reflectance/c/0/{iy}/{ix}"
@@ -164,17 +210,18 @@ class Cube:
 
     def _undecodable(self, y: slice, x: slice) -> str:
         """Names of the objects under the window that do not decode, tried one by one (only after a read failed)."""
-        _, ty, tx = self.spec.shard
         names = []
-        for iy in range(y.start // ty, -(-y.stop // ty)):
-            for ix in range(x.start // tx, -(-x.stop // tx)):
-                rows, cols = self.spec.window(iy, ix)
-                for key, array, window in (
-                    (self._shard_key(iy, ix), self._stored, (slice(None), rows, cols)),
-                    (f"valid/c/{iy}/{ix}", self._flags, (rows, cols)),
-                ):
-                    try:
-                        array[window]
-                    except (ValueError, RuntimeError, TypeError):
-                        names.append(self.root.href(f"{self.path}/{key}"))
+        for iy, ix in self._indices(y, x):
+            rows, cols = self.spec.window(iy, ix)
+            objects = [
+                (self._shard_key(iy, ix), self._stored, (slice(None), rows, cols)),
+                (f"valid/c/{iy}/{ix}", self._flags, (rows, cols)),
+            ]
+            if self.spec.defects:
+                objects.append((f"defect/c/0/{iy}/{ix}", self._defects, (slice(None), rows, cols)))
+            for key, array, window in objects:
+                try:
+                    array[window]
+                except (ValueError, RuntimeError, TypeError):
+                    names.append(self.root.href(f"{self.path}/{key}"))
         return f"torn: {', '.join(names)}" if names else f"{self.root.href(self.path)} could not be read"

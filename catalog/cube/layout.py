@@ -3,6 +3,7 @@
     <path>/zarr.json                 group: CF and Zarr geo attributes, the CubeSpec, consolidated metadata
            reflectance/c/0/<iy>/<ix> one shard = all bands of one tile = one writer
            valid/c/<iy>/<ix>         its flags
+           [defect/c/0/<iy>/<ix>]    its defective bands, one bit each; no object where none is
            band, wavelength, fwhm, good, detector, gsd, y, x, spatial_ref [, lon, lat]
 
 The format is plain Zarr 3 with CF attributes: `xarray.open_zarr(path)` opens it without Hypermend.
@@ -31,6 +32,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 
 SPEC_ATTR = "hypermend:spec"
 ZSTD_LEVEL = 1
+_COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec())
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 """Errors of Zarr and xarray for damaged metadata."""
 
@@ -61,7 +63,8 @@ def create(
         root.put(f"{path}/zarr.json", last)
         return
     if existing != spec:
-        differing = [k for k, v in spec.to_dict().items() if existing.to_dict()[k] != v]
+        new, old = spec.to_dict(), existing.to_dict()
+        differing = sorted(k for k in new.keys() | old.keys() if new.get(k) != old.get(k))
         raise BadCube(
             f"{root.href(path)} is another cube: {', '.join(differing)} differ; cubes are immutable, use a new path"
         )
@@ -114,7 +117,6 @@ def metadata_errors(root: ArchiveStore, path: str) -> Iterator[None]:
 def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
     """Every object of a cube without pixels: {key: bytes}, made in memory so that `create` can put the group last."""
     store = MemoryStore()
-    compressors = [ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()]
     group = zarr.create_group(store=store, zarr_format=3)
     fill = spec.fill if spec.fill is not None else (np.nan if np.dtype(spec.dtype).kind == "f" else 0)
     group.create_array(
@@ -123,7 +125,7 @@ def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
         dtype=spec.dtype,
         chunks=spec.chunk,
         shards=spec.shard,
-        compressors=compressors,
+        compressors=_COMPRESSORS,
         fill_value=fill,
         dimension_names=("band", "y", "x"),
         attributes=cf.reflectance_attrs(spec, lonlat is not None),
@@ -133,18 +135,20 @@ def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
         shape=spec.shape[1:],
         dtype="uint8",
         chunks=spec.shard[1:],
-        compressors=compressors,
+        compressors=_COMPRESSORS,
         fill_value=0,
         dimension_names=("y", "x"),
         attributes=cf.valid_attrs(spec, lonlat is not None),
     )
+    if spec.defects:
+        _create_defects(group, spec, lonlat is not None)
     for name, (dims, values, attributes) in cf.coordinates(spec, lonlat).items():
         array = group.create_array(
             name,
             shape=values.shape,
             dtype=values.dtype,
             chunks=spec.shard[1:] if len(dims) == 2 else values.shape,
-            compressors=compressors if dims else None,
+            compressors=_COMPRESSORS if dims else None,
             fill_value=np.nan if values.dtype.kind == "f" else 0,
             dimension_names=dims,
             attributes=attributes,
@@ -163,3 +167,16 @@ def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
     }
     objects["zarr.json"] = to_json(head)
     return objects
+
+
+def _create_defects(group: zarr.Group, spec: CubeSpec, lonlat: bool) -> None:
+    group.create_array(
+        "defect",
+        shape=(spec.defect_bytes, *spec.shape[1:]),
+        dtype="uint8",
+        chunks=(spec.defect_bytes, *spec.shard[1:]),
+        compressors=_COMPRESSORS,
+        fill_value=0,
+        dimension_names=("defect_byte", "y", "x"),
+        attributes=cf.defect_attrs(lonlat),
+    )

@@ -129,10 +129,6 @@ class DoneMarks:
             self._put_folded(folded.values())
         self.root.delete(self._key(index))
 
-    def drop_folded(self) -> None:
-        """Remove the object of all marks, which is damaged: its tiles are no longer done."""
-        self.root.delete(self.folded)
-
     def verify(self, workers: int = 4) -> list[TileIndex]:
         """Tiles whose mark is damaged, or with an object that is missing or differs from the marked size or crc32.
 
@@ -183,8 +179,8 @@ class DoneMarks:
             return {}
         except (NotJson, *_BAD_MARK) as e:
             raise BadCube(
-                f"{self.root.href(self.folded)} is damaged; `hypermend verify` removes it, and the same command does "
-                "the cube's tiles again"
+                f"{self.root.href(self.folded)} is damaged; `hypermend verify --repair` sets it aside, and the same "
+                "command does the cube's tiles again"
             ) from e
 
     def _put_folded(self, marks: Iterable[Mark]) -> bool:

@@ -84,6 +84,8 @@ class CubeSpec:
     shard: tuple[int, int, int]
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """provenance, JSON values, kept as attributes of the dataset"""
+    defects: bool = False
+    """whether the cube has an array `defect`: which bands of a pixel the product calls defective"""
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -172,6 +174,11 @@ class CubeSpec:
         return self.shape[2]
 
     @property
+    def defect_bytes(self) -> int:
+        """Bytes that hold one bit for each band."""
+        return -(-self.bands // 8)
+
+    @property
     def grid(self) -> GeoBox | None:
         """Grid of the pixels; None without a CRS or a transform."""
         if self.crs is None or self.transform is None:
@@ -197,6 +204,8 @@ class CubeSpec:
         if isinstance(self.fill, float) and not math.isfinite(self.fill):
             out["fill"] = str(np.float64(self.fill)).replace("nan", "NaN")
         out["attrs"] = _json_only(self.attrs)
+        if not self.defects:  # no key: the specs of 0.1, and the ids made of them, stay
+            del out["defects"]
         return out
 
     @classmethod

@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from hypermend.catalog.arrays import F64
+from hypermend.catalog.dateline import box_outline, swath_box
 from hypermend.catalog.errors import ArchiveError, BadAsset
 from hypermend.catalog.grids import footprint, transform_point
 from hypermend.catalog.meaning.instrument import UNNAMED
@@ -320,14 +320,9 @@ def _footprint_fields(grid: GeoBox | None) -> dict[str, Any]:
 
 
 def _swath_footprint(lon: F64, lat: F64) -> dict[str, Any]:
-    """The box around a swath's pixels."""
-    valid = (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
-    if not valid.any():
-        return {}
-    w, e = float(lon[valid].min()), float(lon[valid].max())
-    s, n = float(lat[valid].min()), float(lat[valid].max())
-    ring = [[w, s], [e, s], [e, n], [w, n], [w, s]]
-    return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": (w, s, e, n)}
+    """The box around a swath's pixels; west > east where it crosses the date line."""
+    box = swath_box(lon, lat)
+    return {} if box is None else {"geometry": box_outline(box), "bbox": box}
 
 
 def _per_band_files(names: Iterable[str]) -> dict[str, list[str]]:

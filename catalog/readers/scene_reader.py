@@ -98,12 +98,14 @@ def open_scene(
     """
     if bands is not None and not bands:
         raise BadAsset(f"scene {scene.id}: empty selection of bands; name some of sensor {scene.sensor}")
-    fetcher = AssetFetcher(sign, max_bytes=max_bytes)
+    alternates = {a.href: a.alternates for a in scene.assets.values() if a.alternates}
+    fetcher = AssetFetcher(sign, max_bytes=max_bytes, alternates=alternates)
     product = describe(scene, fetcher)
     # of a known product only its own images are read: an asset that is not needed never fails a scene
     files = [a for a in scene.assets.values() if is_data(a.roles, a.media_type, a.key) and a.key != "visual"]
     if product is not None:
         files = list(product.images)
+    files = [a for a in files if a.problem is None or "data" in a.roles]
     kinds: dict[str, list[Asset]] = {}
     for asset in files:
         if (kind := file_format(asset)) is not None:
@@ -116,6 +118,8 @@ def open_scene(
     (kind, assets), *_ = kinds.items()
     if gsd_m is not None and kind != "tiff":
         raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m is requested, but {kind} files have one grid")
+    if bad := next((a for a in assets if a.problem is not None), None):
+        raise BadAsset(f"scene {scene.id}: asset {bad.key!r}: {bad.problem}")
     options: dict[str, Any] = {"gsd_m": gsd_m, "product": product} if kind == "tiff" else {}
     try:
         source = _OPEN[kind](scene, assets, fetcher, tables=tables, bands=bands, **options)

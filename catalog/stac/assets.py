@@ -4,62 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hypermend.catalog.band_names import match_band
-from hypermend.catalog.scene import Asset, is_data
+from hypermend.catalog.scene import Asset
 from hypermend.catalog.sensors import Sensor
 from hypermend.catalog.stac.fields import BadField, crs_of, grid_fields, grid_of, mapping, number, sequence, text
 from hypermend.catalog.storage.hrefs import resolve_href
 
+_NONE_AS_TEXT = ("", "null", "none")
+"""Written by servers that turn every value into text (DLR: raster:nodata "null")."""
+
 
 def read_asset(
     key: str,
-    raw: Mapping[str, Any],
+    raw: Any,
     *,
     base: str | None,
     within: str | None,
     own: bool,
     crs: str | None,
-    table: Sensor,
+    table: Sensor | None,
     item_bands: Sequence[Any],
-) -> Asset | None:
-    """An asset of an item; None for a picture or a document whose href may not be followed.
+) -> Asset:
+    """An asset of an item. Fields that cannot be used become its `problem`: only a reader knows whether it needs them.
 
     Args:
         base, within, own: see `hrefs.resolve_href`.
         crs: the item's, for an asset that has none of its own.
+        table: None where the sensor has no table; bands then keep their names.
         item_bands: the item's bands, to which those of old assets are indices.
-
-    Raises:
-        BadField: names the problem, without the asset's key.
     """
-    roles = tuple(str(r) for r in sequence("roles", raw.get("roles")))
-    media_type = text("type", raw.get("type"))
-    if (written := text("href", raw.get("href"))) is None:
-        raise BadField("it has no href")
+    fields = raw if isinstance(raw, Mapping) else {}
+    kept = Asset(key=key, href="", roles=_texts(fields.get("roles")), media_type=_text(fields.get("type")))
+    href = ""
     try:
-        href = resolve_href(written, base, within=within, own=own)
-    except ValueError as e:
-        if is_data(roles, media_type, key):
+        mapping("it", raw)
+        if (problem := text("hypermend:problem", fields.get("hypermend:problem"))) is not None:
+            return replace(kept, href=_text(fields.get("href")) or "", problem=problem)
+        if (written := text("href", fields.get("href"))) is None:
+            raise BadField("it has no href")
+        try:
+            href = resolve_href(written, base, within=within, own=own)
+        except ValueError as e:
             raise BadField(str(e)) from e
-        return None  # a thumbnail or an XML that is never read must not exclude the scene
-    bands = [_band(b, item_bands) for b in sequence("bands", raw.get("bands") or raw.get("eo:bands"))]
-    raster = [mapping("raster:bands", b) for b in sequence("raster:bands", raw.get("raster:bands"))]
-    per_band = [{**a, **b} for a, b in zip(bands, raster, strict=False)] or raster or bands
-    return Asset(
-        key=key,
-        href=href,
-        roles=roles,
-        media_type=media_type,
-        bands=tuple(_band_name(b, i, key, len(bands), table) for i, b in enumerate(bands)),
-        nodata=_common("nodata", raw, per_band, finite=False),
-        scale=_common("scale", raw, per_band),
-        offset=_common("offset", raw, per_band),
-        gsd_m=number("gsd", raw.get("gsd")),
-        checksum=text("file:checksum", raw.get("file:checksum")),
-        grid=grid_of(raw, crs_of(raw) or crs),
-    )
+        roles = tuple(str(r) for r in sequence("roles", fields.get("roles")))
+        media_type = text("type", fields.get("type"))
+        bands = [_band(b, item_bands) for b in sequence("bands", fields.get("bands") or fields.get("eo:bands"))]
+        raster = [mapping("raster:bands", b) for b in sequence("raster:bands", fields.get("raster:bands"))]
+        per_band = [{**a, **b} for a, b in zip(bands, raster, strict=False)] or raster or bands
+        return Asset(
+            key=key,
+            href=href,
+            roles=roles,
+            media_type=media_type,
+            bands=tuple(_band_name(b, i, key, len(bands), table) for i, b in enumerate(bands)),
+            nodata=_common("nodata", fields, per_band, finite=False),
+            scale=_common("scale", fields, per_band),
+            offset=_common("offset", fields, per_band),
+            gsd_m=number("gsd", fields.get("gsd")),
+            checksum=text("file:checksum", fields.get("file:checksum")),
+            grid=grid_of(fields, crs_of(fields) or crs),
+            alternates=_alternates(fields, base=base, within=within, own=own),
+        )
+    except BadField as e:
+        return replace(kept, href=href, problem=str(e))
 
 
 def asset_fields(asset: Asset) -> dict[str, Any]:
@@ -81,7 +91,32 @@ def asset_fields(asset: Asset) -> dict[str, Any]:
         fields["gsd"] = asset.gsd_m
     if asset.checksum is not None:
         fields["file:checksum"] = asset.checksum
+    if asset.alternates:
+        fields["alternate"] = {str(n): {"href": href} for n, href in enumerate(asset.alternates, start=1)}
+    if asset.problem is not None:
+        fields["hypermend:problem"] = asset.problem
     return {**fields, **grid_fields(asset.grid)}
+
+
+def _alternates(fields: Mapping[str, Any], *, base: str | None, within: str | None, own: bool) -> tuple[str, ...]:
+    """Hrefs of the alternate-assets extension that may be followed, in the order of the item."""
+    found: list[str] = []
+    for alternate in mapping("alternate", fields.get("alternate")).values():
+        written = _text(mapping("an alternate", alternate).get("href"))
+        try:
+            if written is not None:
+                found.append(resolve_href(written, base, within=within, own=own))
+        except ValueError:
+            continue  # another way to the same file must not cost the first
+    return tuple(found)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
 
 def _band(band: Any, item_bands: Sequence[Any]) -> dict[str, Any]:
@@ -93,9 +128,11 @@ def _band(band: Any, item_bands: Sequence[Any]) -> dict[str, Any]:
     return {"name": str(band)}
 
 
-def _band_name(band: Mapping[str, Any], position: int, key: str, count: int, table: Sensor) -> str:
+def _band_name(band: Mapping[str, Any], position: int, key: str, count: int, table: Sensor | None) -> str:
     """The sensor table's name for a band: by its name, else by its centre wavelength, else the name as it is."""
     name = str(band.get("name") or (key if count == 1 else position + 1))
+    if table is None:
+        return name
     if (match := match_band(name, table)) is not None:
         return match
     centre_um = number("center_wavelength", band.get("center_wavelength") or band.get("eo:center_wavelength"))
@@ -113,7 +150,10 @@ def _common(
     """A number that holds for the whole asset: its own field, or the same in all its bands."""
 
     def value_in(fields: Mapping[str, Any]) -> float | None:
-        return number(field, fields.get(field, fields.get(f"raster:{field}")), finite=finite)
+        value = fields.get(field, fields.get(f"raster:{field}"))
+        if isinstance(value, str) and value.strip().lower() in _NONE_AS_TEXT:
+            return None
+        return number(field, value, finite=finite)
 
     if (value := value_in(raw)) is not None:
         return value

@@ -1,7 +1,7 @@
 """Discovery of scenes: a STAC API, a static STAC catalog, or a folder of files -> Iterator[Scene | Skipped].
 
 An item that cannot become a scene is yielded as `Skipped` with its id and reason, and the search continues. Filters
-are applied here even if the server received them: servers may ignore them (`rustac serve` ignores `query`).
+are applied here whatever a server says it did with them: some ignore `query`, `ids`, the box or the collections.
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pystac_client
-from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
-
-from hypermend.catalog.errors import ArchiveError, BadAsset, BadItem, NotFound, Unreachable
+from hypermend.catalog.errors import ArchiveError, BadAsset, BadItem, NotFound
 from hypermend.catalog.readers.folder import Skipped, from_folder
 from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.api import search_items
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item, items_in
-from hypermend.catalog.storage.fetch import TIMEOUT_S, AssetFetcher, check_href, http_error, with_retries
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, resolve_href, shown
 
 __all__ = ["Discovered", "ItemFilter", "Skipped", "discover", "from_folder"]
 Discovered = Scene | Skipped
 DOCUMENT_BYTES = 256 << 20
 MAX_DEPTH = 32
-PAGE_ITEMS = 100
 
 
 def discover(
@@ -93,59 +89,9 @@ def _scenes(
             yield Skipped(id=e.id, reason=e.reason)
 
 
-class _RetryingIO(StacApiIO):
-    """pystac-client's transport with the catalog's retries, over http only."""
-
-    def request(
-        self,
-        href: str,
-        method: str | None = None,
-        headers: dict[str, str] | None = None,
-        parameters: dict[str, Any] | None = None,
-    ) -> str:
-        if not href.startswith(("http://", "https://")):
-            raise BadAsset(f"the STAC API links to {shown(href)}; only http and https are followed")
-
-        check_href(href)
-
-        def attempt() -> str:
-            try:
-                return super(_RetryingIO, self).request(href, method, headers, parameters)
-            except APIError as e:
-                if e.status_code is None:
-                    raise Unreachable(f"{shown(href)}: no answer ({type(e).__name__})") from None
-                raise http_error(href, e.status_code) from None
-
-        return with_retries(attempt)
-
-
 def _api(url: str, filters: ItemFilter, *, sensor: str | None, limit: int | None) -> Iterator[Discovered]:
-    client = pystac_client.Client.open(url, stac_io=_RetryingIO(timeout=TIMEOUT_S, max_retries=None))
-    parameters: dict[str, Any] = {"limit": min(limit or PAGE_ITEMS, PAGE_ITEMS)}
-    if filters.collections:
-        parameters["collections"] = list(filters.collections)
-    if filters.bbox is not None:
-        parameters["bbox"] = list(filters.bbox)
-    if filters.datetime is not None:
-        parameters["datetime"] = filters.datetime
-    if filters.comparisons and client.conforms_to("QUERY"):
-        parameters["query"] = filters.as_query()
-    return _deduplicated(_scenes(_pages(client, parameters, url), filters, href=url, within=None, sensor=sensor), limit)
-
-
-def _pages(client: pystac_client.Client, parameters: Mapping[str, Any], url: str) -> Iterator[Mapping[str, Any]]:
-    """Items of all pages; the error of a search that fails names the page."""
-    page, items = 0, 0
-    try:
-        for body in client.search(**parameters).pages_as_dicts():
-            page += 1
-            for item in body.get("features", []):
-                items += 1
-                yield item
-    except Unreachable as e:
-        raise Unreachable(f"search at {shown(url)} failed at page {page + 1} after {items} items: {e}") from e
-    except (ValueError, KeyError, TypeError) as e:
-        raise BadAsset(f"search at {shown(url)}: page {page + 1} is no item collection: {e}") from e
+    items = search_items(url, filters, limit=limit)
+    return _deduplicated(_scenes(items, filters, href=url, within=None, sensor=sensor), limit)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Any
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from hypermend.catalog.dateline import Bbox, Point, box_of_rings, width, wrap_box
 from hypermend.catalog.scene import TIME_FROM, UNKNOWN
 
-Bbox = tuple[float, float, float, float]
 _CRS_KEYS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
 _GRID_KEYS = (*_CRS_KEYS, "proj:shape", "proj:transform")
 _EARLIEST, _LATEST = "1900-01-01T00:00:00Z", "2099-12-31T23:59:59Z"
@@ -141,33 +141,48 @@ def grid_fields(grid: GeoBox | None) -> dict[str, Any]:
 
 
 def bbox_of(item: Mapping[str, Any]) -> Bbox | None:
-    """West, south, east, north in degrees: the item's, else those of its geometry; None without a geometry."""
+    """West, south, east, north in degrees, west > east over the date line; None without a geometry.
+
+    It is the item's bbox. One wider than half the globe is often that of a scene on the date line written as
+    -180 to 180: the outline then decides, if its own box is narrower.
+    """
     geometry = item.get("geometry")
     if geometry is None:
         return None
-    points = list(_points(geometry))
+    outlined = box_of_rings(_rings(geometry))
     bbox = sequence("bbox", item.get("bbox"))
-    if len(bbox) in (4, 6):
-        half = len(bbox) // 2
-        west, south, east, north = (_degrees(bbox[i]) for i in (0, 1, half, half + 1))
-        return west, south, east, north
-    if not points:
-        return None
-    lon, lat = [p[0] for p in points], [p[1] for p in points]
-    return min(lon), min(lat), max(lon), max(lat)
+    if len(bbox) not in (4, 6):
+        return outlined
+    half = len(bbox) // 2
+    west, south, east, north = (_degrees(bbox[i]) for i in (0, 1, half, half + 1))
+    box = wrap_box(west, south, east, north)
+    if width(box) > 180 and outlined is not None and width(outlined) < width(box):
+        return outlined[0], south, outlined[2], north
+    return box
 
 
-def _points(part: Any, depth: int = _NESTED) -> Iterator[tuple[float, float]]:
+def _rings(part: Any, depth: int = _NESTED) -> Iterator[list[Point]]:
+    """The rings and lines of a geometry; a point is a line of one."""
     if isinstance(part, Mapping):
         part = part.get("coordinates", part.get("geometries", []))
     if depth == 0 or not isinstance(part, list | tuple):
         raise BadField(f"geometry is none of GeoJSON's: {_short(part)}")
-    if len(part) > 1 and not isinstance(part[0], list | tuple | Mapping):
-        lon, lat, *_ = (_degrees(value) for value in part)  # checks a height, too
-        yield lon, lat
+    if _is_position(part):
+        yield [_position(part)]
+    elif part and all(map(_is_position, part)):
+        yield [_position(position) for position in part]
     else:
         for inner in part:
-            yield from _points(inner, depth - 1)
+            yield from _rings(inner, depth - 1)
+
+
+def _is_position(part: Any) -> bool:
+    return isinstance(part, list | tuple) and len(part) > 1 and not isinstance(part[0], list | tuple | Mapping)
+
+
+def _position(part: Sequence[Any]) -> Point:
+    lon, lat, *_ = (_degrees(value) for value in part)  # checks a height, too
+    return lon, lat
 
 
 def _degrees(value: Any) -> float:

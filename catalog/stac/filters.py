@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from hypermend.catalog.dateline import Bbox, boxes_meet, wrap_box
 from hypermend.catalog.errors import BadAsset
-from hypermend.catalog.stac.fields import Bbox, parse_time, rfc3339
+from hypermend.catalog.stac.fields import parse_time, rfc3339
 from hypermend.catalog.stac.item import search_fields
 
 Interval = tuple[datetime | None, datetime | None]
@@ -56,7 +57,10 @@ class ItemFilter:
         if bbox is not None:
             if len(bbox) != 4 or bbox[1] > bbox[3]:
                 raise BadAsset(f"bbox {list(bbox)}: four numbers west south east north, south not above north")
-            box = float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3])
+            west, south, east, north = map(float, bbox)
+            if max(abs(west), abs(east)) > 360:
+                raise BadAsset(f"bbox {list(bbox)}: longitudes are -180 to 180, or 0 to 360")
+            box = wrap_box(west, south, east, north)
         filters = cls(
             collections=tuple(collections or ()),
             bbox=box,
@@ -71,7 +75,7 @@ class ItemFilter:
         collection, box, span, properties = search_fields(item)
         if self.collections and collection not in self.collections:
             return False
-        if self.bbox is not None and (box is None or not _boxes_meet(self.bbox, box)):
+        if self.bbox is not None and (box is None or not boxes_meet(self.bbox, box)):
             return False
         wanted = self.interval()
         if wanted is not None and not _intervals_overlap(wanted, span):
@@ -84,6 +88,14 @@ class ItemFilter:
         for key, sign, value in self.comparisons:
             out.setdefault(key, {})[_OPERATORS[sign][0]] = value
         return out
+
+    def as_cql2(self) -> dict[str, Any]:
+        """The comparisons in CQL2 JSON, as the STAC API filter extension takes them."""
+        args = [
+            {"op": "<>" if sign == "!=" else sign, "args": [{"property": key}, value]}
+            for key, sign, value in self.comparisons
+        ]
+        return args[0] if len(args) == 1 else {"op": "and", "args": args}
 
     def interval(self) -> Interval | None:
         if self.datetime is None:
@@ -121,22 +133,6 @@ def _holds(properties: Mapping[str, Any], key: str, sign: str, value: Any) -> bo
     elif not isinstance(value_there, str):
         value_there = str(value_there).lower() if isinstance(value_there, bool) else str(value_there)
     return bool(_OPERATORS[sign][1](value_there, value))
-
-
-def _boxes_meet(a: Bbox, b: Bbox) -> bool:
-    if a[1] > b[3] or b[1] > a[3]:
-        return False
-    return any(
-        west <= other_east and other_west <= east
-        for west, east in _longitudes(a)
-        for other_west, other_east in _longitudes(b)
-    )
-
-
-def _longitudes(box: Bbox) -> list[tuple[float, float]]:
-    """Longitudes of a box; two pieces when it crosses the date line."""
-    west, east = box[0], box[2]
-    return [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
 
 
 def _intervals_overlap(wanted: Interval, span: Interval) -> bool:

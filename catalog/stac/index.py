@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from hypermend.catalog import sensors
 from hypermend.catalog.errors import BadItem, NotFound, Refused
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.stac.fields import parse_time, time_span
+from hypermend.catalog.stac.fields import bbox_of, parse_time, time_span
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, Entry, NotJson, safe_name
@@ -86,11 +86,12 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
 
     Raises:
         BadItem: no id or no properties.
+        BadField: no bounding box can be made of its bbox and geometry.
     """
     properties = item.get("properties")
     if not isinstance(properties, Mapping) or not item.get("id"):
         raise BadItem(str(item.get("id") or key), "no STAC item (it needs id and properties)")
-    bbox = item.get("bbox")
+    bbox = bbox_of(item)
     start, end = time_span(properties)
     return Row(
         key=key,
@@ -101,7 +102,7 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
         sensor=properties.get("hypermend:sensor"),
         start=start,
         end=end,
-        bbox=[float(v) for v in bbox] if bbox is not None and item.get("geometry") is not None else None,
+        bbox=None if bbox is None else list(bbox),
         updated=str(properties.get("updated", "")),
         item=json.dumps(item, separators=(",", ":"), sort_keys=True),
     )
@@ -231,7 +232,7 @@ def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
     rows: dict[str, Row] = {}
     for folder in folders:
         for row in _index_rows(root, f"index{folder}"):
-            if row.key in entries and entries[row.key].version == row.version:
+            if row.key in entries and entries[row.key].version == row.version and not _may_cross_date_line(row):
                 rows[row.key] = row
     unindexed = [entry for key, entry in entries.items() if key not in rows]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -239,6 +240,14 @@ def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
             if row_or_none is not None:
                 rows[row_or_none.key] = row_or_none
     return list(rows.values())
+
+
+def _may_cross_date_line(row: Row) -> bool:
+    """Whether the box of an index part may be -180 to 180 for a scene on the date line, as Hypermend 0.1 wrote it.
+
+    Then the item is read: it has an outline, too.
+    """
+    return row.bbox is not None and row.bbox[2] - row.bbox[0] > 180
 
 
 def _index_rows(root: ArchiveStore, folder: str) -> Iterator[Row]:

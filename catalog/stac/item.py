@@ -6,7 +6,6 @@ STAC 1.0.0-beta to 1.1 is read, 1.1 is written.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -14,12 +13,13 @@ from typing import Any
 import pystac
 
 from hypermend.catalog import sensors
+from hypermend.catalog.dateline import Bbox
 from hypermend.catalog.errors import BadItem, BadSensor
-from hypermend.catalog.scene import TIME_FROM, UNKNOWN, Asset, Scene
+from hypermend.catalog.scene import TIME_FROM, UNKNOWN, Asset, Scene, is_data
+from hypermend.catalog.sensors import Sensor
 from hypermend.catalog.stac.assets import asset_fields, read_asset
 from hypermend.catalog.stac.fields import (
     BadField,
-    Bbox,
     bbox_of,
     grid_fields,
     mapping,
@@ -30,6 +30,7 @@ from hypermend.catalog.stac.fields import (
     time_fields,
     time_span,
 )
+from hypermend.catalog.stac.platforms import identify_sensor
 from hypermend.catalog.storage.hrefs import is_remote
 
 STAC_VERSION = "1.1.0"
@@ -40,18 +41,8 @@ _EXTENSIONS = {
 }
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
-# platform, constellation and instruments in one lower-case line -> sensor
-_PLATFORMS = (
-    (r"sentinel-?2a", "sentinel2a"),
-    (r"sentinel-?2b", "sentinel2b"),
-    (r"enmap", "enmap"),
-    (r"prisma", "prisma"),
-    (r"\bemit\b", "emit"),
-    (r"desis", "desis"),
-    (r"(eo-?1|earth observing-?1).*hyperion|hyperion", "hyperion"),
-    (r"(eo-?1|earth observing-?1).*\bali\b", "ali"),
-    (r"landsat-?_?5.*\btm\b|landsat-?_?5$", "landsat5-tm"),
-)
+AUTO = "auto"
+"""Sensor of a scene whose item names none: its files have to."""
 
 
 def from_item(
@@ -66,7 +57,8 @@ def from_item(
 
     Args:
         href: address of the item; relative asset hrefs are resolved against it.
-        sensor: the instrument, for items that do not name it.
+        sensor: the instrument, for items that do not name it; "auto" leaves it to the files, and accepts an
+            instrument that has no table.
         within: folder or URL prefix that relative hrefs must not leave.
         own: an item of this archive: it may name files of this machine even if the archive is on S3.
 
@@ -92,31 +84,24 @@ def _scene(
 ) -> Scene:
     properties: dict[str, Any] = _json_copy(item["properties"])
     when = _datetime(properties)
-    name = text("hypermend:sensor", properties.pop("hypermend:sensor", None)) or _infer_sensor(id, properties) or sensor
+    name = text("hypermend:sensor", properties.pop("hypermend:sensor", None))
+    name = name or identify_sensor(id, str(item.get("collection") or ""), properties) or sensor
     if name is None:
         raise BadField(f"its platform {properties.get('platform')!r} is no known sensor; give --sensor")
-    table = sensors.sensor(name)
+    table = _table(name, required=sensor != AUTO)
     stage = str(properties.pop("hypermend:stage", "raw"))
     grid, crs = pop_grid(properties)
     item_bands = sequence("bands", properties.get("eo:bands") or properties.get("bands"))
-    assets: dict[str, Asset] = {}
-    for key, raw in mapping("assets", item.get("assets")).items():
-        try:
-            fields = mapping("it", raw)
-            asset = read_asset(
-                key, fields, base=base, within=within, own=own, crs=crs, table=table, item_bands=item_bands
-            )
-        except BadField as e:
-            raise BadField(f"asset {key!r}: {e}") from e
-        if asset is not None:
-            assets[key] = asset
-    if not assets:
-        raise BadField("it has no asset that can be read")
+    assets = {
+        key: read_asset(key, raw, base=base, within=within, own=own, crs=crs, table=table, item_bands=item_bands)
+        for key, raw in mapping("assets", item.get("assets")).items()
+    }
+    _check_assets(assets)
     return Scene(
         id=id,
         collection=str(item.get("collection") or "unknown"),
         datetime=when,
-        sensor=table.name,
+        sensor=name,
         grid=grid,
         bbox=bbox_of(item),
         geometry=item.get("geometry"),
@@ -124,6 +109,26 @@ def _scene(
         stage=stage,
         properties=properties,
     )
+
+
+def _table(name: str, *, required: bool) -> Sensor | None:
+    """The table of a sensor; None if it has none and none is required.
+
+    Raises:
+        BadSensor: no such sensor.
+    """
+    if not required and name not in sensors.names():
+        return None
+    return sensors.sensor(name)
+
+
+def _check_assets(assets: Mapping[str, Asset]) -> None:
+    """Refuse an item none of whose data files can be used; names their problems."""
+    if not assets:
+        raise BadField("it has no asset that can be read")
+    data = [a for a in assets.values() if is_data(a.roles, a.media_type, a.key)]
+    if data and all(a.problem is not None for a in data):
+        raise BadField("; ".join(f"asset {a.key!r}: {a.problem}" for a in data[:3]))
 
 
 def to_item(scene: Scene) -> dict[str, Any]:
@@ -205,18 +210,6 @@ def _datetime(properties: dict[str, Any]) -> datetime | None:
         return parse_time(value)
     except ValueError as e:
         raise BadField(f"datetime {value!r} is not RFC 3339") from e
-
-
-def _infer_sensor(id: str, properties: Mapping[str, Any]) -> str | None:
-    instruments = sequence("instruments", properties.get("instruments"))
-    words = [properties.get("platform"), properties.get("constellation"), *instruments]
-    line = " ".join(str(w).lower() for w in words if w)
-    for pattern, name in _PLATFORMS:
-        if re.search(pattern, line):
-            return name
-    if "sentinel-2" in line and (match := re.match(r"S2([AB])_", id)):
-        return f"sentinel2{match[1].lower()}"
-    return None
 
 
 def to_item_with_bands(scene: Scene) -> dict[str, Any]:

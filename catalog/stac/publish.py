@@ -87,8 +87,18 @@ def restored_item(
         "hypermend:derived_from": item_key(source),
         "processing:lineage": f"{task} with model {model} by hypermend, plan {plan_id}",
     }
-    collection = f"{scene_collection(source.collection)}-{task}"
-    return _cube_scene(source, spec, collection, key, valid_fraction, facts)
+    return _cube_scene(source, spec, restored_collection(source, task), key, valid_fraction, facts)
+
+
+def restored_collection(source: Scene, task: str) -> str:
+    """Collection of the cubes that a chain of tasks restores from those of a source scene's collection."""
+    return f"{scene_collection(source.collection)}-{task}"
+
+
+def names_cube(root: ArchiveStore, scene: Scene, cube: str) -> bool:
+    """Whether the item published for `scene` in its collection is that of the cube with this key."""
+    item = read_document(root, item_key(scene))
+    return item is not None and item.get("properties", {}).get("hypermend:cube") == cube
 
 
 def put_item(root: ArchiveStore, scene: Scene, *, run: str) -> int:

@@ -41,6 +41,7 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, S3Store
 
 from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, Refused, Unreachable
+from hypermend.catalog.storage.transport import USER_AGENT
 
 # obstore tries again by itself on 429, 5xx, time-outs and resets, with exponential waits and jitter.
 _RETRY = {
@@ -342,7 +343,10 @@ def _s3(bucket: str, prefix: str) -> S3Store:
     return S3Store(
         bucket,
         prefix=prefix or None,
-        client_options={"allow_http": bool(endpoint and endpoint.startswith("http://"))},
+        client_options={
+            "allow_http": bool(endpoint and endpoint.startswith("http://")),
+            "user_agent": USER_AGENT,
+        },
         retry_config=_RETRY,  # type: ignore[arg-type]
         **config,
     )

@@ -99,19 +99,28 @@ def query(
 
 
 @app.command()
-def verify(archive: Archive, as_json: Json = False) -> None:
+def verify(
+    archive: Archive,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set aside documents that parse and cannot be used, to be made again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Read every shard against its mark, and the metadata. `ingest` or `restore` writes again what is torn."""
     from hypermend.pipeline.maintenance.verify import verify as check
 
     with Console(stderr=True).status("looking for cubes") as status:
-        report = check(archive, lambda done, total: status.update(f"{done} of {total} cubes read"))
+        report = check(archive, lambda done, total: status.update(f"{done} of {total} cubes read"), repair=repair)
     if as_json:
         emit(report.to_dict())
     else:
         for torn in report.torn:
             print(f"torn: {torn}")
-        print(f"{report.cubes} cubes, {report.tiles} tiles read, {len(report.torn)} torn")
-    raise typer.Exit(1 if report.torn else 0)
+        for unread in report.unread:
+            print(f"not read: {unread}")
+        unread_too = f", {len(report.unread)} documents not read" if report.unread else ""
+        print(f"{report.cubes} cubes, {report.tiles} tiles read, {len(report.torn)} torn{unread_too}")
+    raise typer.Exit(1 if report.torn or report.unread else 0)
 
 
 @app.command()

@@ -113,5 +113,9 @@ def prune(
         return
     for cube in report.removed:
         print(f"{cube.cube}: {size(cube.bytes)}, replaced by {cube.replaced_by}")
+    for line in report.refused:
+        print(line, file=sys.stderr)
     would = "would be removed" if dry_run else "removed"
     print(f"{plural(len(report.removed), 'cube')}, {size(report.bytes)} {would}")
+    if report.refused:
+        raise typer.Exit(1)

@@ -1,16 +1,20 @@
 """Prune: remove cubes that newer ones have replaced, never one that the catalog still names.
 
 A cube is removed when it is finished, no item names it, an item of the same stage and scene names another, that item is
-old enough (a user may still be reading the old cube), no plan of a current restored cube reads it, and no driver has a
-lease on the scene. A cube that was never finished is left for its job.
+old enough (a user may still be reading the old cube), no plan of a current restored cube reads it, and no driver writes
+or reads the scene. All this is looked at under a lease on the scene, which drivers respect. A cube that was never
+finished is left for its job; one with a link in it, or on the way to it, is left and named.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import hypermend
@@ -19,10 +23,13 @@ from hypermend.catalog.errors import NotFound
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
+from hypermend.catalog.storage.cube_leases import at_work, prune_key
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.restore.plan import plan_key, read_plan
 
-_LEASES = {"source": ("ingest", "restore-denoise", "restore-fuse"), "restored": ("restore-denoise", "restore-fuse")}
+_STAGES = ("source", "restored")
+BATCH = 100
+"""Scenes whose leases are held at a time; the catalog is read once for each batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,8 @@ class PruneReport:
     """Result of ``prune``: the cubes removed, or those that would be."""
 
     removed: tuple[Superseded, ...]
+    refused: tuple[str, ...] = ()
+    """Why a cube that is superseded was left: one line each."""
     dry_run: bool
 
     @property
@@ -62,40 +71,79 @@ def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False
     Raises:
         NotFound: no such archive.
     """
-    opened = hypermend.open(archive)
-    root = opened.root
-    leases = Leases(root, what="prune")
+    root = hypermend.open(archive).root
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
-    current = {stage: [item.scene for item in opened.search(stage=stage)] for stage in ("source", "restored")}
-    published = {cube_key(scene) for scenes in current.values() for scene in scenes}
+    first = _Catalog(archive)
+    scenes = [(stage, folder) for stage in _STAGES for folder in first.pruned_folders(stage, before)]
+    wanted = [(stage, folder) for stage, folder in scenes if set(_finished(root, stage, folder)) - first.named]
     removed: list[Superseded] = []
-    sources: set[str] | None = None  # source cubes that current plans read; looked up once, when needed
-    for stage, scenes in current.items():
-        for folder, members in sorted(_by_folder(scenes).items()):
-            if any(_updated(scene) > before for scene in members):
-                continue
-            if any(leases.holder(f"leases/{kind}/{folder}.json") for kind in _LEASES[stage]):
-                continue
-            for cube in _finished(root, stage, folder):
-                if cube in published:
+    refused: list[str] = []
+    for start in range(0, len(wanted), BATCH):
+        batch = wanted[start : start + BATCH]
+        with _leased(root, batch, dry_run=dry_run) as free:
+            now = _Catalog(archive)  # again, under the leases: a driver may have published meanwhile
+            for stage, folder in free:
+                members = now.current[stage].get(folder, [])
+                if not members or any(_updated(scene) > before for scene in members):
                     continue
-                if stage == "source":
-                    sources = _plan_sources(root, current["restored"]) if sources is None else sources
-                    if cube in sources:
+                for cube in [c for c in _finished(root, stage, folder) if c not in now.named and c not in now.read]:
+                    if (link := _link_in(root, cube)) is not None:
+                        refused.append(f"{link} is a link: nothing of {cube} is removed; remove the link by hand")
                         continue
-                keys = _objects(root, cube)
-                removed.append(
-                    Superseded(
-                        cube=cube,
-                        scene=members[0].id,
-                        replaced_by=cube_key(members[0]),
-                        objects=len(keys),
-                        bytes=sum(keys.values()),
-                    )
-                )
-                if not dry_run:
-                    _remove(root, cube)
-    return PruneReport(removed=tuple(removed), dry_run=dry_run)
+                    removed.append(_superseded(root, cube, members[0]))
+                    if not dry_run:
+                        _remove(root, cube)
+    return PruneReport(removed=tuple(removed), refused=tuple(refused), dry_run=dry_run)
+
+
+class _Catalog:
+    """The catalog as it is now: current scenes, the cubes that they name, and those that their plans read."""
+
+    def __init__(self, archive: str) -> None:
+        opened = hypermend.open(archive)
+        found = {stage: [item.scene for item in opened.search(stage=stage)] for stage in _STAGES}
+        self._root = opened.root
+        self._restored = found["restored"]
+        self.current = {stage: _by_folder(scenes) for stage, scenes in found.items()}
+        self.named = {cube_key(scene) for scenes in found.values() for scene in scenes}
+
+    @cached_property
+    def read(self) -> set[str]:
+        """Source cubes that the plans of current restored cubes read."""
+        return _plan_sources(self._root, self._restored)
+
+    def pruned_folders(self, stage: str, before: datetime) -> list[str]:
+        """Folders of the scenes all of whose items are old enough."""
+        current = self.current[stage]
+        return sorted(f for f, scenes in current.items() if all(_updated(scene) <= before for scene in scenes))
+
+
+@contextmanager
+def _leased(root: ArchiveStore, batch: list[tuple[str, str]], *, dry_run: bool) -> Iterator[list[tuple[str, str]]]:
+    """Give the scenes of a batch on which no driver is at work, under a lease that keeps drivers from beginning."""
+    leases = Leases(root, what="prune")
+    try:
+        mine = {folder: dry_run or leases.take(prune_key(folder)) is None for _, folder in batch}
+        yield [(stage, folder) for stage, folder in batch if mine[folder] and at_work(root, leases, folder) is None]
+    finally:
+        leases.close()
+
+
+def _superseded(root: ArchiveStore, cube: str, scene: Scene) -> Superseded:
+    sizes = _objects(root, cube)
+    return Superseded(
+        cube=cube, scene=scene.id, replaced_by=cube_key(scene), objects=len(sizes), bytes=sum(sizes.values())
+    )
+
+
+def _link_in(root: ArchiveStore, cube: str) -> str | None:
+    """Return the first link on the way to a cube or inside it: what it points to is not the archive's."""
+    if not root.is_local:
+        return None
+    parts = cube.split("/")
+    above = [Path(root.url, *parts[: n + 1]) for n in range(len(parts))]
+    inside = (Path(folder, name) for folder, folders, files in os.walk(above[-1]) for name in (*folders, *files))
+    return next((str(path.relative_to(root.url)) for path in (*above, *inside) if path.is_symlink()), None)
 
 
 def _by_folder(scenes: list[Scene]) -> dict[str, list[Scene]]:
@@ -117,7 +165,9 @@ def _finished(root: ArchiveStore, stage: str, folder: str) -> Iterator[str]:
         if not name.endswith(".zarr"):
             continue
         cube = f"{prefix}/{name}"
-        if root.exists(DoneMarks(root, cube).folded) or root.exists(_removal_mark(cube)):
+        marks = DoneMarks(root, cube)
+        # A driver may have begun a half removed cube anew: then it has marks, and is left for its job.
+        if root.exists(marks.folded) or (root.exists(_removal_mark(cube)) and not any(root.list(marks.folder))):
             yield cube
 
 
@@ -143,11 +193,17 @@ def _objects(root: ArchiveStore, cube: str) -> dict[str, int]:
 
 
 def _remove(root: ArchiveStore, cube: str) -> None:
-    """Remove a cube, its marks first: a cube that is half removed must not count as done."""
+    """Remove a cube in an order that a kill may interrupt anywhere.
+
+    Its marks go first: what is half removed must not count as done. Then its group: a driver that wants the cube again
+    makes all of it anew.
+    """
+    marks, stem = DoneMarks(root, cube), cube.removesuffix(".zarr")
     root.put(_removal_mark(cube), b"")
-    stem = cube.removesuffix(".zarr")
-    root.delete(DoneMarks(root, cube).folded)
-    for prefix in (DoneMarks(root, cube).folder, cube, f"{stem}.adapt", f"{stem}.adapt.done"):
+    root.delete_prefix(marks.folder)
+    for key in (marks.folded, f"{cube}/zarr.json"):
+        root.delete(key)
+    for prefix in (cube, f"{stem}.adapt", f"{stem}.adapt.done"):
         root.delete_prefix(prefix)
     for key in (f"{stem}.adapt.done.json", plan_key(cube), _removal_mark(cube)):
         root.delete(key)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hypermend
-from hypermend.catalog.stac.publish import put_item, restored_item
+from hypermend.catalog.stac.publish import names_cube, put_item, restored_collection, restored_item
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.outcome import WAIT, Wait
@@ -43,6 +43,7 @@ class RestoreUnit:
         self.id = unit_id(self.collection, self.scene)
         self._request, self._granted_bytes = request, granted_bytes
         self._root, self._run = root, run
+        self.reads = request.cubes[1:]
 
     def prepare(self) -> Prepare:
         return Prepare(unit=self.id, request=self._request, granted_bytes=self._granted_bytes)
@@ -60,6 +61,11 @@ class RestoreUnit:
 
     def finish(self, prepared: PreparedScene) -> Finish:
         return Finish(unit=self.id, plan=prepared.context.plan.key)
+
+    def is_published(self, prepared: PreparedScene) -> bool:
+        plan: Plan = prepared.context.plan
+        collection = restored_collection(self._request.scene, plan.task)
+        return names_cube(self._root, replace(self._request.scene, collection=collection), plan.target)
 
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         plan: Plan = prepared.context.plan

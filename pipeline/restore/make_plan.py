@@ -64,7 +64,15 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
         tile_px=tile_px,
         guide=draft.guide,
         budget=draft.budget,
-        spec=replace(spec, stage="restored", dtype=dtype, chunk=chunk, shard=shard, attrs={**spec.attrs, **attrs}),
+        spec=replace(
+            spec,
+            stage="restored",
+            dtype=dtype,
+            chunk=chunk,
+            shard=shard,
+            attrs={**spec.attrs, **attrs},
+            defects=False,  # the source cube keeps them: they say what the instrument recorded
+        ),
         warnings=(*(line for line in advice if line is not None), *draft.warnings),
     )
     return replace(plan, network_bytes=_network_bytes(plan, cards))

@@ -205,7 +205,8 @@ def read_plan(root: ArchiveStore, key: str) -> Plan:
         return Plan.from_dict(root.get_json(key))
     except (NotJson, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(
-            f"the plan {root.href(key)} is damaged; `hypermend verify` removes it, and the same command makes it again"
+            f"the plan {root.href(key)} is damaged; `hypermend verify --repair` sets it aside, and the same command "
+            "makes it again"
         ) from error
 
 

@@ -189,7 +189,9 @@ class SceneScheduler:
 
     def _start_tiles(self, scene: SceneState, prepared: PreparedScene) -> None:
         scene.prepared = prepared
-        if self._leases is not None and not prepared.settled:
+        # A scene that is done and published needs no lease: nothing of it is written. Else prune must not remove its
+        # cube between here and the commit.
+        if self._leases is not None and not (prepared.settled and scene.unit.is_published(prepared)):
             claim = self._leases.take(scene.unit)
             scene.leased = claim is None
             if claim is not None:

@@ -26,7 +26,7 @@ class PreparedScene:
     blocks: int = 0
     """Number of adaptation blocks that must be done before the first tile."""
     settled: bool = False
-    """True where nothing will be written: every tile is done and the marks are folded. Such a scene needs no lease."""
+    """True where no tile will be written: every tile is done and the marks are folded."""
     bytes_written: int = 0
     context: Any = None
     """Small value that the later tasks and the commit need."""
@@ -57,6 +57,11 @@ class Unit(Protocol):
         """Id of the scene; another collection may have a scene of the same id."""
         ...
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of the cubes of other scenes that the unit reads."""
+        ...
+
     def prepare(self) -> Any: ...
 
     def tiles(self, prepared: PreparedScene) -> Iterator[Any]:
@@ -68,6 +73,10 @@ class Unit(Protocol):
         ...
 
     def finish(self, prepared: PreparedScene) -> Any: ...
+
+    def is_published(self, prepared: PreparedScene) -> bool:
+        """Whether the catalog already names the cube of this unit."""
+        ...
 
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         """Publish the scene and return the number of bytes written."""

@@ -28,6 +28,7 @@ from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.storage.cube_leases import reading
 from hypermend.models.denoise.stas import Genotype
 from hypermend.pipeline.config import SearchJob
 from hypermend.pipeline.engine.cluster import start_ray
@@ -206,7 +207,8 @@ def run_plans(
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS - 1),
             ),
         )
-        results = tuner.fit()
+        with reading(root, {cube for plan in plans for cube in plan.cubes}, what="a search"):
+            results = tuner.fit()
         ended = [results[i] for i in range(len(results))]
         errors = {r.config["key"]: str(r.error) for r in ended if r.config and r.error}
     for plan in plans:

@@ -23,6 +23,7 @@ from ray.util.queue import Queue
 
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.storage.cube_leases import reading
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.engine.cluster import start_ray
 from hypermend.pipeline.train.checkpoints import Line, TrainingState, TrainingStopped, TrainingStore
@@ -74,7 +75,8 @@ def train(job: TrainJob, show: Show) -> TrainReport:
     reason = ""
     if record.state == "running":
         root.put_json(f"{plan.folder}/plan.json", plan.to_dict())
-        reason = _on_ray(job, root, plan, ledger, _Follower(ledger, show, board))
+        with reading(root, plan.cubes, what=f"training {plan.id}"):
+            reason = _on_ray(job, root, plan, ledger, _Follower(ledger, show, board))
         record = ledger.read() or record
     elif board:
         board.show(ledger.lines())

@@ -1,0 +1,127 @@
+"""The body of a file over HTTP, or a range of it, received in as many connections as it takes.
+
+Some servers end every connection after some 75 MB. What has arrived is kept: the rest is asked for with Range and
+If-Range, so that bytes of two versions of a file are never joined (RFC 9110, section 13.1.5).
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypermend.catalog.errors import BadAsset, Refused, Unreachable
+from hypermend.catalog.storage import transport
+from hypermend.catalog.storage.hrefs import shown
+from hypermend.catalog.storage.transport import is_web_page, login_page, with_retries
+
+CHUNK_BYTES = 1 << 20
+"""Bytes read at a time; a connection that brought as many before it broke is progress, and is not counted as a try."""
+Get = Callable[[dict[str, str]], http.client.HTTPResponse]
+
+
+@dataclass(kw_only=True)
+class Download:
+    """One file, or bytes `start` to `stop` of it (None: to its end)."""
+
+    href: str
+    get: Get
+    """sends a request with these headers"""
+    max_bytes: int
+    start: int = 0
+    stop: int | None = None
+    _received: bytearray = field(default_factory=bytearray)
+    _version: str | None = None
+    """strong ETag, else Last-Modified: what If-Range compares; None where the server tells neither"""
+
+    def read(self) -> bytes:
+        """All bytes.
+
+        Raises:
+            Refused: more bytes than allowed, or the server serves no ranges.
+            BadAsset: the file changed while it was read.
+            NotFound, AccessDenied, Unreachable: see `transport.send`.
+        """
+        in_vain = 0
+        while True:
+            had = len(self._received)
+            reason = self._one_connection()
+            if reason is None:
+                return bytes(self._received)
+            in_vain = 0 if self._version and len(self._received) - had >= CHUNK_BYTES else in_vain + 1
+            if in_vain >= transport.TRIES:
+                raise Unreachable(f"{shown(self.href)}: {reason}")
+            time.sleep(random.uniform(0, min(transport.LONGEST_WAIT_S, transport.FIRST_WAIT_S * 2**in_vain)))
+
+    def _one_connection(self) -> str | None:
+        """Receive more bytes. Returns None at the end, else the reason why bytes are missing."""
+        if self._version is None:
+            self._received.clear()  # nothing says that the rest would belong to these bytes
+        with with_retries(lambda: self.get(self._headers())) as response:
+            self._check(response)
+            total = self._expected(response)
+            try:
+                while part := response.read(CHUNK_BYTES):
+                    self._received += part
+                    if len(self._received) > self.max_bytes:
+                        raise Refused(too_large(self.href, len(self._received), self.max_bytes))
+            except (OSError, http.client.HTTPException) as e:
+                return f"connection closed after {len(self._received)} bytes ({type(e).__name__})"
+        if self.start == 0 and is_web_page(bytes(self._received[:64])):
+            raise login_page(self.href, response.url)
+        if total is not None and len(self._received) != total:
+            return f"received {len(self._received)} of {total} bytes; truncated"
+        return None
+
+    def _headers(self) -> dict[str, str]:
+        if not self._received and self.start == 0 and self.stop is None:
+            return {}
+        end = "" if self.stop is None else self.stop - 1
+        headers = {"Range": f"bytes={self.start + len(self._received)}-{end}"}
+        if self._received and self._version:
+            headers["If-Range"] = self._version
+        return headers
+
+    def _check(self, response: http.client.HTTPResponse) -> None:
+        """Check that the answer continues what has been received, or begin again."""
+        ranged = self.start > 0 or self.stop is not None
+        version = _version(response)
+        if response.status == 206:
+            span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+            wanted = self.start + len(self._received)
+            if span is None or int(span[1]) != wanted:
+                raise Unreachable(f"{shown(self.href)}: asked for byte {wanted}, received another part")
+            if self._received and version is not None and version != self._version:
+                raise BadAsset(f"{shown(self.href)}: it changed while it was read; run the same command again")
+        elif ranged and self._received:
+            raise BadAsset(f"{shown(self.href)}: it changed while it was read; run the same command again")
+        elif ranged:
+            if is_web_page(response.read(64)):
+                raise login_page(self.href, response.url)
+            raise Refused(f"{shown(self.href)}: the server does not serve ranges (it answers {response.status})")
+        else:
+            self._received.clear()
+        self._version = version
+
+    def _expected(self, response: http.client.HTTPResponse) -> int | None:
+        """Number of bytes when all have arrived; None if the server does not say."""
+        if self.stop is not None:
+            return self.stop - self.start
+        total = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
+        if total is not None:
+            return int(total[1]) - self.start
+        length = response.headers.get("Content-Length")
+        return int(length) if length is not None and response.status == 200 else None
+
+
+def too_large(href: str, size: int, max_bytes: int) -> str:
+    """The message for a file that is read whole and is larger than allowed."""
+    return f"{shown(href)}: {size} bytes, this format is read whole and the limit is {max_bytes}"
+
+
+def _version(response: http.client.HTTPResponse) -> str | None:
+    etag = response.headers.get("ETag")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
