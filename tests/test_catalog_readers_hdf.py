@@ -140,7 +140,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         open_scene(scene_of(tmp_path / "a.nc", "emit"))
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["x"] = np.zeros(3)
-    with pytest.raises(BadAsset, match=r"none of PRISMA L2D, .*it holds x \(3,\)"):
+    with pytest.raises(BadAsset, match=r"none of its files holds a cube .*b.h5 is no cube: it holds x \(3,\)"):
         open_scene(scene_of(tmp_path / "b.h5", "emit"))
     (tmp_path / "c.h5").write_bytes(b"no hdf")
     with pytest.raises(BadAsset, match=r"c\.h5: is no HDF5 file"):

@@ -1,7 +1,7 @@
 """Entry point to pixels: the files of a Scene -> a Source that reads windows of its source cube.
 
-One module for each format: GeoTIFF and JPEG 2000 (`tiff`, also one file per band and mosaics), ENVI (`envi`), HDF5 and
-NetCDF (`hdf`), MATLAB (`mat`), PNG stacks (`png`).
+One module for each format: GeoTIFF and JPEG 2000 (`tiff`, also one file per band and mosaics), ENVI (`envi`), HDF5,
+NetCDF-4 and Zarr (`hierarchical`), MATLAB (`matlab`), PNG stacks (`png`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hypermend.catalog.readers.hierarchical.reader import open_hdf
 from hypermend.catalog.readers.matlab.reader import open_mat
 from hypermend.catalog.readers.png import open_png
 from hypermend.catalog.readers.products.registry import describe
+from hypermend.catalog.readers.profile import Description
 from hypermend.catalog.readers.tiff import open_tiff
 from hypermend.catalog.scene import Asset, Scene, is_data
 from hypermend.catalog.sensors import SHIPPED, SensorTables
@@ -36,10 +37,12 @@ MAX_CUBE_BYTES = 2**44
 _FORMATS = (
     ("tiff", r"\.(tiff?|jp2)$", r"image/(tiff|jp2|vnd\.stac\.geotiff)"),
     ("envi", r"\.(hdr|bsq|bil|bip|img|dat)$", r"application/(x-)?envi"),
-    ("hdf", r"\.(h5|he5|hdf5|nc|nc4)$", r"application/(x-)?(hdf5?|netcdf)"),
+    ("hdf", r"\.(h5|he5|hdf5?|nc|nc4)$|\.zarr(/|$)", r"application/((x-)?(hdf5?|netcdf)|(vnd[.+])?zarr)"),
     ("mat", r"\.mat$", r"application/(x-)?matlab-data"),
     ("png", r"\.png$", r"image/png"),
 )
+_PICTURE = re.compile(r"browse|thumb|quick-?look|preview|overview|(^|_)visual", re.I)
+"""Names of pictures of a cube, where no role says it."""
 _OPEN: dict[str, Callable[..., Source]] = {
     "tiff": open_tiff,
     "envi": open_envi,
@@ -101,26 +104,14 @@ def open_scene(
     alternates = {a.href: a.alternates for a in scene.assets.values() if a.alternates}
     fetcher = AssetFetcher(sign, max_bytes=max_bytes, alternates=alternates)
     product = describe(scene, fetcher)
-    # of a known product only its own images are read: an asset that is not needed never fails a scene
-    files = [a for a in scene.assets.values() if is_data(a.roles, a.media_type, a.key) and a.key != "visual"]
-    if product is not None:
-        files = list(product.images)
-    files = [a for a in files if a.problem is None or "data" in a.roles]
-    kinds: dict[str, list[Asset]] = {}
-    for asset in files:
-        if (kind := file_format(asset)) is not None:
-            kinds.setdefault(kind, []).append(asset)
-    if not kinds:
-        listed = ", ".join(f"{a.key} ({shown(a.href)})" for a in list(scene.assets.values())[:6])
-        raise BadAsset(f"scene {scene.id}: no asset in a format that can be read; it has {listed}")
-    if len(kinds) > 1:
-        raise BadAsset(f"scene {scene.id}: assets of {len(kinds)} formats ({', '.join(sorted(kinds))}); one is read")
-    (kind, assets), *_ = kinds.items()
-    if gsd_m is not None and kind != "tiff":
+    kind, assets = _files(scene, product)
+    if gsd_m is not None and kind not in ("tiff", "hdf"):
         raise BadAsset(f"scene {scene.id}: gsd {gsd_m:g} m is requested, but {kind} files have one grid")
     if bad := next((a for a in assets if a.problem is not None), None):
         raise BadAsset(f"scene {scene.id}: asset {bad.key!r}: {bad.problem}")
-    options: dict[str, Any] = {"gsd_m": gsd_m, "product": product} if kind == "tiff" else {}
+    options: dict[str, Any] = {"gsd_m": gsd_m} if kind in ("tiff", "hdf") else {}
+    if kind == "tiff":
+        options["product"] = product
     try:
         source = _OPEN[kind](scene, assets, fetcher, tables=tables, bands=bands, **options)
         check_size(source.spec, scene.id)
@@ -130,6 +121,37 @@ def open_scene(
         e.add_note(f"while opening scene {scene.id}")
         raise
     return source
+
+
+def _files(scene: Scene, product: Description | None) -> tuple[str, list[Asset]]:
+    """Format and files of the cube: of a known product only its images, else all but pictures and unknown files.
+
+    Raises:
+        BadAsset: no such file, or files of several formats.
+    """
+    kinds: dict[str, list[Asset]] = {}
+    files = [a for a in scene.assets.values() if _is_pixels(a)] if product is None else product.images
+    for asset in files:  # an asset that is not needed never fails a scene
+        if (kind := file_format(asset)) is not None:
+            kinds.setdefault(kind, []).append(asset)
+    if len(kinds) > 1:
+        kinds.pop("png", None)  # beside another format it is a picture of the cube
+    if not kinds:
+        listed = ", ".join(f"{a.key} ({shown(a.href)})" for a in list(scene.assets.values())[:6])
+        raise BadAsset(f"scene {scene.id}: no asset in a format that can be read; it has {listed}")
+    if len(kinds) > 1:
+        listed = "; ".join(f"{kind}: {', '.join(a.key for a in of_kind[:4])}" for kind, of_kind in sorted(kinds.items()))
+        raise BadAsset(f"scene {scene.id}: its assets have {len(kinds)} formats ({listed}); one is read")
+    ((kind, assets),) = kinds.items()
+    return kind, assets
+
+
+def _is_pixels(asset: Asset) -> bool:
+    """Whether an asset holds pixels; one whose role says so does, whatever its name."""
+    if not is_data(asset.roles, asset.media_type, asset.key):
+        return False
+    name = f"{asset.key} {urlsplit(asset.href).path.rsplit('/', 1)[-1]}"
+    return asset.key != "visual" and ("data" in asset.roles or not _PICTURE.search(name))
 
 
 def check_size(spec: CubeSpec, id: str) -> None:

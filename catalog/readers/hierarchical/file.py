@@ -1,12 +1,14 @@
 """Files of groups and arrays: opened safely, asked for what a layout needs.
 
-HDF5 and NetCDF-4 are opened by h5py, over http and s3 by ranges; a member that lies in another file is refused.
+HDF5 and NetCDF-4 are opened by h5py, over http and s3 by ranges; a member that lies in another file is refused. Zarr
+stores are opened by `zarr_file`; its groups and arrays have the same methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import h5py
@@ -14,12 +16,13 @@ import numpy as np
 
 from hypermend.catalog.arrays import F64, Stored
 from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.readers.hierarchical.zarr_file import is_zarr, zarr_group
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
 
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError, OverflowError, AttributeError)
-"""Errors of h5py for a damaged file, and those that follow from the wrong numbers it may return."""
+"""Errors of h5py and Zarr for a damaged file, and those that follow from the wrong numbers they may return."""
 _OTHER_FORMATS = (
     (b"CDF", "is NetCDF-3; convert it to NetCDF-4 (nccopy -k nc4 IN OUT)"),
     (b"\x0e\x03\x13\x01", "is HDF4, which is not read; convert it to HDF5 (h4toh5) or NetCDF-4"),
@@ -36,6 +39,10 @@ def open_file(asset: Asset, fetcher: AssetFetcher) -> Iterator[Any]:
         BadAsset: another format, which is named; or a damaged file.
     """
     where = shown(asset.href)
+    if is_zarr(asset):
+        with zarr_group(asset, fetcher) as group:
+            yield group
+        return
     try:
         file = h5py.File(fetcher.seekable(asset.href), "r")
     except OSError as e:
@@ -54,8 +61,14 @@ def open_file(asset: Asset, fetcher: AssetFetcher) -> Iterator[Any]:
 class Node:
     """A group or file of a layout, with the name of the file for its errors."""
 
-    def __init__(self, group: Any, where: str) -> None:
-        self.group, self.where = group, where
+    def __init__(self, group: Any, where: str, *, band_counts: Sequence[int] = (), gsd_m: float | None = None) -> None:
+        """
+        Args:
+            band_counts: numbers of bands that the user's wavelengths or sensor allow.
+            gsd_m: pixel size of the cube, where the product offers several.
+        """
+        self.group, self.where, self.gsd_m = group, where, gsd_m
+        self.band_counts = tuple(band_counts)
 
     def __contains__(self, path: str) -> bool:
         return path in self.group
@@ -63,6 +76,16 @@ class Node:
     @property
     def attrs(self) -> Any:
         return self.group.attrs
+
+    @cached_property
+    def arrays(self) -> dict[str, Any]:
+        """All arrays by path."""
+        return arrays_of(self.group)
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.where.rstrip("/").rsplit("/", 1)[-1]
 
     def array(self, path: str) -> Any:
         """The array at `path`.
@@ -113,30 +136,53 @@ def as_text(value: Any) -> str:
     return value.decode("utf-8", "replace").strip("\0 \n") if isinstance(value, bytes) else str(value).strip("\0 \n")
 
 
-def require(group: Any, path: str, where: str, kind: type[Any] = h5py.Dataset) -> Any:
-    """The member of a group, which must lie in the same file.
+def require(group: Any, path: str, where: str) -> Any:
+    """The array of a group, which must lie in the same file.
 
     Raises:
-        BadAsset: no such member; the error lists what there is.
+        BadAsset: no such array; the error lists what there is.
     """
     if path not in group:
         raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(contents(group)) or 'nothing'}")
     member = group[path]
-    if not isinstance(member, kind):
-        raise BadAsset(f"{where}: {path!r} is no {kind.__name__.lower()}")
-    linked = member.file.id != group.file.id
-    if linked or (kind is h5py.Dataset and (member.external or member.is_virtual)):
-        raise BadAsset(f"{where}: {path!r} lies in another file; an asset must hold its own pixels")
+    if not hasattr(member, "shape"):
+        raise BadAsset(f"{where}: {path!r} is no array")
+    if isinstance(member, h5py.Dataset):
+        linked = member.file.id != group.file.id
+        if linked or member.external or member.is_virtual:
+            raise BadAsset(f"{where}: {path!r} lies in another file; an asset must hold its own pixels")
     return member
 
 
 def contents(group: Any, limit: int = 20) -> list[str]:
     """Arrays with their shapes."""
-    out: list[str] = []
+    return [f"{path} {array.shape}" for path, array in list(arrays_of(group).items())[:limit]]
 
-    def collect(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and len(out) < limit:
-            out.append(f"{name} {item.shape}")
 
-    group.visititems(collect)
-    return out
+def arrays_of(group: Any) -> dict[str, Any]:
+    """All arrays of a group and of the groups in it, by path; links to other files are not followed."""
+    found: dict[str, Any] = {}
+    if isinstance(group, h5py.Group):
+
+        def collect(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                found[name] = item
+
+        group.visititems(collect)
+        return found
+    return {path: member for path, member in group.members(max_depth=None) if hasattr(member, "shape")}
+
+
+def dims_of(array: Any) -> tuple[str, ...]:
+    """Names of the dimensions of an array, "" for one without."""
+    if isinstance(array, h5py.Dataset):
+        return tuple(_dimension_name(dim) for dim in array.dims)
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS") or ()
+    return tuple(str(name or "") for name in names) if len(names) == len(array.shape) else ("",) * len(array.shape)
+
+
+def _dimension_name(dim: Any) -> str:
+    """Name of an HDF5 dimension: that of its scale (NetCDF-4), else its label."""
+    if len(dim) and dim[0].name:
+        return str(dim[0].name).rsplit("/", 1)[-1]
+    return str(dim.label or "")

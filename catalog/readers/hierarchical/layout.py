@@ -20,9 +20,13 @@ class CubeArray:
 
     path: str
     axes: str
-    """letters of its axes in file order: b, y, x"""
+    """letters of its axes in file order: b, y, x, and t for one of one element; "yx" for a single band"""
     bands: tuple[int, ...]
     """0-based bands of the array that are bands of the scene, in the order of the scene"""
+    up: int = 1
+    """how often each pixel is repeated in the cube, along rows and columns"""
+    down: int = 1
+    """how many pixels are averaged to one of the cube"""
     file: int = 0
     """0: the file of the cube; else the number of a companion, from 1"""
 
@@ -40,6 +44,8 @@ class MaskArray:
     """for defects: bands of the array"""
     first: int = 0
     """for defects: position of the first of `bands` in the bands of the scene"""
+    up: int = 1
+    """see `CubeArray`"""
     file: int = 0
     """0: the file of the cube; else the number of a companion, from 1"""
 
@@ -58,6 +64,8 @@ class Arrays:
     uncertainty: CubeArray | None = None
     lonlat: LonLat | None = None
     transform: Transform | None = None
+    empty: float | None = None
+    """number that a pixel without data has in all bands, though it is a measurement in one"""
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -69,3 +77,15 @@ class Layout:
     """product and level, such as "PRISMA L2D\""""
     matches: Callable[[Node], bool]
     arrays: Callable[[Node], Arrays]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A file beside the cube that adds masks or uncertainty."""
+
+    product: str
+    matches: Callable[[Node], bool]
+    add: Callable[[Node, int, Arrays], Arrays]
+    """(file, its number, arrays of the cube) -> arrays with what it adds"""
+    needed: bool
+    """True: the flags of the cube would be wrong without it, so that it must be readable"""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from hypermend.catalog.readers.bands import flags_of
 from hypermend.catalog.readers.hierarchical.file import READ_ERRORS, open_file, require
 from hypermend.catalog.readers.hierarchical.layout import MaskArray
 from hypermend.catalog.readers.masks import with_reasons
+from hypermend.catalog.readers.raster.mosaic import block_mean
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
@@ -34,6 +35,9 @@ class Part:
     cube_bands: tuple[int, ...]
     """their positions in the cube"""
     file: int = 0
+    up: int = 1
+    """see `CubeArray`"""
+    down: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class Parts:
     masks: tuple[MaskArray, ...] = ()
     defects: tuple[tuple[MaskArray, Part], ...] = ()
     uncertainty: tuple[Part, ...] = ()
-    attrs: Mapping[str, Any] = field(default_factory=dict)
+    empty: float | None = None
 
 
 class HierarchicalSource:
@@ -79,8 +83,18 @@ class HierarchicalSource:
         for part in self._parts.cube:
             stored[list(part.cube_bands)] = self._block(part, y, x)
         flags = flags_of(stored, self.spec)
+        if self._parts.empty is not None:
+            blank = (stored == self._parts.empty).all(axis=0)
+            flags = with_reasons(flags, np.where(blank, NODATA, 0).astype(np.uint8))
         for mask in self._parts.masks:
-            part = Part(path=mask.path, axes=mask.axes, file=mask.file, file_bands=(mask.plane or 0,), cube_bands=(0,))
+            part = Part(
+                path=mask.path,
+                axes=mask.axes,
+                file=mask.file,
+                file_bands=(mask.plane or 0,),
+                cube_bands=(0,),
+                up=mask.up,
+            )
             flags = with_reasons(flags, mask.rule.flags(self._block(part, y, x)[0]))
         if (defects := self.defects(y, x)) is not None:
             good = np.array(self.spec.good) if any(self.spec.good) else np.ones(self.spec.bands, dtype=bool)
@@ -112,13 +126,25 @@ class HierarchicalSource:
         return slice(*y.indices(self.spec.height)), slice(*x.indices(self.spec.width))
 
     def _block(self, part: Part, y: slice, x: slice) -> Stored:
-        """(bands of the part, h, w)."""
+        """(bands of the part, h, w) on the pixels of the cube."""
+        rows, columns = _own_pixels(y, part), _own_pixels(x, part)
+        block = self._stored(part, rows, columns)
+        if part.down > 1:
+            return block_mean(block, part.down, self.spec.fill)
+        if part.up > 1:
+            block = block.repeat(part.up, axis=1).repeat(part.up, axis=2)
+            dy, dx = y.start - rows.start * part.up, x.start - columns.start * part.up
+            block = block[:, dy : dy + y.stop - y.start, dx : dx + x.stop - x.start]
+        return block
+
+    def _stored(self, part: Part, y: slice, x: slice) -> Stored:
+        """(bands of the part, h, w) on the pixels of the array."""
         where = shown(self._assets[part.file].href)
         try:
             if part.file not in self._files:
                 self._files[part.file] = self._stack.enter_context(open_file(self._assets[part.file], self._fetcher))
             dataset = require(self._files[part.file], part.path, where)
-            window = {"b": slice(min(part.file_bands), max(part.file_bands) + 1), "y": y, "x": x}
+            window = {"b": slice(min(part.file_bands), max(part.file_bands) + 1), "y": y, "x": x, "t": 0}
             block = np.asarray(dataset[tuple(window[axis] for axis in part.axes)])
         except ArchiveError:
             self.close()  # the next read opens the file again, with a new signature
@@ -126,11 +152,19 @@ class HierarchicalSource:
         except READ_ERRORS as e:
             self.close()
             raise BadAsset(f"{where}: {part.path} cannot be read: {e}") from e
-        if "b" not in part.axes:
-            return block.transpose([part.axes.index(a) for a in "yx"])[None]
-        block = block.transpose([part.axes.index(a) for a in "byx"])
+        axes = part.axes.replace("t", "")
+        if "b" not in axes:
+            return block.transpose([axes.index(a) for a in "yx"])[None]
+        block = block.transpose([axes.index(a) for a in "byx"])
         return block[[i - min(part.file_bands) for i in part.file_bands]]
 
     def close(self) -> None:
         self._stack.close()
         self._files.clear()
+
+
+def _own_pixels(window: slice, part: Part) -> slice:
+    """Rows or columns of an array that cover those of the cube."""
+    if part.down > 1:
+        return slice(window.start * part.down, window.stop * part.down)
+    return slice(window.start // part.up, -(-window.stop // part.up))

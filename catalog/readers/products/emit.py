@@ -1,43 +1,127 @@
-"""EMIT L2A: reflectance (downtrack, crosstrack, bands) in sensor geometry.
+"""EMIT L1B radiance and L2A reflectance: (downtrack, crosstrack, bands) in sensor geometry, versions 001 and 002.
 
-Source: NASA LP DAAC, EMIT L2A Reflectance User Guide.
+The mask of L2A and the uncertainty lie in files of their own, which are recognised by their content; L1B has OBS beside
+it, which a cube does not need. The geometry lookup table (GLT) of the file leads to a grid in degrees; the cube keeps
+the pixels as recorded with their longitude and latitude, and `attrs["hypermend:glt"]` names the grid. Clouds, cirrus
+and their buffer clear VALID, as does the spacecraft; water does not. The aggregate flag only repeats the others.
+Source: NASA LP DAAC, EMIT L1B and L2A User Guides; nasa/EMIT-Data-Resources.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
+from hypermend.catalog.cube.spec import CLOUD, NODATA
+from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
-from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout
+from hypermend.catalog.readers.hierarchical.layout import Arrays, Companion, CubeArray, Layout, MaskArray
+from hypermend.catalog.readers.hierarchical.units import radiance_unit, wavelengths_nm
+from hypermend.catalog.readers.masks import MaskRule
+
+_BANDS = "sensor_band_parameters"
+_MASKS = {"cirrus": CLOUD, "cloud": CLOUD, "spacecraft": NODATA}
+"""Word in the name of a mask band -> flag."""
+_NO_FLAGS = ("aggregate", "prob", "distance")
+"""Words in the names of mask bands that hold no flag, or repeat others."""
+_MASK_BANDS = ("cloud", "cirrus", "water", "spacecraft", "dilated cloud", "aod550", "h2o", "aggregate")
+"""Where the file does not name them."""
 
 
 def _arrays(node: Node) -> Arrays:
-    cube = node.array("reflectance")
-    centres = node.numbers("sensor_band_parameters/wavelengths")
+    name = "radiance" if "radiance" in node else "reflectance"
+    cube = node.array(name)
     said = Statements()
     said.add(Field.SENSOR, "emit", Source.FILE, "its layout")
-    said.add(Field.QUANTITY, "reflectance", Source.FILE, "reflectance")
-    said.add(Field.WAVELENGTH, tuple(centres), Source.FILE, "sensor_band_parameters/wavelengths")
-    said.add(Field.FWHM, tuple(node.numbers("sensor_band_parameters/fwhm")), Source.FILE, "sensor_band_parameters/fwhm")
-    if "sensor_band_parameters/good_wavelengths" in node:
-        good = tuple(g > 0 for g in node.numbers("sensor_band_parameters/good_wavelengths"))
-        said.add(Field.GOOD, good, Source.FILE, "sensor_band_parameters/good_wavelengths")
+    said.add(Field.QUANTITY, name, Source.FILE, name)
+    if name == "radiance":
+        if text := _unit(node, name):
+            said.add(Field.UNITS, radiance_unit(text) or text, Source.FILE, "radiance, units")
+        said.add(Field.UNITS, "uW cm-2 sr-1 nm-1", Source.PRODUCT, "EMIT L1B")
+    count = cube.shape[-1]
+    centres = wavelengths_nm(node.numbers(f"{_BANDS}/wavelengths"), _unit(node, f"{_BANDS}/wavelengths"))
+    if centres is None or len(centres[0]) != count:
+        raise BadAsset(f"{node.where}: {name} is {cube.shape}; its {_BANDS}/wavelengths do not fit it")
+    said.add(Field.WAVELENGTH, centres[0], Source.FILE, f"{_BANDS}/wavelengths, {centres[1]}")
+    if f"{_BANDS}/fwhm" in node:
+        said.add(Field.FWHM, tuple(node.numbers(f"{_BANDS}/fwhm")), Source.FILE, f"{_BANDS}/fwhm")
+    if f"{_BANDS}/good_wavelengths" in node:
+        good = tuple(g > 0 for g in node.numbers(f"{_BANDS}/good_wavelengths"))
+        said.add(Field.GOOD, good, Source.FILE, f"{_BANDS}/good_wavelengths")
     fill = float(np.ravel(cube.attrs.get("_FillValue", cube.fillvalue))[0])
-    said.add(Field.NODATA, fill, Source.FILE, "reflectance, _FillValue")
+    said.add(Field.NODATA, fill, Source.FILE, f"{name}, _FillValue")
     if "time_coverage_start" in node.attrs:
         start = utc_time(as_text(node.attrs["time_coverage_start"]))
         said.add(Field.DATETIME, start, Source.FILE, "time_coverage_start")
     return Arrays(
-        cubes=(CubeArray(path="reflectance", axes="yxb", bands=tuple(range(len(centres)))),),
+        cubes=(CubeArray(path=name, axes="yxb", bands=tuple(range(count))),),
         statements=tuple(said),
         lonlat=(node.plane("location/lon"), node.plane("location/lat")),
+        attrs=_glt(node),
     )
 
 
-def _matches(node: Node) -> bool:
-    return "reflectance" in node and "sensor_band_parameters" in node
+def _unit(node: Node, path: str) -> str | None:
+    attrs = node.array(path).attrs
+    return as_text(attrs["units"]) if "units" in attrs else None
 
 
-LAYOUTS = (Layout(product="EMIT L2A", matches=_matches, arrays=_arrays),)
+def _glt(node: Node) -> dict[str, Any]:
+    """The grid to which the file's lookup table leads: GDAL's geotransform, shape and reference system."""
+    if not {"geotransform", "spatial_ref"} <= set(node.attrs) or "location/glt_x" not in node:
+        return {}
+    return {
+        "hypermend:glt": {
+            "geotransform": [float(v) for v in np.ravel(node.attrs["geotransform"])],
+            "crs": as_text(node.attrs["spatial_ref"]),
+            "shape": [int(n) for n in node.array("location/glt_x").shape],
+        }
+    }
+
+
+def _is_cube(level: str, node: Node) -> bool:
+    name = "radiance" if level == "L1B" else "reflectance"
+    return name in node and f"{_BANDS}/wavelengths" in node and "location/lon" in node
+
+
+def _is_mask(node: Node) -> bool:
+    return "mask" in node and f"{_BANDS}/mask_bands" in node
+
+
+def _with_masks(node: Node, number: int, arrays: Arrays) -> Arrays:
+    names = [as_text(name).lower() for name in node.array(f"{_BANDS}/mask_bands")[()]]
+    shape = node.array("mask").shape
+    if len(shape) != 3 or len(names) != shape[2]:
+        raise BadAsset(f"{node.where}: mask is {shape} (y, x, band), {len(names)} names of its bands")
+    if not any(word in name for name in names for word in _MASKS):
+        names = list(_MASK_BANDS[: len(names)])
+    masks = []
+    for plane, name in enumerate(names):
+        flag = next((flag for word, flag in _MASKS.items() if word in name), None)
+        if flag is not None and not any(word in name for word in _NO_FLAGS):
+            rule = MaskRule(name=name, values={1: flag})
+            masks.append(MaskArray(path="mask", axes="yxb", rule=rule, plane=plane, file=number))
+    return replace(arrays, masks=(*arrays.masks, *masks))
+
+
+def _is_uncertainty(node: Node) -> bool:
+    return "reflectance_uncertainty" in node
+
+
+def _with_uncertainty(node: Node, number: int, arrays: Arrays) -> Arrays:
+    cube = arrays.cubes[0]
+    return replace(arrays, uncertainty=replace(cube, path="reflectance_uncertainty", file=number))
+
+
+LAYOUTS = (
+    Layout(product="EMIT L2A", matches=lambda node: _is_cube("L2A", node), arrays=_arrays),
+    Layout(product="EMIT L1B", matches=lambda node: _is_cube("L1B", node), arrays=_arrays),
+)
+COMPANIONS = (
+    Companion(product="EMIT L2A mask", matches=_is_mask, add=_with_masks, needed=True),
+    Companion(product="EMIT L2A uncertainty", matches=_is_uncertainty, add=_with_uncertainty, needed=False),
+)
