@@ -40,7 +40,7 @@ FLOORS = {
 }
 # Libraries that only these files may import.
 ONLY_IN = {
-    # Cubes of the archive, and deliveries in Zarr: their remote objects go through our signers, as no store of Zarr's does.
+    # Cubes of the archive, and deliveries in Zarr: remote ones need our signers and errors, which no store of Zarr's has.
     "zarr": {
         "catalog/cube/cube.py",
         "catalog/cube/layout.py",

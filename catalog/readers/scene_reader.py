@@ -130,7 +130,9 @@ def _files(scene: Scene, product: Description | None) -> tuple[str, list[Asset]]
         BadAsset: no such file, or files of several formats.
     """
     kinds: dict[str, list[Asset]] = {}
-    files = [a for a in scene.assets.values() if _is_pixels(a)] if product is None else product.images
+    files: Sequence[Asset] = [a for a in scene.assets.values() if _is_pixels(a)]
+    if product is not None and product.images:
+        files = product.images
     for asset in files:  # an asset that is not needed never fails a scene
         if (kind := file_format(asset)) is not None:
             kinds.setdefault(kind, []).append(asset)
@@ -140,7 +142,9 @@ def _files(scene: Scene, product: Description | None) -> tuple[str, list[Asset]]
         listed = ", ".join(f"{a.key} ({shown(a.href)})" for a in list(scene.assets.values())[:6])
         raise BadAsset(f"scene {scene.id}: no asset in a format that can be read; it has {listed}")
     if len(kinds) > 1:
-        listed = "; ".join(f"{kind}: {', '.join(a.key for a in of_kind[:4])}" for kind, of_kind in sorted(kinds.items()))
+        listed = "; ".join(
+            f"{kind}: {', '.join(a.key for a in of_kind[:4])}" for kind, of_kind in sorted(kinds.items())
+        )
         raise BadAsset(f"scene {scene.id}: its assets have {len(kinds)} formats ({listed}); one is read")
     ((kind, assets),) = kinds.items()
     return kind, assets

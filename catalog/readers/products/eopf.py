@@ -56,9 +56,8 @@ def _bands(node: Node) -> dict[str, dict[int, str]]:
 
 def _step(node: Node, home: str) -> int | None:
     """Pixel size of a group that was given alone."""
-    path = f"{home}x"
-    x = node.values(path) if path in node else ()
-    return round(abs(float(x[1]) - float(x[0]))) if len(x) > 1 else None
+    x = node.numbers(f"{home}x") if f"{home}x" in node else []
+    return round(abs(x[1] - x[0])) if len(x) > 1 else None
 
 
 def _arrays(node: Node) -> Arrays:
