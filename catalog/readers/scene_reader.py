@@ -134,6 +134,8 @@ def _files(scene: Scene, product: Description | None) -> tuple[str, list[Asset]]
     if product is not None and product.images:
         files = product.images
     for asset in files:  # an asset that is not needed never fails a scene
+        if asset.problem is not None and "data" not in asset.roles:
+            continue
         if (kind := file_format(asset)) is not None:
             kinds.setdefault(kind, []).append(asset)
     if len(kinds) > 1:
