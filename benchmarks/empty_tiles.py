@@ -52,6 +52,7 @@ class EmptyScene:
     """A unit of ``tiles`` tiles."""
 
     collection = "empty"
+    reads: tuple[str, ...] = ()
 
     def __init__(self, number: int, tiles: int) -> None:
         self.scene = f"{number:06d}"
@@ -66,6 +67,9 @@ class EmptyScene:
 
     def finish(self, prepared: PreparedScene) -> Finish:
         return Finish(unit=self.id)
+
+    def is_published(self, prepared: PreparedScene) -> bool:
+        return False
 
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         return 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from odc.geo.geobox import GeoBox
@@ -50,7 +50,7 @@ class Scene:
 
     id: str
     collection: str
-    datetime: datetime | None
+    datetime: dt.datetime | None
     """aware, UTC; None where no source states it"""
     sensor: str
     """name of a sensor table, or the instrument's own name; `AUTO` before the files were asked"""
@@ -66,7 +66,7 @@ class Scene:
     """all other properties of the item"""
 
     @property
-    def trusted_datetime(self) -> datetime | None:
+    def trusted_datetime(self) -> dt.datetime | None:
         """The time, unless it is unknown or only a guess: only such a time may pair two scenes."""
         return None if self.properties.get(TIME_FROM) in (GUESS, MTIME) else self.datetime
 

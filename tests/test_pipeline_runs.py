@@ -28,6 +28,8 @@ class Task:
 class Toy:
     """A scene of ``total`` tiles, of which tile ``bad`` fails."""
 
+    reads: tuple[str, ...] = ()
+
     def __init__(
         self, scene: str, total: int, log: list[str], *, bad: int | None = None, done: int = 0, collection: str = "c"
     ) -> None:
@@ -43,6 +45,9 @@ class Toy:
 
     def finish(self, prepared: PreparedScene) -> Task:
         return Task(unit=self.id, step="finish")
+
+    def is_published(self, prepared: PreparedScene) -> bool:
+        return self.n_done == self.total
 
     def commit(self, prepared: PreparedScene, totals: Any) -> int:
         self.log.append(f"commit {self.scene}")
