@@ -113,8 +113,8 @@ class _Csv:
     def demand(self, columns: Sequence[str]) -> None:
         """Refuse a file without one of these columns, or with a row of another length than its header."""
         if missing := [c for c in columns if c not in self.columns]:
-            line = f"line {self.header_line}, column {missing[0]!r}"
-            raise BadSensor(f"{self.path}, {line}: it is missing; a table has {','.join(columns)}")
+            at = f"line {self.header_line}, column {missing[0]!r}"
+            raise BadSensor(f"{self.path}, {at}: it is missing; a table has {','.join(columns)}")
         for line, row in zip(self.lines, self.rows, strict=True):
             if len(row) != len(self.columns):
                 raise BadSensor(f"{self.path}, line {line}: {len(row)} cells, the header has {len(self.columns)}")

@@ -19,7 +19,7 @@ FOLDER = "sensors"
 
 
 def folder_tables(folder: str | Path) -> SensorTables:
-    """The tables in a folder: every `<name>.csv`, with its `<name>_srf.csv`.
+    """The tables in a folder: every `<name>.csv`.
 
     Raises:
         NotFound: no such folder, or no table in it.
@@ -53,17 +53,15 @@ def keep_table(root: ArchiveStore, tables: SensorTables, name: str) -> int:
     """
     if name not in tables.own:
         return 0
-    written = 0
-    for file, text in tables.own[name].files.items():
-        key, data = f"{FOLDER}/{safe_name(file)}", text.encode()
-        if root.put_if_absent(key, data):
-            written += len(data)
-        elif root.get(key) != data:
-            raise BadSensor(
-                f"sensor {name}: {root.href(key)} differs from {tables.own[name].where}/{file}, and its scenes were "
-                "read with it; give the new table another name"
-            )
-    return written
+    key, data = f"{FOLDER}/{name}.csv", tables.own[name].text.encode()
+    if root.put_if_absent(key, data):
+        return len(data)
+    if root.get(key) != data:
+        raise BadSensor(
+            f"sensor {name}: {root.href(key)} differs from the table in {tables.own[name].where}, and its scenes were "
+            "read with it; give the new table another name"
+        )
+    return 0
 
 
 def _tables(files: Mapping[str, str], where: str) -> SensorTables:
@@ -71,16 +69,15 @@ def _tables(files: Mapping[str, str], where: str) -> SensorTables:
     for file in files:
         name = file.removesuffix(".csv")
         if name.endswith(SRF):
-            if f"{name.removesuffix(SRF)}.csv" not in files:
-                raise BadSensor(f"{where}/{file}: a response without its table {name.removesuffix(SRF)}.csv")
-            continue
+            raise BadSensor(
+                f"{where}/{file}: measured responses are not read here, those of a table of yours are Gaussians of its "
+                "fwhm_nm; take the file away"
+            )
         if name in sensors.names() or name != safe_name(name):
             reason = "Hypermend ships a table of this name" if name in sensors.names() else "no name of a sensor"
             raise BadSensor(f"{where}/{file}: {reason}; give the file another name")
-        measured = files.get(f"{name}{SRF}.csv")
-        table = parse_sensor(name, files[file], measured, where=f"{where}/{name}")
-        texts = {file: files[file]} | ({} if measured is None else {f"{name}{SRF}.csv": measured})
-        own[name] = UserTable(sensor=table, files=texts, where=where)
+        table = parse_sensor(name, files[file], where=f"{where}/{name}")
+        own[name] = UserTable(sensor=table, text=files[file], where=where)
     return SensorTables(own=own)
 
 

@@ -2,8 +2,8 @@
 
 A sensor is a file `<name>.csv` (comment lines `# quantity:` and `# source:`, then
 `band,wavelength_nm,fwhm_nm,detector,usable,gsd_m` in the order of the product's bands). A measured response goes to
-`<name>_srf.csv` (`wavelength_nm`, then one column for each band). Those in `data/` are shipped; users' own are read
-from an archive or a folder (`sensor_tables`) and passed on as a `SensorTables`.
+`<name>_srf.csv` (`wavelength_nm`, then one column for each band). Those in `data/` are shipped; users' own tables are
+read from an archive or a folder (`sensor_tables`) and passed on as a `SensorTables`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class UserTable:
     """A table that is not shipped."""
 
     sensor: Sensor
-    files: Mapping[str, str]
-    """its text by file name: the table, and its measured response where there is one"""
+    text: str
+    """the CSV"""
     where: str
     """its folder, for messages"""
 
@@ -110,7 +110,7 @@ class SensorTables:
         """
         for name in self.own.keys() & other.own.keys():
             one, two = self.own[name], other.own[name]
-            if one.files != two.files:
+            if one.text != two.text:
                 raise BadSensor(
                     f"sensor {name}: its tables in {one.where} and {two.where} differ; give one of them another name"
                 )

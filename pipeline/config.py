@@ -9,13 +9,18 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from hypermend.catalog.meaning.overrides import Overrides
+from hypermend.catalog.meaning.statement import Field as Fact
+from hypermend.catalog.scene import AUTO
 from hypermend.catalog.storage.hrefs import shown
+from hypermend.pipeline import user_values
 
 SignScheme = Literal["none", "planetary-computer", "earthdata", "dlr", "s3-requester-pays"]
 
@@ -31,6 +36,8 @@ class Option:
     name: str | None
     """None: only a job file can set the field."""
     metavar: str | None = None
+    text: bool = False
+    """The command line takes one text, and the field reads it."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,14 @@ Scenes = Annotated[tuple[str, ...], Option("--scene")]
 Lane = Annotated[Literal["nightly", "backfill"] | None, FILE_ONLY]
 
 
-class Job(BaseModel):
-    """The fields that every job has. A verb's options and their help are made from the fields (`cli/verb.py`)."""
+class Settings(BaseModel):
+    """Options of a verb. They and their help are made from the fields (`cli/verb.py`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Job(Settings):
+    """The fields that every job has."""
 
     archive: str = Field(description="Root of the archive: a folder or s3://bucket/prefix.")
     workers: int | None = Field(
@@ -86,7 +97,7 @@ class Job(BaseModel):
         default=(), description="Id of a collection; default: all."
     )
     sensor: str | None = Field(
-        default=None, description="Name of a sensor table: enmap, hyperion, sentinel2a, cave, ...; default: all."
+        default=None, description="Name of a sensor: enmap, hyperion, sentinel2a, cave, ...; default: all."
     )
     tile_px: int | None = Field(
         default=None,
@@ -117,9 +128,140 @@ class Job(BaseModel):
         return tile_px
 
 
-class IngestJob(Job):
+class FileSettings(Settings):
+    """The user's word for what files do not say. It wins over every other source."""
+
+    scene_datetime: Annotated[datetime | None, Option("--scene-datetime", metavar="TIME", text=True)] = Field(
+        default=None, description="Time of the acquisition, such as 2022-07-24T10:45:26Z; UTC without an offset."
+    )
+    allow_mtime: bool = Field(
+        default=False,
+        description="Date scenes by the last change of their files if nothing else does; such a time pairs no guide.",
+    )
+    quantity: Literal["reflectance", "radiance", "counts"] | None = Field(
+        default=None, description="Quantity of the pixel values."
+    )
+    units: str | None = Field(
+        default=None, min_length=1, description="Unit of the values after scale and offset: 'W m-2 sr-1 um-1'."
+    )
+    scale_factor: Annotated[tuple[float, ...] | None, Option("--scale-factor", metavar="NUMBER|LIST", text=True)] = (
+        Field(default=None, description="value = stored number * scale factor + offset; one, or one per band.")
+    )
+    add_offset: Annotated[tuple[float, ...] | None, Option("--add-offset", metavar="NUMBER|LIST", text=True)] = Field(
+        default=None, description="Offset; one, or one per band with commas."
+    )
+    nodata: float | None = Field(default=None, allow_inf_nan=False, description='Stored number that means "no data".')
+    wavelengths: Annotated[tuple[float, ...] | None, Option("--wavelengths", metavar="FILE|LIST", text=True)] = Field(
+        default=None,
+        description="Centres of the bands in nm: a list with commas, or a file of one column or with columns "
+        "wavelength,fwhm.",
+    )
+    fwhm: Annotated[tuple[float, ...] | None, FILE_ONLY] = Field(
+        default=None, description="Widths of the bands in nm; those of the file of wavelengths, if it has them."
+    )
+    crs: str | None = Field(default=None, description="Coordinate reference system of the grid: EPSG:32633, or WKT.")
+    sensors: Annotated[Path | None, Option("--sensors", metavar="DIR")] = Field(
+        default=None, description="Folder with sensor tables of your own; those in use are copied to the archive."
+    )
+
+    @property
+    def overrides(self) -> Overrides:
+        """The user's word as the catalog takes it."""
+        said = {
+            Fact.QUANTITY: self.quantity,
+            Fact.UNITS: self.units,
+            Fact.SCALE: _single(self.scale_factor),
+            Fact.OFFSET: _single(self.add_offset),
+            Fact.NODATA: self.nodata,
+            Fact.WAVELENGTH: None if self.wavelengths is None else list(self.wavelengths),
+            Fact.FWHM: None if self.fwhm is None else list(self.fwhm),
+            Fact.CRS: self.crs,
+        }
+        values = {field: value for field, value in said.items() if value is not None}
+        return Overrides(values=values, datetime=self.scene_datetime, allow_mtime=self.allow_mtime)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widths_of_the_file(cls, data: Any) -> Any:
+        """Read the file of wavelengths, which may hold widths, too."""
+        if isinstance(data, dict) and isinstance(text := data.get("wavelengths"), str):
+            try:
+                centres, widths = user_values.wavelengths(text)
+            except ValueError as e:
+                raise ValueError(f"wavelengths {text!r}: {e}") from None
+            data = {**data, "wavelengths": centres} | ({} if widths is None else {"fwhm": widths})
+        return data
+
+    @field_validator("scale_factor", "add_offset", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return user_values.numbers(value)
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("scale_factor")
+    @classmethod
+    def _no_zero(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and 0 in value:
+            raise ValueError("a scale factor of 0 leaves no image")
+        return value
+
+    @field_validator("scene_datetime", mode="before")
+    @classmethod
+    def _time(cls, value: Any) -> Any:
+        return value if value is None else user_values.time(str(value))
+
+    @field_validator("crs")
+    @classmethod
+    def _known_crs(cls, value: str | None) -> str | None:
+        return None if value is None else user_values.crs(value)
+
+    @model_validator(mode="after")
+    def _one_width_per_band(self) -> Self:
+        if self.fwhm is not None and (self.wavelengths is None or len(self.fwhm) != len(self.wavelengths)):
+            raise ValueError("fwhm needs as many wavelengths beside it")
+        return self
+
+
+def _single(values: tuple[float, ...] | None) -> float | list[float] | None:
+    """One number for all bands as a number."""
+    return None if values is None else values[0] if len(values) == 1 else list(values)
+
+
+class CatalogSettings(FileSettings):
+    """Files -> raw items."""
+
+    archive: str = Field(description="Root of the archive: a folder or s3://bucket/prefix.")
+    sensor: str = Field(
+        default=AUTO, description="Name of a sensor table; auto: the files say it themselves, or need none."
+    )
+    collection: str | None = Field(default=None, description="Id of the collection; default: the sensor's name.")
+    scene_datetime: Annotated[datetime | None, Option("--datetime", metavar="TIME", text=True)] = Field(
+        default=None, description="Time of the acquisition, such as 2022-07-24T10:45:26Z; UTC without an offset."
+    )
+
+
+class InspectSettings(FileSettings):
+    """Files or items -> what they are taken for."""
+
+    archive: str | None = Field(default=None, description="Archive of an item that is given by its id.")
+    sensor: str = Field(
+        default=AUTO, description="Name of a sensor table; auto: the files say it themselves, or need none."
+    )
+    scene_datetime: Annotated[datetime | None, Option("--datetime", metavar="TIME", text=True)] = Field(
+        default=None, description="Time of the acquisition, such as 2022-07-24T10:45:26Z; UTC without an offset."
+    )
+    sign: SignScheme = Field(default="none", description="How the addresses of the files are signed.")
+
+
+class IngestJob(FileSettings, Job):
     """Scenes -> source cubes."""
 
+    sensor: str | None = Field(
+        default=None,
+        description="Name of a sensor: of these scenes, and with --stac that of the items that do not name theirs. "
+        "Default: all, and the files say it.",
+    )
     stac: str | None = Field(
         default=None, description="STAC API, static catalog or item; default: the archive's own raw items."
     )
@@ -131,7 +273,14 @@ class IngestJob(Job):
     )
     sign: SignScheme = Field(default="none", description="How the addresses of the files are signed.")
 
+    @field_validator("sensor")
+    @classmethod
+    def _auto_is_the_default(cls, sensor: str | None) -> str | None:
+        return None if sensor == AUTO else sensor
 
+
+FILE_FIELDS = tuple(FileSettings.model_fields)
+"""Fields that decide how files are read."""
 TASKS = ("denoise", "sharpen", "fuse")
 CHAINS = (("denoise", "sharpen"),)
 """Tasks that follow each other in one read and one write."""
@@ -344,7 +493,7 @@ class EvaluateJob(Job):
     )
 
 
-J = TypeVar("J", bound=Job)
+J = TypeVar("J", bound=Settings)
 
 
 def parse(kind: type[J], settings: dict[str, Any], *, where: str) -> J:
@@ -377,7 +526,7 @@ def load_job(path: Path, kind: type[J], **overrides: Any) -> J:
     return parse(kind, settings | overrides, where=str(path))
 
 
-def _complaint(kind: type[Job], detail: Any) -> str:
+def _complaint(kind: type[Settings], detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.0)

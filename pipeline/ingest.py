@@ -7,7 +7,7 @@ file, whose size is checked first.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,8 +23,13 @@ from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.keys import source_collection, source_cube_key
+from hypermend.catalog.meaning.instrument import check_sensor
+from hypermend.catalog.meaning.of_scene import completed, without_user_values
+from hypermend.catalog.meaning.overrides import NO_OVERRIDES, Overrides
 from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
-from hypermend.catalog.scene import Scene
+from hypermend.catalog.scene import AUTO, Scene
+from hypermend.catalog.sensor_tables import keep_table, tables_of
+from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
 from hypermend.catalog.stac.index import search
 from hypermend.catalog.stac.publish import names_cube, put_item, source_item
@@ -51,9 +56,9 @@ class SceneFiles:
     sign: str
     tile_px: int | None
 
-    def open(self) -> Source:
+    def open(self, tables: SensorTables) -> Source:
         """Open the files."""
-        return open_scene(self.scene, bands=self.bands or None, gsd_m=self.gsd_m, sign=signer(self.sign))
+        return open_scene(self.scene, bands=self.bands or None, gsd_m=self.gsd_m, sign=signer(self.sign), tables=tables)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,8 @@ class IngestContext:
     ingest_id: str
     key: str
     spec: CubeSpec
+    scene: Scene
+    """completed from its files"""
     identity: str
     windowed: bool
 
@@ -102,8 +109,9 @@ KEEP_OPEN = 4
 class IngestWorker:
     """Handler of ingest tasks; keeps the files and cubes of the last few scenes open."""
 
-    def __init__(self, archive: str) -> None:
+    def __init__(self, archive: str, tables: SensorTables = SHIPPED) -> None:
         self._root = ArchiveStore(archive)
+        self._tables = tables
         self._files: Recent[str, Source] = Recent(KEEP_OPEN, close=lambda source: source.close())
         self._cubes: Recent[str, Cube] = Recent(KEEP_OPEN)
 
@@ -116,7 +124,7 @@ class IngestWorker:
 
     def _prepare(self, task: Prepare) -> PreparedScene:
         source = self._source(task.unit, task.files)
-        spec = source.spec
+        spec = replace(source.spec, defects=source.defects(slice(0, 1), slice(0, 1)) is not None)
         if task.files.tile_px is not None:
             chunk, shard = CubeSpec.layout(spec.shape, spec.dtype, task.files.tile_px)
             spec = replace(spec, chunk=chunk, shard=shard)
@@ -132,7 +140,12 @@ class IngestWorker:
             done=done,
             settled=folded and len(done) == rows * columns,
             context=IngestContext(
-                ingest_id=ingest_id, key=key, spec=spec, identity=source.identity, windowed=source.windowed
+                ingest_id=ingest_id,
+                key=key,
+                spec=spec,
+                scene=completed(task.files.scene, spec.sensor, source.meaning),
+                identity=source.identity,
+                windowed=source.windowed,
             ),
         )
 
@@ -147,7 +160,7 @@ class IngestWorker:
             start = time.perf_counter()
             stored, flags = source.read(y, x)
             middle = time.perf_counter()
-            shards = cube.write(y, x, stored, flags)
+            shards = cube.write(y, x, stored, flags, defects=source.defects(y, x))
             valid = int(np.count_nonzero(flags & VALID))
             cube.mark(*index, shards, {"valid_px": valid})
             write_s += time.perf_counter() - middle
@@ -180,7 +193,7 @@ class IngestWorker:
 
     def _source(self, unit: str, files: SceneFiles) -> Source:
         def open() -> Source:
-            source = files.open()
+            source = files.open(self._tables)
             if not source.windowed:  # a file that is read whole stays in memory whole: keep one at most
                 self._files.clear()
             return source
@@ -194,13 +207,29 @@ class IngestWorker:
 class IngestUnit:
     """One scene of an ingest run: from files to a published source cube."""
 
-    def __init__(self, scene: Scene, job: IngestJob, root: ArchiveStore, run: str) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        job: IngestJob,
+        root: ArchiveStore,
+        run: str,
+        *,
+        tables: SensorTables = SHIPPED,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            notes: those of the run; `undated` counts the scenes whose time is unknown.
+        """
         self.collection, self.scene = scene.collection, scene.id
         self.id = unit_id(self.collection, self.scene)
+        scene = job.overrides.apply(scene)
         self._files = SceneFiles(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
         self._root = root
         self._run = run
         self.reads: tuple[str, ...] = ()
+        self._tables = tables
+        self._notes = {} if notes is None else notes
 
     def prepare(self) -> Prepare:
         return Prepare(unit=self.id, files=self._files)
@@ -226,13 +255,16 @@ class IngestUnit:
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         cube: IngestContext = prepared.context
         item = source_item(
-            self._files.scene,
+            without_user_values(cube.scene),
             cube.spec,
             key=cube.key,
             ingest_id=cube.ingest_id,
             valid_fraction=totals.valid_fraction,
         )
-        return put_item(self._root, item, run=self._run)
+        if cube.scene.datetime is None:
+            self._notes["undated"] = self._notes.get("undated", 0) + 1
+        kept = keep_table(self._root, self._tables, cube.spec.sensor)
+        return kept + put_item(self._root, item, run=self._run)
 
 
 def ingest(
@@ -253,21 +285,28 @@ def ingest(
     run_id = run or new_run_id("ingest")
     scenes = find_scenes(job) if scenes is None else scenes
     count = len(scenes) if isinstance(scenes, Sized) else None  # an API is asked for page after page during the run
-    units = (_unit(scene, job, root, run_id) for scene in scenes)
-    workers = replace(workers_of(job), gpus=0.0)  # reading files needs none
-    return Run(
-        run_id, job, units, partial(IngestWorker, root.url), engine, scenes=count, lease="ingest", workers=workers
+    tables = tables_of(root, job.sensors)
+    notes: dict[str, Any] = {}
+    unit = partial(IngestUnit, job=job, root=root, run=run_id, tables=tables, notes=notes)
+    units: Iterator[Unit | SkippedScene] = (
+        SkippedScene(scene=scene.id, reason=scene.reason) if isinstance(scene, Skipped) else unit(scene)
+        for scene in scenes
     )
-
-
-def _unit(scene: Scene | Skipped, job: IngestJob, root: ArchiveStore, run: str) -> Unit | SkippedScene:
-    if isinstance(scene, Skipped):
-        return SkippedScene(scene=scene.id, reason=scene.reason)
-    return IngestUnit(scene, job, root, run)
+    workers = replace(workers_of(job), gpus=0.0)  # reading files needs none
+    make = partial(IngestWorker, root.url, tables)
+    started = Run(run_id, job, units, make, engine, scenes=count, lease="ingest", workers=workers)
+    started.report.notes = notes
+    return started
 
 
 def find_scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
-    """Find the scenes that pass the job's filters, in the archive itself or in the STAC source that the job names."""
+    """Find the scenes that pass the job's filters, in the archive itself or in the STAC source that the job names.
+
+    Raises:
+        BadSensor: the job names a sensor that has no table.
+    """
+    if job.stac is not None and job.sensor is not None:
+        check_sensor(job.sensor, tables_of(ArchiveStore(job.archive), job.sensors))
     if job.stac is None:
         in_archive = search(
             hypermend.open(job.archive).root,
@@ -282,7 +321,7 @@ def find_scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
     return discover(
         job.stac,
         collections=job.collections,
-        sensor=job.sensor,
+        sensor=job.sensor or AUTO,
         bbox=job.bbox,
         datetime=job.datetime,
         query=job.query,
@@ -295,23 +334,48 @@ class CatalogReport:
     """Result of ``catalog_folder``: ids of the scenes with a raw item, files skipped, bytes of the items."""
 
     scenes: tuple[str, ...]
+    undated: int
+    """Scenes whose time no file states."""
     skipped: tuple[Skipped, ...]
     bytes_written: int
 
 
-def catalog_folder(archive: str, path: Path, *, sensor: str, collection: str | None = None) -> CatalogReport:
-    """Make raw items for a folder of files that has no STAC items.
+def catalog_folder(
+    archive: str,
+    path: Path,
+    *,
+    sensor: str = AUTO,
+    collection: str | None = None,
+    overrides: Overrides = NO_OVERRIDES,
+    sensors: Path | None = None,
+    show: Callable[[Scene, SensorTables], None] | None = None,
+) -> CatalogReport:
+    """Make raw items for a folder of files, or for one file, that has no STAC items.
+
+    Args:
+        sensor: name of a table, or ``auto``: the files say it.
+        collection: None for the sensor's name.
+        sensors: folder with the user's tables; those in use are kept in the archive.
+        show: shows each scene, given the tables, as its item is written.
 
     Raises:
         NotFound: no such folder.
-        BadSensor: no such sensor.
+        BadSensor: no such sensor, or a table that cannot be read.
     """
     root, run = ArchiveStore(archive), new_run_id("catalog")
+    tables = tables_of(root, sensors)
     scenes, skipped, bytes_written = [], [], 0
-    for scene in from_folder(path, sensor=sensor, collection=collection or sensor):
+    for scene in from_folder(path, sensor=sensor, collection=collection, overrides=overrides, tables=tables):
         if isinstance(scene, Skipped):
             skipped.append(scene)
-        else:
-            bytes_written += put_item(root, scene, run=run)
-            scenes.append(scene.id)
-    return CatalogReport(scenes=tuple(scenes), skipped=tuple(skipped), bytes_written=bytes_written)
+            continue
+        bytes_written += keep_table(root, tables, scene.sensor) + put_item(root, scene, run=run)
+        scenes.append(scene)
+        if show is not None:
+            show(scene, tables)
+    return CatalogReport(
+        scenes=tuple(scene.id for scene in scenes),
+        undated=sum(scene.datetime is None for scene in scenes),
+        skipped=tuple(skipped),
+        bytes_written=bytes_written,
+    )

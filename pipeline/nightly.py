@@ -26,7 +26,7 @@ from hypermend.catalog.stac.discover import Skipped
 from hypermend.catalog.stac.publish import unsigned_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.leases import Leases
-from hypermend.pipeline.config import NightlyJob
+from hypermend.pipeline.config import FILE_FIELDS, NightlyJob
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.ingest import find_scenes, ingest
 from hypermend.pipeline.registry.selection import possible
@@ -48,6 +48,7 @@ _RESULT_SETTINGS = (
     "guide_collection",
     "budget_steps",
     "budget_seconds",
+    *FILE_FIELDS,
 )
 
 

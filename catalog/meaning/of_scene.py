@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from hypermend.catalog.meaning.resolve import Meaning
+from hypermend.catalog.meaning.resolve import OPTIONS, Meaning
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
 from hypermend.catalog.scene import AUTO, FILES, GUESS, MTIME, SENSOR_FROM, TIME_FROM, UNKNOWN, USER, Asset, Scene
 
@@ -32,7 +32,7 @@ def user_statements(scene: Scene) -> list[Statement]:
     said = Statements()
     for field, name in USER_PROPERTIES.items():
         value = scene.properties.get(name)
-        said.add(field, tuple(value) if isinstance(value, list) else value, Source.USER, f"property {name}")
+        said.add(field, tuple(value) if isinstance(value, list) else value, Source.USER, OPTIONS.get(field, name))
     return list(said)
 
 
@@ -84,3 +84,9 @@ def completed(scene: Scene, sensor: str, meaning: Meaning) -> Scene:
 
 
 _ORIGINS = {Source.USER: USER, Source.GUESS: GUESS}
+
+
+def without_user_values(scene: Scene) -> Scene:
+    """The scene without the user's word about its files, which does not hold for the numbers of its cube."""
+    names = set(USER_PROPERTIES.values())
+    return replace(scene, properties={k: v for k, v in scene.properties.items() if k not in names})

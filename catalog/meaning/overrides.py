@@ -41,3 +41,6 @@ def _last_change(scene: Scene) -> datetime | None:
     files = [Path(a.href) for a in data if "://" not in a.href]
     times = [path.stat().st_mtime for path in files if path.exists()]
     return datetime.fromtimestamp(int(max(times)), UTC) if times else None
+
+
+NO_OVERRIDES = Overrides()

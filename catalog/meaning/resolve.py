@@ -26,6 +26,7 @@ OPTIONS = {
     Field.OFFSET: "--add-offset",
     Field.NODATA: "--nodata",
     Field.WAVELENGTH: "--wavelengths",
+    Field.FWHM: "--wavelengths",
     Field.CRS: "--crs",
 }
 """Options of `catalog` and `ingest` by which the user decides a field."""

@@ -22,7 +22,7 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.grids import ALIGN_PX, transform_point
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.sensors import band_coverage, srf
+from hypermend.catalog.sensors import SHIPPED, Sensor, band_coverage, srf
 
 MIN_OVERLAP = 0.5
 """Least share of a scene that its guide must cover. The rest keeps its own resolution and is flagged."""
@@ -236,15 +236,35 @@ class SpectralOverlap:
     """Wavelengths in nm of the scene's good bands outside that range."""
 
 
+def guide_table(guide: CubeSpec) -> Sensor:
+    """The bands of a guide: the shipped table of its sensor, else those of its cube, with Gaussian responses."""
+    shipped = SHIPPED.get(guide.sensor)
+    if shipped is not None and set(guide.band_name) <= set(shipped.band_name):
+        return shipped
+    return Sensor(
+        name=guide.sensor,
+        band_name=guide.band_name,
+        wavelength_nm=guide.wavelength_nm,
+        fwhm_nm=guide.fwhm_nm,
+        detector=guide.detector,
+        usable=guide.good,
+        gsd_m=guide.gsd_m,
+        quantity=guide.quantity,
+        source="the guide's cube",
+    )
+
+
 def spectral_overlap(hyper: CubeSpec, guide: CubeSpec) -> SpectralOverlap:
     """Spectral overlap of two instruments, from their tables and the bands of both cubes.
 
     Raises:
         Refused: the scene's bands cover none of the guide's.
+        BadSensor: a band of the guide has no width.
     """
     nm = [w for w, good in zip(hyper.wavelength_nm, hyper.good, strict=True) if good]
     good = [i for i in range(guide.bands) if guide.good[i]]
-    share = dict(zip(good, band_coverage(nm, guide.sensor, [guide.band_name[i] for i in good]), strict=True))
+    table = guide_table(guide)
+    share = dict(zip(good, band_coverage(nm, table, [guide.band_name[i] for i in good]), strict=True))
     bands = tuple(i for i in good if share[i] >= MIN_COVERAGE)
     if not bands:
         names = ", ".join(guide.band_name[i] for i in good) or "none that is good"
@@ -252,7 +272,7 @@ def spectral_overlap(hyper: CubeSpec, guide: CubeSpec) -> SpectralOverlap:
             f"no band of the guide ({guide.sensor}: {names}) lies where the scene has bands "
             f"({', '.join(f'{w:.0f}' for w in (*nm[:1], *nm[-1:]))} nm); choose another --guide-collection"
         )
-    response = srf(nm, guide.sensor, bands=[guide.band_name[i] for i in bands])
+    response = srf(nm, table, bands=[guide.band_name[i] for i in bands])
     responding = np.flatnonzero((response > MIN_RESPONSE * response.max(axis=1, keepdims=True)).any(axis=0))
     return SpectralOverlap(
         bands=bands,

@@ -26,8 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hypermend.catalog import sensors
-from hypermend.catalog.errors import BadItem, NotFound, Refused
+from hypermend.catalog.errors import BadItem, BadSensor, NotFound, Refused
 from hypermend.catalog.scene import Scene
+from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.catalog.stac.fields import bbox_of, parse_time, time_span
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item
@@ -179,26 +180,40 @@ def search(
 
     Raises:
         Refused: no such stage.
-        BadSensor: no such sensor.
+        BadSensor: a sensor that has neither a table nor an item.
         BadAsset: a filter that cannot be read.
         Unreachable: the archive cannot be read.
     """
     if stage is not None and stage not in STAGES:
         raise Refused(f"stage {stage!r}; an item is one of {', '.join(STAGES)}")
-    if sensor is not None:
-        sensor = sensors.sensor(sensor).name
     filters = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime)
     properties = ItemFilter.of(query=query)
     wanted_ids = None if ids is None else frozenset(ids)
+    rows = list(_latest(_rows(root, collections)))
+    if sensor is not None:
+        _check_sensor(root, sensor, rows)
     wanted = [
         row
-        for row in _latest(_rows(root, collections))
+        for row in rows
         if (stage is None or row.stage == stage)
         and (sensor is None or row.sensor == sensor)
         and (wanted_ids is None or row.id in wanted_ids)
         and _accepts(filters, row)
     ]
     return SearchResult(root, sorted(wanted, key=_sort_key), properties)
+
+
+def _check_sensor(root: ArchiveStore, name: str, rows: Sequence[Row]) -> None:
+    """Refuse a name that is no sensor's: a misspelt filter would find nothing in silence.
+
+    A sensor that only files describe has no table, and is known by its items.
+    """
+    in_items = {row.sensor for row in rows if row.sensor is not None}
+    if name in sensors.names() or name in in_items:
+        return
+    tables = archive_tables(root)
+    if tables.get(name) is None:
+        raise BadSensor(f"unknown sensor {name!r}: {tables.hint(name, sorted(in_items))}")
 
 
 def rebuild(root: ArchiveStore) -> int:

@@ -12,11 +12,10 @@ from typing import Any
 
 import pystac
 
-from hypermend.catalog import sensors
 from hypermend.catalog.dateline import Bbox
 from hypermend.catalog.errors import BadItem, BadSensor
 from hypermend.catalog.scene import TIME_FROM, UNKNOWN, Asset, Scene, is_data
-from hypermend.catalog.sensors import Sensor
+from hypermend.catalog.sensors import SHIPPED
 from hypermend.catalog.stac.assets import asset_fields, read_asset
 from hypermend.catalog.stac.fields import (
     BadField,
@@ -41,8 +40,6 @@ _EXTENSIONS = {
 }
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
-AUTO = "auto"
-"""Sensor of a scene whose item names none: its files have to."""
 
 
 def from_item(
@@ -57,8 +54,7 @@ def from_item(
 
     Args:
         href: address of the item; relative asset hrefs are resolved against it.
-        sensor: the instrument, for items that do not name it; "auto" leaves it to the files, and accepts an
-            instrument that has no table.
+        sensor: the instrument, for items that do not name it; `AUTO` leaves it to the files.
         within: folder or URL prefix that relative hrefs must not leave.
         own: an item of this archive: it may name files of this machine even if the archive is on S3.
 
@@ -88,7 +84,7 @@ def _scene(
     name = name or identify_sensor(id, str(item.get("collection") or ""), properties) or sensor
     if name is None:
         raise BadField(f"its platform {properties.get('platform')!r} is no known sensor; give --sensor")
-    table = _table(name, required=sensor != AUTO)
+    table = SHIPPED.get(name)  # an instrument without one names its bands itself
     stage = str(properties.pop("hypermend:stage", "raw"))
     grid, crs = pop_grid(properties)
     item_bands = sequence("bands", properties.get("eo:bands") or properties.get("bands"))
@@ -109,17 +105,6 @@ def _scene(
         stage=stage,
         properties=properties,
     )
-
-
-def _table(name: str, *, required: bool) -> Sensor | None:
-    """The table of a sensor; None if it has none and none is required.
-
-    Raises:
-        BadSensor: no such sensor.
-    """
-    if not required and name not in sensors.names():
-        return None
-    return sensors.sensor(name)
 
 
 def _check_assets(assets: Mapping[str, Asset]) -> None:

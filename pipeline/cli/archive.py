@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 import hypermend
+from hypermend.catalog.scene import Scene
+from hypermend.catalog.sensors import SensorTables
 from hypermend.pipeline.cli.app import Archive, Json, app, emit, refuse
-from hypermend.pipeline.cli.run_job import run_job, stdout_for_json
+from hypermend.pipeline.cli.inspect import facts_json, line
+from hypermend.pipeline.cli.run_job import run_job, stdout_for_json, warn_undated
 from hypermend.pipeline.cli.verb import verb
-from hypermend.pipeline.config import IngestJob, Job
+from hypermend.pipeline.config import CatalogSettings, IngestJob, Job
 
 
 @app.command()
@@ -30,25 +33,39 @@ def demo(
         emit(result)
 
 
-@app.command()
+@verb(CatalogSettings, file="no")
 def catalog(
-    path: Annotated[Path, typer.Argument(help="A folder of image files that has no STAC of its own.")],
-    sensor: Annotated[str, typer.Option(help="Name of a sensor table.")],
-    archive: Archive,
-    collection: Annotated[str | None, typer.Option(help="Id of the collection; default: the sensor's name.")] = None,
+    settings: CatalogSettings,
+    path: Annotated[Path, typer.Argument(help="A folder of image files, or one file, that has no STAC of its own.")],
     as_json: Json = False,
 ) -> None:
-    """Make STAC items for a folder of files, so that it can be ingested."""
+    """Make STAC items for files, so that they can be ingested; print what each scene is taken for."""
     from hypermend.pipeline.ingest import catalog_folder
+    from hypermend.pipeline.inspect.driver import scene_facts
 
-    made = catalog_folder(archive, path, sensor=sensor, collection=collection)
+    lines: list[dict[str, Any]] = []
+
+    def show(scene: Scene, tables: SensorTables) -> None:
+        facts = scene_facts(scene, tables)
+        lines.append(facts_json(facts))
+        if not as_json:
+            print(line(facts))
+
+    made = catalog_folder(
+        settings.archive,
+        path,
+        sensor=settings.sensor,
+        collection=settings.collection,
+        overrides=settings.overrides,
+        sensors=settings.sensors,
+        show=show,
+    )
     for skipped in made.skipped:
         print(f"skipped {skipped.id}: {skipped.reason}", file=sys.stderr)
+    warn_undated(made.undated, "--datetime")
     if as_json:
-        emit({"scenes": made.scenes, "skipped": [{"id": s.id, "reason": s.reason} for s in made.skipped]})
-    else:
-        for scene in made.scenes:
-            print(scene)
+        skips = [{"id": s.id, "reason": s.reason} for s in made.skipped]
+        emit({"scenes": made.scenes, "summaries": lines, "skipped": skips})
     if not made.scenes and not made.skipped:
         refuse(f"{path}: no image file that a reader knows")
     raise typer.Exit(1 if made.skipped else 0)
@@ -57,23 +74,28 @@ def catalog(
 @verb(IngestJob, without=("deadline_s",))
 def ingest(
     job: IngestJob,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the scenes.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the scenes are taken for.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn scenes into source cubes."""
-    from hypermend.pipeline.ingest import find_scenes
     from hypermend.pipeline.ingest import ingest as start
 
     if not dry_run:
         run_job(start, job, as_json)
-    reasons = [(scene.id, getattr(scene, "reason", None)) for scene in find_scenes(job)]
-    skipped = [(id, reason) for id, reason in reasons if reason is not None]
+    from hypermend.pipeline.inspect.dry_run import dry_run as facts_of_job
+
+    every = []
+    for facts in facts_of_job(job):
+        every.append(facts)
+        if not as_json:
+            print(line(facts))
+    refused = [facts for facts in every if facts.refusal is not None]
+    warn_undated(sum(facts.refusal is None and facts.time is None for facts in every), "--scene-datetime")
     if as_json:
-        emit({"scenes": [id for id, reason in reasons if reason is None], "skipped": skipped})
-    else:
-        for id, reason in reasons:
-            print(id if reason is None else f"{id}: skipped: {reason}")
-    raise typer.Exit(1 if skipped else 0)
+        ids = [facts.id for facts in every if facts.refusal is None]
+        skipped = [(facts.id, facts.refusal) for facts in refused]
+        emit({"scenes": ids, "summaries": [facts_json(facts) for facts in every], "skipped": skipped})
+    raise typer.Exit(1 if refused else 0)
 
 
 @verb(Job, file="no", only=("archive", "sensor", "collections", "bbox", "datetime"))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 
 # isort: off
-from hypermend.pipeline.cli import archive, restore, models, evaluate, search, train, nightly, jobs, maintenance  # noqa: F401
+from hypermend.pipeline.cli import inspect, archive, restore, models, evaluate, search, train  # noqa: F401
+from hypermend.pipeline.cli import nightly, jobs, maintenance  # noqa: F401
 from hypermend.pipeline.cli.app import app
 # isort: on (the order of the verbs in the help)
 

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 import hypermend
-from hypermend.catalog.sensors import sensor as sensor_table
+from hypermend.catalog.archive import Archive as OpenArchive
+from hypermend.catalog.errors import Refused
+from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.cli.app import Archive, Json, app, emit, refuse
 from hypermend.pipeline.cli.model_tables import differences, differences_table, flat, models_table, overview
@@ -64,7 +66,7 @@ def compare(a: Name, b: Name, archive: OptionalArchive = None, as_json: Json = F
 @models.command()
 def promote(
     name: Name,
-    sensor: Annotated[str, typer.Option(help="Name of the sensor table whose scenes get the model.")],
+    sensor: Annotated[str, typer.Option(help="Name of the sensor whose scenes get the model.")],
     archive: Archive,
     task: Annotated[str | None, typer.Option(help="denoise, sharpen or fuse; must be the task of the model.")] = None,
     undo: Annotated[bool, typer.Option("--undo", help="The model is no longer the default.")] = False,
@@ -73,24 +75,39 @@ def promote(
     """Make a model the default of a sensor and its task in this archive."""
     from hypermend.pipeline.registry.models import promote as store
 
-    root = hypermend.open(archive).root
+    opened = hypermend.open(archive)
+    root = opened.root
     card = model_card(root, name)
-    table = sensor_table(sensor)
+    nm = _spectrum(opened, sensor)
     place = slot_of(card)
     if place is None or (task is not None and place.split("-")[0] != task):
         refuse(f"model {name} is for {'nothing' if place is None else place.split('-')[0]}, not for {task}")
-    if undo and defaults(root).get(table.name, {}).get(place) != name:
-        refuse(f"model {name} is not the default of {table.name} for {place}; `hypermend models` shows which are")
+    if undo and defaults(root).get(sensor, {}).get(place) != name:
+        refuse(f"model {name} is not the default of {sensor} for {place}; `hypermend models` shows which are")
     low, high = card.accepts_range_nm or (0.0, float("inf"))
-    nm = [w for w, usable in zip(table.wavelength_nm, table.usable, strict=True) if usable]
-    if not undo and (nm[0] < low or nm[-1] > high):
-        refuse(f"{table.name} spans {nm[0]:.0f}-{nm[-1]:.0f} nm, model {name} accepts {low:.0f}-{high:.0f} nm")
+    if not undo and (min(nm) < low or max(nm) > high):
+        refuse(f"{sensor} spans {min(nm):.0f}-{max(nm):.0f} nm, model {name} accepts {low:.0f}-{high:.0f} nm")
     model = None if undo else name
-    before = store(root, table.name, place, model)
+    before = store(root, sensor, place, model)
     if as_json:
-        emit({"sensor": table.name, "for": place, "model": model, "before": before})
+        emit({"sensor": sensor, "for": place, "model": model, "before": before})
     else:
-        print(f"{table.name}, {place}: {model or 'the built-in default'} (before: {before or 'none promoted'})")
+        print(f"{sensor}, {place}: {model or 'the built-in default'} (before: {before or 'none promoted'})")
+
+
+def _spectrum(archive: OpenArchive, sensor: str) -> list[float]:
+    """Wavelengths of a sensor's usable bands, in nm; of its first source cube where it has no table.
+
+    Raises:
+        BadSensor: no sensor of this name.
+    """
+    table = archive_tables(archive.root).get(sensor)
+    if table is not None:
+        return [w for w, usable in zip(table.wavelength_nm, table.usable, strict=True) if usable]
+    scene = next(iter(archive.sources(sensor=sensor)), None)
+    if scene is None:
+        raise Refused(f"sensor {sensor} has no table and no source cube; ingest its scenes first")
+    return [float(w) for w in scene.properties["hypermend:wavelength_nm"]]
 
 
 def _root(archive: str | None) -> ArchiveStore | None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from hypermend.pipeline.cli.app import emit, refuse
 from hypermend.pipeline.config import Job
+from hypermend.pipeline.formatting import plural
 
 J = TypeVar("J", bound=Job)
 
@@ -34,11 +35,18 @@ def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
     if not report.scenes and not report.stopped:
         refuse("no scene matches; see `hypermend query` for what the archive holds")
     summary(report, console)
+    warn_undated(report.notes.get("undated", 0), "--scene-datetime")
     if as_json:
         emit(report.to_dict())
     if report.stopped:
         print("hypermend: stopped; run the same command again to resume", file=sys.stderr)
     raise typer.Exit(report.exit_code)
+
+
+def warn_undated(scenes: int, option: str) -> None:
+    """Say once on standard error that scenes have no time, and what gives them one."""
+    if scenes:
+        print(f"time unknown: {plural(scenes, 'scene')}; give {option} TIME or --allow-mtime", file=sys.stderr)
 
 
 class Stoppable(Protocol):

@@ -18,9 +18,9 @@ import typer
 from pydantic.fields import FieldInfo
 
 from hypermend.pipeline.cli.app import app
-from hypermend.pipeline.config import Job, Option, load_job, owner_of, parse
+from hypermend.pipeline.config import Job, Option, Settings, load_job, owner_of, parse
 
-J = TypeVar("J", bound=Job)
+J = TypeVar("J", bound=Settings)
 P = ParamSpec("P")
 FILE = "job"
 """Name of the argument that takes a job file."""
@@ -89,9 +89,9 @@ def _option(name: str, field: FieldInfo, *, optional: bool) -> inspect.Parameter
 
     Its default is None, for "not given": an option that is not given must not win over the job file.
     """
-    kind = _parsed_as(_without_none(field.annotation))
     required = field.is_required() and not optional
     declaration = _declaration(name, field)
+    kind = str if declaration.text else _parsed_as(_without_none(field.annotation))
     option = typer.Option(
         ... if required else None,
         str(declaration.name),

@@ -15,7 +15,7 @@ from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.sensors import sensor
+from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32, Mask
 from hypermend.models.card import ModelCard
@@ -110,7 +110,7 @@ class _Sharpen:
 class _Fuse:
     def __init__(self, job: EvaluateJob, root: ArchiveStore, crop: int) -> None:
         self.root, self.crop, self.scale = root, crop, job.scale or 8
-        self.guide = None if job.guide_sensor is None else sensor(job.guide_sensor).name
+        self.guide = None if job.guide_sensor is None else archive_tables(root).sensor(job.guide_sensor)
         self.model = load_pair_model(root, job.model)
         self.start = load_pair_model(root, "least-squares")
 

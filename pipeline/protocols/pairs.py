@@ -10,7 +10,7 @@ import torch
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.pairs.pairing import MIN_COVERAGE
-from hypermend.catalog.sensors import band_coverage, sensor, srf
+from hypermend.catalog.sensors import Sensor, band_coverage, sensor, srf
 from hypermend.models.arrays import F32, F64
 from hypermend.models.fuse.interface import FusionModel, Pair, PairGeometry
 from hypermend.models.signal import degrade
@@ -61,18 +61,18 @@ def degraded(truth: F32, setup: PairGeometry) -> Iterator[tuple[str, Pair, PairG
         yield name, degraded_pair(truth, kernel, setup, SNR_DB), setup
 
 
-def wald_setup(spec: CubeSpec, guide: str | None, scale: int) -> PairGeometry:
+def wald_setup(spec: CubeSpec, guide: Sensor | None, scale: int) -> PairGeometry:
     """Geometry of the protocol's pair: the guide's bands seen through the scene's, no shift.
 
     Raises:
         Refused: the scene sees none of the guide's bands.
     """
-    name = guide or GUIDES.get(spec.sensor, OTHER_GUIDE)
-    nm, bands = good_nm(spec), sensor(name).band_name
-    used = [band for band, share in zip(bands, band_coverage(nm, name, bands), strict=True) if share >= MIN_COVERAGE]
+    table = guide or sensor(GUIDES.get(spec.sensor, OTHER_GUIDE))
+    nm, bands = good_nm(spec), table.band_name
+    used = [band for band, share in zip(bands, band_coverage(nm, table, bands), strict=True) if share >= MIN_COVERAGE]
     if not used:
-        raise Refused(f"no band of {name} lies where the scene has bands; choose another --guide-sensor")
-    return PairGeometry(scale=scale, response=srf(nm, name, bands=used).astype(np.float32), expected_centroid_px=0.0)
+        raise Refused(f"no band of {table.name} lies where the scene has bands; choose another --guide-sensor")
+    return PairGeometry(scale=scale, response=srf(nm, table, bands=used).astype(np.float32), expected_centroid_px=0.0)
 
 
 def tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:

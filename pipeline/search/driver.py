@@ -22,7 +22,6 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 import hypermend
-from hypermend.catalog import sensors
 from hypermend.catalog.archive import Archive
 from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.errors import Refused
@@ -69,7 +68,6 @@ def search_archive(job: SearchJob, say: Say) -> list[Answer]:
     plans: list[SearchPlan] = []
     candidates = [] if job.anew else list(_candidates(root, job, say))
     for name in dict.fromkeys(job.sensors):
-        sensors.sensor(name)
         cubes = _cubes(archive, job, name)
         reused = _reuse(candidates, name, cube_spectrum(read_spec(root, next(iter(cubes)))))
         if reused is not None:

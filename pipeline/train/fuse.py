@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hypermend.catalog.cube.layout import read_spec
+from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.catalog.sensors import srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
@@ -75,7 +76,8 @@ def _responses(root: ArchiveStore, key: str, guides: Iterable[str]) -> list[F32]
     """Responses (m, b) of each guide's sensor to the good bands of a cube."""
     spec = read_spec(root, key)
     good = np.array(spec.wavelength_nm)[np.array(spec.good)]
-    return [srf(good, guide).astype(np.float32) for guide in guides]
+    tables = archive_tables(root)
+    return [srf(good, tables.sensor(guide)).astype(np.float32) for guide in guides]
 
 
 def _cube(

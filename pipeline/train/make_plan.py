@@ -9,6 +9,7 @@ from hypermend.catalog.cube.layout import read_spec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key, scene_collection, source_collection
 from hypermend.catalog.scene import Scene
+from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.train.plan import (
     TrainPlan,
@@ -122,4 +123,10 @@ def _guides(job: TrainJob) -> tuple[str, ...]:
     items = archive.search(collections=(name, source_collection(name)))
     if not items:
         raise Refused(f"{job.archive} has no scene of guide collection {name!r}; see `hypermend query`")
-    return tuple(sorted({item.scene.sensor for item in items}))
+    names, tables = sorted({item.scene.sensor for item in items}), archive_tables(archive.root)
+    if unknown := [sensor for sensor in names if tables.get(sensor) is None]:
+        raise Refused(
+            f"sensor {unknown[0]} of guide collection {name!r} has no table, so its responses are not known; catalogue "
+            "its scenes with --sensors DIR and --sensor NAME"
+        )
+    return tuple(names)

@@ -1,0 +1,1 @@
+"""Inspect: what files or an item are taken for, before anything is written."""
