@@ -40,7 +40,7 @@ FLOORS = {
 }
 # Libraries that only these files may import.
 ONLY_IN = {
-    # Cubes of the archive, and deliveries in Zarr: remote ones need our signers and errors; no store of Zarr's has them.
+    # Cubes of the archive, and deliveries in Zarr: remote ones need our signers and errors, which Zarr's stores lack.
     "zarr": {
         "catalog/cube/cube.py",
         "catalog/cube/layout.py",

@@ -26,12 +26,8 @@ from hypermend.catalog.readers.hierarchical.facts import (
 )
 from hypermend.catalog.readers.hierarchical.file import Node, as_text, dims_of
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, Transform
-from hypermend.catalog.readers.hierarchical.units import wavelengths_nm
+from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME, wavelengths_nm
 
-_WAVELENGTH = re.compile(
-    r"^(wave_?lengths?(_nm|_um|_3d)?|wl|wvl|lambda|(band_?)?(centers?|centres?)|(center|centre|central)_wavelengths?)$",
-    re.I,
-)
 _BAND_DIM = re.compile(r"^(wave.*|wl|lambda|n?_?bands?|band_?(number|index)|spectral.*|channels?|b)$", re.I)
 _FWHM = re.compile(r"^(fwhm|band_?widths?|full_width_half_max(imum)?)$", re.I)
 _GOOD = re.compile(r"^(good(_wavelengths?|_bands?)?|bbl)$", re.I)
@@ -147,12 +143,12 @@ def _spectra(node: Node) -> list[_Spectrum]:
             continue
         unit = unit_of(array.attrs)
         standard = as_text(array.attrs.get("standard_name", ""))
-        if _WAVELENGTH.match(name) or "wavelength" in standard or (_BAND_DIM.match(name) and unit):
+        if WAVELENGTH_NAME.match(name) or "wavelength" in standard or (_BAND_DIM.match(name) and unit):
             read = wavelengths_nm([float(v) for v in node.values(path)], unit)
             if read is not None:
                 dims = dims_of(array)
                 out.append(_Spectrum(path=path, values=read[0], how=read[1], dim=dims[0] or name))
-            elif _WAVELENGTH.match(name) or "wavelength" in standard:
+            elif WAVELENGTH_NAME.match(name) or "wavelength" in standard:
                 raise BadAsset(f"{node.where}: the unit of {path} is {unit!r} and does not fit; give --wavelengths")
     return out
 

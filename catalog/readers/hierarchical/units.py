@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-UNKNOWN = "unknown"
+WAVELENGTH_NAME = re.compile(
+    r"^(wave_?lengths?(_nm|_um|_3d)?|wl|wvl|lambda|(band_?)?(centers?|centres?)|(center|centre|central)_wavelengths?)$",
+    re.I,
+)
+"""Names of lists of wavelengths."""
 _NM = {"nm": 1.0, "nanometer": 1.0, "nanometre": 1.0, "um": 1e3, "micron": 1e3, "micrometer": 1e3, "micrometre": 1e3}
 _NM |= {"m": 1e9, "meter": 1e9, "metre": 1e9}
 _SYMBOLS = {

@@ -22,8 +22,9 @@ from zarr.storage import LocalStore
 
 from hypermend.catalog.errors import BadAsset, NotFound
 from hypermend.catalog.scene import Asset
-from hypermend.catalog.storage.fetch import AssetFetcher, check_href
+from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, shown
+from hypermend.catalog.storage.transport import check_href
 
 _PATH = re.compile(r"^(?P<root>.+?\.zarr)(?:/(?P<group>.*?))?/*$", re.I)
 _MEDIA = re.compile(r"application/(vnd[.+])?zarr", re.I)

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset, Refused
-from hypermend.catalog.readers.hierarchical.file import as_text, open_file, require
+from hypermend.catalog.readers.hierarchical.file import arrays_of, as_text, open_file, require
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
@@ -22,6 +21,7 @@ from hypermend.catalog.storage.hrefs import shown
 BYTES = {"double": 8, "single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
 """Bytes of a number, by MATLAB class."""
 DTYPES = {"double": "float64", "single": "float32"}
+_CLASSES = {DTYPES.get(kind, kind): kind for kind in BYTES}
 _HEADER_BYTES = 128
 _READ_ERRORS = (ValueError, TypeError, KeyError, OSError, NotImplementedError, zlib.error)
 """Errors of SciPy for a damaged file, or one that is not MATLAB's."""
@@ -43,6 +43,7 @@ class MatFile:
         self.body = fetcher.fetch(asset.href)
         try:
             self.variables = {n: (tuple(s), c) for n, s, c in whosmat(self._stream())}
+            self.variables |= self._fields()
         except _READ_ERRORS as e:
             raise BadAsset(f"{self.where}: is no MATLAB v5 file: {e}") from e
 
@@ -52,15 +53,33 @@ class MatFile:
             self.body.seek(0)
         return self.body
 
+    def _fields(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """The numeric fields of a struct, as "struct.field"; read only where no variable is a cube by itself."""
+        if any(len(shape) == 3 and kind in BYTES for shape, kind in self.variables.values()):
+            return {}
+        found: dict[str, tuple[tuple[int, ...], str]] = {}
+        for name in [n for n, (shape, kind) in self.variables.items() if kind == "struct" and math.prod(shape) == 1]:
+            struct = self._loaded(name)
+            for field in struct.dtype.names or ():
+                value = struct.ravel()[0][field]
+                if isinstance(value, np.ndarray) and (kind := _CLASSES.get(str(value.dtype))) is not None:
+                    found[f"{name}.{field}"] = value.shape, kind
+        return found
+
+    def _loaded(self, name: str) -> Stored:
+        from scipy.io import loadmat
+
+        return np.asarray(loadmat(self._stream(), variable_names=[name])[name])
+
     def load(self, name: str) -> Stored:
         """A variable in MATLAB's axis order."""
         if self.v73:
             with open_file(self.asset, self.fetcher) as file:
-                return np.asarray(require(file, name, self.where)[()]).T
-        from scipy.io import loadmat
-
+                return np.asarray(require(file, path_of(name), self.where)[()]).T
         try:
-            return np.asarray(loadmat(self._stream(), variable_names=[name])[name])
+            variable, _, field = name.partition(".")
+            value = self._loaded(variable)
+            return np.asarray(value.ravel()[0][field]) if field else value
         except _READ_ERRORS as e:
             raise BadAsset(f"{self.where}: {name} cannot be read: {e}") from e
 
@@ -78,12 +97,19 @@ class MatFile:
         return ", ".join(f"{n} {' x '.join(map(str, s))} {c}" for n, (s, c) in sorted(self.variables.items())) or "none"
 
 
+def path_of(name: str) -> str:
+    """Path of a variable, or of a field of a struct, in a v7.3 file."""
+    return name.replace(".", "/")
+
+
 def _hdf5_variables(asset: Asset, fetcher: AssetFetcher) -> Mapping[str, tuple[tuple[int, ...], str]]:
     """Variables of a MATLAB v7.3 file: name -> (shape in MATLAB's order, MATLAB class)."""
     with open_file(asset, fetcher) as file:
-        members = {n: file[n] for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)}
-        datasets = {n: member for n, member in members.items() if isinstance(member, h5py.Dataset)}
-        return {n: (tuple(reversed(dataset.shape)), _matlab_class(dataset)) for n, dataset in datasets.items()}
+        found = {}
+        for path, dataset in arrays_of(file).items():
+            if path.count("/") <= 1 and not path.startswith("#"):
+                found[path.replace("/", ".")] = tuple(reversed(dataset.shape)), _matlab_class(dataset)
+        return found
 
 
 def _matlab_class(item: Any) -> str:
@@ -94,5 +120,8 @@ def _is_v73(asset: Asset, fetcher: AssetFetcher) -> bool:
     """Whether the text at the start of the file says v7.3."""
     head = fetcher.head(asset.href, _HEADER_BYTES)
     if not head.startswith(b"MATLAB "):
-        raise BadAsset(f"{shown(asset.href)}: is no MATLAB file (v5 or v7.3); v4 is not read")
+        raise BadAsset(
+            f"{shown(asset.href)}: is no MATLAB file (v5 or v7.3); one of v4 holds matrices only, no cube: "
+            "save it with -v7 or -v7.3"
+        )
     return head.startswith(b"MATLAB 7.3")

@@ -1,78 +1,34 @@
-"""Layouts of public .mat files: which variable is the cube, and which bands it has.
+"""Which variable of a .mat file is the cube, and how its axes lie.
 
-A .mat file does not name its sensor. Else the only three-dimensional numeric array is taken, or the one with the
-sensor's bands, or the one that the item names in `hypermend:mat_key`.
+A .mat file does not name its sensor. A public file is known by its variables; else the only three-dimensional numeric
+array is taken, or the one with a known number of bands, or the one that the item names in `hypermend:mat_key`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 
 from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.readers.matlab.benchmarks import LAYOUTS, Layout
 from hypermend.catalog.readers.matlab.file import BYTES, MatFile
 from hypermend.catalog.scene import AUTO
 from hypermend.catalog.sensors import Sensor
 
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Variables of a public .mat file: the cube, and those that describe its bands."""
-
-    name: str
-    sensor: str | None = None
-    cube: str
-    """variable of the cube"""
-    requires: tuple[str, ...] = ()
-    """other variables that the file must have"""
-    axes: str = "yxb"
-    """MATLAB order of axes; "bn" is bands x pixels, pixels column by column"""
-    numbers: str | None = None
-    """variable with the 1-based band numbers"""
-    first: int | None = None
-    """number of bands, which are the first ones of the sensor table"""
-    wavelength_um: str | None = None
-    """variable with the wavelengths in micrometres"""
-    size: tuple[str, str] | None = None
-    """variables with the number of lines and columns, for "bn\""""
-    quantity: str | None = None
+_ORDERS = {0: "byx", 1: "ybx", 2: "yxb"}
+"""Axes of a cube by the position of its bands."""
 
 
-LAYOUTS = (
-    # HySure: both instruments over Paris, scaled to 0..1 by the packager, so not radiance any more
-    Layout(
-        name="HySure Hyperion + ALI",
-        sensor="hyperion",
-        cube="HSim",
-        requires=("non_del_bands",),
-        numbers="non_del_bands",
-        quantity="counts",
-    ),
-    Layout(name="HySure Hyperion + ALI", sensor="ali", cube="MSim", quantity="counts"),
-    # 102 of the 115 ROSIS bands; no record says which 13 were removed, so the centres are nominal
-    Layout(name="Pavia Centre", sensor="rosis", cube="PaviaCenter", first=102, quantity="counts"),
-    Layout(name="Pavia Centre", sensor="rosis", cube="pavia", first=102, quantity="counts"),
-    Layout(name="Pavia University", sensor="rosis", cube="paviaU", quantity="counts"),
-    Layout(
-        name="Pavia registration", sensor="rosis", cube="I1", requires=("wl",), wavelength_um="wl", quantity="counts"
-    ),
-    Layout(name="MUUFL Gulfport", sensor="muufl", cube="data", quantity="reflectance"),
-    Layout(
-        name="Jasper Ridge 198",
-        sensor="aviris",
-        cube="Y",
-        requires=("lines", "cols"),
-        axes="bn",
-        size=("lines", "cols"),
-        quantity="counts",
-    ),
-)
-
-
-def pick_layout(file: MatFile, table: Sensor | None, sensor: str, key: str | None) -> Layout:
+def pick_layout(
+    file: MatFile, table: Sensor | None, sensor: str, key: str | None, *, bands: Sequence[int] = ()
+) -> Layout:
     """The layout of a file, for a sensor or for `AUTO`.
 
+    Args:
+        bands: numbers of bands that the user's wavelengths, or the file's, allow.
+
     Raises:
-        BadAsset: no such key, or several variables could be the cube; the error lists keys and shapes.
+        BadAsset: no such key, ground truth, or several variables could be the cube; the error lists keys and shapes.
     """
     if key is not None and key not in file.variables:
         raise BadAsset(f"{file.where}: no variable {key!r}; it holds {file.contents()}")
@@ -82,13 +38,25 @@ def pick_layout(file: MatFile, table: Sensor | None, sensor: str, key: str | Non
         if {layout.cube, *layout.requires} <= file.variables.keys()
         and key in (None, layout.cube)
         and sensor in (AUTO, layout.sensor)
+        and (layout.bands is None or layout.bands in file.variables[layout.cube][0])
     ]
     if len({layout.sensor for layout in known}) > 1:
         names = ", ".join(str(layout.sensor) for layout in known)
         raise BadAsset(f"{file.where}: holds the images of {len(known)} sensors; name one with --sensor: {names}")
     if known:
         return known[0]
-    return Layout(name="three-dimensional array", cube=key or _only_cube(file, table))
+    if _is_ground_truth(file):
+        raise BadAsset(f"{file.where}: holds class numbers of a ground truth, no image; it is left out")
+    return Layout(name="three-dimensional array", cube=key or _only_cube(file, table, bands))
+
+
+def _is_ground_truth(file: MatFile) -> bool:
+    """Whether the only matrix is a map of classes: `*_gt.mat`, as the benchmarks name it."""
+    numeric = {n: shape for n, (shape, kind) in file.variables.items() if kind in BYTES}
+    stem = file.where.rsplit("/", 1)[-1].split(".")[0]
+    named = re.search(r"(_gt|groundtruth|ground_truth|labels?)$", stem, re.I) is not None
+    named = named or all(re.search(r"(_gt|^gt|groundt|labels?$)", n, re.I) for n in numeric)
+    return named and bool(numeric) and all(len(shape) == 2 for shape in numeric.values())
 
 
 def shares_file(layout: Layout) -> bool:
@@ -96,11 +64,12 @@ def shares_file(layout: Layout) -> bool:
     return len({k.sensor for k in LAYOUTS if k.name == layout.name}) > 1
 
 
-def _only_cube(file: MatFile, table: Sensor | None) -> str:
+def _only_cube(file: MatFile, table: Sensor | None, bands: Sequence[int]) -> str:
     """The variable that must be the cube."""
     cubes = [n for n, (shape, kind) in file.variables.items() if len(shape) == 3 and kind in BYTES]
-    counts = () if table is None else (table.bands, sum(table.usable))
-    fitting = [n for n in cubes if file.variables[n][0][2] in counts]
+    counts = (*bands, *(() if table is None else (table.bands, sum(table.usable))))
+    fitting = [n for n in cubes if set(counts) & set(file.variables[n][0])]
+    fitting = [n for n in fitting if file.variables[n][0][2] in counts] or fitting
     candidates = fitting if fitting else cubes
     if len(candidates) != 1:
         which = "several could be the cube" if candidates else "none is a three-dimensional numeric array"
@@ -109,3 +78,25 @@ def _only_cube(file: MatFile, table: Sensor | None) -> str:
             f"{file.where}: {which}{of}; it holds {file.contents()}; name one by the item's property hypermend:mat_key"
         )
     return candidates[0]
+
+
+def axes_of(file: MatFile, layout: Layout, counts: Sequence[int]) -> str:
+    """Order of the axes of the cube, letters of b, y and x: the bands are last, unless only another axis fits.
+
+    Args:
+        counts: numbers of bands that are known; empty if none is.
+
+    Raises:
+        BadAsset: two axes could hold the bands.
+    """
+    shape, _ = file.variables[layout.cube]
+    if layout.axes != "yxb" or len(shape) != 3 or not counts:
+        return layout.axes
+    fitting = [i for i in range(3) if shape[i] in counts]
+    if len(fitting) > 1 and layout.bands is None:
+        readings = " or ".join(f"{_ORDERS[i]} ({' x '.join(map(str, shape))})" for i in fitting)
+        raise BadAsset(
+            f"{file.where}: {layout.cube} can be read as {readings}; permute it so that only its last axis has "
+            f"{shape[fitting[0]]} elements, or cut its edge"
+        )
+    return _ORDERS[2 if not fitting or 2 in fitting else fitting[0]]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.instrument import instrument
 from hypermend.catalog.meaning.of_scene import item_statements, stac_statements, user_statements
 from hypermend.catalog.meaning.resolve import Meaning, Resolved, resolve
-from hypermend.catalog.meaning.statement import Field, Source, Statements
+from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
 from hypermend.catalog.readers.bands import (
     ArraySource,
     Band,
@@ -23,11 +27,16 @@ from hypermend.catalog.readers.bands import (
 )
 from hypermend.catalog.readers.decode import decoded
 from hypermend.catalog.readers.hierarchical.source import HierarchicalSource, Part, Parts
-from hypermend.catalog.readers.matlab.file import DTYPES, MatFile
-from hypermend.catalog.readers.matlab.layouts import Layout, pick_layout
+from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME, wavelengths_nm
+from hypermend.catalog.readers.matlab.benchmarks import Layout
+from hypermend.catalog.readers.matlab.file import BYTES, DTYPES, MatFile, path_of
+from hypermend.catalog.readers.matlab.layouts import axes_of, pick_layout
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
+
+_UNCORRECTED = 10
+"""A benchmark cube that lacks fewer bands of its instrument still has those of the water vapour."""
 
 
 def open_mat(
@@ -44,23 +53,30 @@ def open_mat(
         raise BadAsset(f"{label}: {len(assets)} .mat files; one scene is one file")
     asset = assets[0]
     file = MatFile(asset, fetcher)
-    table = tables.get(scene.sensor)
-    layout = pick_layout(file, table, scene.sensor, scene.properties.get("hypermend:mat_key"))
-    said = Statements([*user_statements(scene), *item_statements(scene), *stac_statements(scene, [asset])])
+    user = user_statements(scene)
+    spectrum = _spectrum(file)
+    counts = [len(s.value) for s in [*user, *spectrum] if s.field is Field.WAVELENGTH][:1]
+    key = scene.properties.get("hypermend:mat_key")
+    layout = pick_layout(file, tables.get(scene.sensor), scene.sensor, key, bands=counts)
+    said = Statements([*user, *item_statements(scene), *stac_statements(scene, [asset])])
     said.add(Field.SENSOR, layout.sensor, Source.PRODUCT, layout.name)
     said.add(Field.QUANTITY, layout.quantity, Source.PRODUCT, layout.name)
     name, table = instrument(resolve(said, label=label), tables)
-    lines, columns, count = _size(layout, file)
-    of_table = _bands_of_table(layout, table, count, file)
+    lines, columns, count, axes = _size(layout, table, counts, file)
+    if spectrum and len(spectrum[0].value) == count:
+        said.extend(spectrum)
+    of_table, source_of_bands = _bands_of_table(layout, table, count, file, own=bool(counts))
     if of_table is not None:
-        said.add(Field.WAVELENGTH, tuple(b.wavelength_nm for b in of_table), Source.TABLE, f"sensor {name}")
-    if layout.wavelength_um is not None:
-        centres = tuple(float(w) * 1000 for w in file.load(layout.wavelength_um).ravel())
-        said.add(Field.WAVELENGTH, centres, Source.FILE, layout.wavelength_um)
+        centres = tuple(b.wavelength_nm for b in of_table)
+        said.add(Field.WAVELENGTH, centres, source_of_bands, f"{layout.name}, table of {name}")
+    elif layout.nominal_nm is not None and not counts:
+        where = f"{layout.name}: no list of its bands is published; evenly spaced"
+        said.add(Field.WAVELENGTH, tuple(np.linspace(*layout.nominal_nm, count).tolist()), Source.GUESS, where)
     meaning = resolve(said, label=label)
-    found = _centres(meaning, layout, count, f"{label}: {file.where}")
-    if of_table is None or found.source is not Source.TABLE:
-        file_bands = by_wavelength(table, found.value, file.where)
+    found = _centres(meaning, layout, count, f"{label}: {file.where}", tables)
+    if of_table is None or found.value != tuple(b.wavelength_nm for b in of_table):
+        good = [True] * count if found.source is Source.GUESS else None  # the table knows nothing of a guess
+        file_bands = by_wavelength(table, found.value, file.where, good=good)
     else:
         file_bands = of_table
     picked = select_bands(file_bands, bands, label)
@@ -68,21 +84,23 @@ def open_mat(
     dtype, loaded = DTYPES.get(kind, kind), None
     if not file.v73:
         file.check_bytes(layout.cube)
-        loaded = _as_bands(file.load(layout.cube), layout, (lines, columns, count))
+        loaded = _as_bands(file.load(layout.cube), axes, (lines, columns, count))
         dtype = str(loaded.dtype)  # MATLAB stores a double as uint16 if it fits: the type of the stored numbers counts
     attrs = {"hypermend:mat_key": layout.cube, "hypermend:layout": layout.name}
     pixels, file_bands = pixel_format(meaning, file_bands, dtype=dtype, attrs=attrs)
     spec, order = make_spec([file_bands[i] for i in picked], (lines, columns), pixels, sensor=name)
     order = [picked[i] for i in order]
     identity = fetcher.identity([asset])
-    if file.v73 and layout.axes == "yxb":
-        part = Part(path=layout.cube, axes="bxy", file_bands=tuple(order), cube_bands=tuple(range(len(order))))
+    if file.v73 and axes != "bn":  # HDF5 has the axes reversed
+        part = Part(
+            path=path_of(layout.cube), axes=axes[::-1], file_bands=tuple(order), cube_bands=tuple(range(len(order)))
+        )
         source: Any = HierarchicalSource(spec, identity, [asset], fetcher, Parts(cube=(part,)), meaning=meaning)
     else:
         source = ArraySource(
             spec,
             identity,
-            lambda: _as_bands(file.load(layout.cube), layout, (lines, columns, count)),
+            lambda: _as_bands(file.load(layout.cube), axes, (lines, columns, count)),
             order,
             loaded=loaded,
             meaning=meaning,
@@ -90,7 +108,7 @@ def open_mat(
     return decoded(source, [file_bands[i] for i in order])
 
 
-def _centres(meaning: Meaning, layout: Layout, count: int, where: str) -> Resolved:
+def _centres(meaning: Meaning, layout: Layout, count: int, where: str, tables: SensorTables) -> Resolved:
     """The wavelengths of the bands.
 
     Raises:
@@ -100,23 +118,41 @@ def _centres(meaning: Meaning, layout: Layout, count: int, where: str) -> Resolv
     if found is None:
         raise BadAsset(
             f"{where}: no source gives the wavelengths of the {count} bands of {layout.cube}; "
-            "give them with --wavelengths, or name a sensor of that many bands with --sensor"
+            f"give them with --wavelengths, or name the sensor with --sensor{_likely(count, tables)}"
         )
     if len(found.value) != count:
         raise BadAsset(f"{where}: {layout.cube} has {count} bands, {len(found.value)} wavelengths by {found}")
     return found
 
 
-def _as_bands(array: Stored, layout: Layout, size: tuple[int, int, int]) -> Stored:
+def _likely(count: int, tables: SensorTables) -> str:
+    """The sensors of that many bands, for the end of a message."""
+    names = tables.of_count(count)
+    return f" (of that many bands: {', '.join(names)})" if names else ""
+
+
+def _spectrum(file: MatFile) -> list[Statement]:
+    """The wavelengths that the file lists in a variable of its own."""
+    for name, (shape, kind) in file.variables.items():
+        is_list = len(shape) == 2 and 1 in shape and max(shape) > 1 and kind in BYTES
+        if is_list and WAVELENGTH_NAME.match(name.rpartition(".")[2]):
+            read = wavelengths_nm([float(v) for v in file.load(name).ravel()], None)
+            if read is not None:
+                where = f"{name}, {read[1]}"
+                return [Statement(field=Field.WAVELENGTH, value=read[0], source=Source.FILE, where=where)]
+    return []
+
+
+def _as_bands(array: Stored, axes: str, size: tuple[int, int, int]) -> Stored:
     """MATLAB's order of axes as (band, y, x)."""
     lines, columns, count = size
-    if layout.axes == "bn":
+    if axes == "bn":
         return array.reshape(count, columns, lines).transpose(0, 2, 1)  # pixels run down the columns
-    return array.transpose(2, 0, 1)
+    return array.transpose([axes.index(a) for a in "byx"])
 
 
-def _size(layout: Layout, file: MatFile) -> tuple[int, int, int]:
-    """Return (lines, columns, bands)."""
+def _size(layout: Layout, table: Sensor | None, counts: Sequence[int], file: MatFile) -> tuple[int, int, int, str]:
+    """Return (lines, columns, bands, axes)."""
     shape, _ = file.variables[layout.cube]
     if layout.axes == "bn" and layout.size is not None and len(shape) == 2:
         lines, columns = (int(file.load(n).ravel()[0]) for n in layout.size)
@@ -125,23 +161,40 @@ def _size(layout: Layout, file: MatFile) -> tuple[int, int, int]:
                 f"{file.where}: {layout.cube} has {shape[1]} pixels, {layout.size[0]} x {layout.size[1]} is "
                 f"{lines} x {columns} = {lines * columns}"
             )
-        return lines, columns, shape[0]
+        return lines, columns, shape[0], "bn"
     if len(shape) != 3:
         raise BadAsset(f"{file.where}: {layout.cube} has {len(shape)} axes, a cube has 3; it holds {file.contents()}")
-    return shape[0], shape[1], shape[2]
+    known = list(counts)
+    if not known and layout.bands is not None:
+        known = [layout.bands]
+    elif not known and layout.numbers is not None:
+        known = [math.prod(file.variables[layout.numbers][0])]
+    elif not known and table is not None:
+        known = [table.bands, sum(table.usable), *([] if layout.first is None else [layout.first])]
+    axes = axes_of(file, layout, known)
+    lines, columns, count = (shape[axes.index(a)] for a in "yxb")
+    return lines, columns, count, axes
 
 
-def _bands_of_table(layout: Layout, table: Sensor | None, count: int, file: MatFile) -> list[Band] | None:
-    """Bands as the sensor table has them; None where the file has its own, or there is no table."""
-    if table is None or layout.wavelength_um is not None:
-        return None
+def _bands_of_table(
+    layout: Layout, table: Sensor | None, count: int, file: MatFile, *, own: bool
+) -> tuple[list[Band] | None, Source]:
+    """Bands as the sensor table has them, and who says that it is these; None where the file has its own."""
+    if table is None or layout.nominal_nm is not None:
+        return None, Source.TABLE
     if layout.numbers is not None:
         numbers = [int(n) for n in file.load(layout.numbers).ravel()]
         if len(numbers) != count:
             raise BadAsset(
                 f"{file.where}: {layout.cube} has {count} bands, {layout.numbers} lists {len(numbers)} band numbers"
             )
-        return by_number(table, numbers, file.where)
-    if layout.first == count:
-        return by_number(table, range(1, count + 1), file.where)
-    return by_count(table, count, file.where)
+        return by_number(table, numbers, file.where), Source.TABLE
+    if layout.kept is not None and len(layout.kept) == count:
+        kept = by_number(table, layout.kept, file.where)
+        corrected = count < table.bands - _UNCORRECTED  # its bad bands are those that were removed
+        return [replace(b, good=True) for b in kept] if corrected else kept, Source.PRODUCT
+    if layout.first == count:  # no record says which channels these are
+        return by_number(table, range(1, count + 1), file.where), Source.GUESS
+    if own and count not in (table.bands, sum(table.usable)):
+        return None, Source.TABLE
+    return by_count(table, count, file.where), Source.TABLE

@@ -9,7 +9,10 @@ Source: NASA LP DAAC, EMIT L1B and L2A User Guides; nasa/EMIT-Data-Resources.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,17 @@ from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, Companion, CubeArray, Layout, MaskArray
 from hypermend.catalog.readers.hierarchical.units import radiance_unit, wavelengths_nm
 from hypermend.catalog.readers.masks import MaskRule
+from hypermend.catalog.readers.profile import Delivery, Description
+from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.storage.fetch import AssetFetcher
 
+_FILE = re.compile(
+    r"(?P<folder>.*/)?EMIT_L\w\w_(?P<kind>RFL|RFLUNCERT|MASK|RAD|OBS)_(?P<granule>\d{3}_\d{8}T\d{6}_\d+_\d+)\.nc", re.I
+)
+_FILES = {"RFL": ("RFLUNCERT", "MASK"), "RAD": ("OBS",)}
+"""Cube -> files of the same granule that belong to it."""
+_UNREAD = ("OBS",)
+_MEDIA = "application/x-netcdf"
 _BANDS = "sensor_band_parameters"
 _MASKS = {"cirrus": CLOUD, "cloud": CLOUD, "spacecraft": NODATA}
 """Word in the name of a mask band -> flag."""
@@ -115,6 +128,33 @@ def _is_uncertainty(node: Node) -> bool:
 def _with_uncertainty(node: Node, number: int, arrays: Arrays) -> Arrays:
     cube = arrays.cubes[0]
     return replace(arrays, uncertainty=replace(cube, path="reflectance_uncertainty", file=number))
+
+
+def deliveries(folder: Path, files: Sequence[str]) -> list[Delivery]:
+    """See `profile.Profile`: the files of a granule are one scene; OBS and a browse picture belong to it, unread."""
+    granules: dict[tuple[str, str], dict[str, str]] = {}
+    for file in files:
+        if match := _FILE.fullmatch(file):
+            granules.setdefault((match["folder"] or "", match["granule"]), {})[match["kind"].upper()] = file
+    found = []
+    for kinds in granules.values():
+        for cube, companions in _FILES.items():
+            if cube not in kinds:
+                continue
+            of_cube = {kind: kinds[kind] for kind in (cube, *companions) if kind in kinds}
+            assets = {
+                kind.lower(): Asset(key=kind.lower(), href=str(folder / file), roles=("data",), media_type=_MEDIA)
+                for kind, file in of_cube.items()
+                if kind not in _UNREAD
+            }
+            id = of_cube[cube].rsplit("/", 1)[-1].removesuffix(".nc")
+            found.append(Delivery(id=id, files=tuple(of_cube.values()), assets=assets))
+    return found
+
+
+def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
+    """None: the content of the files says what they are, see `COMPANIONS`."""
+    return None
 
 
 LAYOUTS = (

@@ -1,16 +1,16 @@
-"""The product profiles of raster files, in the order in which they are asked."""
+"""The product profiles of deliveries, in the order in which they are asked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hypermend.catalog.readers.products import enmap, hyperion, landsat, sentinel2
+from hypermend.catalog.readers.products import emit, enmap, hyperion, landsat, sentinel2
 from hypermend.catalog.readers.profile import Delivery, Description, Profile
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
-PROFILES: tuple[Profile, ...] = (enmap, landsat, hyperion, sentinel2)
+PROFILES: tuple[Profile, ...] = (enmap, landsat, hyperion, sentinel2, emit)
 
 
 def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
