@@ -127,8 +127,11 @@ def _windows(spec: CubeSpec) -> Iterator[tuple[slice, slice]]:
     """Windows over the scene, each once."""
     starts = []
     for length in (spec.height, spec.width):
+        if length <= WINDOWS * WINDOW_PX:  # all of it
+            starts.append(list(range(0, length, WINDOW_PX)))
+            continue
         centres = [(2 * i + 1) * length // (2 * WINDOWS) for i in range(WINDOWS)]
-        starts.append(sorted({max(0, min(c - WINDOW_PX // 2, length - WINDOW_PX)) for c in centres}))
+        starts.append([c - WINDOW_PX // 2 for c in centres])
     for y in starts[0]:
         for x in starts[1]:
             yield slice(y, min(y + WINDOW_PX, spec.height)), slice(x, min(x + WINDOW_PX, spec.width))
