@@ -37,7 +37,7 @@ from hypermend.catalog.readers.bands import (
     select_bands,
 )
 from hypermend.catalog.readers.decode import decoded
-from hypermend.catalog.readers.profile import file_name
+from hypermend.catalog.readers.profile import FormatRow, file_name
 from hypermend.catalog.readers.raster.companions import declared_layout
 from hypermend.catalog.readers.raster.envi_header import header_statements, parse_header
 from hypermend.catalog.readers.raster.groups import unidentified
@@ -220,3 +220,16 @@ def _georeference(
                 return (f"EPSG:{epsg}" if epsg else dataset.crs.to_wkt()), place
         except RasterioError as error:
             raise BadAsset(f"{shown(header.href)}: its header cannot be read: {error}") from error
+
+
+ROWS = (
+    FormatRow(
+        product="ENVI",
+        levels="any",
+        read="header and its raw image of exact size; BSQ, BIL, BIP; data gain and offset, reflectance scale "
+        "factor, `bbl`",
+        masks="`data ignore value`",
+        grid="map info, or none",
+        refused="an image of another size, a quicklook in its place, libraries",
+    ),
+)

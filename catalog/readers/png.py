@@ -28,6 +28,7 @@ from hypermend.catalog.readers.bands import (
     select_bands,
 )
 from hypermend.catalog.readers.likely import likely_sensors
+from hypermend.catalog.readers.profile import FormatRow
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -138,3 +139,15 @@ def _pixels(body: io.BytesIO | Path, asset: Asset) -> Stored:
     if image.dtype.itemsize < 2 or image.ndim != 2:
         raise BadAsset(f"{shown(asset.href)}: decoded to {image.dtype} {image.shape}, expected 16-bit gray")
     return np.asarray(image, dtype=np.uint16)
+
+
+ROWS = (
+    FormatRow(
+        product="PNG stack",
+        levels="numbered files",
+        read="one PNG for each band, 8 or 16 bits, counts",
+        masks="-",
+        grid="none",
+        refused="files of different sizes; bands that nothing identifies",
+    ),
+)

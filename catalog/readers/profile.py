@@ -20,6 +20,19 @@ from hypermend.catalog.storage.hrefs import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
+class FormatRow:
+    """A line of docs/formats.md, which a test makes from the `ROWS` of every profile and format."""
+
+    product: str
+    levels: str
+    read: str
+    """files, and what becomes of their numbers"""
+    masks: str
+    grid: str
+    refused: str = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskLayer:
     """One band of a mask file, or all its bands for a rule of defects."""
 

@@ -26,7 +26,7 @@ from hypermend.catalog.meaning.statement import Field
 from hypermend.catalog.readers.bands import Band, make_spec, mosaic_fill, pixel_format, select_bands
 from hypermend.catalog.readers.decode import decoded
 from hypermend.catalog.readers.masks import MaskRule
-from hypermend.catalog.readers.profile import Description
+from hypermend.catalog.readers.profile import Description, FormatRow
 from hypermend.catalog.readers.raster.choose import choose_files
 from hypermend.catalog.readers.raster.groups import Group, bands_of, joined_meaning, resolve_groups
 from hypermend.catalog.readers.raster.header import Header, check_against_item, mask_sidecar, read_header
@@ -275,3 +275,16 @@ def _as_placed(mask: Header, files: _Files) -> Header:
     if files.product is not None and not files.product.placed:
         return replace(mask, crs=None, transform=Affine.identity())
     return mask
+
+
+ROWS = (
+    FormatRow(
+        product="GeoTIFF, COG, JPEG 2000",
+        levels="any",
+        read="bands by `wavelength` tags, ENVI and IMAGERY domains, a `.hdr` beside it, or names; tiles of one "
+        "acquisition are one scene",
+        masks="nodata value, internal masks, `.msk`, alpha",
+        grid="its own; GCP and RPC kept",
+        refused="bands that nothing identifies: `--sensor` or `--wavelengths`",
+    ),
+)

@@ -27,6 +27,7 @@ from hypermend.catalog.readers.hierarchical.facts import (
 from hypermend.catalog.readers.hierarchical.file import Node, as_text, dims_of
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, Transform
 from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME, wavelengths_nm
+from hypermend.catalog.readers.profile import FormatRow
 
 _BAND_DIM = re.compile(r"^(wave.*|wl|lambda|n?_?bands?|band_?(number|index)|spectral.*|channels?|b)$", re.I)
 _FWHM = re.compile(r"^(fwhm|band_?widths?|full_width_half_max(imum)?)$", re.I)
@@ -337,3 +338,14 @@ def _lonlat(node: Node, size: tuple[int, int]) -> LonLat | None:
 
 LAYOUT = Layout(product="HDF5, NetCDF-4 or Zarr by the CF conventions", matches=_matches, arrays=cf_arrays)
 """The general rules; they come after the products."""
+
+ROWS = (
+    FormatRow(
+        product="HDF5, NetCDF-4, Zarr",
+        levels="CF conventions",
+        read="the one numeric array with a band axis; `scale_factor`, `_FillValue`, wavelengths and widths in any unit",
+        masks="fill values",
+        grid="grid mapping, affine coordinates, or longitude and latitude",
+        refused="files without wavelengths, unless `--wavelengths` gives them",
+    ),
+)

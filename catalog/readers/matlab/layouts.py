@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.readers.matlab.benchmarks import LAYOUTS, Layout
 from hypermend.catalog.readers.matlab.file import BYTES, MatFile
+from hypermend.catalog.readers.profile import FormatRow
 from hypermend.catalog.scene import AUTO
 from hypermend.catalog.sensors import Sensor
 
@@ -100,3 +101,16 @@ def axes_of(file: MatFile, layout: Layout, counts: Sequence[int]) -> str:
             f"{shape[fitting[0]]} elements, or cut its edge"
         )
     return _ORDERS[2 if not fitting or 2 in fitting else fitting[0]]
+
+
+ROWS = (
+    FormatRow(
+        product="benchmark `.mat`",
+        levels="v4, v5, v7.3",
+        read="Indian Pines, Salinas, KSC, Botswana, Pavia, Jasper Ridge, MUUFL, HySure by their variables, "
+        "full and corrected; any other with one cube",
+        masks="-",
+        grid="none",
+        refused="ground truth; several variables that could be the cube",
+    ),
+)

@@ -14,6 +14,7 @@ from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.hierarchical.cf import cf_arrays
 from hypermend.catalog.readers.hierarchical.file import Node
 from hypermend.catalog.readers.hierarchical.layout import Arrays, Layout
+from hypermend.catalog.readers.profile import FormatRow
 
 _CUBES = ("reflectance/reflectance", "radiance/radiance")
 _NAME = re.compile(r"^(AV3|AV5|ang)(\d{4})(\d\d)(\d\d)t(\d\d)(\d\d)(\d\d)", re.A | re.I)
@@ -37,3 +38,13 @@ def _arrays(node: Node) -> Arrays:
 
 
 LAYOUTS = (Layout(product="AVIRIS NetCDF", matches=_matches, arrays=_arrays),)
+
+ROWS = (
+    FormatRow(
+        product="AVIRIS-NG, -3, -5",
+        levels="L1B, L2A",
+        read="NetCDF; time and instrument from the name of the file",
+        masks="fill values",
+        grid="its own, or longitude and latitude",
+    ),
+)

@@ -25,7 +25,7 @@ from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, Companion, CubeArray, Layout, MaskArray
 from hypermend.catalog.readers.hierarchical.units import radiance_unit, wavelengths_nm
 from hypermend.catalog.readers.masks import MaskRule
-from hypermend.catalog.readers.profile import Delivery, Description
+from hypermend.catalog.readers.profile import Delivery, Description, FormatRow
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
@@ -164,4 +164,16 @@ LAYOUTS = (
 COMPANIONS = (
     Companion(product="EMIT L2A mask", matches=_is_mask, add=_with_masks, needed=True),
     Companion(product="EMIT L2A uncertainty", matches=_is_uncertainty, add=_with_uncertainty, needed=False),
+)
+
+ROWS = (
+    FormatRow(
+        product="EMIT",
+        levels="L1B, L2A",
+        read="NetCDF as a file or an item of several; radiance or reflectance; the uncertainty is found, OBS "
+        "and pictures are left out",
+        masks="MASK: cloud, cirrus, buffers, spacecraft",
+        grid="sensor geometry, longitude and latitude; the grid of the GLT is named",
+        refused="a mask of other pixels than the cube",
+    ),
 )

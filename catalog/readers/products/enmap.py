@@ -19,6 +19,7 @@ from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.profile import (
     Delivery,
     Description,
+    FormatRow,
     MaskLayer,
     file_name,
     image_asset,
@@ -173,3 +174,16 @@ def _add_metadata(
             own.add(field, kept[0] if same else kept, Source.SIDECAR, where)
         by_asset[image.key] = tuple(own)
     return level
+
+
+ROWS = (
+    FormatRow(
+        product="EnMAP",
+        levels="L1B, L1C, L2A",
+        read="folder or item: `SPECTRAL_IMAGE*.TIF`, `METADATA.XML`; gain and offset per band, L1 decoded to "
+        "radiance; bands in the order of the XML",
+        masks="`QL_QUALITY_*` (background, cloud, cirrus, haze, shadow, snow); `QL_PIXELMASK` as defects per band",
+        grid="L1C, L2A: their own; L1B: sensor geometry, RPC kept",
+        refused="a delivery whose XML describes no bands; the two detectors of L1B are two scenes",
+    ),
+)

@@ -22,6 +22,7 @@ from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, MaskArray, Transform
 from hypermend.catalog.readers.hierarchical.zarr_file import is_zarr, split_href
 from hypermend.catalog.readers.products.sentinel2 import SCL
+from hypermend.catalog.readers.profile import FormatRow
 from hypermend.catalog.scene import Asset
 
 _HOMES = ("measurements/reflectance/", "reflectance/", "")
@@ -165,3 +166,15 @@ def _matches(node: Node) -> bool:
 
 
 LAYOUTS = (Layout(product="Sentinel-2 EOPF Zarr", matches=_matches, arrays=_arrays),)
+
+ROWS = (
+    FormatRow(
+        product="Sentinel-2 EOPF",
+        levels="L1C, L2A as Zarr",
+        read="the store as served and converted to GeoZarr, listed by an item as often as it likes; one pixel "
+        "size (`--gsd`); the scale is applied once",
+        masks="SCL; 0 is no data",
+        grid="its own",
+        refused="a pixel size that the store has not",
+    ),
+)

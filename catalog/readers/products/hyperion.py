@@ -15,7 +15,7 @@ from pathlib import Path
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
-from hypermend.catalog.readers.profile import Delivery, Description, file_name, image_asset, metadata_asset
+from hypermend.catalog.readers.profile import Delivery, Description, FormatRow, file_name, image_asset, metadata_asset
 from hypermend.catalog.readers.raster.mtl import Mtl, read_mtl
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -96,3 +96,15 @@ def _start(mtl: Mtl) -> datetime | None:
     except ValueError:
         return None
     return utc_time(f"{day:%Y-%m-%d}T{match[3]}")
+
+
+ROWS = (
+    FormatRow(
+        product="EO-1 Hyperion",
+        levels="L1T",
+        read="242 GeoTIFFs with their MTL; radiance by the factor of each detector",
+        masks="0 in all bands: outside the swath",
+        grid="its own",
+        refused="L1R (HDF4): order L1T, or convert it to ENVI",
+    ),
+)

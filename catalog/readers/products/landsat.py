@@ -20,6 +20,7 @@ from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.profile import (
     Delivery,
     Description,
+    FormatRow,
     MaskLayer,
     file_name,
     image_asset,
@@ -158,3 +159,16 @@ def _factors(number: str, surface: bool, mtl: Mtl | None, where: str) -> list[St
         value = None if mtl is None else mtl.get(key, *groups)
         said.add(field, None if value is None else float(value), Source.SIDECAR, f"{where}: {key}")
     return list(said)
+
+
+ROWS = (
+    FormatRow(
+        product="Landsat 4-9",
+        levels="C2 L2; L1 of C1 and C2",
+        read="one GeoTIFF per band with its MTL; Level-2 reflectance, Level-1 radiance with a factor per band; "
+        "thermal and panchromatic bands left out",
+        masks="`QA_PIXEL`, `SR_CLOUD_QA`, `QA_RADSAT`; 0 is no data",
+        grid="its own",
+        refused="an MTL file without its bands",
+    ),
+)

@@ -18,6 +18,7 @@ from hypermend.catalog.readers.hierarchical import place
 from hypermend.catalog.readers.hierarchical.file import Node
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout
 from hypermend.catalog.readers.hierarchical.units import wavelengths_nm
+from hypermend.catalog.readers.profile import FormatRow
 
 _CUBE = "Reflectance/Reflectance_Data"
 _NAME = re.compile(r"NEON_D\d\d_\w{4}_DP1_(?:\w+_)?(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)_", re.A)
@@ -70,3 +71,13 @@ def _good(wavelength_nm: tuple[float, ...], attrs: object) -> tuple[bool, ...] |
 
 
 LAYOUTS = (Layout(product="NEON AOP", matches=lambda node: _site(node) is not None, arrays=_arrays),)
+
+ROWS = (
+    FormatRow(
+        product="NEON AOP",
+        levels="reflectance",
+        read="HDF5; `Scale_Factor` divides; water vapour windows are bad bands",
+        masks="`Data_Ignore_Value`",
+        grid="UTM from `Map_Info`",
+    ),
+)

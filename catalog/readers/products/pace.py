@@ -16,6 +16,7 @@ from hypermend.catalog.readers.hierarchical.facts import number_statements, time
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, MaskArray
 from hypermend.catalog.readers.masks import MaskRule
+from hypermend.catalog.readers.profile import FormatRow
 
 _BANDS = "sensor_band_parameters"
 _DETECTORS = ("blue", "red", "SWIR")
@@ -79,4 +80,14 @@ def _l2(node: Node) -> Arrays:
 LAYOUTS = (
     Layout(product="PACE OCI L2 SFREFL", matches=lambda node: _L2 in node, arrays=_l2),
     Layout(product="PACE OCI L1B", matches=lambda node: "observation_data/rhot_blue" in node, arrays=_l1b),
+)
+
+ROWS = (
+    FormatRow(
+        product="PACE OCI",
+        levels="L1B, L2 SFREFL",
+        read="NetCDF; reflectance at the top of the atmosphere (three detectors) or of the surface",
+        masks="L2: `l2_flags`",
+        grid="longitude and latitude",
+    ),
 )

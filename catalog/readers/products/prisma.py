@@ -28,6 +28,7 @@ from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, MaskArray, Transform
 from hypermend.catalog.readers.masks import MaskRule
+from hypermend.catalog.readers.profile import FormatRow
 
 T = TypeVar("T")
 _DETECTORS = ("VNIR", "SWIR")
@@ -230,4 +231,15 @@ def _matches(level: str, node: Node) -> bool:
 LAYOUTS = tuple(
     Layout(product=f"PRISMA {level}", matches=partial(_matches, level), arrays=partial(_arrays, level))
     for level in ("L2D", "L2C", "L2B", "L1")
+)
+
+ROWS = (
+    FormatRow(
+        product="PRISMA",
+        levels="L1, L2B, L2C, L2D",
+        read="HE5; radiance or reflectance with the scale of each detector; bands that were not acquired left out",
+        masks="`*_ERR_MATRIX` as defects per band, cloud mask; 0 is no data",
+        grid="L2D: UTM from its corners; others: sensor geometry",
+        refused="corners that do not span the image",
+    ),
 )

@@ -19,7 +19,7 @@ from hypermend.catalog.meaning.statement import Field, Source, Statement, Statem
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.products.safe import loose_deliveries, metadata_statements, safe_delivery
-from hypermend.catalog.readers.profile import Delivery, Description, MaskLayer, file_name
+from hypermend.catalog.readers.profile import Delivery, Description, FormatRow, MaskLayer, file_name
 from hypermend.catalog.readers.raster.choose import pixel_m
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -182,3 +182,16 @@ def _masks(scene: Scene, layers: Sequence[Asset]) -> tuple[MaskLayer, ...]:
         image = next((a for a in scene.assets.values() if a.bands == (match[1].upper(),)), None)
         masks += [MaskLayer(asset=asset, rule=_DEFECTIVE, band=5, image=image.key)] if image is not None else []
     return tuple(masks)
+
+
+ROWS = (
+    FormatRow(
+        product="Sentinel-2 A, B, C",
+        levels="L1C, L2A",
+        read="SAFE folder, loose bands, or item; reflectance with the offset of its baseline, applied once; "
+        "coarser bands repeated, finer ones averaged (`--gsd`)",
+        masks="SCL, `MSK_CLASSI`, `MSK_QUALIT` (saturated, lost; defects per band); 0 is no data",
+        grid="its own",
+        refused="bands with different offsets; band names alone: A, B or C is asked for",
+    ),
+)

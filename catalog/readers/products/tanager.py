@@ -22,6 +22,7 @@ from hypermend.catalog.readers.hierarchical.facts import number_statements, quan
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, MaskArray, Transform
 from hypermend.catalog.readers.masks import MaskRule
+from hypermend.catalog.readers.profile import FormatRow
 
 _GRID, _SWATH = "HDFEOS/GRIDS/HYP", "HDFEOS/SWATHS/HYP"
 _CUBES = ("surface_reflectance", "toa_radiance")
@@ -108,4 +109,15 @@ LAYOUTS = tuple(
     )
     for home, kind in ((_GRID, "ortho"), (_SWATH, "basic"))
     for cube in _CUBES
+)
+
+ROWS = (
+    FormatRow(
+        product="Tanager-1",
+        levels="basic and ortho, radiance and surface reflectance",
+        read="HDF5 (HDF-EOS), float32; good bands by its own list",
+        masks="cloud, cirrus, nodata masks",
+        grid="ortho: its grid; basic: longitude and latitude",
+        refused="a grid registered at pixel centres",
+    ),
 )
