@@ -30,9 +30,13 @@ class Asset:
     media_type: str | None = None
     bands: tuple[str, ...] = ()
     """names of its bands in file order, spelled as in the sensor table; may be empty"""
+    wavelength_nm: tuple[float, ...] = ()
+    """centres of its bands, as the item gives them; may be empty"""
+    fwhm_nm: tuple[float, ...] = ()
     nodata: float | None = None
-    scale: float | None = None
-    offset: float | None = None
+    scale: float | tuple[float, ...] | None = None
+    """one number, or one for each of its bands"""
+    offset: float | tuple[float, ...] | None = None
     gsd_m: float | None = None
     checksum: str | None = None
     """multihash (file:checksum)"""

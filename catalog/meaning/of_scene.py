@@ -44,6 +44,8 @@ def stac_statements(scene: Scene, assets: Sequence[Asset]) -> list[Statement]:
         said.add(Field.SCALE, asset.scale, Source.STAC_ASSET, where)
         said.add(Field.OFFSET, asset.offset, Source.STAC_ASSET, where)
         said.add(Field.NODATA, asset.nodata, Source.STAC_ASSET, where)
+        said.add(Field.WAVELENGTH, asset.wavelength_nm or None, Source.STAC_ASSET, where)
+        said.add(Field.FWHM, asset.fwhm_nm or None, Source.STAC_ASSET, where)
     return list(said)
 
 

@@ -26,6 +26,9 @@ def likely_sensors(
         centres = np.sort(np.asarray(wavelength_nm, dtype=np.float64))
         same = [t for t in known if t.bands == len(centres)]
         return [t.name for t in same if np.all(np.abs(np.sort(t.wavelength_nm) - centres) <= SAME_NM)]
-    if names is not None and (found := [t.name for t in known if all(match_band(n, t) for n in names)]):
-        return found
+    if names is not None:
+        matches = {t.name: sum(match_band(n, t) is not None for n in names) for t in known}
+        best = max(matches.values(), default=0)
+        if best > len(names) / 2:  # beside its bands a file may hold classes, or alpha
+            return [name for name, count in matches.items() if count == best]
     return [t.name for t in known if count in (t.bands, sum(t.usable))]

@@ -41,7 +41,7 @@ class MaskLayer:
     band: int = 1
     """1-based; for defects that of the image's first band"""
     image: str | None = None
-    """key of the image whose bands the defects are; None where there is one image"""
+    """key of the image whose bands the defects are, or name of its band; None where there is one image"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -258,7 +258,7 @@ def _defects(
         judged = [
             (position + layer.band, i)
             for i, (_, group, position) in enumerate(chosen)
-            if layer.image in (None, *(h.asset.key for h in group.headers))
+            if layer.image in (None, *(h.asset.key for h in group.headers), *group.headers[0].asset.bands)
         ]
         header = _as_placed(read_header(layer.asset, fetcher), files)
         if judged and max(judged)[0] > header.count:

@@ -15,6 +15,8 @@ from hypermend.catalog.storage.hrefs import resolve_href
 
 _NONE_AS_TEXT = ("", "null", "none")
 """Written by servers that turn every value into text (DLR: raster:nodata "null")."""
+_LONGEST_UM = 20.0
+"""Longest wavelength of an optical band; a larger number is in nanometres, against STAC"""
 
 
 def read_asset(
@@ -60,9 +62,11 @@ def read_asset(
             roles=roles,
             media_type=media_type,
             bands=tuple(_band_name(b, i, key, len(bands), table) for i, b in enumerate(bands)),
+            wavelength_nm=_nanometres(bands, "center_wavelength"),
+            fwhm_nm=_nanometres(bands, "full_width_half_max"),
             nodata=_common("nodata", fields, per_band, finite=False),
-            scale=_common("scale", fields, per_band),
-            offset=_common("offset", fields, per_band),
+            scale=_of_bands("scale", fields, per_band, len(bands), 1.0),
+            offset=_of_bands("offset", fields, per_band, len(bands), 0.0),
             gsd_m=number("gsd", fields.get("gsd")),
             checksum=text("file:checksum", fields.get("file:checksum")),
             grid=grid_of(fields, crs_of(fields) or crs),
@@ -83,10 +87,15 @@ def asset_fields(asset: Asset) -> dict[str, Any]:
         fields["bands"] = [{"name": b} for b in asset.bands]
     if asset.nodata is not None:
         fields["nodata"] = asset.nodata if math.isfinite(asset.nodata) else str(asset.nodata)
-    if asset.scale is not None:
-        fields["raster:scale"] = asset.scale
-    if asset.offset is not None:
-        fields["raster:offset"] = asset.offset
+    for name, value in (("raster:scale", asset.scale), ("raster:offset", asset.offset)):
+        if isinstance(value, tuple):
+            for band, number_of_band in zip(fields["bands"], value, strict=True):
+                band[name] = number_of_band
+        elif value is not None:
+            fields[name] = value
+    for name, centres in (("eo:center_wavelength", asset.wavelength_nm), ("eo:full_width_half_max", asset.fwhm_nm)):
+        for band, nm in zip(fields.get("bands", ()), centres, strict=False):
+            band[name] = round(nm / 1000, 9)
     if asset.gsd_m is not None:
         fields["gsd"] = asset.gsd_m
     if asset.checksum is not None:
@@ -159,3 +168,20 @@ def _common(
         return value
     values = {value_in(band) for band in per_band}
     return values.pop() if len(values) == 1 else None
+
+
+def _of_bands(
+    field: str, raw: Mapping[str, Any], per_band: Sequence[Mapping[str, Any]], bands: int, default: float
+) -> float | tuple[float, ...] | None:
+    """A number that holds for the whole asset, or one for each of its bands where they differ."""
+    if (common := _common(field, raw, per_band)) is not None or len(per_band) != bands:
+        return common
+    values = [number(field, band.get(field, band.get(f"raster:{field}"))) for band in per_band]
+    return None if all(v is None for v in values) else tuple(default if v is None else v for v in values)
+
+
+def _nanometres(bands: Sequence[Mapping[str, Any]], field: str) -> tuple[float, ...]:
+    """Wavelengths of all bands, which STAC gives in micrometres; empty if one lacks its own, or has another unit."""
+    values = [number(field, band.get(field, band.get(f"eo:{field}"))) for band in bands]
+    known = [v for v in values if v is not None and 0 < v < _LONGEST_UM]
+    return tuple(round(v * 1000, 6) for v in known) if len(known) == len(values) else ()

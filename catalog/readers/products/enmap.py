@@ -82,7 +82,8 @@ def deliveries(folder: Path, files: Sequence[str]) -> list[Delivery]:
 
 def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
     """See `Profile`."""
-    images = {a: m["detector"] for a in scene.assets.values() if (m := _IMAGE.fullmatch(file_name(a)))}
+    found = ((a, m["detector"]) for a in scene.assets.values() if (m := _IMAGE.fullmatch(file_name(a))))
+    images = dict(sorted(found, key=lambda pair: pair[1] == "SWIR"))  # the product numbers the bands of the VNIR first
     metadata = next((a for a in scene.assets.values() if _METADATA.fullmatch(file_name(a))), None)
     if not images:
         return None

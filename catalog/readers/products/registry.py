@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hypermend.catalog.readers.products import emit, enmap, hyperion, landsat, sentinel2
+from hypermend.catalog.readers.products import desis, emit, enmap, hls, hyperion, landsat, sentinel2, wyvern
 from hypermend.catalog.readers.profile import Delivery, Description, Profile
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
-PROFILES: tuple[Profile, ...] = (enmap, landsat, hyperion, sentinel2, emit)
+PROFILES: tuple[Profile, ...] = (enmap, desis, landsat, hyperion, hls, sentinel2, wyvern, emit)
 
 
 def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:

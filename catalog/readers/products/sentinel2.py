@@ -179,8 +179,7 @@ def _masks(scene: Scene, layers: Sequence[Asset]) -> tuple[MaskLayer, ...]:
             MaskLayer(asset=asset, rule=MaskRule(name="MSK_QUALIT", values={1: flag}), band=band)
             for band, flag in _QUALITY.items()
         ]
-        image = next((a for a in scene.assets.values() if a.bands == (match[1].upper(),)), None)
-        masks += [MaskLayer(asset=asset, rule=_DEFECTIVE, band=5, image=image.key)] if image is not None else []
+        masks.append(MaskLayer(asset=asset, rule=_DEFECTIVE, band=5, image=match[1].upper()))
     return tuple(masks)
 
 

@@ -122,6 +122,9 @@ def bands_of(group: Group, table: Sensor | None, detector: str | None, label: st
     where = f"{label}, {group.where}"
     names = header.asset.bands or header.names or ((header.asset.key,) if header.count == 1 else None)
     centres = meaning.get(Field.WAVELENGTH)
+    of_table = table is not None and names is not None and all(match_band(n, table) for n in names)
+    if of_table and centres is not None and _rounded(meaning):
+        centres = None
     if centres is not None:
         if len(centres) != header.count:
             raise BadAsset(
@@ -152,6 +155,11 @@ def bands_of(group: Group, table: Sensor | None, detector: str | None, label: st
         if header.count not in (table.bands, sum(table.usable)):
             raise BadAsset(f"{where}: none of its bands ({listed}) is one of sensor {table.name}{hint}")
     return list(by_count(table, header.count, where))
+
+
+def _rounded(meaning: Meaning) -> bool:
+    """Whether the wavelengths are those of an item, which rounds them: a sensor table with such bands knows better."""
+    return meaning.resolved[Field.WAVELENGTH].source in (Source.STAC_ASSET, Source.STAC_ITEM)
 
 
 def _numbered_after(band: Band, before: int, *, named: bool) -> Band:

@@ -1,0 +1,61 @@
+"""A border of one number that no source calls nodata: found on a few rows, to be reported and never masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypermend.catalog.arrays import Mask
+from hypermend.catalog.cube.spec import VALID
+from hypermend.catalog.readers.scene_reader import Source
+
+ROWS = 5
+MIN_PIXELS = 3
+"""Fewer pixels are chance: a dark or a saturated one at the end of a row"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Border:
+    """Pixels at the ends of some rows that hold one number in every band, although they count as valid."""
+
+    value: float
+    pixels: int
+    looked_at: int
+    """pixels in these rows"""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pixels} of the {self.looked_at} pixels in some rows lie at an end of their row and hold "
+            f"{self.value:g} in every band, and no source says that this is nodata; if it is, give --nodata "
+            f"{self.value:g}"
+        )
+
+
+def constant_border(source: Source) -> Border | None:
+    """The constant border of a scene, if it has one. Reads five rows: no column, which may cost a whole file."""
+    spec = source.spec
+    good = [i for i, g in enumerate(spec.good) if g] or list(range(spec.bands))
+    if len(good) < 2:
+        return None
+    counts: dict[float, int] = {}
+    rows = sorted({round(i * (spec.height - 1) / (ROWS - 1)) for i in range(ROWS)})
+    for row in rows:
+        stored, flags = source.read(slice(row, row + 1), slice(0, spec.width))
+        pixels = stored[good, 0]
+        same = np.all(pixels == pixels[:1], axis=0) & ((flags[0] & VALID) > 0)
+        for end, step in ((0, 1), (spec.width - 1, -1)):
+            run = _run(same & (pixels[0] == pixels[0, end]), step)
+            if run and (step == 1 or run < spec.width):  # a row of one number alone counts once
+                value = float(pixels[0, end])
+                counts[value] = counts.get(value, 0) + run
+    found = max(counts.items(), key=lambda pair: pair[1], default=(0.0, 0))
+    if found[1] < MIN_PIXELS:
+        return None
+    return Border(value=found[0], pixels=found[1], looked_at=len(rows) * spec.width)
+
+
+def _run(mask: Mask, step: int) -> int:
+    """Length of the run of True from one end."""
+    ended = np.flatnonzero(~mask[::step])
+    return int(ended[0]) if ended.size else int(mask.size)
