@@ -20,14 +20,21 @@ NAMES = [
     "desis",
     "emit",
     "enmap",
+    "hls-l30",
+    "hls-s30",
     "hyperion",
+    "landsat4-tm",
     "landsat5-tm",
+    "landsat7-etm",
+    "landsat8-oli",
+    "landsat9-oli",
     "muufl",
     "nikon-d700",
     "prisma",
     "rosis",
     "sentinel2a",
     "sentinel2b",
+    "sentinel2c",
 ]
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hypermend.catalog.arrays import Mask
-from hypermend.catalog.cube.spec import VALID
+from hypermend.catalog.arrays import Mask, Stored
+from hypermend.catalog.cube.spec import VALID, CubeSpec
+from hypermend.catalog.readers.decode import STORED_ATTR
 from hypermend.catalog.readers.scene_reader import Source
 
 ROWS = 5
@@ -41,8 +42,8 @@ def constant_border(source: Source) -> Border | None:
     counts: dict[float, int] = {}
     rows = sorted({round(i * (spec.height - 1) / (ROWS - 1)) for i in range(ROWS)})
     for row in rows:
-        stored, flags = source.read(slice(row, row + 1), slice(0, spec.width))
-        pixels = stored[good, 0]
+        values, flags = source.read(slice(row, row + 1), slice(0, spec.width))
+        pixels = _stored(values[:, 0], spec)[good]
         same = np.all(pixels == pixels[:1], axis=0) & ((flags[0] & VALID) > 0)
         for end, step in ((0, 1), (spec.width - 1, -1)):
             run = _run(same & (pixels[0] == pixels[0, end]), step)
@@ -53,6 +54,14 @@ def constant_border(source: Source) -> Border | None:
     if found[1] < MIN_PIXELS:
         return None
     return Border(value=found[0], pixels=found[1], looked_at=len(rows) * spec.width)
+
+
+def _stored(values: Stored, spec: CubeSpec) -> Stored:
+    """The numbers of the file (band, x), of a source that decodes each band by a scale of its own."""
+    if (facts := spec.attrs.get(STORED_ATTR)) is None:
+        return values
+    scale, offset = (np.asarray(facts[name])[:, None] for name in ("scale_factor", "add_offset"))
+    return np.asarray(np.rint((values - offset) / scale))
 
 
 def _run(mask: Mask, step: int) -> int:

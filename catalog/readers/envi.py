@@ -179,7 +179,7 @@ def _bands(meaning: Meaning, fields: Mapping[str, str], table: Sensor | None, co
     unit = fields.get("wavelength units", "")
     hint = f"; its 'wavelength units' are {unit!r}, which are no lengths" if unit and "wavelength" in fields else ""
     if table is None:
-        raise BadAsset(f"{where}: {unidentified(count, names)}{hint}")
+        raise BadAsset(f"{where}: {unidentified(count, names, meaning.get(Field.SENSOR))}{hint}")
     if names is not None and all(match_band(n, table) for n in names):
         return by_name(table, names, where)
     return by_count(table, count, where)

@@ -36,9 +36,12 @@ _BAND = re.compile(rf"{_STEM}_(?P<sr>SR_)?B(?P<band>\d+)(_VCID_[12])?\.tiff?", r
 _MTL = re.compile(rf"{_STEM}_MTL\.txt", re.I)
 _LAYER = re.compile(rf"{_STEM}_(?P<layer>QA_PIXEL|QA_RADSAT|SR_CLOUD_QA)\.tiff?", re.I)
 _DAY = re.compile(r"_L2S[PR]_\d{6}_(\d{8})_|_L1[A-Z]{2}_\d{6}_(\d{8})_")
-_SENSORS = {"T5": "landsat5-tm", "E7": "landsat7-etm", "C8": "landsat8-oli", "O8": "landsat8-oli"} | {
-    "C9": "landsat9-oli",
-    "O9": "landsat9-oli",
+_SENSORS = {
+    "T4": "landsat4-tm",
+    "T5": "landsat5-tm",
+    "E7": "landsat7-etm",
+    **dict.fromkeys(("C8", "O8"), "landsat8-oli"),
+    **dict.fromkeys(("C9", "O9"), "landsat9-oli"),
 }
 """sensor by the letter of the instrument and the number of the satellite in a product's name"""
 _PANCHROMATIC = "8"
@@ -48,11 +51,11 @@ _L1 = ("LEVEL1_RADIOMETRIC_RESCALING", "RADIOMETRIC_RESCALING")
 _RADIANCE_UNITS = "W m-2 sr-1 um-1"
 _QA_PIXEL = MaskRule(name="QA_PIXEL", bits={0: NODATA, 2: CLOUD, 3: CLOUD, 4: SHADOW, 5: SNOW})  # 2 is cirrus
 _CLOUD_QA = MaskRule(name="SR_CLOUD_QA", bits={1: CLOUD, 2: SHADOW, 4: SNOW})
+_TM_RADSAT = MaskRule(name="QA_RADSAT", bits={**dict.fromkeys((0, 1, 2, 3, 4, 6), SATURATED), 9: NODATA})
+_OLI_RADSAT = MaskRule(name="QA_RADSAT", bits=dict.fromkeys(range(7), SATURATED))
 _RADSAT = {
-    "landsat5-tm": MaskRule(name="QA_RADSAT", bits={**dict.fromkeys((0, 1, 2, 3, 4, 6), SATURATED), 9: NODATA}),
-    "landsat7-etm": MaskRule(name="QA_RADSAT", bits={**dict.fromkeys((0, 1, 2, 3, 4, 6), SATURATED), 9: NODATA}),
-    "landsat8-oli": MaskRule(name="QA_RADSAT", bits=dict.fromkeys(range(7), SATURATED)),
-    "landsat9-oli": MaskRule(name="QA_RADSAT", bits=dict.fromkeys(range(7), SATURATED)),
+    **dict.fromkeys(("landsat4-tm", "landsat5-tm", "landsat7-etm"), _TM_RADSAT),
+    **dict.fromkeys(("landsat8-oli", "landsat9-oli"), _OLI_RADSAT),
 }
 """bits of the reflective bands; 9 is a dropped pixel of TM and ETM+"""
 

@@ -143,7 +143,7 @@ def bands_of(group: Group, table: Sensor | None, detector: str | None, label: st
         )
         return [_numbered_after(band, group.first, named=bool(header.asset.bands)) for band in found]
     if table is None:
-        raise BadAsset(f"{where}: {unidentified(header.count, names)}")
+        raise BadAsset(f"{where}: {unidentified(header.count, names, meaning.get(Field.SENSOR))}")
     if names is not None and any(match_band(n, table) for n in names):
         return [by_name(table, [n], where)[0] if match_band(n, table) else n for n in names]
     if header.count == 1 and names is not None:
@@ -168,11 +168,20 @@ def _numbered_after(band: Band, before: int, *, named: bool) -> Band:
     return replace(band, number=number, name=band.name if named else str(number))
 
 
-def unidentified(count: int, names: Sequence[str] | None) -> str:
-    """Message for bands that nothing identifies, with the likely answers."""
-    likely = likely_sensors(count, names=names)
-    which = f" ({', '.join(likely)} have such bands)" if likely else ""
+def unidentified(count: int, names: Sequence[str] | None, sensor: str | None = None) -> str:
+    """Message for bands that nothing identifies, with the likely answers.
+
+    Args:
+        sensor: name of the instrument, if a source gives it although it has no table.
+    """
     listed = f" named {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else ""
+    if sensor is not None:
+        return (
+            f"{count} bands{listed} without wavelengths, and there is no table of sensor {sensor}; "
+            "give its table with --sensors, or --wavelengths"
+        )
+    likely = likely_sensors(count, names=names)
+    which = f" (such bands have {', '.join(likely[:8])}{' ...' if len(likely) > 8 else ''})" if likely else ""
     return (
         f"{count} bands{listed} without wavelengths, and no source names the instrument; "
         f"give --sensor{which}, or --wavelengths"
