@@ -30,10 +30,10 @@ from hypermend.catalog.readers.likely import likely_sensors
 from hypermend.catalog.readers.matlab.file import MatFile
 from hypermend.catalog.readers.matlab.layouts import pick_layout, shares_file
 from hypermend.catalog.readers.products.registry import deliveries
-from hypermend.catalog.readers.products.safe import is_safe
 from hypermend.catalog.readers.profile import TIFF_MEDIA, image_asset, metadata_asset
 from hypermend.catalog.readers.raster.companions import data_file, is_header_of_tiff
 from hypermend.catalog.readers.raster.header import Header, read_header
+from hypermend.catalog.readers.raster.safe import is_safe
 from hypermend.catalog.readers.scene_reader import Source, open_scene
 from hypermend.catalog.scene import AUTO, SENSOR_FROM, USER, Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, SensorTables

@@ -18,9 +18,9 @@ from hypermend.catalog.cube.spec import CLOUD, NODATA, SATURATED, SHADOW, SNOW
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.masks import MaskRule
-from hypermend.catalog.readers.products.safe import loose_deliveries, metadata_statements, safe_delivery
 from hypermend.catalog.readers.profile import Delivery, Description, FormatRow, MaskLayer, file_name
 from hypermend.catalog.readers.raster.choose import pixel_m
+from hypermend.catalog.readers.raster.safe import loose_deliveries, metadata_statements, safe_delivery
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
