@@ -16,7 +16,7 @@ from hypermend.catalog.readers.profile import FormatRow
 
 PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
 MARK = "<!-- The table is made from the profiles: python -m tests.test_catalog_formats -->\n"
-PARTS = {"registry", "safe"}
+PARTS = {"registry"}
 """Modules of `products` that are no profile."""
 COLUMNS = ("product", "level", "what is read", "masks", "grid", "refused")
 

@@ -145,7 +145,7 @@ ROWS = (
     FormatRow(
         product="PNG stack",
         levels="numbered files",
-        read="one PNG for each band, 8 or 16 bits, counts",
+        read="one gray PNG of 16 bits for each band, counts",
         masks="-",
         grid="none",
         refused="files of different sizes; bands that nothing identifies",

@@ -20,6 +20,7 @@ from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.profile import (
     Delivery,
     Description,
+    FormatRow,
     MaskLayer,
     file_name,
     image_asset,
@@ -135,3 +136,16 @@ def _present(band: Element, tags: Sequence[str], where: str) -> str:
     if found is None:
         raise BadAsset(f"{where}: its bands have none of {', '.join(tags)}")
     return found
+
+
+ROWS = (
+    FormatRow(
+        product="DESIS",
+        levels="L1B, L1C, L2A",
+        read="folder or item: `SPECTRAL_IMAGE.tif`, `METADATA.xml`, also binned; centre, width, gain and offset of each "
+        "band, L1 decoded to radiance",
+        masks="L2A: `QL_QUALITY-2` (cloud, haze, shadow, snow); `QL_QUALITY` is not read",
+        grid="L1C, L2A: their own; L1B: sensor geometry",
+        refused="metadata that describe no bands",
+    ),
+)

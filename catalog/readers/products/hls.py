@@ -19,6 +19,7 @@ from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.profile import (
     Delivery,
     Description,
+    FormatRow,
     MaskLayer,
     file_name,
     image_asset,
@@ -88,3 +89,14 @@ def _time(text: str) -> datetime | None:
         return utc_time(datetime.strptime(text, "%Y%jT%H%M%S").isoformat())
     except ValueError:
         return None
+
+
+ROWS = (
+    FormatRow(
+        product="HLS",
+        levels="S30, L30",
+        read="one GeoTIFF per band, folder or item; reflectance; time from the name",
+        masks="Fmask: cloud, shadow, snow; -9999 is no data",
+        grid="its own",
+    ),
+)

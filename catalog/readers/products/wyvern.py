@@ -14,7 +14,7 @@ from hypermend.catalog.cube.spec import NODATA
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.masks import MaskRule
-from hypermend.catalog.readers.profile import Delivery, Description, MaskLayer, file_name
+from hypermend.catalog.readers.profile import Delivery, Description, FormatRow, MaskLayer, file_name
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
@@ -62,3 +62,14 @@ def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
 
 def _is_mask(asset: Asset) -> bool:
     return _MASK.search(f"{asset.key} {file_name(asset)}") is not None
+
+
+ROWS = (
+    FormatRow(
+        product="Wyvern Dragonette",
+        levels="L1B, L2A",
+        read="item: the GeoTIFF, with wavelengths, scale and nodata from the item",
+        masks="data mask: 0 is no data; the pixel quality mask is not read",
+        grid="its own",
+    ),
+)
