@@ -142,8 +142,8 @@ ROWS = (
     FormatRow(
         product="DESIS",
         levels="L1B, L1C, L2A",
-        read="folder or item: `SPECTRAL_IMAGE.tif`, `METADATA.xml`, also binned; centre, width, gain and offset of each "
-        "band, L1 decoded to radiance",
+        read="folder or item: `SPECTRAL_IMAGE.tif`, `METADATA.xml`, also binned; centre, width, gain and offset of "
+        "each band, L1 decoded to radiance",
         masks="L2A: `QL_QUALITY-2` (cloud, haze, shadow, snow); `QL_QUALITY` is not read",
         grid="L1C, L2A: their own; L1B: sensor geometry",
         refused="metadata that describe no bands",
