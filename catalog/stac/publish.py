@@ -31,6 +31,7 @@ from hypermend.catalog.grids import footprint
 from hypermend.catalog.keys import item_key, scene_collection, source_collection
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
+from hypermend.catalog.stac.datacube import datacube_fields
 from hypermend.catalog.stac.fields import rfc3339
 from hypermend.catalog.stac.item import to_item_with_bands
 from hypermend.catalog.stac.static_catalog import GEOJSON, JSON, link_item, make_link, read_document
@@ -38,10 +39,12 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name, to_
 from hypermend.catalog.storage.hrefs import is_remote
 
 ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
+MULTISCALES_MEDIA_TYPE = f"{ZARR_MEDIA_TYPE}; profile=multiscales"
+"""Of a cube with overviews; viewers compare it letter for letter."""
 # They describe the writing, not the scene: a change of these alone does not rewrite an item.
 _PROVENANCE = ("updated", "processing:software")
 # Properties of a raw item that describe its files and not the scene.
-_FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|proj:.*|file:.*|created|updated|processing:.*)$")
+_FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|cube:.*|proj:.*|file:.*|created|updated|processing:.*)$")
 _SIGNATURE = re.compile(
     r"^(x-(amz|goog)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|(access_|api_?)?(token|key)|s(ig|e|t|p|v|r|ip|pr)"
     r"|sk(oid|tid|t|e|s|v))$",
@@ -147,7 +150,7 @@ def _cube_scene(
         key="cube",
         href=key,
         roles=("data",),
-        media_type=ZARR_MEDIA_TYPE,
+        media_type=MULTISCALES_MEDIA_TYPE if spec.levels else ZARR_MEDIA_TYPE,
         bands=spec.band_name,
         nodata=None if spec.fill is None else float(spec.fill),
         scale=spec.scale_factor if spec.scale_factor != 1.0 else None,
@@ -169,6 +172,7 @@ def _cube_scene(
             "hypermend:cube": key,
             "hypermend:quantity": spec.quantity,
             "hypermend:valid_fraction": round(valid_fraction, 6),
+            **datacube_fields(spec),
             "processing:software": {"hypermend": metadata.version("hypermend")},
             **facts,
         },
@@ -186,6 +190,8 @@ def _item(root: ArchiveStore, key: str, scene: Scene) -> dict[str, Any]:
         make_link("parent", "./catalog.json", JSON),
         make_link("collection", "../catalog.json", JSON),
     ]
+    if (cube := item["assets"].get("cube")) is not None:  # the group of the asset is the root of its store
+        item["links"].append(make_link("store", cube["href"], ZARR_MEDIA_TYPE))
     for name in ("hypermend:derived_from", "hypermend:guide"):
         origin = scene.properties.get(name)
         if origin is not None and root.exists(origin):
