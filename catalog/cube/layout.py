@@ -102,6 +102,32 @@ def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = 
     return ds
 
 
+def portable(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset of a cube, fit to be written anywhere: `to_netcdf`, `to_zarr` of either format, `xarray.concat`.
+
+    Encodings and attributes that describe this Zarr store are left out, and nested attributes become JSON. Decoded
+    numbers of up to 16 bits become float32, whose 24 bits hold them; Zarr's JSON cannot ask xarray for that.
+    """
+    out = ds.drop_attrs(deep=False).assign_attrs(
+        {k: _plain_attr(v) for k, v in ds.attrs.items() if not k.startswith(_OF_THE_STORE)}
+    )
+    pixels = ds["reflectance"]
+    if pixels.dtype == np.float64 and np.dtype(pixels.encoding.get("dtype", np.float64)).itemsize <= 2:
+        out["reflectance"] = out["reflectance"].astype(np.float32, keep_attrs=True)
+    for name, variable in ds.variables.items():
+        out[name].encoding = {k: v for k, v in variable.encoding.items() if k in _PORTABLE}
+    return out
+
+
+_PORTABLE = ("dtype", "scale_factor", "add_offset", "_FillValue", "units", "calendar", "grid_mapping")
+_OF_THE_STORE = ("zarr_conventions", "multiscales", "spatial:")
+
+
+def _plain_attr(value: Any) -> Any:
+    nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value))
+    return json.dumps(value) if nested or value is None else value
+
+
 @contextmanager
 def metadata_errors(root: ArchiveStore, path: str) -> Iterator[None]:
     """Raise errors of the store, and those of Zarr for damaged metadata, as errors of the catalog."""
