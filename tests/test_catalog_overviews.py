@@ -12,6 +12,7 @@ import xarray as xr
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
+from hypermend.catalog.cube.overviews import overview_parts
 from hypermend.catalog.cube.spec import CLOUD, NODATA, VALID, CubeSpec
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.small_cubes import FILL, make_spec
@@ -87,6 +88,20 @@ def test_a_pixel_is_the_mean_of_the_usable_pixels_under_it(tmp_path: Path, dtype
             assert np.array_equal(ds.valid.values, np.where(known[0], VALID, NODATA))
         assert ds.x.values[0] == 500000 + 30 * level / 2 and ds.y.values[1] == 5000000 - 30 * level * 1.5
         assert ds.reflectance.coords["wavelength"].values.tolist() == list(spec.wavelength_nm)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "int8"])
+@pytest.mark.parametrize(("low", "high"), [(0, 2**14 - 1), (0, 2**14), (-1, 100), (0, 2**15 - 1)])
+@pytest.mark.parametrize("shape", [(9, 32, 64), (9, 30, 63)])
+def test_the_fast_way_gives_the_same_means(dtype: str, low: int, high: int, shape: tuple[int, int, int]) -> None:
+    """Numbers of 14 bits are added four at a time; one that is larger or negative must not."""
+    limits = np.iinfo(dtype)
+    stored = np.random.default_rng(5).integers(max(low, limits.min), min(high, limits.max) + 1, shape).astype(dtype)
+    stored[8, 3, 3], stored[0, 0, 0] = max(low, limits.min), min(high, limits.max)
+    flags = np.full(shape[1:], VALID, "u1")
+    for part in overview_parts(stored, flags, None, levels=(4, 16), fill=None):
+        means, _ = expected(stored, np.ones(shape, bool), part.level)
+        assert np.array_equal(part.stored, np.rint(means)) and part.stored.dtype == dtype
 
 
 def test_a_defective_band_does_not_count(tmp_path: Path) -> None:

@@ -44,12 +44,14 @@ def overview_parts(
         fill: stored number of a pixel without data; None: 0, or NaN in a cube of floats.
     """
     usable = (flags & VALID) != 0
+    whole = bool(usable.all())
     if fill is None:
         fill = np.nan if stored.dtype.kind == "f" else 0
     sums = np.empty((len(stored), *_coarser(flags.shape)), _exact(stored.dtype))
     for first in range(0, len(stored), _BANDS):
         some = stored[first : first + _BANDS]
-        sums[first : first + _BANDS] = _block_sums(some if usable.all() else _only(some, usable), sums.dtype)
+        some = some if whole else _only(some, usable)
+        sums[first : first + _BANDS] = _small_sums(some) if _is_small(some) else _block_sums(some, sums.dtype)
     counts = _block_sums(usable, np.dtype("int32"))[None]
     for band in () if defects is None else np.flatnonzero(defects.any(axis=(1, 2))):
         kept = usable & ~defects[band]  # type: ignore[index]
@@ -59,10 +61,13 @@ def overview_parts(
     for level in levels:
         if level > LEVEL_STEP:
             sums, counts = _block_sums(sums, sums.dtype), _block_sums(counts, counts.dtype)
-        means = sums / np.maximum(counts, 1)
-        if stored.dtype.kind in "iu":
-            np.rint(means, out=means)
-        part = _filled(means, counts, fill).astype(stored.dtype)
+        if sums.dtype.kind == "i" and (counts == level * level).all():
+            part = _mean_of_full(sums, level).astype(stored.dtype)
+        else:
+            means = sums / np.maximum(counts, 1)
+            if stored.dtype.kind in "iu":
+                np.rint(means, out=means)
+            part = np.where(counts > 0, means, fill).astype(stored.dtype)
         flags_of_part = np.where((counts > 0).any(axis=0), VALID, NODATA).astype(np.uint8)
         yield OverviewPart(level=level, stored=part, flags=flags_of_part)
 
@@ -72,8 +77,15 @@ def _only(stored: Stored, kept: NDArray[np.bool_]) -> Stored:
     return np.where(kept, stored, stored.dtype.type(0))
 
 
-def _filled(means: NDArray[Any], counts: NDArray[Any], fill: float | int) -> NDArray[Any]:
-    return means if counts.all() else np.where(counts > 0, means, fill)
+def _mean_of_full(sums: NDArray[Any], level: int) -> NDArray[Any]:
+    """Rounded means of blocks without a hole, halves to even: a shift, as the number of pixels is a power of two."""
+    bits = 2 * (level.bit_length() - 1)
+    means = sums >> bits
+    means &= 1
+    means += sums
+    means += 2 ** (bits - 1) - 1
+    means >>= bits
+    return means
 
 
 def _coarser(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,3 +111,24 @@ def _block_sums(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         part = rows[..., i::LEVEL_STEP]
         sums[..., : part.shape[-1]] += part
     return sums
+
+
+def _is_small(values: Stored) -> bool:
+    """Whether four of the numbers fit into 16 bits, and blocks cut off by the edge of the scene do not occur."""
+    if values.dtype.kind not in "iu" or values.dtype.itemsize != 2 or values.shape[1] % 4 or values.shape[2] % 4:
+        return False
+    return bool(values.view(np.uint16).max() < 2**14)  # a negative number is large here
+
+
+def _small_sums(values: Stored) -> NDArray[np.int32]:
+    """The same sums as `_block_sums`, in two thirds of the time: rows in 16 bits, then four columns in one of 64."""
+    numbers = values.view(np.uint16)
+    rows = numbers[:, ::4] + numbers[:, 1::4]
+    rows += numbers[:, 2::4]
+    rows += numbers[:, 3::4]
+    four = rows.view(np.uint64)
+    every_other = np.uint64(0x0000FFFF0000FFFF)
+    pairs = four & every_other
+    pairs += (four >> np.uint64(16)) & every_other
+    halves = pairs.view(np.uint32)
+    return (halves[..., ::2] + halves[..., 1::2]).view(np.int32)
