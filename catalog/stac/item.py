@@ -39,7 +39,7 @@ _EXTENSIONS = {
     "file:": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 }
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
-_DATACUBE = "https://stac-extensions.github.io/datacube/v2.2.0/schema.json"
+DATACUBE = "https://stac-extensions.github.io/datacube/v2.2.0/schema.json"
 _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 
 
@@ -202,7 +202,7 @@ def to_item_with_bands(scene: Scene) -> dict[str, Any]:
     """A Scene as a STAC 1.1 item with centre and width of the bands of its cube (eo extension); hrefs unchanged."""
     item = to_item(scene)
     properties = item["properties"]
-    for prefix, extension in (("processing:", _PROCESSING), ("cube:", _DATACUBE)):
+    for prefix, extension in (("processing:", _PROCESSING), ("cube:", DATACUBE)):
         if any(name.startswith(prefix) for name in properties):
             item["stac_extensions"].append(extension)
     bands = item["assets"].get("cube", {}).get("bands", ())

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -33,7 +33,7 @@ from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.datacube import datacube_fields
 from hypermend.catalog.stac.fields import rfc3339
-from hypermend.catalog.stac.item import to_item_with_bands
+from hypermend.catalog.stac.item import DATACUBE, to_item_with_bands
 from hypermend.catalog.stac.static_catalog import GEOJSON, JSON, link_item, make_link, read_document
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name, to_json
 from hypermend.catalog.storage.hrefs import is_remote
@@ -41,8 +41,9 @@ from hypermend.catalog.storage.hrefs import is_remote
 ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
 MULTISCALES_MEDIA_TYPE = f"{ZARR_MEDIA_TYPE}; profile=multiscales"
 """Of a cube with overviews; viewers compare it letter for letter."""
-# They describe the writing, not the scene: a change of these alone does not rewrite an item.
-_PROVENANCE = ("updated", "processing:software")
+# They describe the writing, not the scene, or repeat what the cube says: a change of these alone does not rewrite an
+# item, so that an upgrade leaves a published archive as it is.
+_PROVENANCE = ("updated", "processing:software", "cube:dimensions", "cube:variables")
 # Properties of a raw item that describe its files and not the scene.
 _FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|cube:.*|proj:.*|file:.*|created|updated|processing:.*)$")
 _SIGNATURE = re.compile(
@@ -230,4 +231,17 @@ def _unsigned_href(href: str) -> str:
 
 def _without_provenance(item: Mapping[str, Any]) -> dict[str, Any]:
     properties = {k: v for k, v in item["properties"].items() if k not in _PROVENANCE}
-    return {**item, "properties": properties}
+    links = [link for link in item["links"] if link.get("rel") != "store"]  # the href of the asset
+    extensions = [url for url in item["stac_extensions"] if url != DATACUBE]
+    outline = sorted(set(_vertices(item.get("geometry"))))  # a ring may begin at another corner
+    return {**item, "properties": properties, "links": links, "stac_extensions": extensions, "geometry": outline}
+
+
+def _vertices(part: Any) -> Iterator[str]:
+    """Every point of a GeoJSON geometry, as text."""
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if isinstance(part, list) and not any(isinstance(inner, list | dict) for inner in part):
+        yield json.dumps(part)
+    for inner in part if isinstance(part, list) else ():
+        yield from _vertices(inner)
