@@ -151,6 +151,7 @@ class RestoreWorker:
             samples=stored.size,
             bytes_written=sum(shard.size for shard in shards),
             peak_bytes=peak_bytes(),
+            saturated=out.saturated,
         )
 
     def _finish(self, plan: Plan) -> SceneTotals:
