@@ -8,6 +8,7 @@ holds here.
     network   a restoration by one worker, start-up apart, against the network on the whole scene in one call (s)
     memory    largest resident size of a worker for a scene and for one of 16 times its area (bytes)
     ingest    files to a source cube against odc.stac.load(...).to_zarr of the same files (s); needs --data
+    overviews files to a source cube with overviews against the same without (s); also a real scene with --data
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +193,13 @@ def bench_memory(scratch: Path, options: argparse.Namespace) -> Iterator[dict[st
 
 def _peak_of_ingest(folder: Path, edge_px: int) -> int:
     """One GeoTIFF of 64 bands in blocks of 256 pixels, ingested by one worker."""
-    bands = 64
+    _write_scene(folder, 64, edge_px)
+    report = finished(ingest(IngestJob(archive=str(folder / "archive"), workers=1)).wait())
+    return report.peak_worker_bytes
+
+
+def _write_scene(folder: Path, bands: int, edge_px: int) -> None:
+    """A catalogued GeoTIFF in blocks of 256 pixels."""
     table = sensor("enmap")
     part = noisy_numbers(bands, 256, seed=1)
     (folder / "files").mkdir(parents=True)
@@ -207,8 +215,6 @@ def _peak_of_ingest(folder: Path, edge_px: int) -> int:
         for b in range(bands):
             file.update_tags(b + 1, wavelength=f"{table.wavelength_nm[b]}", wavelength_units="Nanometers", bbl="1")
     catalog_folder(str(folder / "archive"), folder / "files", sensor="enmap", collection="bench")
-    report = finished(ingest(IngestJob(archive=str(folder / "archive"), workers=1)).wait())
-    return report.peak_worker_bytes
 
 
 def _peak_of_restore(job: RestoreJob, archive: Path) -> int:
@@ -293,10 +299,45 @@ def odc_to_zarr(items: list[pystac.Item], target: Path, gsd_m: int) -> None:
     loaded.to_zarr(target, zarr_format=3, mode="w")
 
 
+# -------------------------------------------------------------------------------------------------------- overviews
+
+
+def bench_overviews(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The same ingest with and without overviews, in turn, in one process."""
+    clock = time.process_time if options.cpu else time.perf_counter
+    folders = {"geotiff": scratch / "overviews-geotiff"}
+    _write_scene(folders["geotiff"], 224, 1024)
+    if options.data is not None:
+        folders["enmap-18-tiles"] = scratch / "overviews-enmap"
+        archive = str(folders["enmap-18-tiles"] / "archive")
+        catalog_folder(archive, options.data / "enmap_potsdam", sensor="enmap", collection="bench")
+    for name, folder in folders.items():
+
+        def run(overviews: bool, archive: Path = folder / "archive") -> float:
+            for made in ("source", "items/bench-source", "index"):
+                shutil.rmtree(archive / made, ignore_errors=True)
+            job = IngestJob(archive=str(archive), overviews=overviews)
+            return timed(lambda: finished(ingest(job, engine=serial).wait()), clock)
+
+        run(True)  # the files are in the page cache from now on
+        mine, reference = in_turn(partial(run, True), partial(run, False), options.turns)
+        yield line(
+            f"ingest-{name}-with-overviews", statistics.median(mine), statistics.median(reference), target=1.1,
+            lower_is_better=True, unit="CPU s, serial engine" if options.cpu else "s, serial engine",
+            turns={"ours": rounded(mine), "reference": rounded(reference)},
+        )  # fmt: skip
+
+
 # -------------------------------------------------------------------------------------------------------------- main
 
 
-BENCHES = {"copy": bench_copy, "network": bench_network, "memory": bench_memory, "ingest": bench_ingest}
+BENCHES = {
+    "copy": bench_copy,
+    "network": bench_network,
+    "memory": bench_memory,
+    "ingest": bench_ingest,
+    "overviews": bench_overviews,
+}
 
 
 def main() -> int:
@@ -307,7 +348,9 @@ def main() -> int:
     parser.add_argument("--gib", type=float, default=1.0, help="size of the scene of `copy`")
     parser.add_argument("--network-px", type=int, default=1024, help="edge of the scene of `network`, a multiple of 32")
     parser.add_argument(
-        "--cpu", action="store_true", help="`network` in CPU seconds of one process, for a machine that others use"
+        "--cpu",
+        action="store_true",
+        help="`network` and `overviews` in CPU seconds of one process, for a machine that others use",
     )
     parser.add_argument("--memory-px", type=int, default=512, help="edge of the smaller scene of `memory`")
     parser.add_argument("--model", default=TASKS["denoise"].builtins[0], help="model of `network` and `memory`")

@@ -34,13 +34,16 @@ class Item:
     def dataset(self) -> xr.Dataset:
         """The scene's cube in physical values, as dask arrays of its chunks: nothing is read yet.
 
+        Numbers of up to 16 bits come as float32. `to_netcdf`, `to_zarr` and `xarray.concat` take the dataset as it is.
+
         Raises:
             Refused: the scene is raw; ingest it first.
             NotFound: the cube is gone.
         """
-        from hypermend.catalog.cube.layout import open_cube  # imports xarray and Zarr, which a search does not need
+        # Imports xarray and Zarr, which a search does not need.
+        from hypermend.catalog.cube.layout import open_cube, portable
 
-        return open_cube(self.root, cube_key(self.scene), chunks={})
+        return portable(open_cube(self.root, cube_key(self.scene), chunks={}))
 
 
 @dataclass(frozen=True, kw_only=True)

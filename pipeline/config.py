@@ -51,6 +51,10 @@ class OfTask:
 
 FILE_ONLY = Option(None)
 Scenes = Annotated[tuple[str, ...], Option("--scene")]
+Overviews = Annotated[
+    bool | None,
+    Field(description="Write coarser copies of each cube longer than 256 pixels, for viewers; default: yes."),
+]
 Lane = Annotated[Literal["nightly", "backfill"] | None, FILE_ONLY]
 
 
@@ -272,6 +276,7 @@ class IngestJob(FileSettings, Job):
         default=None, gt=0, description="Pixel size in metres of the grid to ingest, where an item has several."
     )
     sign: SignScheme = Field(default="none", description="How the addresses of the files are signed.")
+    overviews: Overviews = None
 
     @field_validator("sensor")
     @classmethod
@@ -341,6 +346,7 @@ class RestoreJob(Job):
         description="Memory that one worker may use, in GiB; a tile that needs more is refused. Default: an even share "
         "of this machine.",
     )
+    overviews: Overviews = None
 
     @property
     def tasks(self) -> tuple[str, ...]:

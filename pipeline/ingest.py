@@ -31,6 +31,7 @@ from hypermend.catalog.scene import AUTO, Scene
 from hypermend.catalog.sensor_tables import keep_table, tables_of
 from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
+from hypermend.catalog.stac.fields import rfc3339
 from hypermend.catalog.stac.index import search
 from hypermend.catalog.stac.publish import names_cube, put_item, source_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, digest
@@ -55,6 +56,7 @@ class SceneFiles:
     gsd_m: float | None
     sign: str
     tile_px: int | None
+    overviews: bool
 
     def open(self, tables: SensorTables) -> Source:
         """Open the files."""
@@ -128,6 +130,9 @@ class IngestWorker:
         if task.files.tile_px is not None:
             chunk, shard = CubeSpec.layout(spec.shape, spec.dtype, task.files.tile_px)
             spec = replace(spec, chunk=chunk, shard=shard)
+        scene = completed(task.files.scene, spec.sensor, source.meaning)
+        when = scene.trusted_datetime
+        spec = replace(spec.with_overviews(task.files.overviews), time=None if when is None else rfc3339(when))
         identity = {"files": source.identity, "spec": spec.to_dict(), "version": READER_VERSION}
         ingest_id = digest(identity)
         spec = replace(spec, attrs={**spec.attrs, "hypermend:ingest": ingest_id})
@@ -143,7 +148,7 @@ class IngestWorker:
                 ingest_id=ingest_id,
                 key=key,
                 spec=spec,
-                scene=completed(task.files.scene, spec.sensor, source.meaning),
+                scene=scene,
                 identity=source.identity,
                 windowed=source.windowed,
             ),
@@ -224,7 +229,14 @@ class IngestUnit:
         self.collection, self.scene = scene.collection, scene.id
         self.id = unit_id(self.collection, self.scene)
         scene = job.overrides.apply(scene)
-        self._files = SceneFiles(scene=scene, bands=job.bands, gsd_m=job.gsd_m, sign=job.sign, tile_px=job.tile_px)
+        self._files = SceneFiles(
+            scene=scene,
+            bands=job.bands,
+            gsd_m=job.gsd_m,
+            sign=job.sign,
+            tile_px=job.tile_px,
+            overviews=job.overviews is not False,
+        )
         self._root = root
         self._run = run
         self.reads: tuple[str, ...] = ()

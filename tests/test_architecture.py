@@ -35,8 +35,8 @@ FLOORS = {
     " > sensor_csv > scene grids errors arrays > dateline",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
     # Training and evaluation score by the same protocols, and evaluation stands above restore and train.
-    "pipeline": "cli > nightly demo evaluate maintenance inspect > restore ingest search > runs train > protocols"
-    " > engine registry > tiling config formatting > user_values",
+    "pipeline": "cli > nightly demo evaluate maintenance inspect > restore ingest search export > runs train"
+    " > protocols > engine registry > tiling config formatting > user_values",
 }
 # Libraries that only these files may import.
 ONLY_IN = {

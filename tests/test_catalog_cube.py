@@ -548,7 +548,7 @@ def test_a_cube_says_what_it_is(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         ds = xr.open_zarr(tmp_path / PATH, mask_and_scale=False).load()
     assert ds.attrs["Conventions"] == "CF-1.11" and ds.attrs["hypermend:ingest"] == "abc"
-    assert {c["name"] for c in ds.attrs["zarr_conventions"]} == {"proj:", "spatial:"}
+    assert {c["name"] for c in ds.attrs["zarr_conventions"]} == {"proj", "spatial"}
     assert ds.attrs["proj:code"] == "EPSG:32632" and ds.attrs["spatial:shape"] == [100, 70]
     assert ds.attrs["spatial:transform"] == [30.0, 0.0, 500000.0, 0.0, -30.0, 5000000.0]
     assert ds.attrs["spatial:bbox"] == [500000.0, 4997000.0, 502100.0, 5000000.0]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hypermend.catalog.cube.spec import NEAR_FILL, NODATA, VALID
-from hypermend.pipeline.tiling.pixels import FILL_REACH_PX, data_mask, fill_holes, mark_near_fill, physical, to_stored
+from hypermend.pipeline.tiling.pixels import (
+    FILL_REACH_PX,
+    count_saturated,
+    data_mask,
+    fill_holes,
+    mark_near_fill,
+    physical,
+    to_stored,
+)
 from tests.test_pipeline_restore_plan import make_spec
 
 RNG = np.random.default_rng(7)
@@ -59,6 +71,37 @@ def test_rounding_never_lands_on_the_fill() -> None:
     spec = make_spec(bands=1, size=16)
     values = np.float64([-32768.2, -40000.0, 1.5, 2.5, 40000.0])
     assert to_stored(values, spec).tolist() == [-32767, -32767, 2, 2, 32767]
+
+
+INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+
+
+@given(
+    dtype=st.sampled_from(INTEGERS),
+    kind=st.sampled_from(("float32", "float64")),
+    exponent=st.integers(0, 70),
+    share=st.floats(-1, 1),
+    fill=st.sampled_from((None, "low", "high", 7)),
+)
+def test_g7_no_number_ever_wraps(dtype: str, kind: str, exponent: int, share: float, fill: str | int | None) -> None:
+    info = np.iinfo(dtype)
+    value = np.array([[[share * 2.0**exponent]]], dtype=kind)
+    fills = {None: None, "low": int(info.min), "high": int(info.max), 7: 7}
+    spec = replace(make_spec(bands=1, size=16), dtype=dtype, fill=fills[fill])
+    stored = int(to_stored(value, spec)[0, 0, 0])
+    exact = min(max(round(float(value[0, 0, 0])), int(info.min)), int(info.max))
+    if exact == fills[fill]:
+        assert stored in (exact + 1, exact - 1)
+    else:
+        assert stored == exact
+    beyond = not info.min <= round(float(value[0, 0, 0])) <= info.max
+    assert count_saturated(value, np.ones((1, 1), bool), spec) in ((1,) if beyond else (0, 1))
+
+
+def test_g7_what_is_cut_is_counted_where_there_is_data() -> None:
+    spec = make_spec(bands=1, size=16)
+    values = np.array([[[40000.0, -40000.0], [5.0, 40000.0]]], np.float32)
+    assert count_saturated(values, np.array([[True, True], [True, False]]), spec) == 2
 
 
 def test_decoding_and_the_mask() -> None:

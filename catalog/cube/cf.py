@@ -1,7 +1,7 @@
-"""The attributes of a cube: CF 1.11, and the Zarr conventions `proj:` and `spatial:`. Pure values, no Zarr.
+"""The attributes of a cube: CF 1.11 and the Zarr conventions proj, spatial and multiscales. Pure values, no Zarr.
 
-Sources: https://cfconventions.org (1.11), https://github.com/zarr-conventions/geo-proj (v1),
-https://github.com/zarr-conventions/spatial (v1).
+Sources: https://cfconventions.org (1.11), https://github.com/zarr-conventions/proj, .../spatial and .../multiscales,
+all as tagged v0.1.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import re
 import struct
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,18 +20,25 @@ from hypermend.catalog.arrays import LonLat
 from hypermend.catalog.cube.spec import FLAGS, CubeSpec
 
 _PROJ = {
-    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/geo-proj/refs/tags/v1/schema.json",
-    "spec_url": "https://github.com/zarr-conventions/geo-proj/blob/v1/README.md",
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/proj/refs/tags/v0.1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/proj/blob/v0.1/README.md",
     "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
-    "name": "proj:",
+    "name": "proj",
     "description": "Coordinate reference system information for geospatial data",
 }
 _SPATIAL = {
-    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
-    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v1/README.md",
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v0.1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v0.1/README.md",
     "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
-    "name": "spatial:",
+    "name": "spatial",
     "description": "Spatial coordinate information",
+}
+_MULTISCALES = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v0.1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v0.1/README.md",
+    "uuid": "d35379db-88df-4056-af3a-620245f8e347",
+    "name": "multiscales",
+    "description": "Multiscale layout of zarr datasets",
 }
 _LONG_NAME = {
     "reflectance": "surface reflectance",
@@ -41,22 +50,53 @@ Coordinate = tuple[tuple[str, ...], np.ndarray[Any, Any], dict[str, Any]]
 
 def dataset_attrs(spec: CubeSpec) -> dict[str, Any]:
     """Attributes of the group: provenance from the spec, then the conventions, which win."""
-    attrs: dict[str, Any] = {
+    return {
         **spec.attrs,
         "Conventions": "CF-1.11",
         "sensor": spec.sensor,
         "stage": spec.stage,
         "quantity": spec.quantity,
-        "zarr_conventions": [_SPATIAL],
-        "spatial:dimensions": ["y", "x"],
-        "spatial:shape": list(spec.shape[1:]),
-        "spatial:transform": list(_transform(spec)),
-        "spatial:bbox": _bbox(spec),
+        **geo_attrs(spec),
     }
+
+
+def geo_attrs(spec: CubeSpec) -> dict[str, Any]:
+    """Attributes of the Zarr conventions, for the group of a cube or of one of its overviews."""
+    conventions = [_SPATIAL]
+    attrs: dict[str, Any] = {"spatial:dimensions": ["y", "x"], "spatial:bbox": _bbox(spec)}
     if spec.crs is not None:
-        attrs["zarr_conventions"] = [_PROJ, _SPATIAL]
+        conventions.insert(0, _PROJ)
         attrs |= proj_fields(spec.crs)
-    return attrs
+    if spec.levels:  # shape and transform then belong to the levels, and must not be said twice
+        conventions.insert(0, _MULTISCALES)
+        attrs["multiscales"] = {"layout": list(_layout(spec)), "resampling_method": "average"}
+    else:
+        attrs |= _grid_fields(spec)
+    return {"zarr_conventions": conventions, **attrs}
+
+
+def level_name(level: int) -> str:
+    """Name of the group of an overview, as GDAL names its own."""
+    return f"ovr_{level}x"
+
+
+def _layout(spec: CubeSpec) -> Iterator[dict[str, Any]]:
+    """The cube's own array, then its overviews; each as GDAL 3.13 looks it up."""
+    yield {"asset": "reflectance", "transform": {"scale": [1.0, 1.0], "translation": [0.0, 0.0]}, **_grid_fields(spec)}
+    before, name = 1, "reflectance"
+    for level in spec.levels:
+        scale = level / before
+        yield {
+            "asset": level_name(level),
+            "derived_from": name,
+            "transform": {"scale": [scale, scale], "translation": [0.0, 0.0]},
+            **_grid_fields(spec.overview(level)),
+        }
+        before, name = level, level_name(level)
+
+
+def _grid_fields(spec: CubeSpec) -> dict[str, Any]:
+    return {"spatial:shape": list(spec.shape[1:]), "spatial:transform": list(_transform(spec))}
 
 
 def proj_fields(crs: str) -> dict[str, str]:
@@ -71,7 +111,7 @@ def reflectance_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
         "long_name": _LONG_NAME[spec.quantity],
         "quantity": spec.quantity,
         "units": spec.units,
-        "coordinates": _names(("wavelength", "fwhm", "good", "detector", "gsd"), lonlat),
+        "coordinates": _names(("wavelength", "fwhm", "good", "detector", "gsd", *_time_names(spec)), lonlat),
         "grid_mapping": "spatial_ref",
     }
     if spec.scale_factor != 1.0:
@@ -88,18 +128,18 @@ def valid_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
         "long_name": "what is known of the pixel; usable exactly when bit 1 (valid) is set, 0 was never written",
         "flag_masks": list(FLAGS.values()),
         "flag_meanings": " ".join(FLAGS),
-        "coordinates": _names((), lonlat),
+        "coordinates": _names(_time_names(spec), lonlat),
         "grid_mapping": "spatial_ref",
     }
 
 
-def defect_attrs(lonlat: bool) -> dict[str, Any]:
+def defect_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
     """Bit i of byte j tells of the band at position 8j+i, both from 0: NumPy's unpackbits with bitorder "little"."""
     return {
         "long_name": "defective bands of the pixel; bit i of byte j, from 0, is set for the band at position 8j+i",
         "flag_masks": [1 << i for i in range(8)],
         "flag_meanings": " ".join(f"band_at_8j_plus_{i}" for i in range(8)),
-        "coordinates": _names((), lonlat),
+        "coordinates": _names(_time_names(spec), lonlat),
         "grid_mapping": "spatial_ref",
     }
 
@@ -145,6 +185,8 @@ def coordinates(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, Coordinate]:
     out: dict[str, Coordinate] = {name: (("band",), values, attrs) for name, (values, attrs) in along_band.items()}
     out |= _pixel_centres(spec)
     out["spatial_ref"] = ((), np.array(0, "int32"), spatial_ref_attrs(spec))
+    if spec.time is not None:
+        out["time"] = _time(spec.time)
     if lonlat is not None:
         for name, values, words in zip(
             ("lon", "lat"), lonlat, (("longitude", "degrees_east"), ("latitude", "degrees_north")), strict=True
@@ -152,6 +194,47 @@ def coordinates(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, Coordinate]:
             attrs = {"standard_name": words[0], "units": words[1]}
             out[name] = (("y", "x"), np.asarray(values, "float64"), attrs)
     return out
+
+
+_OF_LEVELS = ("band", "wavelength", "y", "x", "spatial_ref")
+
+
+def level_coordinates(spec: CubeSpec) -> dict[str, Coordinate]:
+    """The coordinates that an overview repeats: enough to be opened by itself."""
+    every = coordinates(spec, None)
+    return {name: every[name] for name in _OF_LEVELS}
+
+
+def level_attrs(spec: CubeSpec) -> dict[str, Any]:
+    """Attributes of the array of an overview."""
+    return {**reflectance_attrs(spec, False), "coordinates": "wavelength spatial_ref"}
+
+
+def level_flags_attrs() -> dict[str, Any]:
+    """Attributes of the flags of an overview."""
+    return {
+        "long_name": "whether a usable pixel lies under it; 0 was never written",
+        "flag_masks": [FLAGS["valid"], FLAGS["nodata"]],
+        "flag_meanings": "valid nodata",
+        "coordinates": "spatial_ref",
+        "grid_mapping": "spatial_ref",
+    }
+
+
+def _time(value: str) -> Coordinate:
+    """Scalar time in whole microseconds, which integers hold exactly."""
+    attrs = {
+        "standard_name": "time",
+        "long_name": "time of acquisition",
+        "units": "microseconds since 1970-01-01T00:00:00",
+        "calendar": "proleptic_gregorian",
+    }
+    elapsed = datetime.fromisoformat(value) - datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+    return (), np.array(elapsed // timedelta(microseconds=1), "int64"), attrs
+
+
+def _time_names(spec: CubeSpec) -> tuple[str, ...]:
+    return () if spec.time is None else ("time",)
 
 
 def spatial_ref_attrs(spec: CubeSpec) -> dict[str, Any]:

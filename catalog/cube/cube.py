@@ -16,9 +16,11 @@ import numpy as np
 import zarr
 
 from hypermend.catalog.arrays import Defects, Flags, Stored
-from hypermend.catalog.cube.layout import metadata_errors, read_spec
+from hypermend.catalog.cube.cf import level_name
+from hypermend.catalog.cube.layout import has_level_flags, metadata_errors, read_spec
 from hypermend.catalog.cube.marks import DoneMarks, Shard, TileIndex
-from hypermend.catalog.cube.spec import NODATA
+from hypermend.catalog.cube.overviews import overview_parts
+from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.cube.stores import ReadStore, WriteStore, zarr_store
 from hypermend.catalog.errors import BadCube
 from hypermend.catalog.storage.archive_store import ArchiveStore
@@ -118,6 +120,8 @@ class Cube:
             self._flags_out[True][y, x] = flags
             if self.spec.defects:
                 self._defects_out[:, y, x] = 0 if defects is None else np.packbits(defects, axis=0, bitorder="little")
+            if self.spec.levels:
+                self._write_overviews(y, x, stored, flags, defects)
         for shard in written:
             self._reads.missing.discard(shard.key)
         return tuple(sorted(written, key=lambda s: s.key))
@@ -126,6 +130,22 @@ class Cube:
         """Mark tile (iy, ix) as done; see DoneMarks.mark."""
         self.spec.window(iy, ix)  # raises for a tile that does not exist
         return self.marks.mark(iy, ix, shards, extra)
+
+    def _write_overviews(self, y: slice, x: slice, stored: Stored, flags: Flags, defects: Defects | None) -> None:
+        """Write the tile's part of each overview; without a usable pixel there is no shard, as in the cube."""
+        for part in overview_parts(stored, flags, defects, levels=self.spec.levels, fill=self.spec.fill):
+            rows, cols = (slice(s.start // part.level, -(-s.stop // part.level)) for s in (y, x))
+            arrays = self._overviews_out[part.level]
+            arrays["reflectance"][bool((part.flags & VALID).any())][:, rows, cols] = part.stored
+            if "valid" in arrays:
+                arrays["valid"][True][rows, cols] = part.flags
+
+    @cached_property
+    def _overviews_out(self) -> dict[int, dict[str, dict[bool, Any]]]:
+        """{level: {name: array for writing}}; a cube that is only read does not open them."""
+        names = ("reflectance", "valid") if has_level_flags(self.spec) else ("reflectance",)
+        with metadata_errors(self.root, self.path):
+            return {n: {name: self._out(f"{level_name(n)}/{name}") for name in names} for n in self.spec.levels}
 
     def _out(self, name: str) -> dict[bool, Any]:
         """The array for writing; the key says whether chunks that hold only the fill are written too."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ QUANTITIES = ("reflectance", "radiance", "counts")
 SOURCE_TILE_PX = 256
 TILE_STEP_PX = 16
 CHUNK_PX = 64
+LEVEL_STEP = 4
+"""Ratio of an overview to the level before: with 2, half of all objects of a cube would be overviews."""
 CHUNK_BANDS = 32
 _PER_BAND = ("band", "band_name", "wavelength_nm", "fwhm_nm", "detector", "good", "gsd_m")
 
@@ -86,6 +89,10 @@ class CubeSpec:
     """provenance, JSON values, kept as attributes of the dataset"""
     defects: bool = False
     """whether the cube has an array `defect`: which bands of a pixel the product calls defective"""
+    overviews: bool = False
+    """whether the cube has coarser copies of itself, see `levels`"""
+    time: str | None = None
+    """moment of acquisition, RFC 3339 in UTC; None where no source states it"""
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -106,6 +113,8 @@ class CubeSpec:
         if self.transform is not None:
             put("transform", tuple(float(v) for v in self.transform))
         put("attrs", _json_only(self.attrs))
+        if self.time is not None:
+            put("time", _utc(self.time))
         self._check()
 
     def _check(self) -> None:
@@ -174,6 +183,32 @@ class CubeSpec:
         return self.shape[2]
 
     @property
+    def levels(self) -> tuple[int, ...]:
+        """How many pixels along each axis make one of each overview, ascending; () where the cube has none."""
+        return overview_levels(self.shape, self.shard) if self.overviews else ()
+
+    def with_overviews(self, wanted: bool = True) -> CubeSpec:
+        """The same cube with overviews, if they are wanted and it is large enough for any."""
+        return replace(self, overviews=wanted and bool(overview_levels(self.shape, self.shard)))
+
+    def overview(self, level: int) -> CubeSpec:
+        """The overview as a cube of its own: same bands, pixels `level` times larger, one shard for each tile.
+
+        Its last row and column may stand for fewer pixels of the cube.
+        """
+        a, b, c, d, e, f = self.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        part = self.shard[1] // level
+        return replace(
+            self,
+            shape=(self.bands, -(-self.height // level), -(-self.width // level)),
+            transform=(a * level, b * level, c, d * level, e * level, f),
+            chunk=(self.chunk[0], part, part),
+            shard=(self.shard[0], part, part),
+            overviews=False,
+            defects=False,
+        )
+
+    @property
     def defect_bytes(self) -> int:
         """Bytes that hold one bit for each band."""
         return -(-self.bands // 8)
@@ -204,8 +239,9 @@ class CubeSpec:
         if isinstance(self.fill, float) and not math.isfinite(self.fill):
             out["fill"] = str(np.float64(self.fill)).replace("nan", "NaN")
         out["attrs"] = _json_only(self.attrs)
-        if not self.defects:  # no key: the specs of 0.1, and the ids made of them, stay
-            del out["defects"]
+        for name in ("defects", "overviews", "time"):
+            if not out[name]:  # no key: the specs of 0.1, and the ids made of them, stay
+                del out[name]
         return out
 
     @classmethod
@@ -253,6 +289,31 @@ class CubeSpec:
         parts = -(-bands // CHUNK_BANDS)
         chunk_bands = -(-bands // parts)
         return (chunk_bands, inner, inner), (chunk_bands * parts, tile_px, tile_px)
+
+
+def overview_levels(shape: Sequence[int], shard: Sequence[int]) -> tuple[int, ...]:
+    """4, 16, 64 ... as long as the level before is longer than a source tile, and a tile has whole pixels of it.
+
+    Each tile then writes its own part of each level: no level has two writers of one object. A part of less than
+    8 pixels is not worth an object.
+    """
+    levels = []
+    level = LEVEL_STEP
+    while max(shape[1:]) * LEVEL_STEP > level * SOURCE_TILE_PX and shard[1] % level == 0 and shard[1] >= 8 * level:
+        levels.append(level)
+        level *= LEVEL_STEP
+    return tuple(levels)
+
+
+def _utc(value: str) -> str:
+    """An RFC 3339 time in UTC, or BadCube."""
+    try:
+        when = datetime.fromisoformat(value)
+    except ValueError as e:
+        raise BadCube(f"time {value!r} is not RFC 3339") from e
+    if when.tzinfo is None:
+        raise BadCube(f"time {value!r} has no offset from UTC; write 2026-01-31T10:00:00Z")
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _fill(value: float, dtype: str) -> float | int:

@@ -39,6 +39,7 @@ _EXTENSIONS = {
     "file:": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
 }
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
+DATACUBE = "https://stac-extensions.github.io/datacube/v2.2.0/schema.json"
 _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 
 
@@ -201,8 +202,9 @@ def to_item_with_bands(scene: Scene) -> dict[str, Any]:
     """A Scene as a STAC 1.1 item with centre and width of the bands of its cube (eo extension); hrefs unchanged."""
     item = to_item(scene)
     properties = item["properties"]
-    if any(name.startswith("processing:") for name in properties):
-        item["stac_extensions"].append(_PROCESSING)
+    for prefix, extension in (("processing:", _PROCESSING), ("cube:", DATACUBE)):
+        if any(name.startswith(prefix) for name in properties):
+            item["stac_extensions"].append(extension)
     bands = item["assets"].get("cube", {}).get("bands", ())
     centres, widths = (properties.get(f"hypermend:{name}_nm", ()) for name in ("wavelength", "fwhm"))
     if bands and len(bands) == len(centres) == len(widths):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -31,17 +31,21 @@ from hypermend.catalog.grids import footprint
 from hypermend.catalog.keys import item_key, scene_collection, source_collection
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
+from hypermend.catalog.stac.datacube import datacube_fields
 from hypermend.catalog.stac.fields import rfc3339
-from hypermend.catalog.stac.item import to_item_with_bands
+from hypermend.catalog.stac.item import DATACUBE, to_item_with_bands
 from hypermend.catalog.stac.static_catalog import GEOJSON, JSON, link_item, make_link, read_document
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name, to_json
 from hypermend.catalog.storage.hrefs import is_remote
 
 ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
-# They describe the writing, not the scene: a change of these alone does not rewrite an item.
-_PROVENANCE = ("updated", "processing:software")
+MULTISCALES_MEDIA_TYPE = f"{ZARR_MEDIA_TYPE}; profile=multiscales"
+"""Of a cube with overviews; viewers compare it letter for letter."""
+# They describe the writing, not the scene, or repeat what the cube says: a change of these alone does not rewrite an
+# item, so that an upgrade leaves a published archive as it is.
+_PROVENANCE = ("updated", "processing:software", "cube:dimensions", "cube:variables")
 # Properties of a raw item that describe its files and not the scene.
-_FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|proj:.*|file:.*|created|updated|processing:.*)$")
+_FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|cube:.*|proj:.*|file:.*|created|updated|processing:.*)$")
 _SIGNATURE = re.compile(
     r"^(x-(amz|goog)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|(access_|api_?)?(token|key)|s(ig|e|t|p|v|r|ip|pr)"
     r"|sk(oid|tid|t|e|s|v))$",
@@ -147,7 +151,7 @@ def _cube_scene(
         key="cube",
         href=key,
         roles=("data",),
-        media_type=ZARR_MEDIA_TYPE,
+        media_type=MULTISCALES_MEDIA_TYPE if spec.levels else ZARR_MEDIA_TYPE,
         bands=spec.band_name,
         nodata=None if spec.fill is None else float(spec.fill),
         scale=spec.scale_factor if spec.scale_factor != 1.0 else None,
@@ -169,6 +173,7 @@ def _cube_scene(
             "hypermend:cube": key,
             "hypermend:quantity": spec.quantity,
             "hypermend:valid_fraction": round(valid_fraction, 6),
+            **datacube_fields(spec),
             "processing:software": {"hypermend": metadata.version("hypermend")},
             **facts,
         },
@@ -186,6 +191,8 @@ def _item(root: ArchiveStore, key: str, scene: Scene) -> dict[str, Any]:
         make_link("parent", "./catalog.json", JSON),
         make_link("collection", "../catalog.json", JSON),
     ]
+    if (cube := item["assets"].get("cube")) is not None:  # the group of the asset is the root of its store
+        item["links"].append(make_link("store", cube["href"], ZARR_MEDIA_TYPE))
     for name in ("hypermend:derived_from", "hypermend:guide"):
         origin = scene.properties.get(name)
         if origin is not None and root.exists(origin):
@@ -224,4 +231,17 @@ def _unsigned_href(href: str) -> str:
 
 def _without_provenance(item: Mapping[str, Any]) -> dict[str, Any]:
     properties = {k: v for k, v in item["properties"].items() if k not in _PROVENANCE}
-    return {**item, "properties": properties}
+    links = [link for link in item["links"] if link.get("rel") != "store"]  # the href of the asset
+    extensions = [url for url in item["stac_extensions"] if url != DATACUBE]
+    outline = sorted(set(_vertices(item.get("geometry"))))  # a ring may begin at another corner
+    return {**item, "properties": properties, "links": links, "stac_extensions": extensions, "geometry": outline}
+
+
+def _vertices(part: Any) -> Iterator[str]:
+    """Every point of a GeoJSON geometry, as text."""
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if isinstance(part, list) and not any(isinstance(inner, list | dict) for inner in part):
+        yield json.dumps(part)
+    for inner in part if isinstance(part, list) else ():
+        yield from _vertices(inner)

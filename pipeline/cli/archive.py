@@ -1,4 +1,4 @@
-"""The verbs of an archive: ``demo``, ``catalog``, ``ingest``, ``query``, ``verify`` and ``index``."""
+"""The verbs of an archive: ``demo``, ``catalog``, ``ingest``, ``query``, ``export``, ``verify`` and ``index``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from hypermend.pipeline.cli.inspect import facts_json, line
 from hypermend.pipeline.cli.run_job import run_job, stdout_for_json, warn_undated
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import CatalogSettings, IngestJob, Job
+
+FORMATS = ("cog", "envi", "netcdf")
 
 
 @app.command()
@@ -150,3 +152,32 @@ def index(archive: Archive) -> None:
     """Rebuild the query index and the browsable catalogs from the items."""
     count = hypermend.open(archive).reindex()
     print(f"{count} items indexed")
+
+
+@app.command()
+def export(
+    item: Annotated[str, typer.Argument(help="Id of a scene, or its collection and id: enmap-denoise/S1.")],
+    archive: Archive,
+    format: Annotated[str, typer.Option(help="Format of the file.", metavar="|".join(FORMATS))],
+    out: Annotated[Path, typer.Option(help="The file to make; it must not exist.")],
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(metavar="W S E N", help="West, south, east, north in degrees; default: the whole scene."),
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Names, numbers and ranges of numbers: B2,B8A or 1-30,40; default: all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a cube as a GeoTIFF (COG), an ENVI image or a NetCDF file, for software that does not read Zarr."""
+    if format not in FORMATS:
+        refuse(f"--format {format!r} is none of {', '.join(FORMATS)}")
+    from hypermend.pipeline.export.driver import export as write
+
+    made = write(archive, item, format=format, out=out, bbox=bbox, bands=bands)  # type: ignore[arg-type]
+    for warning in made.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if as_json:
+        emit(made.to_dict())
+    else:
+        print(*made.files, sep="\n")

@@ -30,6 +30,7 @@ from hypermend.pipeline.tiling.pixels import (
     MeanSpectrum,
     Physical,
     TilePixels,
+    count_saturated,
     mark_near_fill,
     refuse_bad_output,
     repeated,
@@ -160,7 +161,7 @@ class ImagePairScene:
         fine = tile.core.inside(window.x.window)
         # Bad bands and holes are neither fed nor invented: they stay as they were measured, on finer pixels.
         stored = repeated(window.stored[:, y, x], s).astype(plan.spec.dtype)
-        flags, known = repeated(window.flags, s), repeated(window.y.known, s)
+        flags, known, saturated = repeated(window.flags, s), repeated(window.y.known, s), 0
         if window.y.known[y, x].any():
             output = self._fused(window, core)
             unguided = ~window.x.known[fine]
@@ -170,8 +171,15 @@ class ImagePairScene:
             good = np.flatnonzero(plan.spec.good)
             numbers = (output - np.float32(plan.spec.add_offset)) / np.float32(plan.spec.scale_factor)
             stored[good] = np.where(known[fine], to_stored(numbers, plan.spec), stored[good])
+            saturated = count_saturated(numbers, known[fine], plan.spec)
             flags = mark_near_fill(flags, known & window.x.known, s * plan.halo)
-        return TilePixels(stored=stored, flags=flags[fine], read_s=read - start, model_s=time.perf_counter() - read)
+        return TilePixels(
+            stored=stored,
+            flags=flags[fine],
+            read_s=read - start,
+            model_s=time.perf_counter() - read,
+            saturated=saturated,
+        )
 
     def _fused(self, window: PairWindow, core: Window) -> Physical:
         """The model's output on the core, the blocks' outputs blended: (b, s * height, s * width)."""

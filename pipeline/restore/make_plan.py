@@ -72,7 +72,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
             shard=shard,
             attrs={**spec.attrs, **attrs},
             defects=False,  # the source cube keeps them: they say what the instrument recorded
-        ),
+        ).with_overviews(request.overviews),
         warnings=(*(line for line in advice if line is not None), *draft.warnings),
     )
     return replace(plan, network_bytes=_network_bytes(plan, cards))

@@ -49,6 +49,8 @@ class SceneRequest:
     """A model for each task, first done first. A worker takes only the names: a card it reads beside the weights."""
     tile_px: int | None = None
     """Target pixels; None for the default of model and cube."""
+    overviews: bool = True
+    """Whether the restored cube gets overviews; no part of the plan's id."""
 
     @property
     def collection(self) -> str:

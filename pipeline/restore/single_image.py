@@ -32,6 +32,7 @@ from hypermend.pipeline.tiling.pixels import (
     Physical,
     Stored,
     TilePixels,
+    count_saturated,
     data_mask,
     mark_near_fill,
     physical,
@@ -172,31 +173,35 @@ class SingleImageScene:
         image, core = source.image, plan.source_grid[tile.index].core.inside(source.image.window)
         # Bad bands and holes are neither fed nor invented: they stay as they were measured, on finer pixels.
         stored = repeated(source.stored[(..., *core)], plan.scale)
-        flags, known = source.flags, image.known[core]
+        flags, known, saturated = source.flags, image.known[core], 0
         if known.any():
             output = chain(image.values)
             if output is not None:
                 output, fine = output[:, : tile.core.height, : tile.core.width], repeated(known, plan.scale)
                 refuse_bad_output(output, fine)
-                stored = self._changed(stored, repeated(image.values[(..., *core)], plan.scale), output, fine)
+                stored, saturated = self._changed(
+                    stored, repeated(image.values[(..., *core)], plan.scale), output, fine
+                )
             flags = mark_near_fill(flags, image.known, chain.margin)
         return TilePixels(
             stored=stored,
             flags=repeated(flags[core], plan.scale),
             read_s=read - start,
             model_s=time.perf_counter() - read,
+            saturated=saturated,
         )
 
-    def _changed(self, stored: Stored, before: Physical, after: Physical, known: Mask) -> Stored:
-        """The change of the good bands, added to the stored numbers where there is data.
+    def _changed(self, stored: Stored, before: Physical, after: Physical, known: Mask) -> tuple[Stored, int]:
+        """The change of the good bands, added to the stored numbers where there is data; how many were cut.
 
         Adding the change, rather than storing the result, keeps every band that the models left alone bit for bit.
         """
         spec, out = self.plan.spec, stored.astype(self.plan.spec.dtype)
         good = np.flatnonzero(spec.good)
         change = (after - before) / np.float32(spec.scale_factor)
-        out[good] = np.where(known, to_stored(stored[good] + change, spec), out[good])
-        return out
+        changed = stored[good] + change
+        out[good] = np.where(known & (change != 0), to_stored(changed, spec), out[good])
+        return out, count_saturated(changed, known, spec)
 
     def _models(self) -> list[Model]:
         return [self._load(step.model) for step in self.plan.steps]

@@ -124,7 +124,8 @@ class _SceneRequests:
 
     def __call__(self, scene: Scene) -> SceneRequest | SkippedScene:
         choices = tuple(self._choice(task, scene) for task in self._job.tasks)
-        return SceneRequest(scene=scene, choices=choices, tile_px=self._job.tile_px)
+        overviews = self._job.overviews is not False
+        return SceneRequest(scene=scene, choices=choices, tile_px=self._job.tile_px, overviews=overviews)
 
     def _choice(self, task: str, scene: Scene, builtin: str | None = None) -> ModelChoice:
         return self._select(task, scene.sensor, lambda: read_spec(self._root, cube_key(scene)), builtin)
@@ -145,7 +146,14 @@ class _PairRequests(_SceneRequests):
             return _skipped(scene, error)
         choice = self._choice("fuse", scene, default_model(scene.sensor, paired.guide.sensor))
         budget = self._budget(choice.model)
-        return PairRequest(scene=scene, choices=(choice,), tile_px=self._job.tile_px, paired=paired, budget=budget)
+        return PairRequest(
+            scene=scene,
+            choices=(choice,),
+            tile_px=self._job.tile_px,
+            overviews=self._job.overviews is not False,
+            paired=paired,
+            budget=budget,
+        )
 
 
 def granted_workers(job: RestoreJob, root: ArchiveStore, first: Sequence[SceneRequest | SkippedScene]) -> Workers:

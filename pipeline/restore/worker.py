@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.cube.layout import create, open_cube
+from hypermend.catalog.cube.layout import create, open_cube, read_spec
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.errors import NotFound, Refused
@@ -102,6 +102,7 @@ class RestoreWorker:
         try:
             plan = read_plan(self._root, plan.key)
         except NotFound:
+            plan = _as_created(self._root, plan)
             data = to_json(plan.with_facts(self._open(plan).facts()).to_dict())
             # Of two drivers that estimate at once, one wins, and both go on with its facts.
             wrote = len(data) if self._root.put_if_absent(plan.key, data) else 0
@@ -150,6 +151,7 @@ class RestoreWorker:
             samples=stored.size,
             bytes_written=sum(shard.size for shard in shards),
             peak_bytes=peak_bytes(),
+            saturated=out.saturated,
         )
 
     def _finish(self, plan: Plan) -> SceneTotals:
@@ -182,6 +184,18 @@ class RestoreWorker:
         """The card that lies beside the loaded weights."""
         card: ModelCard = self._model(kind.load_model, name).card
         return replace(card, name=name)
+
+
+def _as_created(root: ArchiveStore, plan: Plan) -> Plan:
+    """The plan for the cube that lies at its target already, if its own plan is lost.
+
+    Whether that cube has overviews and a time is no part of the plan's id: it may be of another version.
+    """
+    try:
+        old = read_spec(root, plan.target)
+    except NotFound:
+        return plan
+    return replace(plan, spec=replace(plan.spec, overviews=old.overviews, time=old.time))
 
 
 def _lonlat(root: ArchiveStore, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]] | None:

@@ -30,6 +30,8 @@ class TaskReceipt:
     bytes_written: int
     peak_bytes: int
     """Largest resident size of the worker process so far."""
+    saturated: int = 0
+    """Numbers beyond the range of the cube's type, stored as its largest or smallest."""
     block: Index | None = None
     """The adaptation block, where the task adapted one."""
     figures: Mapping[str, Any] = field(default_factory=dict)

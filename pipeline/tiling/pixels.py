@@ -27,6 +27,8 @@ class TilePixels:
     flags: Flags
     read_s: float
     model_s: float
+    saturated: int = 0
+    """Numbers beyond the range of the cube's type, stored as its largest or smallest."""
 
 
 FILL_REACH_PX = 8
@@ -154,12 +156,32 @@ def refuse_bad_output(values: Physical, known: Mask) -> None:
 
 
 def to_stored(values: NDArray[Any], spec: CubeSpec) -> Stored:
-    """Numbers as the cube stores them. Whole ones are rounded, never onto the fill: data must not turn into nodata."""
-    if np.dtype(spec.dtype).kind not in "iu":
+    """Numbers as the cube stores them. Whole ones are rounded, and cut at the ends of their type: they never wrap.
+
+    None is rounded onto the fill: data must not turn into nodata.
+    """
+    kind = np.dtype(spec.dtype)
+    if kind.kind not in "iu":
         return values.astype(spec.dtype, copy=False)
-    info = np.iinfo(spec.dtype)
-    whole: NDArray[Any] = np.clip(np.rint(values), info.min, info.max)
+    info = np.iinfo(kind)
+    whole: NDArray[Any] = np.rint(values)
+    # No float is the largest 64-bit number, no float32 the largest 32-bit one: what is not below it is set apart.
+    high, low = whole >= info.max, whole <= info.min
+    stored: Stored = np.where(high | low, 0, whole).astype(kind)
+    stored[high], stored[low] = info.max, info.min
     if spec.fill is not None:
-        beside = spec.fill + 1 if spec.fill < info.max else spec.fill - 1
-        whole[whole == spec.fill] = beside
-    return whole.astype(spec.dtype)
+        stored[stored == spec.fill] = spec.fill + 1 if spec.fill < info.max else spec.fill - 1
+    return stored
+
+
+def count_saturated(values: NDArray[Any], known: Mask, spec: CubeSpec) -> int:
+    """Numbers of known pixels that `to_stored` cuts at the ends of the cube's type.
+
+    Args:
+        values: (band, h, w).
+        known: (h, w).
+    """
+    if np.dtype(spec.dtype).kind not in "iu":
+        return 0
+    info = np.iinfo(spec.dtype)
+    return sum(int(np.count_nonzero(known & ((v > info.max) | (v < info.min)))) for v in map(np.rint, values))

@@ -1,0 +1,1 @@
+"""Export: cubes as files that other software opens, one module for each format."""

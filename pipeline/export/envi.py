@@ -1,0 +1,59 @@
+"""ENVI: a raw image, bands interleaved by line, and the header beside it.
+
+Source: https://www.nv5geospatialsoftware.com/docs/enviheaderfiles.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import rasterio
+
+from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.pipeline.export.profile import raster_profile
+from hypermend.pipeline.export.selection import Selection
+
+
+def header_of(path: Path) -> Path:
+    """The header of an image."""
+    return path.with_suffix(".hdr")
+
+
+def write_envi(selection: Selection, path: Path) -> None:
+    """Write the image tile by tile; GDAL makes the header with the georeference, and the spectrum is added to it."""
+    spec = selection.spec
+    with (
+        rasterio.Env(GDAL_PAM_ENABLED=False),
+        rasterio.open(path, "w", driver="ENVI", interleave="bil", **raster_profile(spec)) as file,
+    ):
+        for i, name in enumerate(spec.band_name):
+            file.set_band_description(i + 1, name)
+        for block in selection.blocks():
+            file.write(block.stored, window=block.window)
+    header = header_of(path)
+    lines = [line for line in header.read_text().splitlines() if line.strip()]
+    header.write_text("\n".join([*lines, *_spectral_lines(spec)]) + "\n")
+
+
+def _spectral_lines(spec: CubeSpec) -> Iterable[str]:
+    """Fields that GDAL does not write. One kind of scale only, so that no reader applies two."""
+    yield f"sensor type = {spec.sensor}"
+    if spec.time is not None:
+        yield f"acquisition time = {spec.time}"
+    yield "wavelength units = Nanometers"
+    yield f"wavelength = {_list(spec.wavelength_nm)}"
+    if all(math.isfinite(width) for width in spec.fwhm_nm):
+        yield f"fwhm = {_list(spec.fwhm_nm)}"
+    yield f"bbl = {_list(int(good) for good in spec.good)}"
+    if spec.quantity == "reflectance" and spec.add_offset == 0 and spec.scale_factor != 1:
+        yield f"reflectance scale factor = {1 / spec.scale_factor:.12g}"
+    elif spec.scale_factor != 1 or spec.add_offset != 0:
+        yield f"data gain values = {_list([spec.scale_factor] * spec.bands)}"
+        yield f"data offset values = {_list([spec.add_offset] * spec.bands)}"
+    yield f"data units = {spec.quantity}, {spec.units}"
+
+
+def _list(values: Iterable[float]) -> str:
+    return "{" + ", ".join(f"{value:.10g}" for value in values) + "}"

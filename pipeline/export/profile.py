@@ -1,0 +1,25 @@
+"""The raster profile that rasterio's formats share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from affine import Affine
+
+from hypermend.catalog.cube.spec import CubeSpec
+
+
+def raster_profile(spec: CubeSpec) -> dict[str, Any]:
+    """Size, type, nodata and georeference of a file, as `rasterio.open` takes them."""
+    profile: dict[str, Any] = {
+        "count": spec.bands,
+        "height": spec.height,
+        "width": spec.width,
+        "dtype": spec.dtype,
+        "nodata": spec.fill,
+    }
+    if spec.crs is not None:
+        profile["crs"] = spec.crs
+    if spec.transform is not None:
+        profile["transform"] = Affine(*spec.transform)
+    return profile
