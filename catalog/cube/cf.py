@@ -17,7 +17,7 @@ import numpy as np
 from odc.geo.crs import CRS
 
 from hypermend.catalog.arrays import LonLat
-from hypermend.catalog.cube.spec import FLAGS, CubeSpec
+from hypermend.catalog.cube.spec import FLAGS, SOURCES_ATTR, CubeSpec
 
 _PROJ = {
     "schema_url": "https://raw.githubusercontent.com/zarr-conventions/proj/refs/tags/v0.1/schema.json",
@@ -155,6 +155,8 @@ def coordinates(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, Coordinate]:
     """{name: (dimensions, values, attributes)} of every coordinate."""
     detectors = sorted(set(spec.detector))
     number = {name: i for i, name in enumerate(detectors)}
+    told = spec.attrs.get(SOURCES_ATTR, {}).get("wavelength")
+    source = {} if told is None else {"source": told}
     along_band: dict[str, tuple[np.ndarray[Any, Any], dict[str, Any]]] = {
         "band": (
             np.array(spec.band, "int32"),
@@ -162,7 +164,7 @@ def coordinates(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, Coordinate]:
         ),
         "wavelength": (
             np.array(spec.wavelength_nm, "float64"),
-            {"standard_name": "radiation_wavelength", "long_name": "centre wavelength", "units": "nm"},
+            {"standard_name": "radiation_wavelength", "long_name": "centre wavelength", "units": "nm"} | source,
         ),
         "fwhm": (
             np.array(spec.fwhm_nm, "float64"),

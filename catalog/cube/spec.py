@@ -33,6 +33,8 @@ FLAGS: dict[str, int] = {
     "near_fill": NEAR_FILL,
 }
 STAGES = ("source", "restored")
+SOURCES_ATTR = "sources"
+"""Attribute of a cube: {field: source} of everything that was resolved."""
 QUANTITIES = ("reflectance", "radiance", "counts")
 SOURCE_TILE_PX = 256
 TILE_STEP_PX = 16

@@ -16,10 +16,10 @@ import numpy as np
 
 from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
 from hypermend.catalog.band_names import match_band, plain_name
-from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
+from hypermend.catalog.cube.spec import NODATA, SOURCES_ATTR, VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.resolve import Meaning
-from hypermend.catalog.meaning.statement import Field
+from hypermend.catalog.meaning.statement import Field, Source
 from hypermend.catalog.sensors import Sensor
 
 RANGE_SLACK_NM = 50.0
@@ -27,8 +27,6 @@ NEAREST_NM = 25.0
 """A file's band that lies farther from every band of the sensor table is none of that sensor."""
 SAME_ORDER_NM = 5.0
 """A file whose centres differ less from the table's, one by one, lists its bands in the order of the table."""
-SOURCES_ATTR = "sources"
-"""Attribute of a cube: {field: source} of everything that was resolved."""
 UNITS = {"reflectance": "1", "counts": "1", "radiance": "W m-2 sr-1 um-1"}
 
 
@@ -103,9 +101,20 @@ def pixel_format(
         units=meaning.get(Field.UNITS) if quantity != "counts" else None,
         crs=meaning.get(Field.CRS, crs),
         transform=transform,
-        attrs={**(attrs or {}), SOURCES_ATTR: sources},
+        attrs={**(attrs or {}), SOURCES_ATTR: _of_table(meaning, bands) | sources},
     )
     return pixels, scaled
+
+
+def _of_table(meaning: Meaning, bands: Sequence[Band]) -> dict[str, str]:
+    """Sources of what no source stated about the spectrum, and the sensor table filled."""
+    told = {
+        Field.WAVELENGTH: True,
+        Field.FWHM: any(math.isfinite(b.fwhm_nm) for b in bands),
+        Field.GOOD: not all(b.good for b in bands),
+    }
+    where = f"{Source.TABLE} ({meaning.get(Field.SENSOR)})"
+    return {str(field): where for field, filled in told.items() if filled}
 
 
 def _factors(meaning: Meaning, field: Field, count: int) -> tuple[float, ...] | None:

@@ -71,7 +71,7 @@ def open_envi(
     said.extend(header_statements(fields, count, Source.FILE, where))
     meaning = resolve(said, label=label)
     sensor, table = instrument(meaning, tables)
-    file_bands = _bands(meaning, fields, table, count, f"{label}, {where}")
+    file_bands = _bands(meaning, fields, table, count, f"{label}, {where}", tables)
     picked = select_bands(file_bands, bands, label)
     crs, transform = _georeference(fields, header)
     if crs is None and meaning.get(Field.CRS) is None:
@@ -165,7 +165,9 @@ def _data_and_header(scene: Scene, assets: Sequence[Asset]) -> tuple[Asset, Asse
     return bodies[0], headers[0]
 
 
-def _bands(meaning: Meaning, fields: Mapping[str, str], table: Sensor | None, count: int, where: str) -> list[Band]:
+def _bands(
+    meaning: Meaning, fields: Mapping[str, str], table: Sensor | None, count: int, where: str, tables: SensorTables
+) -> list[Band]:
     """Bands of the image, in its order."""
     names = [n.strip() for n in fields["band names"].split(",")] if "band names" in fields else None
     if names is not None and (len(names) != count or not all(names)):
@@ -179,7 +181,7 @@ def _bands(meaning: Meaning, fields: Mapping[str, str], table: Sensor | None, co
     unit = fields.get("wavelength units", "")
     hint = f"; its 'wavelength units' are {unit!r}, which are no lengths" if unit and "wavelength" in fields else ""
     if table is None:
-        raise BadAsset(f"{where}: {unidentified(count, names, meaning.get(Field.SENSOR))}{hint}")
+        raise BadAsset(f"{where}: {unidentified(count, names, meaning.get(Field.SENSOR), tables)}{hint}")
     if names is not None and all(match_band(n, table) for n in names):
         return by_name(table, names, where)
     return by_count(table, count, where)

@@ -58,7 +58,7 @@ def open_png(
     said.add(Field.QUANTITY, "counts", Source.PRODUCT, "16-bit PNG")
     meaning = resolve(said, label=label)
     sensor, table = instrument(meaning, tables)
-    file_bands = _bands(files, table, meaning, label)
+    file_bands = _bands(files, table, meaning, label, tables)
     picked = select_bands(file_bands, bands, label)
     chosen = [files[file_bands[i].number] for i in picked]
     packed = sum(s for s in (fetcher.stat(a.href).size for a in chosen) if s is not None)
@@ -83,7 +83,9 @@ def open_png(
     return ArraySource(spec, fetcher.identity(chosen), load, order, meaning=meaning)
 
 
-def _bands(files: dict[int, Asset], table: Sensor | None, meaning: Meaning, label: str) -> list[Band]:
+def _bands(
+    files: dict[int, Asset], table: Sensor | None, meaning: Meaning, label: str, tables: SensorTables
+) -> list[Band]:
     """Bands by their number, which is that of the table, or that of the user's wavelengths."""
     count = table.bands if table is not None else len(files)
     if missing := [n for n in range(1, count + 1) if n not in files]:
@@ -95,8 +97,8 @@ def _bands(files: dict[int, Asset], table: Sensor | None, meaning: Meaning, labe
             raise BadAsset(f"{label}: {len(files)} PNGs, {len(centres)} wavelengths by --wavelengths")
         return by_wavelength(table, centres, label)
     if table is None:
-        likely = ", ".join(likely_sensors(len(files)))
-        which = f" ({likely} have as many bands)" if likely else ""
+        likely = ", ".join(likely_sensors(len(files), tables))
+        which = f" (likely: {likely})" if likely else ""
         raise BadAsset(
             f"{label}: {len(files)} PNGs, which name neither their instrument nor their wavelengths; "
             f"give --sensor{which}, or --wavelengths"

@@ -81,7 +81,7 @@ def open_tiff(
         scene, files.headers, product, lambda h: sidecar_statements(h, files.beside.get(h.asset.key), fetcher)
     )
     sensor, table = instrument(groups[0].meaning, tables)
-    found, classes, left_out = _classify_bands(groups, table, product, label)
+    found, classes, left_out = _classify_bands(groups, table, product, label, tables)
     if not found:
         raise BadAsset(f"{label}: no band of sensor {sensor} in {', '.join(shown(a.href) for a in assets[:4])}")
     found = [found[i] for i in select_bands([band for band, _, _ in found], bands, label)]
@@ -169,7 +169,7 @@ def read_headers(assets: Sequence[Asset], fetcher: AssetFetcher) -> list[Header]
 
 
 def _classify_bands(
-    groups: Sequence[Group], table: Sensor | None, product: Description | None, label: str
+    groups: Sequence[Group], table: Sensor | None, product: Description | None, label: str, tables: SensorTables
 ) -> tuple[list[_Found], list[_Classes], list[str]]:
     """Bands of the cube, bands of classes, and names of the bands left out."""
     found: list[_Found] = []
@@ -177,7 +177,7 @@ def _classify_bands(
     left_out: list[str] = []
     for group in groups:
         detector = None if product is None else product.detectors.get(group.headers[0].asset.key)
-        for position, band in enumerate(bands_of(group, table, detector, label)):
+        for position, band in enumerate(bands_of(group, table, detector, label, tables=tables)):
             if isinstance(band, Band) and band.detector != THERMAL:
                 found.append((band, group, position))
             elif isinstance(band, str) and (rule := _rule(band, product)) is not None:

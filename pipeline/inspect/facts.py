@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.cube.spec import SOURCES_ATTR, CubeSpec
 from hypermend.catalog.meaning.instrument import UNNAMED
 from hypermend.catalog.meaning.of_scene import completed
 from hypermend.catalog.meaning.resolve import Resolved, shown_value
 from hypermend.catalog.meaning.statement import Field, Source
-from hypermend.catalog.readers.bands import SOURCES_ATTR
 from hypermend.catalog.readers.scene_reader import Source as SceneSource
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.fields import rfc3339

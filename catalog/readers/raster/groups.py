@@ -21,7 +21,7 @@ from hypermend.catalog.readers.likely import likely_sensors
 from hypermend.catalog.readers.profile import Description
 from hypermend.catalog.readers.raster.header import Header
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.sensors import Sensor
+from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.hrefs import shown
 
 _ONE_FOR_ALL = (Field.QUANTITY, Field.UNITS, Field.NODATA)
@@ -109,11 +109,14 @@ def _same_bands(headers: Sequence[Header]) -> list[list[Header]]:
     return list(groups.values())
 
 
-def bands_of(group: Group, table: Sensor | None, detector: str | None, label: str) -> list[Band | str]:
+def bands_of(
+    group: Group, table: Sensor | None, detector: str | None, label: str, *, tables: SensorTables = SHIPPED
+) -> list[Band | str]:
     """A Band for each band of the files, or its bare name if the sensor table lacks it.
 
     Args:
         detector: that of all bands of the group, where the product says it.
+        tables: among which the likely answers are.
 
     Raises:
         BadAsset: nothing identifies the bands; the error gives the likely answers.
@@ -143,14 +146,14 @@ def bands_of(group: Group, table: Sensor | None, detector: str | None, label: st
         )
         return [_numbered_after(band, group.first, named=bool(header.asset.bands)) for band in found]
     if table is None:
-        raise BadAsset(f"{where}: {unidentified(header.count, names, meaning.get(Field.SENSOR))}")
+        raise BadAsset(f"{where}: {unidentified(header.count, names, meaning.get(Field.SENSOR), tables)}")
     if names is not None and any(match_band(n, table) for n in names):
         return [by_name(table, [n], where)[0] if match_band(n, table) else n for n in names]
     if header.count == 1 and names is not None:
         return list(names)
     if names is not None and not _numbered(names):
         listed = ", ".join(names[:6])
-        likely = likely_sensors(header.count, names=names)
+        likely = likely_sensors(header.count, tables, names=names)
         hint = f"; the likely sensors are {', '.join(likely)}" if likely else ""
         if header.count not in (table.bands, sum(table.usable)):
             raise BadAsset(f"{where}: none of its bands ({listed}) is one of sensor {table.name}{hint}")
@@ -168,7 +171,9 @@ def _numbered_after(band: Band, before: int, *, named: bool) -> Band:
     return replace(band, number=number, name=band.name if named else str(number))
 
 
-def unidentified(count: int, names: Sequence[str] | None, sensor: str | None = None) -> str:
+def unidentified(
+    count: int, names: Sequence[str] | None, sensor: str | None = None, tables: SensorTables = SHIPPED
+) -> str:
     """Message for bands that nothing identifies, with the likely answers.
 
     Args:
@@ -180,7 +185,7 @@ def unidentified(count: int, names: Sequence[str] | None, sensor: str | None = N
             f"{count} bands{listed} without wavelengths, and there is no table of sensor {sensor}; "
             "give its table with --sensors, or --wavelengths"
         )
-    likely = likely_sensors(count, names=names)
+    likely = likely_sensors(count, tables, names=names)
     which = f" (such bands have {', '.join(likely[:8])}{' ...' if len(likely) > 8 else ''})" if likely else ""
     return (
         f"{count} bands{listed} without wavelengths, and no source names the instrument; "
