@@ -88,12 +88,12 @@ def sensors(
         emit({"sensors": rows})
         return
     console = Console()
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("sensor", no_wrap=True)
-    shown.add_column("bands", justify="right")
-    shown.add_column("nm", justify="right", no_wrap=True)
-    shown.add_column("quantity")
-    shown.add_column("source", no_wrap=True, overflow="ellipsis")
+    shown = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    shown.add_column("sensor", min_width=max(len(str(row["name"])) for row in rows), no_wrap=True)
+    shown.add_column("bands", justify="right", min_width=5, no_wrap=True)
+    shown.add_column("nm", justify="right", min_width=10, no_wrap=True)
+    shown.add_column("quantity", min_width=11, no_wrap=True)
+    shown.add_column("source", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
         where = "" if row["where"] == "shipped" else f"{row['where']}: "
         range_nm = f"{row['from_nm']:.0f}-{row['to_nm']:.0f}"
