@@ -9,7 +9,12 @@ from hypermend.catalog.sensors import Sensor
 
 
 def match_band(name: str, table: Sensor) -> str | None:
-    """The sensor table's name of a band, which may be spelled B4, b04 or B04; None if the table lacks it."""
+    """The sensor table's name of a band, which may be spelled B4, b04 or B04; None if the table lacks it.
+
+    A table of bare numbers has no band B4: that is a name of another sensor.
+    """
+    if table.band_name[0].isdigit() and name.strip()[:1] in "bB":
+        return None
     return _by_plain_name(table.band_name).get(plain_name(name))
 
 

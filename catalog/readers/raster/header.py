@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,10 +97,15 @@ def _file_name(asset: Asset) -> str:
 
 
 def _alpha_band(dataset: Any) -> int | None:
-    """The alpha band, by colour interpretation; GDAL marks the fourth of any four bytes so, unless they have names."""
+    """The alpha band, by colour interpretation.
+
+    GDAL marks the fourth of any four bytes so, and the second band of an image of five: a band with a wavelength, or
+    with another name, is a measurement.
+    """
     for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
+        named = dataset.descriptions[i - 1] or ""
         if colour is ColorInterp.alpha and not BandTags.of(dataset, i).measures:
-            return int(i)
+            return int(i) if not named or re.search(r"alpha|mask|valid", named, re.I) else None
     return None
 
 

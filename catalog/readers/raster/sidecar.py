@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Source, Statement
 from hypermend.catalog.readers.profile import file_name
-from hypermend.catalog.readers.raster.envi_header import header_statements, number, parse_header
+from hypermend.catalog.readers.raster.envi_header import header_statements, parse_header
 from hypermend.catalog.readers.raster.header import Header
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -48,10 +48,11 @@ def sidecar_statements(header: Header, beside: Asset | None, fetcher: AssetFetch
         return ()
     where = file_name(beside)
     fields = parse_header(header_text(beside, fetcher))
-    told = tuple(number(fields.get(key, "")) for key in ("lines", "samples", "bands"))
-    if told != (*header.size, header.count):
+    told = " x ".join(fields.get(key, "?").strip() for key in ("lines", "samples", "bands"))
+    own = " x ".join(map(str, (*header.size, header.count)))
+    if told != own:
         raise BadAsset(
-            f"{where}: describes an image of {told} (lines, samples, bands), {file_name(header.asset)} has "
-            f"{(*header.size, header.count)}; remove or rename the header that is not its own"
+            f"{where}: describes an image of {told} (lines, samples, bands), {file_name(header.asset)} has {own}; "
+            "remove or rename the header that is not its own"
         )
     return header_statements(fields, header.count, Source.SIDECAR, where)
