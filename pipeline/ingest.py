@@ -7,6 +7,7 @@ file, whose size is checked first.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import hypermend
+from hypermend.catalog.arrays import Flags, Stored
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.marks import DoneMarks
@@ -26,6 +28,7 @@ from hypermend.catalog.keys import source_collection, source_cube_key
 from hypermend.catalog.meaning.instrument import check_sensor
 from hypermend.catalog.meaning.of_scene import completed, without_user_values
 from hypermend.catalog.meaning.overrides import NO_OVERRIDES, Overrides
+from hypermend.catalog.readers.border import edge_border, edge_numbers
 from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
 from hypermend.catalog.scene import AUTO, Scene
 from hypermend.catalog.sensor_tables import keep_table, tables_of
@@ -167,7 +170,8 @@ class IngestWorker:
             middle = time.perf_counter()
             shards = cube.write(y, x, stored, flags, defects=source.defects(y, x))
             valid = int(np.count_nonzero(flags & VALID))
-            cube.mark(*index, shards, {"valid_px": valid})
+            edges = _edges(x, stored, flags, cube.spec)
+            cube.mark(*index, shards, {"valid_px": valid} | ({"edges": edges} if edges else {}))
             write_s += time.perf_counter() - middle
             read_s += middle - start
             usable, pixels, samples = usable + valid, pixels + flags.size, samples + stored.size
@@ -190,11 +194,17 @@ class IngestWorker:
             BadAsset: no pixel of the scene is usable; an empty cube is not published.
         """
         cube = self._cube(task.target)
-        valid = sum(mark.extra["valid_px"] for mark in cube.marks.fold().values())
+        marks = cube.marks.fold().values()
+        valid = sum(mark.extra["valid_px"] for mark in marks)
         if valid == 0:
             raise BadAsset(f"scene {task.unit}: every pixel is nodata or flagged; there is nothing to publish")
         self._files.drop(task.unit)
-        return SceneTotals(valid_fraction=valid / (cube.spec.height * cube.spec.width))
+        counts = Counter[float]()
+        for mark in marks:
+            counts.update({float(number): pixels for number, pixels in mark.extra.get("edges", {}).items()})
+        border = edge_border(counts, cube.spec.height)
+        figures = {} if border is None else {"border": border}
+        return SceneTotals(valid_fraction=valid / (cube.spec.height * cube.spec.width), figures=figures)
 
     def _source(self, unit: str, files: SceneFiles) -> Source:
         def open() -> Source:
@@ -207,6 +217,15 @@ class IngestWorker:
 
     def _cube(self, key: str) -> Cube:
         return self._cubes.get(key, lambda: Cube(self._root, key))
+
+
+def _edges(x: slice, stored: Stored, flags: Flags, spec: CubeSpec) -> dict[str, int]:
+    """Constant numbers at the left and the right edge of the scene, where a tile meets them."""
+    counts = Counter[float]()
+    for column, at_edge in ((0, x.start == 0), (-1, x.stop == spec.width)):
+        if at_edge:
+            counts.update(edge_numbers(stored[:, :, column], flags[:, column], spec))
+    return {f"{number:g}": pixels for number, pixels in counts.most_common(3)}
 
 
 class IngestUnit:
@@ -224,7 +243,8 @@ class IngestUnit:
     ) -> None:
         """
         Args:
-            notes: those of the run; `undated` counts the scenes whose time is unknown.
+            notes: those of the run. `undated` counts the scenes whose time is unknown, `borders` holds a line for each
+                scene with a border of one number.
         """
         self.collection, self.scene = scene.collection, scene.id
         self.id = unit_id(self.collection, self.scene)
@@ -275,6 +295,8 @@ class IngestUnit:
         )
         if cube.scene.datetime is None:
             self._notes["undated"] = self._notes.get("undated", 0) + 1
+        if border := totals.figures.get("border"):
+            self._notes.setdefault("borders", []).append(f"{self.scene}: {border}")
         kept = keep_table(self._root, self._tables, cube.spec.sensor)
         return kept + put_item(self._root, item, run=self._run)
 

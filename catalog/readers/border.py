@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from hypermend.catalog.arrays import Mask, Stored
+from hypermend.catalog.arrays import Flags, Mask, Stored
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.readers.decode import STORED_ATTR
 from hypermend.catalog.readers.scene_reader import Source
@@ -14,6 +15,8 @@ from hypermend.catalog.readers.scene_reader import Source
 ROWS = 5
 MIN_PIXELS = 3
 """Fewer pixels are chance: a dark or a saturated one at the end of a row"""
+MIN_SHARE = 0.02
+"""Smaller shares of both edges are chance, too"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,33 @@ def constant_border(source: Source) -> Border | None:
     if found[1] < MIN_PIXELS:
         return None
     return Border(value=found[0], pixels=found[1], looked_at=len(rows) * spec.width)
+
+
+def edge_numbers(values: Stored, flags: Flags, spec: CubeSpec) -> dict[float, int]:
+    """{number: pixels} of the valid pixels at an edge that hold one number in every good band.
+
+    Args:
+        values: (band, n) as the cube stores them.
+        flags: (n,)
+    """
+    good = [i for i, g in enumerate(spec.good) if g] or list(range(spec.bands))
+    if len(good) < 2:
+        return {}
+    pixels = _stored(values, spec)[good]
+    same = np.all(pixels == pixels[:1], axis=0) & ((flags & VALID) > 0)
+    numbers, counts = np.unique(pixels[0, same], return_counts=True)
+    return {float(number): int(count) for number, count in zip(numbers, counts, strict=True)}
+
+
+def edge_border(counts: Mapping[float, int], height: int) -> str | None:
+    """Message about a constant border, of the numbers at the left and the right edge of a scene; None without one."""
+    value, pixels = max(counts.items(), key=lambda pair: pair[1], default=(0.0, 0))
+    if pixels < max(MIN_PIXELS, MIN_SHARE * 2 * height):
+        return None
+    return (
+        f"{pixels} of the {2 * height} pixels at its left and right edge hold {value:g} in every band, and no source "
+        f"says that this is nodata; if it is, give --nodata {value:g}"
+    )
 
 
 def _stored(values: Stored, spec: CubeSpec) -> Stored:

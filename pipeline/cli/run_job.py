@@ -35,6 +35,8 @@ def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
     if not report.scenes and not report.stopped:
         refuse("no scene matches; see `hypermend query` for what the archive holds")
     summary(report, console)
+    for border in report.notes.get("borders", ()):
+        print(f"hypermend: {border}", file=sys.stderr)
     warn_undated(report.notes.get("undated", 0), "--scene-datetime")
     if as_json:
         emit(report.to_dict())

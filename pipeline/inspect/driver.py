@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import hypermend
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.meaning.instrument import check_sensor
+from hypermend.catalog.readers.border import constant_border
 from hypermend.catalog.readers.scene_reader import Source, file_format, open_scene
 from hypermend.catalog.scene import TIME_FROM, UNKNOWN, Asset, Scene
 from hypermend.catalog.sensor_tables import tables_of
@@ -132,6 +133,8 @@ def _inspected(
         source = open_scene(scene, sign=signer(settings.sign), tables=tables)
         try:
             facts = facts_of(scene, source)
+            if (border := constant_border(source)) is not None:
+                facts = replace(facts, notes=(*facts.notes, str(border)))
             seen = look_at(scene, source, settings, tables)
         finally:
             source.close()
