@@ -18,7 +18,7 @@ from hypermend.catalog.readers.profile import Delivery, Description, FormatRow, 
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
-_NAME = re.compile(r"wyvern[_-](?P<craft>dragonette[_-]?\d+)_(?P<time>\d{8}T\d{6})", re.I)
+_NAME = re.compile(r"wyvern[_-]dragonette[_-]?\d+_(?P<time>\d{8}T\d{6})", re.I)
 _MASK = re.compile(r"mask", re.I)
 _DATA_MASK = MaskRule(name="Data Mask", values={0: NODATA})
 
@@ -37,12 +37,11 @@ def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
     match = next((m for text in (scene.id, *map(file_name, images)) if (m := _NAME.search(text))), None)
     if match is None or len(images) != 1:
         return None
-    craft = f"wyvern-{match['craft'].lower().replace('_', '-')}"
     surface = re.search(
         r"l2a", f"{scene.id} {scene.properties.get('processing:level', '')} {file_name(images[0])}", re.I
     )
     said = Statements()
-    said.add(Field.SENSOR, craft, Source.PRODUCT, f"name {match[0]}")
+    said.add(Field.SENSOR, "wyvern", Source.PRODUCT, f"name {match[0]}")
     said.add(Field.DATETIME, utc_time(match["time"]), Source.PRODUCT, f"name {match[0]}")
     said.add(
         Field.QUANTITY,
