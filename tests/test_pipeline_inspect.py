@@ -18,6 +18,9 @@ from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.pipeline.cli.main import app
+from hypermend.pipeline.config import IngestJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import ingest
 from hypermend.pipeline.inspect.sample import colour_bands, look, spectrum
 from tests.synthetic import enmap_folder, hyperion_folder
 
@@ -278,3 +281,55 @@ def test_masks_of_flags(tmp_path: Path) -> None:
     source = open_scene(large_tiff(tmp_path / "large.tif"))
     _, flags = source.read(slice(0, 8), slice(236, 244))
     assert (flags[:, :4] & NODATA > 0).all() and (flags[:, 4:] & VALID > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("enmap_potsdam", "give --sensor enmap"),
+        ("sentinel2", "sentinel2a, sentinel2b, sentinel2c"),
+        ("cave/balloons_ms", "cave"),
+        ("hyperion_paris", "name one with --sensor: hyperion, ali"),
+    ],
+)
+def test_a_real_delivery_without_its_instrument_asks_with_the_likely_answers(
+    shared_data: Path, tmp_path: Path, folder: str, told: str
+) -> None:
+    result = hypermend("inspect", shared_data / folder, "--no-picture", "--json")
+    scenes = json.loads(result.stdout)["scenes"]
+    assert result.exit_code == 1 and all("--sensor" in s["refused"] and told in s["refused"] for s in scenes), scenes
+    made = hypermend("catalog", shared_data / folder, "--archive", tmp_path / "a")
+    assert made.exit_code == 1 and told in made.stderr and made.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("folder", "sensor", "quantity", "time"),
+    [
+        ("landsat5", "landsat5-tm", "radiance", "1988-08-14T13:00:47.375019Z"),
+        ("pavia", "rosis", "counts", None),
+        ("muufl", "muufl", "reflectance", None),
+        ("aviris", "aviris", "counts", None),
+    ],
+)
+def test_a_real_delivery_that_names_its_instrument_needs_no_option_but_its_path(
+    shared_data: Path, tmp_path: Path, folder: str, sensor: str, quantity: str, time: str | None
+) -> None:
+    for scene in seen(shared_data / folder):
+        assert (scene["sensor"], scene["quantity"], scene["datetime"]) == (sensor, quantity, time)
+        assert scene["ingested"] and Path(scene["picture"]).exists()
+        assert ("time" in scene["missing"]) == (time is None)
+    made = hypermend("catalog", shared_data / folder, "--archive", tmp_path / "a")
+    assert made.exit_code == 0 and ("time unknown" in made.stderr) == (time is None)
+    report = ingest(IngestJob(archive=str(tmp_path / "a")), engine=serial).wait()
+    assert report.exit_code == 0, report.scenes
+    items = api.open(tmp_path / "a").search(stage="source", sensor=sensor)
+    assert len(items) == len(report.scenes) and all((i.scene.datetime is None) == (time is None) for i in items)
+
+
+def test_real_tiles_are_one_scene_with_the_answer_that_was_asked_for(shared_data: Path, tmp_path: Path) -> None:
+    options = (shared_data / "enmap_potsdam", "--sensor", "enmap", "--quantity", "reflectance")
+    (scene,) = seen(*options)
+    assert scene["size"] == {"bands": 224, "y": 192, "x": 160} and scene["masks"] == {"valid": 0.6, "nodata": 0.4}
+    assert scene["fields"]["scale"]["source"].startswith("file header")
+    made = hypermend("catalog", *options, "--archive", tmp_path / "a")
+    assert made.exit_code == 0 and made.stderr == "" and made.stdout.count("\n") == 1
