@@ -17,6 +17,8 @@ from rich.console import Console
 
 import hypermend
 from hypermend.catalog.archive import Item
+from hypermend.catalog.meaning.overrides import NO_OVERRIDES, Overrides
+from hypermend.catalog.meaning.statement import Field
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.demo.pair import (
     COARSE,
@@ -39,6 +41,8 @@ from hypermend.pipeline.restore.dry_run import estimate_scenes, plan_table
 from hypermend.pipeline.runs.progress import follow, summary
 from hypermend.pipeline.runs.report import RunReport
 from hypermend.pipeline.runs.run import Run
+
+_REFLECTANCE = Overrides(values={Field.QUANTITY: "reflectance"})
 
 
 def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -> dict[str, Any]:
@@ -113,7 +117,12 @@ class _Demo:
         folders = [(kind, kind, f"demo-{kind}") for kind in kinds]
         for kind, folder, collection in [*folders, ("enmap", COARSE, COARSE), ("sentinel2a", SHARP, SHARP)]:
             made = catalog_folder(
-                str(self._archive), self._archive / "deliveries" / folder, sensor=kind, collection=collection
+                str(self._archive),
+                self._archive / "deliveries" / folder,
+                sensor=kind,
+                collection=collection,
+                # the Hyperion delivery states its quantity; the tiles have a scale and do not say of what
+                overrides=NO_OVERRIDES if kind == "hyperion" else _REFLECTANCE,
             )
             self.bytes_written += made.bytes_written
             self.show(f"{collection}: {', '.join(made.scenes)}")
