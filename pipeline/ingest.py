@@ -22,7 +22,7 @@ from hypermend.catalog.arrays import Flags, Stored
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.marks import DoneMarks
-from hypermend.catalog.cube.spec import VALID, CubeSpec
+from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.keys import source_collection, source_cube_key
 from hypermend.catalog.meaning.instrument import check_sensor
@@ -170,8 +170,9 @@ class IngestWorker:
             middle = time.perf_counter()
             shards = cube.write(y, x, stored, flags, defects=source.defects(y, x))
             valid = int(np.count_nonzero(flags & VALID))
+            data = int(np.count_nonzero(~flags & NODATA))
             edges = _edges(x, stored, flags, cube.spec)
-            cube.mark(*index, shards, {"valid_px": valid} | ({"edges": edges} if edges else {}))
+            cube.mark(*index, shards, {"valid_px": valid, "data_px": data} | ({"edges": edges} if edges else {}))
             write_s += time.perf_counter() - middle
             read_s += middle - start
             usable, pixels, samples = usable + valid, pixels + flags.size, samples + stored.size
@@ -191,13 +192,14 @@ class IngestWorker:
         """Fold the marks and add up the usable pixels.
 
         Raises:
-            BadAsset: no pixel of the scene is usable; an empty cube is not published.
+            BadAsset: no pixel of the scene holds data; an empty cube is not published. One of clouds alone is: what
+                its product flags, a user may still want to see.
         """
         cube = self._cube(task.target)
         marks = cube.marks.fold().values()
         valid = sum(mark.extra["valid_px"] for mark in marks)
-        if valid == 0:
-            raise BadAsset(f"scene {task.unit}: every pixel is nodata or flagged; there is nothing to publish")
+        if not any(mark.extra.get("data_px", mark.extra["valid_px"]) for mark in marks):
+            raise BadAsset(f"scene {task.unit}: every pixel is nodata; there is nothing to publish")
         self._files.drop(task.unit)
         counts = Counter[float]()
         for mark in marks:

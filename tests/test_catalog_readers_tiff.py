@@ -15,6 +15,7 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp
 
 from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.errors import BadAsset, NotFound
@@ -445,3 +446,33 @@ def test_an_enmap_delivery_takes_the_image_and_not_its_quality_layers(tmp_path: 
     assert spec.wavelength_nm[0] == table.wavelength_nm[0] + 0.5
     assert (spec.scale_factor, spec.quantity, spec.fill) == (1e-4, "reflectance", -32768)
     assert spec.detector.count("VNIR") == 91
+
+
+@pytest.mark.parametrize(("name", "colour"), [("alpha", False), ("Alpha", False), ("mask of the writer", True)])
+def test_an_alpha_band_is_a_mask_by_its_colour_or_its_name(tmp_path: Path, name: str, colour: bool) -> None:
+    pixels = np.full((5, 6, 8), 1500, "uint16")
+    pixels[4] = 65535
+    pixels[4, :, :2] = 0
+    write_tiff(tmp_path / "scene.tif", pixels)
+    with rasterio.open(tmp_path / "scene.tif", "r+") as file:
+        if colour:
+            file.colorinterp = [*file.colorinterp[:4], ColorInterp.alpha]
+        for i, band in enumerate(("B2", "B3", "B4", "B8", name), 1):
+            file.set_band_description(i, band)
+    (scene,) = from_folder(tmp_path, sensor="sentinel2a", collection="c")
+    assert isinstance(scene, Scene)
+    source = open_scene(scene)
+    _, flags = everything(source)
+    assert source.spec.band_name == ("B02", "B03", "B04", "B08")
+    assert (flags[:, :2] == NODATA).all() and (flags[:, 2:] == VALID).all()
+
+
+@pytest.mark.parametrize("table", ["enmap", "prisma", "emit"])
+def test_bands_named_as_a_multispectral_sensor_names_them_are_not_a_spectrometers(tmp_path: Path, table: str) -> None:
+    write_tiff(tmp_path / "scene.tif", np.ones((4, 6, 8), "uint16"))
+    with rasterio.open(tmp_path / "scene.tif", "r+") as file:
+        for i, band in enumerate(("B2", "B3", "B4", "B8"), 1):
+            file.set_band_description(i, band)
+    (skipped,) = from_folder(tmp_path, sensor=table, collection="c")
+    assert isinstance(skipped, Skipped)
+    assert "named B2, B3, B4, B8" in skipped.reason and "sentinel2a" in skipped.reason

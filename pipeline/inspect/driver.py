@@ -189,9 +189,9 @@ def scene_facts(
 
 
 def _judged(facts: SceneFacts, view: View | None) -> SceneFacts:
-    """The facts, refused where no pixel is usable."""
-    if view is not None and not view.part and not view.shares.get("valid"):
-        return replace(facts, refusal="every pixel is nodata or flagged; there is nothing to publish")
+    """The facts, refused where no pixel holds data."""
+    if view is not None and not view.part and view.shares.get("nodata", 0.0) >= 1.0:
+        return replace(facts, refusal="every pixel is nodata; there is nothing to publish")
     return facts
 
 

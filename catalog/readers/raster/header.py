@@ -97,15 +97,16 @@ def _file_name(asset: Asset) -> str:
 
 
 def _alpha_band(dataset: Any) -> int | None:
-    """The alpha band, by colour interpretation.
+    """The alpha band, by colour interpretation or by its own name.
 
     GDAL marks the fourth of any four bytes so, and the second band of an image of five: a band with a wavelength, or
     with another name, is a measurement.
     """
     for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
-        named = dataset.descriptions[i - 1] or ""
-        if colour is ColorInterp.alpha and not BandTags.of(dataset, i).measures:
-            return int(i) if not named or re.search(r"alpha|mask|valid", named, re.I) else None
+        named = (dataset.descriptions[i - 1] or "").strip()
+        told = colour is ColorInterp.alpha and (not named or re.search(r"alpha|mask|valid", named, re.I))
+        if (told or named.lower() == "alpha") and not BandTags.of(dataset, i).measures:
+            return int(i)
     return None
 
 
