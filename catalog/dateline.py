@@ -139,8 +139,9 @@ def outline_of_ring(
     found: list[Any] = []
     for turn in range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360)):
         strip = shapely.intersection(shape, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
-        shifted = shapely.transform(strip, lambda xy, turn=turn: xy - (360 * turn, 0))
-        found += [part for part in shapely.get_parts(shifted) if part.geom_type == "Polygon" and part.area > 0]
+        found.append(shapely.transform(strip, lambda xy, turn=turn: xy - (360 * turn, 0)))
+    joined = shapely.get_parts(shapely.union_all(found))  # those of a ring around a pole meet away from the date line
+    found = [part for part in joined if part.geom_type == "Polygon" and part.area > 0]
     if not found:
         return None
     coordinates = [_closed_ring(part) for part in found]
