@@ -140,7 +140,8 @@ def outline_of_ring(
     for turn in range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360)):
         strip = shapely.intersection(shape, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
         found.append(shapely.transform(strip, lambda xy, turn=turn: xy - (360 * turn, 0)))
-    joined = shapely.get_parts(shapely.union_all(found))  # those of a ring around a pole meet away from the date line
+    # those of a ring around a pole meet away from the date line
+    joined = shapely.get_parts(shapely.union_all(found, grid_size=10**-_DIGITS))
     found = [part for part in joined if part.geom_type == "Polygon" and part.area > 0]
     if not found:
         return None

@@ -163,8 +163,10 @@ def bbox_of(item: Mapping[str, Any]) -> Bbox | None:
 
 def geometry_of(item: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The item's outline; a polygon drawn over the date line without a split, or in 0 to 360 degrees, is split."""
-    geometry = item.get("geometry")
-    if geometry is None or mapping("geometry", geometry).get("type") != "Polygon":
+    if item.get("geometry") is None:
+        return None
+    geometry = mapping("geometry", item["geometry"])
+    if geometry.get("type") != "Polygon":
         return geometry
     rings = list(_rings(geometry))
     if len(rings) != 1:
