@@ -126,11 +126,16 @@ def box_of_rings(rings: Iterable[Sequence[Point]]) -> Bbox | None:
 def outline_of_ring(
     ring: Sequence[Point], *, crossing_deg: float = CROSSING_DEG
 ) -> tuple[Mapping[str, Any], Bbox] | None:
-    """A closed ring as GeoJSON, split at the date line, and its box; None if it has no area.
+    """A closed ring as GeoJSON, split at the date line, and its box; None if nothing of it is left.
 
-    A ring that runs once around the globe holds the pole on its side of the equator.
+    A ring that needs no split stays as it is. One that runs once around the globe holds the pole on its side of the
+    equator.
     """
     points = unwrapped(ring, crossing_deg=crossing_deg)
+    if points == list(ring) and all(-180 <= lon <= 180 for lon, _ in ring):
+        plain = [[round(lon, _DIGITS), round(lat, _DIGITS)] for lon, lat in ring]
+        lons, lats = zip(*plain, strict=True)
+        return {"type": "Polygon", "coordinates": [plain]}, (min(lons), min(lats), max(lons), max(lats))
     if _encircles(points):
         pole = math.copysign(90, sum(lat for _, lat in points))
         points = [*points, (points[-1][0], pole), (points[0][0], pole), points[0]]

@@ -208,4 +208,9 @@ def test_the_split_of_a_ring_keeps_its_area() -> None:
     ring = [(170.0, 0.0), (190.0, 0.0), (190.0, 10.0), (170.0, 10.0), (170.0, 0.0)]
     geometry, box = outline_of_ring(ring) or ({}, (0, 0, 0, 0))
     assert shapely.geometry.shape(geometry).area == pytest.approx(200.0) and box == (170, 0, -170, 10)
-    assert outline_of_ring([(1.0, 1.0)] * 4) is None
+    assert outline_of_ring([(181.0, 1.0)] * 4) is None
+    plain = [(13.0, 52.0), (13.0, 53.0), (14.0, 53.0), (13.0, 52.0)]
+    assert outline_of_ring(plain) == (
+        {"type": "Polygon", "coordinates": [[list(point) for point in plain]]},
+        (13.0, 52.0, 14.0, 53.0),
+    )
