@@ -134,8 +134,9 @@ def outline_of_ring(
     points = unwrapped(ring, crossing_deg=crossing_deg)
     if points == list(ring) and all(-180 <= lon <= 180 for lon, _ in ring):
         plain = [[round(lon, _DIGITS), round(lat, _DIGITS)] for lon, lat in ring]
-        lons, lats = zip(*plain, strict=True)
-        return {"type": "Polygon", "coordinates": [plain]}, (min(lons), min(lats), max(lons), max(lats))
+        west, south = (min(axis) for axis in zip(*plain, strict=True))
+        east, north = (max(axis) for axis in zip(*plain, strict=True))
+        return {"type": "Polygon", "coordinates": [plain]}, (west, south, east, north)
     if _encircles(points):
         pole = math.copysign(90, sum(lat for _, lat in points))
         points = [*points, (points[-1][0], pole), (points[0][0], pole), points[0]]

@@ -37,6 +37,14 @@ def test_a_misspelt_archive_is_said_and_not_made(tmp_path: Path, verb: str) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_and_a_search_that_fails_make_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "catalog.json").write_text("{}")
+    for words in (["--dry-run"], []):
+        for source in ("catalog.json", "gone.json"):
+            refused(["ingest", "--archive", str(tmp_path / "new"), "--stac", str(tmp_path / source), *words])
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.json"]
+
+
 def test_a_night_on_a_misspelt_archive_makes_none_either(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(f'archive = "{tmp_path / "typo"}"\nmodel = "identity"\n')
     assert "no archive at" in refused(["nightly", str(tmp_path / "job.toml")])
