@@ -256,7 +256,7 @@ class ArchiveStore:
 
     def delete(self, key: str) -> None:
         """Delete one object; a missing one is no error."""
-        if self._is_absent(prefix):
+        if self._is_absent(key):
             return
         try:
             with self.errors("delete", key):
