@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _NEAR_NM = 1.0
 _WIDTH_NM = 10.0  # of a band whose width is not known
+ARCHIVE_FOLDERS = {"genotypes", "index", "items", "leases", "models", "nightly", "restored", "runs", "searches"} | {
+    "sensors",
+    "source",
+    "training",
+}
+"""An archive has at least one of these (docs/archive-layout.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +109,17 @@ def open(url: str | os.PathLike[str]) -> Archive:
     """The archive at `url`: a local folder or s3://bucket/prefix. An empty one is an archive without items.
 
     Raises:
-        NotFound: no such folder.
+        NotFound: no such folder, or one that holds other things than an archive.
     """
     if "://" not in os.fspath(url) and not Path(url).expanduser().is_dir():
         raise NotFound(f"no archive at {url}: no such folder; `hypermend catalog` and `hypermend ingest` make one")
-    return Archive(root=ArchiveStore(url))
+    root = ArchiveStore(url)
+    if not ARCHIVE_FOLDERS & set(root.folders("")) and any(not e.key.startswith(".") for e in root.list("")):
+        raise NotFound(
+            f"{url} is no archive: there are files in it, but neither items nor cubes, models or runs; "
+            "`hypermend catalog` makes an archive of image files, `hypermend ingest --stac` one of a STAC catalog"
+        )
+    return Archive(root=root)
 
 
 def nearest(ds: xr.Dataset, wavelength_nm: Sequence[float]) -> xr.Dataset:

@@ -126,11 +126,17 @@ def box_of_rings(rings: Iterable[Sequence[Point]]) -> Bbox | None:
 def outline_of_ring(
     ring: Sequence[Point], *, crossing_deg: float = CROSSING_DEG
 ) -> tuple[Mapping[str, Any], Bbox] | None:
-    """A closed ring as GeoJSON, split at the date line, and its box; None if it has no area.
+    """A closed ring as GeoJSON, split at the date line, and its box; None if nothing of it is left.
 
-    A ring that runs once around the globe holds the pole on its side of the equator.
+    A ring that needs no split stays as it is. One that runs once around the globe holds the pole on its side of the
+    equator.
     """
     points = unwrapped(ring, crossing_deg=crossing_deg)
+    if points == list(ring) and all(-180 <= lon <= 180 for lon, _ in ring):
+        plain = [[round(lon, _DIGITS), round(lat, _DIGITS)] for lon, lat in ring]
+        west, south = (min(axis) for axis in zip(*plain, strict=True))
+        east, north = (max(axis) for axis in zip(*plain, strict=True))
+        return {"type": "Polygon", "coordinates": [plain]}, (west, south, east, north)
     if _encircles(points):
         pole = math.copysign(90, sum(lat for _, lat in points))
         points = [*points, (points[-1][0], pole), (points[0][0], pole), points[0]]
@@ -139,8 +145,10 @@ def outline_of_ring(
     found: list[Any] = []
     for turn in range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360)):
         strip = shapely.intersection(shape, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
-        shifted = shapely.transform(strip, lambda xy, turn=turn: xy - (360 * turn, 0))
-        found += [part for part in shapely.get_parts(shifted) if part.geom_type == "Polygon" and part.area > 0]
+        found.append(shapely.transform(strip, lambda xy, turn=turn: xy - (360 * turn, 0)))
+    # those of a ring around a pole meet away from the date line
+    joined = shapely.get_parts(shapely.union_all(found, grid_size=10**-_DIGITS))
+    found = [part for part in joined if part.geom_type == "Polygon" and part.area > 0]
     if not found:
         return None
     coordinates = [_closed_ring(part) for part in found]

@@ -317,6 +317,8 @@ def ingest(
     Raises:
         ArchiveError: the archive or the STAC endpoint cannot be read at all.
     """
+    if job.stac is None:
+        hypermend.open(job.archive)  # a misspelt archive is refused before it is made
     root = ArchiveStore(job.archive)
     run_id = run or new_run_id("ingest")
     scenes = find_scenes(job) if scenes is None else scenes

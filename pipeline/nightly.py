@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import hypermend
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.readers.scene_reader import READER_VERSION
 from hypermend.catalog.scene import Scene
@@ -34,6 +35,7 @@ from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.make_plan import RESULT_VERSION
 from hypermend.pipeline.runs.report import SceneResult, new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run
+from hypermend.pipeline.runs.run_log import SEARCH, RunLog, SkippedScene
 
 Why = Literal["new", "replaced", "failed"]
 STALE_HOURS = 48.0
@@ -157,6 +159,8 @@ def nightly(job: NightlyJob, *, engine: Engine = on_ray, work: Callable[[Run], o
         ArchiveError: the archive or the STAC source cannot be read at all.
         BadCheckpoint: there is no such model.
     """
+    if job.stac is None:
+        hypermend.open(job.archive)  # a misspelt archive is refused before it is made
     root = ArchiveStore(job.archive)
     night = Night(run=new_run_id("nightly"))
     leases = Leases(root, what=night.run)
@@ -187,9 +191,11 @@ class _Night:
         self._state_key = f"nightly/{job.name}/scenes.jsonl"
         self._records = {record.unit: record for record in read_state(root, job.name)}
         self._settings = digest(_settings(job, root))
+        self._log = RunLog(root, night.run, job=job.to_record())
 
     def do(self) -> None:
         due = self._due()
+        self._log.flush()
         if not due:
             self._save_state()
             return
@@ -240,6 +246,7 @@ class _Night:
                     yield scene
         except ArchiveError as error:
             self._night.problem = f"the search ended early: {error}"
+            self._log.skipped(SkippedScene(scene=SEARCH, reason=self._night.problem))
 
     def _bad_item(self, skipped: Skipped) -> None:
         """Count one failure of an item that is no scene, as for a scene that fails."""
@@ -250,6 +257,7 @@ class _Night:
             self._night.suppressed += 1
             return
         self._failed("", skipped.id, work, before, skipped.reason)
+        self._log.skipped(SkippedScene(scene=skipped.id, reason=skipped.reason))
 
     def _ingest(self, due: list[DueScene]) -> dict[str, SceneResult]:
         run = ingest(self._job, engine=self._engine, scenes=[d.scene for d in due], run=f"{self._night.run}-ingest")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -12,6 +14,7 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import SPEC_ATTR, create
 from hypermend.catalog.cube.spec import CLOUD, NODATA, VALID, CubeSpec
 from hypermend.catalog.scene import Asset, Scene
+from hypermend.catalog.sensors import sensor
 from hypermend.catalog.storage.archive_store import ArchiveStore
 
 FILL = -32768
@@ -98,3 +101,22 @@ def assert_cube(ds: xr.Dataset) -> None:
     assert ds["valid"].dims == ("y", "x")
     assert all(ds.coords[name].dims == ("band",) for name in ("wavelength", "fwhm", "good", "detector", "gsd"))
     assert np.array_equal(ds["wavelength"].values, spec.wavelength_nm)
+
+
+def emit_file(path: Path, *, west: float, north: float, shape: tuple[int, int] = (20, 24)) -> None:
+    """An EMIT L2A granule whose swath begins at these degrees, longitudes -180 to 180; its reflectance is 0.1."""
+    table = sensor("emit")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    with h5py.File(path, "w") as file:
+        file.attrs["time_coverage_start"] = "2024-07-24T20:01:45+0000"
+        file.attrs["title"] = "EMIT L2A Estimated Surface Reflectance 60 m V001"
+        cube = file.create_dataset("reflectance", data=np.full((*shape, table.bands), 0.1, "f4"), fillvalue=-9999.0)
+        cube.attrs["_FillValue"] = np.float32(-9999)
+        facts = file.create_group("sensor_band_parameters")
+        facts["wavelengths"] = np.array(table.wavelength_nm, "f4")
+        facts["fwhm"] = np.array(table.fwhm_nm, "f4")
+        facts["good_wavelengths"] = np.ones(table.bands, "f4")
+        place = file.create_group("location")
+        place["lon"] = (west + 0.0006 * column + 0.0002 * row + 180) % 360 - 180
+        place["lat"] = north - 0.0005 * row

@@ -19,9 +19,10 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline import nightly as nights
 from hypermend.pipeline.cli.main import app
-from hypermend.pipeline.config import NightlyJob, RestoreJob
+from hypermend.pipeline.config import IngestJob, NightlyJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
+from hypermend.pipeline.maintenance.failures import failures, jobs_to_retry
 from hypermend.pipeline.nightly import Night, nightly, read_state
 from hypermend.pipeline.restore.driver import restore
 from tests.synthetic import cave_folder
@@ -166,6 +167,22 @@ def test_f14_a_search_that_dies_says_so_and_what_it_found_is_done(
     night = house.night()
     assert (night.published, night.exit_code) == (1, 1)
     assert "search died at page 2" in night.line()
+    (failure,) = failures(house.archive)
+    assert (failure.run, failure.scene, failure.step) == (night.run, "(search)", "discover")
+    assert "search died at page 2" in failure.message
+    assert jobs_to_retry(house.archive, [failure]) == []  # the next night searches again by itself
+
+
+def test_f14_an_item_that_is_no_scene_is_among_the_failures(house: House) -> None:
+    file = next(f for f in sorted((house.feed / "items").rglob("*.json")) if f.name != "catalog.json")
+    item = json.loads(file.read_text())
+    item["properties"]["datetime"] = "yesterday"
+    file.write_text(json.dumps(item))
+    night = house.night()
+    (failure,) = failures(house.archive)
+    assert (failure.scene, failure.verb) == (item["id"], "ingest") and "yesterday" in failure.message
+    assert [type(job) for job in jobs_to_retry(house.archive, [failure])] == [IngestJob]
+    assert night.failed[0]["scene"] == item["id"]
 
 
 def test_f07_a_night_meets_a_backfill_and_neither_loses_a_tile(house: House) -> None:

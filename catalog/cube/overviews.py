@@ -123,7 +123,7 @@ def _is_small(values: Stored) -> bool:
 def _small_sums(values: Stored) -> NDArray[np.int32]:
     """The same sums as `_block_sums`, in two thirds of the time: rows in 16 bits, then four columns in one of 64."""
     numbers = values.view(np.uint16)
-    rows = numbers[:, ::4] + numbers[:, 1::4]
+    rows = np.add(numbers[:, ::4], numbers[:, 1::4], order="C")  # whatever the order of the tile in memory
     rows += numbers[:, 2::4]
     rows += numbers[:, 3::4]
     four = rows.view(np.uint64)

@@ -52,6 +52,7 @@ def discover(
     filters = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime, query=query)
     href = _href(where)
     document = _document(href)
+    _check_stac(document, href)
     if isinstance(document, Mapping) and _is_api(document):
         return _api(href, filters, sensor=sensor, limit=limit)
     return _deduplicated(_static(document, href, filters, sensor=sensor), limit)
@@ -120,6 +121,7 @@ class _Walk:
             if depth > MAX_DEPTH:
                 raise BadAsset(f"{shown(href)}: the catalog is nested deeper than {MAX_DEPTH}")
             document = _document(href)
+            _check_stac(document, href)
         except (ArchiveError, ValueError) as e:
             yield Skipped(id=shown(link), reason=str(e))
             return
@@ -135,6 +137,24 @@ def _is_api(document: Mapping[str, Any]) -> bool:
     return "conformsTo" in document or any(
         isinstance(link, Mapping) and link.get("rel") == "search" for link in document.get("links") or []
     )
+
+
+def _check_stac(document: Any, href: str) -> None:
+    """Refuse a document that is no STAC: it would be an empty catalog.
+
+    Raises:
+        BadAsset: says what it is instead, if that is known.
+    """
+    first = document[0] if isinstance(document, list) and document else document
+    if not isinstance(first, Mapping) or not (
+        {"stac_version", "conformsTo", "features"} & set(first)
+        or first.get("type") == "Feature"
+        or any(isinstance(link, Mapping) and "rel" in link for link in first.get("links") or [])
+    ):
+        what = "JSON of another kind"
+        if isinstance(first, Mapping) and "umm" in first:
+            what = "a record of NASA's CMR in UMM; its STAC is at https://cmr.earthdata.nasa.gov/stac/LPCLOUD"
+        raise BadAsset(f"{shown(href)}: is no STAC catalog, collection, item or item collection, but {what}")
 
 
 def _href(where: str | Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from hypermend.catalog.dateline import Bbox, Point, box_of_rings, width, wrap_box
+from hypermend.catalog.dateline import Bbox, Point, box_of_rings, outline_of_ring, unwrapped, width, wrap_box
 from hypermend.catalog.scene import TIME_FROM, UNKNOWN
 
 _CRS_KEYS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
@@ -159,6 +159,24 @@ def bbox_of(item: Mapping[str, Any]) -> Bbox | None:
     if width(box) > 180 and outlined is not None and width(outlined) < width(box):
         return outlined[0], south, outlined[2], north
     return box
+
+
+def geometry_of(item: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The item's outline; a polygon drawn over the date line without a split, or in 0 to 360 degrees, is split."""
+    if item.get("geometry") is None:
+        return None
+    geometry = mapping("geometry", item["geometry"])
+    if geometry.get("type") != "Polygon":
+        return geometry
+    rings = list(_rings(geometry))
+    if len(rings) != 1:
+        return geometry  # a hole stays as it is
+    (ring,) = rings
+    points = unwrapped(ring)
+    if points == ring and all(-180 <= lon <= 180 for lon, _ in ring):
+        return geometry
+    found = outline_of_ring(ring)
+    return geometry if found is None else found[0]
 
 
 def _rings(part: Any, depth: int = _NESTED) -> Iterator[list[Point]]:

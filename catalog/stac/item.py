@@ -20,6 +20,7 @@ from hypermend.catalog.stac.assets import asset_fields, read_asset
 from hypermend.catalog.stac.fields import (
     BadField,
     bbox_of,
+    geometry_of,
     grid_fields,
     mapping,
     parse_time,
@@ -101,7 +102,7 @@ def _scene(
         sensor=name,
         grid=grid,
         bbox=bbox_of(item),
-        geometry=item.get("geometry"),
+        geometry=geometry_of(item),
         assets=assets,
         stage=stage,
         properties=properties,

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -80,7 +81,6 @@ class ArchiveStore:
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
         parts = urlsplit(text)
-        self.store: LocalStore | S3Store
         if parts.scheme == "s3":
             if "@" in parts.netloc or parts.query or not parts.netloc:
                 raise Refused(
@@ -88,11 +88,9 @@ class ArchiveStore:
                 )
             self._folder: Path | None = None
             self.url = f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-            self.store = _s3(parts.netloc, parts.path.strip("/"))
         elif parts.scheme in ("", "file"):
             self._folder = Path(unquote(parts.path) if parts.scheme else text).expanduser().absolute()
             self.url = str(self._folder)
-            self.store = LocalStore(self._folder, mkdir=True)
         else:
             raise Refused(f"archive {redact(text)}: an archive is a local folder or s3://bucket/prefix")
 
@@ -111,6 +109,18 @@ class ArchiveStore:
     @property
     def is_local(self) -> bool:
         return self._folder is not None
+
+    @cached_property
+    def store(self) -> LocalStore | S3Store:
+        """The obstore store of the archive; a local folder is made now: until something is written, there is none."""
+        if self._folder is not None:
+            return LocalStore(self._folder, mkdir=True)
+        parts = urlsplit(self.url)
+        return _s3(parts.netloc, parts.path.strip("/"))
+
+    def _is_absent(self, key: str) -> bool:
+        check_key(key)
+        return self._folder is not None and not self._folder.is_dir()
 
     def href(self, key: str) -> str:
         """Absolute path or s3:// URL of `key`, as xarray, pystac and rasterio take it."""
@@ -133,6 +143,8 @@ class ArchiveStore:
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         """The object and its version, as `put_if` takes it."""
+        if self._is_absent(key):
+            raise NotFound(f"{self.href(key)} is not there")
         with self.errors("read", key):
             result = obstore.get(self.store, check_key(key))
             return bytes(result.bytes()), _entry(result.meta).version
@@ -216,6 +228,8 @@ class ArchiveStore:
 
     def stat(self, key: str) -> Entry | None:
         """Size and version of one object, or None."""
+        if self._is_absent(key):
+            return None
         try:
             with self.errors("look at", key):
                 return _entry(obstore.head(self.store, check_key(key)))
@@ -224,12 +238,16 @@ class ArchiveStore:
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly under `prefix`, sorted."""
+        if self._is_absent(prefix):
+            return []
         with self.errors("list", prefix):
             listing = obstore.list_with_delimiter(self.store, check_key(prefix) or None)
         return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in listing["common_prefixes"])
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Every object under the folder `prefix`, in no order."""
+        if self._is_absent(prefix):
+            return
         with self.errors("list", prefix):
             for batch in obstore.list(self.store, check_key(prefix) or None, chunk_size=1000):
                 for meta in batch:
@@ -238,6 +256,8 @@ class ArchiveStore:
 
     def delete(self, key: str) -> None:
         """Delete one object; a missing one is no error."""
+        if self._is_absent(key):
+            return
         try:
             with self.errors("delete", key):
                 obstore.delete(self.store, check_key(key))

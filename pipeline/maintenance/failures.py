@@ -13,6 +13,7 @@ import hypermend
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 from hypermend.pipeline.runs.report import RunReport
+from hypermend.pipeline.runs.run_log import SEARCH
 
 log = logging.getLogger(__name__)
 _CURRENT = "current"
@@ -43,7 +44,7 @@ class Failure:
 
     @property
     def verb(self) -> str:
-        return "ingest" if self.run.endswith("-ingest") else "restore"
+        return "ingest" if self.run.endswith(("-ingest", "-nightly")) else "restore"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -153,7 +154,7 @@ def jobs_to_retry(archive: str, failed: list[Failure]) -> list[Job]:
     root = ArchiveStore(archive)
     scenes: dict[str, tuple[type[Job], dict[str, Any], set[str]]] = {}
     for failure in failed:
-        if failure.scene == "(search)":
+        if failure.scene == SEARCH:
             continue
         kind, record = _job_record(root, failure.run)
         if failure.verb == "restore" and issubclass(kind, NightlyJob):

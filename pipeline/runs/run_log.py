@@ -38,6 +38,10 @@ class TaskReceipt:
     """Figures of the block: steps, losses, whether it fell back; JSON values."""
 
 
+SEARCH = "(search)"
+"""In place of a scene: the search for scenes itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SkippedScene:
     """A scene that never becomes a unit, because of a bad item or an unreachable asset, or that is not published."""

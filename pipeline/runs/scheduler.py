@@ -16,7 +16,7 @@ from hypermend.catalog.errors import ArchiveError, Full
 from hypermend.catalog.storage.leases import Claim
 from hypermend.pipeline.engine.outcome import WAIT, Outcome, TaskFailure, TaskResult, Wait
 from hypermend.pipeline.runs.report import Event, RunReport, SceneResult, Status
-from hypermend.pipeline.runs.run_log import RunLog, SkippedScene, TaskReceipt
+from hypermend.pipeline.runs.run_log import SEARCH, RunLog, SkippedScene, TaskReceipt
 from hypermend.pipeline.runs.scene_leases import SceneLeases
 from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals, Unit
 
@@ -154,7 +154,7 @@ class SceneScheduler:
             unit = next(self._units, None)
         except ArchiveError as error:  # the search died: the scenes before it are still worked on
             self._units_left = False
-            skipped = SkippedScene(scene="(search)", reason=f"no more scenes are looked for: {error}")
+            skipped = SkippedScene(scene=SEARCH, reason=f"no more scenes are looked for: {error}")
             self._run_log.skipped(skipped)
             self._add_result(SceneResult(scene=skipped.scene, status="failed", reason=skipped.reason))
             return None

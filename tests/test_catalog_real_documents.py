@@ -1,0 +1,189 @@
+"""Documents of real catalogs, read where they lie: the right sensor, time and place, or a refusal by name.
+
+Some are proprietary metadata and none is copied: only hrefs are replaced, in memory, where files are generated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hypermend.catalog.errors import BadAsset, BadItem
+from hypermend.catalog.scene import AUTO, Scene
+from hypermend.catalog.stac.discover import Skipped, discover
+from hypermend.catalog.stac.item import from_item, items_in, to_item
+from hypermend.catalog.stac.platforms import identify_sensor
+
+
+@pytest.fixture(scope="module")
+def real(shared_data: Path) -> Path:
+    folder = shared_data / "stac_real"
+    if not folder.is_dir():
+        pytest.skip("the real documents (../shared/data/stac_real) are not on this machine")
+    return folder
+
+
+def items_of(path: Path) -> list[dict[str, Any]]:
+    return [dict(item) for item in items_in(json.loads(path.read_text()))]
+
+
+RIGHT = [
+    ("dlr_enmap_desis/enmap_l2a.json", "enmap", 3, "image"),
+    ("dlr_enmap_desis/desis_l2a.json", "desis", 3, "image"),
+    ("planet_tanager/20250514_115302_15_4001.json", "tanager", 1, "basic_radiance_hdf5"),
+    ("planet_tanager/open-canada_20250809_191957_01_4001.json", "tanager", 1, "radiance"),
+    ("eopf_sentinel2/S2A_MSIL2A_20251113T102311_N0511_R065_T32TNQ_20251113T142515.json", "sentinel2a", 1, "SR_10m"),
+    (
+        "eopf_sentinel2/S2A_MSIL2A_20250831T103701_N0511_R008_T31TFL_20250831T145420.json",
+        "sentinel2a",
+        1,
+        "reflectance",
+    ),
+    (
+        "eopf_sentinel2/S2A_MSIL2A_20251008T100041_N0511_R122_T32TQM_20251008T122613.szeopf.json",
+        "sentinel2a",
+        1,
+        "reflectance",
+    ),
+    (
+        "stac_zarr_best_practices/S2A_MSIL2A_20251008T100041_N0511_R122_T32TQM_20251008T122613.json",
+        "sentinel2a",
+        1,
+        "SR_60m",
+    ),
+    (
+        "stac_zarr_best_practices/S2A_MSIL2A_20251008T100041_N0511_R122_T32TQM_20251008T122613_single_asset.json",
+        "sentinel2a",
+        1,
+        "reflectance",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "sensor", "count", "asset"), RIGHT, ids=[name[-40:-5] for name, *_ in RIGHT])
+def test_a_real_item_is_a_scene_of_the_right_sensor_time_and_place(
+    real: Path, name: str, sensor: str, count: int, asset: str
+) -> None:
+    found = items_of(real / name)
+    assert len(found) == count
+    for raw in found:
+        scene = from_item(raw, href="https://h.org/item.json", sensor=AUTO)
+        assert scene.sensor == sensor and scene.assets[asset].problem is None
+        written = raw["properties"]["datetime"]
+        assert scene.datetime == datetime.fromisoformat(written)
+        assert scene.bbox == tuple(raw["bbox"]) and scene.geometry == raw["geometry"]
+        assert set(scene.assets) == set(raw["assets"])  # nothing is lost, whatever a reader needs
+        assert from_item(json.loads(json.dumps(to_item(scene))), sensor=AUTO) == scene
+
+
+def test_what_real_items_say_oddly(real: Path) -> None:
+    """DLR writes nodata "null"; an asset inside a zip cannot be read, and must not cost the others."""
+    for raw in items_of(real / "dlr_enmap_desis" / "enmap_l2a.json"):
+        assert raw["properties"]["raster:nodata"] == "null"
+        scene = from_item(raw)
+        assert not [a for a in scene.assets.values() if a.problem is not None]
+        assert scene.assets["image"].grid is not None and scene.assets["image"].nodata is None
+    for raw in items_of(real / "dlr_enmap_desis" / "desis_l2a.json"):
+        assert raw["properties"]["platform"] == "ISS" and raw["properties"]["proj:epsg"] is None
+        grid = from_item(raw).assets["image"].grid
+        assert grid is not None and grid.crs.to_epsg() == raw["assets"]["image"]["proj:epsg"]
+    name = "S2A_MSIL2A_20251113T102311_N0511_R065_T32TNQ_20251113T142515.json"
+    (raw,) = items_of(real / "eopf_sentinel2" / name)
+    problems = {key: a.problem for key, a in from_item(raw).assets.items() if a.problem is not None}
+    assert set(problems) <= {"zipped_product"}
+
+
+def test_a_sensor_that_is_not_named_is_asked_for(real: Path) -> None:
+    (unnamed,) = items_of(real / "eopf_sentinel2" / "stac_item_with_v2_zarr.json")
+    with pytest.raises(BadItem, match="is no known sensor; give --sensor"):
+        from_item(unnamed)
+    assert from_item(unnamed, sensor=AUTO).sensor == AUTO
+    assert from_item(unnamed, sensor="sentinel2a").sensor == "sentinel2a"
+
+
+def test_what_is_no_stac_is_refused_by_name(real: Path) -> None:
+    for file in sorted((real / "nasa_cmr").glob("*.json")):
+        with pytest.raises(BadAsset, match=r"is no STAC.*a record of NASA's CMR in UMM; its STAC is at https://cmr"):
+            discover(file)
+    for file in sorted((real / "zarr_conventions").glob("*.json")):
+        with pytest.raises(BadAsset, match="is no STAC catalog, collection, item or item collection"):
+            discover(file)
+
+
+def test_a_real_static_catalog_with_holes(real: Path) -> None:
+    """Its children were not recorded: each is skipped by name, and nothing is silent."""
+    for name in ("root_catalog.json", "stac_tanager-core-imagery_catalog.json"):
+        found = list(discover(real / "planet_tanager" / name))
+        assert found and all(isinstance(one, Skipped) and "no such file" in one.reason for one in found)
+
+
+def test_real_items_through_a_real_api(real: Path, stac_api: Callable[[Sequence[Any]], str]) -> None:
+    """What `rustac serve` gives back of them is the same scenes, found by place, time and cloud."""
+    raws = [item for name, *_ in RIGHT[:2] for item in items_of(real / name)]
+    url = stac_api(raws)
+    found = {one.id: one for one in discover(url) if isinstance(one, Scene)}
+    assert found.keys() == {raw["id"] for raw in raws}
+    for raw in raws:
+        there = from_item(raw)
+        got = found[raw["id"]]
+        assert (got.sensor, got.datetime, got.bbox) == (there.sensor, there.datetime, there.bbox)
+        w, s, e, n = raw["bbox"]
+        cloud = raw["properties"]["eo:cloud_cover"]
+        again = discover(
+            url, bbox=(w, s, e, n), datetime=raw["properties"]["datetime"], query=[f"eo:cloud_cover<={cloud}"]
+        )
+        assert [one.id for one in again] == [raw["id"]]
+
+
+@pytest.mark.parametrize(
+    ("properties", "product", "sensor"),
+    [
+        ({"platform": "ISS", "mission": "DESIS"}, "x", "desis"),
+        ({"platform": "ISS", "instruments": ["EMIT"]}, "x", "emit"),
+        ({"platform": "ISS", "instruments": ["ECOSTRESS"]}, "x", None),
+        ({"platform": "Planet", "constellation": "Tanager", "instruments": ["4001"]}, "x", "tanager"),
+        ({"constellation": "tanager"}, "x", "tanager"),
+        ({"platform": "enmap", "eo:instrument": "HSI"}, "x", "enmap"),
+        ({"platform": "Dragonette-003", "constellation": "Wyvern"}, "x", "wyvern"),
+        ({"platform": "landsat-4", "instruments": ["tm"]}, "x", "landsat4-tm"),
+        ({"platform": "LANDSAT_5", "instruments": ["TM"]}, "x", "landsat5-tm"),
+        ({"platform": "landsat-5", "instruments": ["mss"]}, "x", None),
+        ({"platform": "landsat-7", "instruments": ["etm+"]}, "x", "landsat7-etm"),
+        ({"platform": "landsat-8", "instruments": ["oli", "tirs"]}, "x", "landsat8-oli"),
+        ({"platform": "LANDSAT_9"}, "x", "landsat9-oli"),
+        ({"platform": "sentinel-2c", "instruments": ["msi"]}, "x", "sentinel2c"),
+        ({"platform": "Sentinel-2B"}, "HLS.S30.T13TDE.2024001T174731.v2.0", "hls-s30"),
+        ({"platform": "landsat-8", "instruments": ["oli"]}, "HLS.L30.T13TDE.2024001T174731.v2.0", "hls-l30"),
+        ({"constellation": "sentinel-2"}, "S2C_MSIL2A_20250831T103701", "sentinel2c"),
+        ({}, "EMIT_L2A_RFL_001_20240724T200145_2420613_013", "emit"),
+        ({}, "PRS_L2D_STD_20210101", "prisma"),
+        ({}, "EO1H0380342005105110KF", "hyperion"),
+        ({}, "LC08_L2SP_042034_20240101", "landsat8-oli"),
+        ({"platform": "sputnik"}, "x", None),
+        ({"instruments": "EMIT"}, "x", "emit"),
+        ({"platform": 7, "instruments": [None]}, "x", None),
+    ],
+)
+def test_a_sensor_is_identified(properties: dict[str, Any], product: str, sensor: str | None) -> None:
+    assert identify_sensor(product, "", properties) == sensor
+
+
+def test_a_collection_of_cmr_names_its_sensor_and_keeps_assets_without_roles() -> None:
+    """CMR-STAC gives neither platform nor roles nor types: `data`, `data1`, ... are the readers' to choose."""
+    hrefs = {
+        "data": "https://h.org/EMIT_L2A_RFL_001.nc", "data1": "https://h.org/EMIT_L2A_RFLUNCERT_001.nc",
+        "data2": "https://h.org/EMIT_L2A_MASK_001.nc", "browse": "https://h.org/EMIT.png",
+        "opendap": "https://opendap.h.org/collections/C1/granules/EMIT_L2A",
+    }  # fmt: skip
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": "G1", "collection": "EMITL2ARFL_001", "geometry": None,
+        "properties": {"datetime": "2024-07-24T20:01:45.000Z"}, "links": [],
+        "assets": {key: {"href": href} for key, href in hrefs.items()},
+    }  # fmt: skip
+    scene = from_item(item)
+    assert scene.sensor == "emit" and {key: a.href for key, a in scene.assets.items()} == hrefs
