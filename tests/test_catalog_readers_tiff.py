@@ -475,4 +475,4 @@ def test_bands_named_as_a_multispectral_sensor_names_them_are_not_a_spectrometer
             file.set_band_description(i, band)
     (skipped,) = from_folder(tmp_path, sensor=table, collection="c")
     assert isinstance(skipped, Skipped)
-    assert "named B2, B3, B4, B8" in skipped.reason and "sentinel2a" in skipped.reason
+    assert "B2, B3, B4, B8" in skipped.reason and "sentinel2a" in skipped.reason

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hypermend.catalog.band_names import match_band
-from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
+from hypermend.catalog.sensors import SHIPPED, SensorTables
 
 SAME_NM = 3.0
 """Largest distance of centres at which a file's spectrum is a table's"""
@@ -27,16 +27,8 @@ def likely_sensors(
         same = [t for t in known if t.bands == len(centres)]
         return [t.name for t in same if np.all(np.abs(np.sort(t.wavelength_nm) - centres) <= SAME_NM)]
     if names is not None:
-        fitting = [t for t in known if not named_as_another(names, t)]
-        matches = {t.name: sum(match_band(n, t) is not None for n in names) for t in fitting}
+        matches = {t.name: sum(match_band(n, t) is not None for n in names) for t in known}
         best = max(matches.values(), default=0)
         if best > len(names) / 2:  # beside its bands a file may hold classes, or alpha
             return [name for name, count in matches.items() if count == best]
     return [t.name for t in known if count in (t.bands, sum(t.usable))]
-
-
-def named_as_another(names: Sequence[str], table: Sensor) -> bool:
-    """Whether a few bands are named with letters, B2 and B8A, where the table of a spectrometer only has numbers."""
-    numbered = all(n.isdigit() for n in table.band_name)
-    lettered = sum(not n.strip()[:1].isdigit() for n in names)
-    return numbered and lettered > len(names) / 2 and len(names) < sum(table.usable) / 2

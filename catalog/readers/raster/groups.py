@@ -17,7 +17,7 @@ from hypermend.catalog.meaning.of_scene import item_statements, stac_statements,
 from hypermend.catalog.meaning.resolve import OPTIONS, Meaning, Resolved, agree, resolve, shown_value
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
 from hypermend.catalog.readers.bands import Band, by_count, by_name, by_wavelength
-from hypermend.catalog.readers.likely import likely_sensors, named_as_another
+from hypermend.catalog.readers.likely import likely_sensors
 from hypermend.catalog.readers.profile import Description
 from hypermend.catalog.readers.raster.header import Header
 from hypermend.catalog.scene import Scene
@@ -148,12 +148,6 @@ def bands_of(
     if table is None:
         raise BadAsset(f"{where}: {unidentified(header.count, names, meaning.get(Field.SENSOR), tables)}")
     if names is not None and any(match_band(n, table) for n in names):
-        if named_as_another(names, table):
-            likely = ", ".join(likely_sensors(header.count, tables, names=names)[:8])
-            raise BadAsset(
-                f"{where}: its {header.count} bands are named {', '.join(names[:6])}, sensor {table.name} numbers its "
-                f"{table.bands} bands without a letter; it is another sensor's{f' (likely {likely})' if likely else ''}"
-            )
         return [by_name(table, [n], where)[0] if match_band(n, table) else n for n in names]
     if header.count == 1 and names is not None:
         return list(names)
