@@ -27,6 +27,7 @@ NEAREST_NM = 25.0
 """A file's band that lies farther from every band of the sensor table is none of that sensor."""
 SAME_ORDER_NM = 5.0
 """A file whose centres differ less from the table's, one by one, lists its bands in the order of the table."""
+UNKNOWN_UNIT = "unknown"
 UNITS = {"reflectance": "1", "counts": "1", "radiance": "W m-2 sr-1 um-1"}
 
 
@@ -98,7 +99,7 @@ def pixel_format(
         dtype=dtype,
         fill=default_fill(dtype, meaning.get(Field.NODATA)),
         quantity=quantity,
-        units=meaning.get(Field.UNITS) if quantity != "counts" else None,
+        units=_unit(meaning, quantity),
         crs=meaning.get(Field.CRS, crs),
         transform=transform,
         attrs={**(attrs or {}), SOURCES_ATTR: _of_table(meaning, bands) | sources},
@@ -115,6 +116,14 @@ def _of_table(meaning: Meaning, bands: Sequence[Band]) -> dict[str, str]:
     }
     where = f"{Source.TABLE} ({meaning.get(Field.SENSOR)})"
     return {str(field): where for field, filled in told.items() if filled}
+
+
+def _unit(meaning: Meaning, quantity: str) -> str | None:
+    """The unit of the values; None for that which goes without saying. Radiance has many, and none is guessed."""
+    if quantity == "counts":
+        return None
+    unit: str | None = meaning.get(Field.UNITS, UNKNOWN_UNIT if quantity == "radiance" else None)
+    return unit
 
 
 def _factors(meaning: Meaning, field: Field, count: int) -> tuple[float, ...] | None:

@@ -8,7 +8,7 @@ lengths, else in this order.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,8 +111,12 @@ def cf_arrays(node: Node) -> Arrays:
     size = candidate.array.shape[y_axis], candidate.array.shape[x_axis]
     crs, transform, lonlat = _place(node, candidate, (y_axis, x_axis), size)
     said.add(Field.CRS, crs, Source.FILE, "its grid mapping")
+    cube = CubeArray(path=candidate.path, axes=axes, bands=tuple(range(count)))
+    beside = node.arrays.get(f"{candidate.path}_uncertainty")
+    has_uncertainty = beside is not None and beside.shape == candidate.array.shape
     return Arrays(
-        cubes=(CubeArray(path=candidate.path, axes=axes, bands=tuple(range(count))),),
+        cubes=(cube,),
+        uncertainty=replace(cube, path=f"{candidate.path}_uncertainty") if has_uncertainty else None,
         statements=tuple(said),
         lonlat=lonlat,
         transform=transform,

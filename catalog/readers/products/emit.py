@@ -122,7 +122,7 @@ def _with_masks(node: Node, number: int, arrays: Arrays) -> Arrays:
 
 
 def _is_uncertainty(node: Node) -> bool:
-    return "reflectance_uncertainty" in node
+    return "reflectance_uncertainty" in node and "reflectance" not in node
 
 
 def _with_uncertainty(node: Node, number: int, arrays: Arrays) -> Arrays:
