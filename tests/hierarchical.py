@@ -35,6 +35,11 @@ def opened(*paths: Path | str, **scene: Any) -> Source:
     return open_scene(scene_of(*paths, **scene))
 
 
+def fixed(value: Any) -> Any:
+    """A text of fixed length: h5py stores others in a heap, and from a damaged heap HDF5 itself does not return."""
+    return np.bytes_(value.encode()) if isinstance(value, str) else value
+
+
 def prisma_file(
     path: Path,
     level: str = "L2D",
@@ -96,10 +101,10 @@ def emit_file(path: Path, name: str = "reflectance", *, unit: str | None = None,
         data = file.create_dataset(name, data=cube)
         data.attrs["_FillValue"] = np.array([-9999], "f4")
         if unit is not None:
-            data.attrs["units"] = unit
-        file.attrs["time_coverage_start"] = "2024-07-24T20:01:45+0000"
+            data.attrs["units"] = fixed(unit)
+        file.attrs["time_coverage_start"] = fixed("2024-07-24T20:01:45+0000")
         file.attrs["geotransform"] = np.array([10.9, 0.0005, 0, 47.2, 0, -0.0005])
-        file.attrs["spatial_ref"] = 'GEOGCS["WGS 84"]'
+        file.attrs["spatial_ref"] = fixed('GEOGCS["WGS 84"]')
         file["sensor_band_parameters/wavelengths"] = CENTRES.astype("f4")
         file["sensor_band_parameters/fwhm"] = np.full(BANDS, 8.5, "f4")
         file["sensor_band_parameters/good_wavelengths"] = np.arange(BANDS) != 4
@@ -147,10 +152,10 @@ def cf_file(
     array = truth.transpose([letters[d] for d in dims if d != "time"]).reshape([sizes[d] for d in dims])
     with h5py.File(path, "w") as file:
         for key, value in file_attrs.items():
-            file.attrs[key] = value
+            file.attrs[key] = fixed(value)
         cube = file.create_dataset(name, data=array)
         for key, value in (attrs or {}).items():
-            cube.attrs[key] = value
+            cube.attrs[key] = fixed(value)
         names = {"x": "x", "y": "y"} if "x" in dims else {"x": "lon", "y": "lat"}
         values = {
             names["x"]: 500015.0 + 30 * np.arange(w) if x is None else np.asarray(x),
@@ -162,15 +167,15 @@ def cf_file(
             file[key] = value
             file[key].make_scale(key)
         if centres is not None and unit is not None:
-            file["wavelength"].attrs["units"] = unit
+            file["wavelength"].attrs["units"] = fixed(unit)
         for i, dim in enumerate(dims):
             if (key := "wavelength" if dim == "band" and centres is not None else dim) in values:
                 cube.dims[i].attach_scale(file[key])
             else:
                 cube.dims[i].label = dim
         if crs is not None:
-            file.create_dataset("spatial_ref", data=0).attrs["crs_wkt"] = CRS(crs).to_wkt()
-            cube.attrs["grid_mapping"] = "spatial_ref"
+            file.create_dataset("spatial_ref", data=0).attrs["crs_wkt"] = fixed(CRS(crs).to_wkt())
+            cube.attrs["grid_mapping"] = fixed("spatial_ref")
     return truth
 
 

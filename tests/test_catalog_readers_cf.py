@@ -207,6 +207,7 @@ def test_two_cubes_in_one_file_are_refused_and_uncertainty_is_none(tmp_path: Pat
     assert source.spec.quantity == "reflectance" and isinstance(source, HierarchicalSource)
     spread = source.uncertainty(ALL, slice(0, 2))
     assert spread is not None and spread.shape == (BANDS, SIZE[0], 2)
+    source.close()
     with h5py.File(tmp_path / "a.nc", "a") as file:
         file["radiance"] = file["reflectance"][()]
     with pytest.raises(BadAsset, match=r"several of its arrays could be the cube: .*radiance"):

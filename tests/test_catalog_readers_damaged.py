@@ -16,9 +16,13 @@ import scipy.io
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.readers.folder import Skipped, from_folder
 from hypermend.catalog.readers.scene_reader import open_scene
+from hypermend.catalog.scene import AUTO
+from tests.hierarchical import cf_file, emit_file, emit_mask, prisma_file
 from tests.test_catalog_readers_envi import write as write_envi
 from tests.test_catalog_readers_hdf import emit, prisma
 from tests.test_catalog_readers_png import stack
+from tests.test_catalog_readers_products_hdf import neon, tanager
+from tests.test_catalog_readers_zarr import cf_store
 
 RNG = np.random.default_rng(0)
 WORDS = (b"-1", b"x", b"1e999", b"nan", b"99999999999", b"{", b"}", b'"', b"0", b"\xff\xfe")
@@ -38,6 +42,20 @@ def geotiff(folder: Path) -> None:
         file.write(RNG.integers(0, 8000, (224, 32, 32)).astype("int16"))
 
 
+def matlab_struct(folder: Path) -> None:
+    cube = RNG.integers(0, 8000, (12, 10, 31), dtype=np.uint16)
+    scipy.io.savemat(folder / "a.mat", {"hsi": {"Data": cube, "wavelength": np.linspace(405, 695, 31)}})
+
+
+def benchmark(folder: Path) -> None:
+    scipy.io.savemat(folder / "a.mat", {"KSC": RNG.integers(0, 8000, (9, 8, 176), dtype=np.uint16)})
+
+
+def granule(folder: Path) -> None:
+    emit_file(folder / "EMIT_L2A_RFL_001_20240724T200145_2420613_013.nc")
+    emit_mask(folder / "EMIT_L2A_MASK_001_20240724T200145_2420613_013.nc")
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "matlab": ("rosis", matlab),
     "geotiff": ("enmap", geotiff),
@@ -45,6 +63,16 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "png": ("cave", stack),
     "prisma": ("prisma", lambda folder: prisma(folder / "a.he5")),
     "emit": ("emit", lambda folder: emit(folder / "a.nc")),
+    "matlab struct": (AUTO, matlab_struct),
+    "benchmark": (AUTO, benchmark),
+    "prisma l1": (AUTO, lambda folder: prisma_file(folder / "a.he5", "L1")),
+    "prisma l2d": (AUTO, lambda folder: prisma_file(folder / "a.he5", scale=(1.2, 0.9))),
+    "emit granule": (AUTO, granule),
+    "emit l1b": (AUTO, lambda folder: emit_file(folder / "a.nc", "radiance", unit="uW/cm^2/SR/nm")),
+    "tanager": (AUTO, lambda folder: tanager(folder / "a.h5", ortho=True)),
+    "neon": (AUTO, lambda folder: neon(folder / "a.h5")),
+    "cf": (AUTO, lambda folder: cf_file(folder / "a.nc", attrs={"scale_factor": 1e-4, "_FillValue": np.int16(7)})),
+    "zarr": (AUTO, lambda folder: cf_store(folder / "a.zarr", 3)),
 }
 
 

@@ -164,3 +164,108 @@ def test_jasper_ridge_runs_down_the_columns(shared_data: Path) -> None:
     truth = scipy.io.loadmat(path)["Y"]
     for y, x in [(0, 0), (3, 7), (99, 1), (42, 99)]:
         np.testing.assert_array_equal(stored[:, y, x], truth[:, x * 100 + y])
+
+
+def column(source: Any) -> np.ndarray:
+    """Numbers of pixel (1, 2)."""
+    return np.asarray(source.read(slice(1, 2), slice(2, 3))[0][:, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("variable", "bands", "name", "first", "gap"),
+    [
+        ("indian_pines_corrected", 200, "aviris", 5, (107, 113)),
+        ("salinas_corrected", 204, "aviris", 1, (107, 113)),
+        ("salinasA_corrected", 204, "aviris", 1, (153, 168)),
+        ("Botswana", 145, "hyperion", 10, (55, 82)),
+    ],
+)
+@pytest.mark.parametrize("save", [save_v5, save_v73])
+def test_corrected_benchmarks_have_their_published_bands(
+    tmp_path: Path, save: Any, variable: str, bands: int, name: str, first: int, gap: tuple[int, int]
+) -> None:
+    cube = RNG.integers(0, 9000, (5, 4, bands)).astype("uint16")
+    source = open_scene(scene_of(save(tmp_path / "a.mat", **{variable: cube}), "auto"))
+    table = sensor(name)
+    assert source.spec.sensor == name and source.spec.bands == bands and all(source.spec.good)
+    channels = sorted(source.spec.band)
+    assert channels[0] == first and gap[1] in channels and channels[channels.index(gap[1]) - 1] == gap[0]
+    assert source.spec.wavelength_nm[0] == table.wavelength_nm[source.spec.band[0] - 1]
+    order = [channels.index(b) for b in source.spec.band]
+    np.testing.assert_array_equal(column(source), cube[1, 2, order])
+    assert "product rule" in source.spec.attrs["sources"]["wavelength"] and source.spec.quantity == "counts"
+
+
+@pytest.mark.parametrize(("variable", "bands"), [("KSC", 176), ("Houston", 144), ("dc", 191)])
+def test_where_no_list_is_published_the_centres_are_a_guess(tmp_path: Path, variable: str, bands: int) -> None:
+    path = save_v5(tmp_path / "a.mat", **{variable: np.ones((4, 3, bands))})
+    spec = open_scene(scene_of(path, "auto")).spec
+    assert spec.bands == bands and spec.attrs["sources"]["wavelength"].startswith("guess")
+    spec = open_scene(scene_of(path, "auto", hypermend__wavelengths=np.linspace(410, 2400, bands).tolist())).spec
+    assert spec.wavelength_nm[0] == 410
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize("save", [save_v5, save_v73])
+def test_wavelengths_in_the_file_win_over_the_table(tmp_path: Path, save: Any, scale: float) -> None:
+    centres = np.linspace(405, 695, 31)
+    path = save(tmp_path / "a.mat", cube=RNG.random((5, 4, 31)), wavelengths=scale * centres[:, None])
+    for name in ("auto", "cave"):
+        spec = open_scene(scene_of(path, name)).spec
+        np.testing.assert_allclose(spec.wavelength_nm, centres)
+        assert "file header (wavelengths" in spec.attrs["sources"]["wavelength"]
+
+
+@pytest.mark.parametrize("save", [save_v5, save_v73])
+def test_bands_first_is_decided_by_what_is_known(tmp_path: Path, save: Any) -> None:
+    cube = RNG.integers(0, 9000, (31, 5, 4)).astype("uint16")
+    known = save(tmp_path / "a.mat", cube=cube, wl=np.linspace(405, 695, 31)[None])
+    for path, name in ((known, "auto"), (save(tmp_path / "b.mat", cube=cube), "cave")):
+        source = open_scene(scene_of(path, name))
+        assert source.spec.shape == (31, 5, 4)
+        np.testing.assert_array_equal(column(source), cube[:, 1, 2])
+    both = save(tmp_path / "c.mat", cube=np.ones((31, 5, 31)), wl=np.linspace(405, 695, 31)[None])
+    with pytest.raises(BadAsset, match=r"can be read as byx .* or yxb .*permute it"):
+        open_scene(scene_of(both, "auto"))
+
+
+def test_a_cube_in_a_struct(tmp_path: Path) -> None:
+    cube = RNG.integers(0, 9000, (5, 4, 31)).astype("uint16")
+    scipy.io.savemat(tmp_path / "a.mat", {"hsi": {"Data": cube, "wavelength": np.linspace(405, 695, 31), "name": "x"}})
+    with h5py.File(tmp_path / "b.mat", "w", userblock_size=512) as file:
+        file["hsi/Data"], file["hsi/wavelength"] = cube.T, np.linspace(405, 695, 31)[:, None]
+        file["hsi/Data"].attrs["MATLAB_class"] = np.bytes_("uint16")
+        file["hsi/wavelength"].attrs["MATLAB_class"] = np.bytes_("double")
+    with (tmp_path / "b.mat").open("r+b") as body:
+        body.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    for name in ("a.mat", "b.mat"):
+        source = open_scene(scene_of(tmp_path / name, "auto"))
+        assert source.spec.attrs["hypermend:mat_key"] == "hsi.Data" and source.spec.wavelength_nm[0] == 405
+        np.testing.assert_array_equal(column(source), cube[1, 2])
+
+
+def test_without_a_spectrum_the_likely_sensors_are_named(tmp_path: Path) -> None:
+    path = save_v5(tmp_path / "a.mat", X=np.ones((4, 5, 31)))
+    with pytest.raises(BadAsset, match=r"wavelengths of the 31 bands of X; give them with --wavelengths, .*cave"):
+        open_scene(scene_of(path, "auto"))
+
+
+def test_ground_truth_and_v4_are_no_scenes(tmp_path: Path) -> None:
+    save_v5(tmp_path / "Salinas_gt.mat", salinas_gt=np.zeros((5, 4), "uint8"))
+    scipy.io.savemat(tmp_path / "old.mat", {"X": np.zeros((5, 4))}, format="4")
+    reasons = {s.id: s.reason for s in from_folder(tmp_path) if not isinstance(s, Scene)}
+    assert "holds class numbers of a ground truth" in reasons["Salinas_gt.mat"]
+    assert "v4 holds matrices only" in reasons["old.mat"]
+    (tmp_path / "one").mkdir()
+    save_v5(tmp_path / "one" / "Salinas_corrected.mat", salinas_corrected=np.ones((5, 4, 204)))
+    (scene,) = from_folder(tmp_path / "one")
+    assert isinstance(scene, Scene) and scene.sensor == "aviris" and scene.datetime is None
+
+
+def test_two_instruments_in_one_file_ask_for_the_sensor(tmp_path: Path) -> None:
+    path = save_v5(
+        tmp_path / "a.mat", HSim=np.ones((4, 5, 3)), MSim=np.ones((4, 5, 9)), non_del_bands=np.array([[9, 10, 11]])
+    )
+    with pytest.raises(BadAsset, match=r"images of 2 sensors; name one with --sensor: hyperion, ali"):
+        open_scene(scene_of(path, "auto"))
+    assert open_scene(scene_of(path, "hyperion")).spec.band == (9, 10, 11)

@@ -230,8 +230,8 @@ def _add_of_bands(said: Statements, node: Node, candidate: _Candidate, spectrum:
                 _add_band_list(said, fact, np.asarray(node.values(path)), unit_of(array.attrs), spectrum, path)
                 break
         else:
-            for key, value in candidate.array.attrs.items():
-                if pattern.match(key) and np.size(value) == count:
+            for key in filter(pattern.match, candidate.array.attrs):
+                if np.size(value := candidate.array.attrs[key]) == count:
                     _add_band_list(said, fact, np.ravel(value), None, spectrum, f"{candidate.path}, attribute {key}")
                     break
 

@@ -176,13 +176,26 @@ def arrays_of(group: Any) -> dict[str, Any]:
 def dims_of(array: Any) -> tuple[str, ...]:
     """Names of the dimensions of an array, "" for one without."""
     if isinstance(array, h5py.Dataset):
-        return tuple(_dimension_name(dim) for dim in array.dims)
+        return _hdf5_dims(array)
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS") or ()
     return tuple(str(name or "") for name in names) if len(names) == len(array.shape) else ("",) * len(array.shape)
 
 
-def _dimension_name(dim: Any) -> str:
-    """Name of an HDF5 dimension: that of its scale (NetCDF-4), else its label."""
-    if len(dim) and dim[0].name:
-        return str(dim[0].name).rsplit("/", 1)[-1]
-    return str(dim.label or "")
+def _hdf5_dims(array: Any) -> tuple[str, ...]:
+    """Names of HDF5 dimensions: those of the scales that list the array (NetCDF-4), else its labels.
+
+    The array's own list of scales has a variable length, and HDF5 may not return from a damaged one: what the scales
+    say has a fixed length.
+    """
+    names = [""] * len(array.shape)
+    home = array.file
+    for path, scale in arrays_of(home).items() if "DIMENSION_LIST" in array.attrs else ():
+        if "REFERENCE_LIST" in scale.attrs:
+            for reference, axis in np.ravel(scale.attrs["REFERENCE_LIST"]):
+                if reference and 0 <= axis < len(names) and home[reference] == array:
+                    names[axis] = path.rsplit("/", 1)[-1]
+    if not all(names) and "DIMENSION_LABELS" in array.attrs:
+        labels = list(array.attrs["DIMENSION_LABELS"])[: len(names)]
+        named = [as_text(label) if isinstance(label, str | bytes) else "" for label in labels]
+        names = [name or label for name, label in zip(names, named, strict=False)]
+    return tuple(names)

@@ -31,7 +31,8 @@ def crs_of(attrs: Mapping[str, Any], where: str) -> str | None:
             return checked_crs(f"EPSG:{text}" if re.fullmatch(r"\d{4,6}", text) else text, f"{where}, {key}")
     if "grid_mapping_name" not in attrs:
         return None
-    plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in attrs.items()}
+    values = {key: attrs[key] for key in attrs if key not in ("DIMENSION_LIST", "REFERENCE_LIST")}
+    plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in values.items()}
     plain["grid_mapping_name"] = as_text(plain["grid_mapping_name"])
     try:
         return _name(CRS.from_cf(plain))

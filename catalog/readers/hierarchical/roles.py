@@ -96,7 +96,7 @@ def whole_stores(assets: Sequence[Asset]) -> list[Asset]:
     for asset in assets:
         root, path = split_href(asset.href) if is_zarr(asset) else (asset.href, "")
         several = sum(is_zarr(a) and split_href(a.href)[0] == root for a in assets) > 1
-        whole = path and (several or path.startswith("measurements/"))
+        whole = path and (several or path.startswith("measurements/reflectance"))
         out.setdefault(root if whole else asset.href, replace(asset, href=root) if whole else asset)
     return list(out.values())
 

@@ -8,6 +8,8 @@ Source: NEON, AOP HDF5 reflectance file documentation (NEON.DOC.001288), as read
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -62,9 +64,9 @@ def _arrays(node: Node) -> Arrays:
     )
 
 
-def _good(wavelength_nm: tuple[float, ...], attrs: object) -> tuple[bool, ...] | None:
+def _good(wavelength_nm: tuple[float, ...], attrs: Mapping[str, Any]) -> tuple[bool, ...] | None:
     """Bands outside the windows that the file names; None where it names none."""
-    windows = [np.ravel(v) for k, v in attrs.items() if re.fullmatch(r"Band_Window_\d+_Nanometers", k)]  # type: ignore[attr-defined]
+    windows = [np.ravel(attrs[key]) for key in attrs if re.fullmatch(r"Band_Window_\d+_Nanometers", key)]
     if not windows:
         return None
     return tuple(not any(float(w[0]) <= nm <= float(w[-1]) for w in windows) for nm in wavelength_nm)
