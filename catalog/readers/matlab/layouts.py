@@ -106,11 +106,11 @@ def axes_of(file: MatFile, layout: Layout, counts: Sequence[int]) -> str:
 ROWS = (
     FormatRow(
         product="benchmark `.mat`",
-        levels="v4, v5, v7.3",
+        levels="v5, v7.3",
         read="Indian Pines, Salinas, KSC, Botswana, Pavia, Jasper Ridge, MUUFL, HySure by their variables, "
         "full and corrected; any other with one cube",
         masks="-",
         grid="none",
-        refused="ground truth; several variables that could be the cube",
+        refused="v4 (it holds matrices only); ground truth; several variables that could be the cube",
     ),
 )

@@ -63,15 +63,8 @@ def open_mat(
     said.add(Field.QUANTITY, layout.quantity, Source.PRODUCT, layout.name)
     name, table = instrument(resolve(said, label=label), tables)
     lines, columns, count, axes = _size(layout, table, counts, file)
-    if spectrum and len(spectrum[0].value) == count:
-        said.extend(spectrum)
-    of_table, source_of_bands = _bands_of_table(layout, table, count, file, own=bool(counts))
-    if of_table is not None:
-        centres = tuple(b.wavelength_nm for b in of_table)
-        said.add(Field.WAVELENGTH, centres, source_of_bands, f"{layout.name}, table of {name}")
-    elif layout.nominal_nm is not None and not counts:
-        where = f"{layout.name}: no list of its bands is published; evenly spaced"
-        said.add(Field.WAVELENGTH, tuple(np.linspace(*layout.nominal_nm, count).tolist()), Source.GUESS, where)
+    said.extend(s for s in spectrum if len(s.value) == count)
+    of_table = _add_known_bands(said, layout, table, count, file, own=bool(counts))
     meaning = resolve(said, label=label)
     found = _centres(meaning, layout, count, f"{label}: {file.where}", tables)
     if of_table is None or found.value != tuple(b.wavelength_nm for b in of_table):
@@ -106,6 +99,24 @@ def open_mat(
             meaning=meaning,
         )
     return decoded(source, [file_bands[i] for i in order])
+
+
+def _add_known_bands(
+    said: Statements, layout: Layout, table: Sensor | None, count: int, file: MatFile, *, own: bool
+) -> list[Band] | None:
+    """Add the centres that a table or a public list gives; the bands of the table, if it is these.
+
+    Args:
+        own: the user or the file gives wavelengths.
+    """
+    of_table, source = _bands_of_table(layout, table, count, file, own=own)
+    if of_table is not None and table is not None:
+        centres = tuple(b.wavelength_nm for b in of_table)
+        said.add(Field.WAVELENGTH, centres, source, f"{layout.name}, table of {table.name}")
+    elif layout.nominal_nm is not None and not own:
+        where = f"{layout.name}: no list of its bands is published; evenly spaced"
+        said.add(Field.WAVELENGTH, tuple(np.linspace(*layout.nominal_nm, count).tolist()), Source.GUESS, where)
+    return of_table
 
 
 def _centres(meaning: Meaning, layout: Layout, count: int, where: str, tables: SensorTables) -> Resolved:
