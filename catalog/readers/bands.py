@@ -350,7 +350,7 @@ def default_fill(dtype: str, nodata: float | None) -> float | int | None:
         return None
     info = np.iinfo(kind)
     # a uint16 file may declare nodata -9999 in GDAL: no stored number equals it, so there is no fill
-    return int(nodata) if info.min <= nodata <= info.max else None
+    return int(nodata) if info.min <= nodata <= info.max and nodata == int(nodata) else None
 
 
 def mosaic_fill(dtype: str) -> float | int:

@@ -128,7 +128,7 @@ def _metadata(asset: Asset, fetcher: AssetFetcher) -> Statements:
 
 def _number(band: Element) -> int:
     text = (band.findtext("bandNumber") or "0").strip()
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _present(band: Element, tags: Sequence[str], where: str) -> str:

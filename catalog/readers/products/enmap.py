@@ -155,7 +155,7 @@ def _add_metadata(
     bands = root.findall(".//bandCharacterisation/bandID")
     if not bands:
         raise BadAsset(f"{where}: describes no bands (bandCharacterisation); it is no EnMAP metadata")
-    if all((b.get("number") or "").isdigit() for b in bands):
+    if all((b.get("number") or "").isdecimal() for b in bands):
         bands.sort(key=lambda b: int(b.get("number", "0")))
     told = (root.findtext(".//processingLevel") or root.findtext(".//base/level") or level).strip().upper()
     level = told if told in _NODATA else level
@@ -165,7 +165,8 @@ def _add_metadata(
     centres, *others = columns(bands, _TAGS, where)
     values = dict(zip((Field.WAVELENGTH, Field.FWHM, Field.SCALE, Field.OFFSET), (centres, *others), strict=True))
     first_swir = next((i for i in range(1, len(centres)) if centres[i] < centres[i - 1]), len(centres))
-    count = int(root.findtext(".//numberOfVNIRBands") or first_swir)
+    told_count = (root.findtext(".//numberOfVNIRBands") or "").strip()
+    count = int(told_count) if told_count.isdecimal() else first_swir
     part = {"VNIR": slice(0, count), "SWIR": slice(count, None)}
     for image, detector in images.items():
         own = Statements()

@@ -17,6 +17,7 @@ from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.profile import Delivery, Description, FormatRow, file_name, image_asset, metadata_asset
 from hypermend.catalog.readers.raster.mtl import Mtl, read_mtl
+from hypermend.catalog.readers.raster.numbers import metadata_factor
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
@@ -75,7 +76,8 @@ def describe(scene: Scene, fetcher: AssetFetcher) -> Description | None:
             if (factor := factors[part]) is None:
                 raise BadAsset(f"scene {scene.id}: {where} has no SCALING_FACTOR_{part} for band B{number}")
             scale = Statements()
-            scale.add(Field.SCALE, 1 / float(factor), Source.SIDECAR, f"{where}: SCALING_FACTOR_{part}")
+            key = f"{where}: SCALING_FACTOR_{part}"
+            scale.add(Field.SCALE, 1 / metadata_factor(factor, key), Source.SIDECAR, key)
             by_asset[asset.key] = tuple(scale)
     return Description(
         product="Hyperion L1T",

@@ -28,6 +28,7 @@ from hypermend.catalog.readers.profile import (
     metadata_asset,
 )
 from hypermend.catalog.readers.raster.mtl import Mtl, read_mtl
+from hypermend.catalog.readers.raster.numbers import metadata_number
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
@@ -160,7 +161,12 @@ def _factors(number: str, surface: bool, mtl: Mtl | None, where: str) -> list[St
     for field, kind in ((Field.SCALE, "MULT"), (Field.OFFSET, "ADD")):
         key = f"{name}_{kind}_BAND_{number}"
         value = None if mtl is None else mtl.get(key, *groups)
-        said.add(field, None if value is None else float(value), Source.SIDECAR, f"{where}: {key}")
+        said.add(
+            field,
+            None if value is None else metadata_number(value, f"{where}: {key}"),
+            Source.SIDECAR,
+            f"{where}: {key}",
+        )
     return list(said)
 
 

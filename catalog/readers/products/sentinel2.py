@@ -20,6 +20,7 @@ from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.profile import Delivery, Description, FormatRow, MaskLayer, file_name
 from hypermend.catalog.readers.raster.choose import pixel_m
+from hypermend.catalog.readers.raster.numbers import metadata_number
 from hypermend.catalog.readers.raster.safe import loose_deliveries, metadata_statements, safe_delivery
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -128,7 +129,12 @@ def _scale(
     said = Statements()
     properties = scene.properties
     given = properties.get(_USER_OFFSET)
-    said.add(Field.OFFSET, None if given is None else float(given), Source.USER, f"property {_USER_OFFSET}")
+    said.add(
+        Field.OFFSET,
+        None if given is None else metadata_number(str(given), _USER_OFFSET),
+        Source.USER,
+        f"property {_USER_OFFSET}",
+    )
     baseline, where = _baseline(properties, name)
     if applied is not None and properties[applied] is True:
         said.add(Field.OFFSET, 0.0, Source.STAC_ITEM, applied)

@@ -13,6 +13,7 @@ from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.profile import Delivery, file_name, image_asset, layer_asset, metadata_asset
+from hypermend.catalog.readers.raster.numbers import metadata_factor, metadata_number
 from hypermend.catalog.readers.raster.xml import read_xml
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -92,10 +93,12 @@ def metadata_statements(asset: Asset, fetcher: AssetFetcher) -> Statements:
     value = root.findtext(".//BOA_QUANTIFICATION_VALUE") or root.findtext(".//QUANTIFICATION_VALUE")
     if value is None:
         return said
-    said.add(Field.SCALE, 1 / float(value), Source.SIDECAR, f"{where}: QUANTIFICATION_VALUE")
-    offsets = {float(e.text or 0) for tag in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET") for e in root.iter(tag)}
+    steps = metadata_factor(value, f"{where}: QUANTIFICATION_VALUE")
+    said.add(Field.SCALE, 1 / steps, Source.SIDECAR, f"{where}: QUANTIFICATION_VALUE")
+    tags = ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
+    offsets = {metadata_number(e.text or "0", f"{where}: {tag}") for tag in tags for e in root.iter(tag)}
     if len(offsets) > 1:
         raise BadAsset(f"{where}: bands with offsets {sorted(offsets)}; give the right one with --add-offset")
     offset = offsets.pop() if offsets else 0.0
-    said.add(Field.OFFSET, offset / float(value), Source.SIDECAR, f"{where}: ADD_OFFSET")
+    said.add(Field.OFFSET, offset / steps, Source.SIDECAR, f"{where}: ADD_OFFSET")
     return said

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.readers.raster.numbers import metadata_number
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
@@ -42,10 +43,4 @@ def columns(elements: Sequence[ElementTree.Element], tags: Sequence[str], where:
     Raises:
         BadAsset: a number is missing.
     """
-    out = []
-    for tag in tags:
-        try:
-            out.append(tuple(float(e.findtext(tag, "")) for e in elements))
-        except ValueError as e:
-            raise BadAsset(f"{where}: {tag} of its bands: {e}") from e
-    return out
+    return [tuple(metadata_number(e.findtext(tag, ""), f"{where}: {tag}") for e in elements) for tag in tags]
