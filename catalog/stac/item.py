@@ -14,7 +14,7 @@ import pystac
 
 from hypermend.catalog.dateline import Bbox
 from hypermend.catalog.errors import BadItem, BadSensor
-from hypermend.catalog.scene import TIME_FROM, UNKNOWN, Asset, Scene, is_data
+from hypermend.catalog.scene import AUTO, SENSOR_FROM, TIME_FROM, UNKNOWN, USER, Asset, Scene, is_data
 from hypermend.catalog.sensors import SHIPPED
 from hypermend.catalog.stac.assets import asset_fields, read_asset
 from hypermend.catalog.stac.fields import (
@@ -83,7 +83,10 @@ def _scene(
     properties: dict[str, Any] = _json_copy(item["properties"])
     when = _datetime(properties)
     name = text("hypermend:sensor", properties.pop("hypermend:sensor", None))
-    name = name or identify_sensor(id, str(item.get("collection") or ""), properties) or sensor
+    name = name or identify_sensor(id, str(item.get("collection") or ""), properties)
+    if name is None and sensor not in (None, AUTO):
+        properties[SENSOR_FROM] = USER
+    name = name or sensor
     if name is None:
         raise BadField(f"its platform {properties.get('platform')!r} is no known sensor; give --sensor")
     table = SHIPPED.get(name)  # an instrument without one names its bands itself

@@ -120,7 +120,9 @@ def show(seen: Inspected, drawn: Path | None, console: Console) -> None:
         table.add_column(overflow="fold", max_width=30)
         table.add_column(overflow="fold")
         for fact in facts:
-            table.add_row(fact.name, fact.value, Text(fact.source, "yellow" if fact.guessed else "dim"))
+            # files are named after their scene, whose name is above
+            source = fact.source.replace(seen.facts.id, "\u2026")
+            table.add_row(fact.name, fact.value, Text(source, "yellow" if fact.guessed else "dim"))
         console.print(table)
     console.print(_pairs(after))
     console.print()

@@ -14,7 +14,7 @@ from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.meaning.instrument import check_sensor
 from hypermend.catalog.readers.border import constant_border
 from hypermend.catalog.readers.scene_reader import Source, file_format, open_scene
-from hypermend.catalog.scene import TIME_FROM, UNKNOWN, Asset, Scene
+from hypermend.catalog.scene import AUTO, SENSOR_FROM, TIME_FROM, UNKNOWN, USER, Asset, Scene
 from hypermend.catalog.sensor_tables import tables_of
 from hypermend.catalog.sensors import SensorTables
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
@@ -70,7 +70,7 @@ def inspect(
     check_sensor(settings.sensor, tables)
     for found in _limited(scenes_at(target, settings, root, tables)):
         if isinstance(found, Skipped):
-            yield Inspected(facts=SceneFacts(id=found.id, refusal=found.reason)), None
+            yield Inspected(facts=SceneFacts(id=found.id, refusal=_without_name(found.id, found.reason))), None
             continue
         path = picture or Path(f"{re.sub(r'[^A-Za-z0-9._-]', '_', found.id)}-inspect.png")
         yield _inspected(settings.overrides.apply(found), settings, tables, path if pictures else None)
@@ -114,7 +114,7 @@ def _lone_file(asset: Asset, sensor: str) -> Scene:
         datetime=None,
         sensor=sensor,
         assets={asset.key: asset},
-        properties={TIME_FROM: UNKNOWN},
+        properties={TIME_FROM: UNKNOWN} | ({} if sensor == AUTO else {SENSOR_FROM: USER}),
     )
 
 
@@ -139,7 +139,7 @@ def _inspected(
         finally:
             source.close()
     except FILE_ERRORS as e:
-        return Inspected(facts=replace(facts, refusal=_reason(e))), None
+        return Inspected(facts=replace(facts, refusal=_reason(scene.id, e))), None
     seen = replace(seen, facts=_judged(facts, seen.view))
     if picture is not None and seen.view is not None and seen.spectrum is not None:
         title = " · ".join(filter(None, (facts.id, facts.product, facts.sensor)))
@@ -185,7 +185,7 @@ def scene_facts(
         finally:
             source.close()
     except FILE_ERRORS as e:
-        return replace(facts, refusal=_reason(e))
+        return replace(facts, refusal=_reason(scene.id, e))
 
 
 def _judged(facts: SceneFacts, view: View | None) -> SceneFacts:
@@ -195,7 +195,12 @@ def _judged(facts: SceneFacts, view: View | None) -> SceneFacts:
     return facts
 
 
-def _reason(error: Exception) -> str:
-    return (
-        str(error) if isinstance(error, ArchiveError) else f"its header cannot be read: {type(error).__name__}: {error}"
-    )
+def _reason(id: str, error: Exception) -> str:
+    if isinstance(error, ArchiveError):
+        return _without_name(id, str(error))
+    return f"its header cannot be read: {type(error).__name__}: {error}"
+
+
+def _without_name(id: str, reason: str) -> str:
+    """A reason without the scene's name, which is shown beside it."""
+    return re.sub(rf"^scene {re.escape(id)}[,:] ", "", reason)
