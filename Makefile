@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 
-.PHONY: demo test check bench clean FORCE
+.PHONY: demo test test-long check bench clean FORCE
 .NOTPARALLEL:  # benchmarks must not share the cores
 .DEFAULT_GOAL := test
 
@@ -12,7 +12,11 @@ demo: $(VENV)/.installed
 	$(BIN)/hypermend demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+# What takes too long for every change: all mutations of the fuzz tests.
+test-long: $(VENV)/.installed-test
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
