@@ -66,6 +66,19 @@ def test_an_opened_cube_is_written_and_read_back(tmp_path: Path, kind: str, how:
     assert back.rio.crs.to_epsg() == 32632 and "zarr_conventions" not in ds.attrs
 
 
+@pytest.mark.parametrize("how", ["netcdf", "zarr2", "zarr3"])
+def test_plain_xarray_writes_a_cube_as_the_document_says(tmp_path: Path, how: str) -> None:
+    (item,) = make_items(tmp_path / "archive", **KINDS["defects"])
+    ds = xr.open_zarr(item.scene.assets["cube"].href, chunks={}).drop_encoding().drop_attrs(deep=False)
+    if how == "netcdf":
+        ds.to_netcdf(tmp_path / "out.nc")
+        back = xr.open_dataset(tmp_path / "out.nc", decode_coords="all")
+    else:
+        ds.to_zarr(tmp_path / "out.zarr", zarr_format=int(how[-1]))
+        back = xr.open_zarr(tmp_path / "out.zarr", decode_coords="all")
+    same(ds.load(), back.load())
+
+
 def item_spec(item: hypermend.Item) -> dict[str, Any]:
     return Cube(item.root, item.scene.properties["hypermend:cube"]).spec.to_dict()
 

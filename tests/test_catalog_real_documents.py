@@ -6,6 +6,7 @@ Some are proprietary metadata and none is copied: only hrefs are replaced, in me
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +14,17 @@ from typing import Any
 
 import pytest
 
+import hypermend
 from hypermend.catalog.errors import BadAsset, BadItem
 from hypermend.catalog.scene import AUTO, Scene
 from hypermend.catalog.stac.discover import Skipped, discover
 from hypermend.catalog.stac.item import from_item, items_in, to_item
 from hypermend.catalog.stac.platforms import identify_sensor
+from hypermend.pipeline.config import IngestJob
+from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.ingest import ingest
+from tests.conftest import TrapServer
+from tests.deliveries import desis_folder, enmap_folder
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +194,42 @@ def test_a_collection_of_cmr_names_its_sensor_and_keeps_assets_without_roles() -
     }  # fmt: skip
     scene = from_item(item)
     assert scene.sensor == "emit" and {key: a.href for key, a in scene.assets.items()} == hrefs
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "sensor"),
+    [("enmap_l2a.json", enmap_folder, "enmap"), ("desis_l2a.json", desis_folder, "desis")],
+)
+def test_a_real_item_becomes_a_source_cube(
+    real: Path,
+    stac_api: Callable[[Sequence[Any]], str],
+    traps: Callable[[Path], TrapServer],
+    tmp_path: Path,
+    name: str,
+    make: Callable[[Path, str], str],
+    sensor: str,
+) -> None:
+    """The item of the real catalog, through a real API; its files are generated, of the same names and layout."""
+    raw = items_of(real / "dlr_enmap_desis" / name)[0]
+    stem = make(tmp_path / "files", "L2A")
+    when = datetime.fromisoformat(raw["properties"]["datetime"])
+    for file in (tmp_path / "files").glob("*METADATA*"):
+        file.write_text(re.sub(r"<startTime>[^<]*", f"<startTime>{when.isoformat()}", file.read_text()))
+    url = traps(tmp_path / "files").url
+    there = {file.name.removeprefix(stem).upper(): file.name for file in (tmp_path / "files").iterdir()}
+    for asset in raw["assets"].values():
+        end = re.search(r"-[A-Z_]+(-2)?(_COG)?\.\w+$", asset["href"], re.IGNORECASE)
+        part = "" if end is None else end[0].upper().replace("_COG", "")
+        asset["href"] = f"{url}/agent/{there.get(part, 'not-delivered' + part)}"
+        for field in [field for field in asset if field.startswith("proj:")]:
+            del asset[field]  # the generated files are smaller, and lie elsewhere
+    del raw["properties"]["proj:" + ("epsg" if sensor == "enmap" else "code")]
+    job = IngestJob(archive=str(tmp_path / "archive"), stac=stac_api([raw]), query=("eo:cloud_cover<=100",))
+    report = ingest(job, engine=serial).wait()
+    assert [(s.status, s.reason) for s in report.scenes] == [("published", "")]
+    (item,) = hypermend.open(job.archive).search(stage="source")
+    cube = item.dataset()
+    assert item.scene.sensor == sensor and item.scene.datetime is not None
+    assert abs((item.scene.datetime - when).total_seconds()) < 60
+    assert cube.reflectance.attrs["quantity"] == "reflectance" and "EPSG:32633" in str(item.scene.grid.crs)
+    assert float(cube.reflectance.max()) < 7 and int(cube.valid.values[1, 1]) != 1 and int(cube.valid.values[4, 3]) == 1

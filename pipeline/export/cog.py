@@ -12,10 +12,9 @@ import rasterio
 from rasterio.shutil import copy
 
 from hypermend.catalog.cube.spec import CubeSpec
-from hypermend.pipeline.export.profile import raster_profile
+from hypermend.pipeline.export.profile import GDAL_OPTIONS, raster_profile
 from hypermend.pipeline.export.selection import Selection
 
-_CACHE_BYTES = 128 * 2**20
 _FEW_BANDS = 16
 """A block of a COG holds all bands: of many bands it is kept small."""
 
@@ -24,7 +23,7 @@ def write_cog(selection: Selection, path: Path) -> None:
     """Write a GeoTIFF tile by tile and let GDAL order it as a COG, with overviews."""
     spec = selection.spec
     plain = path.with_name("plain.tif")
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_PAM_ENABLED=False):
+    with rasterio.Env(**GDAL_OPTIONS):
         with rasterio.open(
             plain,
             "w",

@@ -8,6 +8,9 @@ from affine import Affine
 
 from hypermend.catalog.cube.spec import CubeSpec
 
+GDAL_OPTIONS = {"GDAL_CACHEMAX": 64, "GDAL_PAM_ENABLED": False}
+"""64 MiB of blocks, whatever the machine's memory, and no `.aux.xml` beside the file."""
+
 
 def raster_profile(spec: CubeSpec) -> dict[str, Any]:
     """Size, type, nodata and georeference of a file, as `rasterio.open` takes them."""
