@@ -241,15 +241,19 @@ def test_a_band_with_a_wavelength_is_no_alpha(tmp_path: Path) -> None:
     assert opened(tmp_path).spec.bands == 4
 
 
-def test_a_name_alone_makes_no_mask(tmp_path: Path) -> None:
-    array = np.concatenate([numbers(4, "uint16"), np.zeros((1, *SIZE), "uint16")])
-    path = write_tiff(tmp_path / "a.tif", array, nm=None)
+@pytest.mark.parametrize(("name", "masks"), [("alpha", True), ("quality", False)])
+def test_only_a_band_that_is_named_alpha_masks_by_its_name(tmp_path: Path, name: str, masks: bool) -> None:
+    """GDAL loses the colour interpretation of a fifth band that is set after its numbers are written."""
+    alpha = np.full((1, *SIZE), 65535, "uint16")
+    alpha[:, :, :3] = 0
+    path = write_tiff(tmp_path / "a.tif", np.concatenate([numbers(4, "uint16"), alpha]), nm=None)
     with rasterio.open(path, "r+") as out:
-        for band, name in enumerate(["B2", "B3", "B4", "B8", "alpha"], start=1):
-            out.set_band_description(band, name)
+        for band, described in enumerate(["B2", "B3", "B4", "B8", name], start=1):
+            out.set_band_description(band, described)
     source = opened(tmp_path, sensor="sentinel2a")
-    assert source.spec.bands == 4 and source.spec.attrs["hypermend:left_out"] == ["alpha"]
-    assert (flags(source) == VALID).all()
+    assert source.spec.bands == 4 and (flags(source)[:, 3:] == VALID).all()
+    assert (flags(source)[:, :3] == (NODATA if masks else VALID)).all()
+    assert source.spec.attrs.get("hypermend:left_out") == (None if masks else ["quality"])
 
 
 def test_a_swath_cut_out_by_a_mask_is_the_swath_that_nodata_tells(tmp_path: Path) -> None:
