@@ -20,6 +20,7 @@ from hypermend.catalog.archive import Item
 from hypermend.catalog.meaning.overrides import NO_OVERRIDES, Overrides
 from hypermend.catalog.meaning.statement import Field
 from hypermend.pipeline.config import IngestJob, RestoreJob
+from hypermend.pipeline.demo.deliveries import SENTINEL2_NUMBERS
 from hypermend.pipeline.demo.pair import (
     COARSE,
     PAIR_SCALE,
@@ -42,7 +43,11 @@ from hypermend.pipeline.runs.progress import follow, summary
 from hypermend.pipeline.runs.report import RunReport
 from hypermend.pipeline.runs.run import Run
 
-_REFLECTANCE = Overrides(values={Field.QUANTITY: "reflectance"})
+_OVERRIDES = {
+    "enmap": Overrides(values={Field.QUANTITY: "reflectance"}),
+    "sentinel2a": Overrides(values={Field.QUANTITY: "reflectance", Field.SCALE: 1 / SENTINEL2_NUMBERS}),
+}
+"""By sensor, for deliveries that leave it open: the tiles have a scale and do not say of what, the bands have none."""
 
 
 def run(archive: Path, console: Console, *, demo_size: DemoSize | None = None) -> dict[str, Any]:
@@ -121,8 +126,7 @@ class _Demo:
                 self._archive / "deliveries" / folder,
                 sensor=kind,
                 collection=collection,
-                # the Hyperion delivery states its quantity; the tiles have a scale and do not say of what
-                overrides=NO_OVERRIDES if kind == "hyperion" else _REFLECTANCE,
+                overrides=_OVERRIDES.get(kind, NO_OVERRIDES),
             )
             self.bytes_written += made.bytes_written
             self.show(f"{collection}: {', '.join(made.scenes)}")
