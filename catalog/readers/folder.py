@@ -362,5 +362,4 @@ def _union_grid(headers: Sequence[Header]) -> GeoBox | None:
 
 def _asset_with_grid(header: Header) -> Asset:
     grid = GeoBox(header.size, header.transform, header.crs) if header.crs is not None else None
-    nodata = next((s.value for s in header.statements if s.field is Field.NODATA), None)
-    return replace(header.asset, media_type=header.asset.media_type or TIFF_MEDIA, nodata=nodata, grid=grid)
+    return replace(header.asset, media_type=header.asset.media_type or TIFF_MEDIA, grid=grid)
