@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import hypermend
+from hypermend.catalog.cube.spec import CLOUD, NODATA
 from hypermend.catalog.errors import BadAsset, BadItem
 from hypermend.catalog.scene import AUTO, Scene
 from hypermend.catalog.stac.discover import Skipped, discover
@@ -25,6 +26,8 @@ from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import ingest
 from tests.conftest import TrapServer
 from tests.deliveries import desis_folder, enmap_folder
+from tests.hierarchical import eopf_store
+from tests.test_catalog_readers_products_hdf import tanager
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +236,67 @@ def test_a_real_item_becomes_a_source_cube(
     assert abs((item.scene.datetime - when).total_seconds()) < 60
     assert cube.reflectance.attrs["quantity"] == "reflectance" and "EPSG:32633" in str(item.scene.grid.crs)
     assert float(cube.reflectance.max()) < 7 and int(cube.valid.values[1, 1]) != 1 and int(cube.valid.values[4, 3]) == 1
+
+
+def near(item: dict[str, Any]) -> dict[str, Any]:
+    """The item with files beside it, and without the grids and bands of the real ones: generated files are smaller."""
+    for asset in item["assets"].values():
+        store = re.search(r"[^/]+\.zarr(/.*)?$", asset["href"])
+        asset["href"] = "./" + (store[0] if store else asset["href"].rsplit("/", 1)[-1])
+        for field in [field for field in asset if field.startswith("proj:")]:
+            del asset[field]
+    item["properties"] = {k: v for k, v in item["properties"].items() if not k.startswith("proj:")}
+    return item
+
+
+def ingested(item: dict[str, Any], folder: Path) -> Any:
+    (folder / "item.json").write_text(json.dumps(item))
+    job = IngestJob(archive=str(folder / "archive"), stac=str(folder / "item.json"))
+    report = ingest(job, engine=serial).wait()
+    assert [(s.status, s.reason) for s in report.scenes] == [("published", "")]
+    (found,) = hypermend.open(job.archive).search(stage="source")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "ortho", "place"),
+    [("20250514_115302_15_4001", False, None), ("open-canada_20250809_191957_01_4001", True, "EPSG:32618")],
+)
+def test_a_real_tanager_item_becomes_a_source_cube(
+    real: Path, tmp_path: Path, name: str, ortho: bool, place: str | None
+) -> None:
+    (item,) = items_of(real / "planet_tanager" / f"{name}.json")
+    when = datetime.fromisoformat(item["properties"]["datetime"])
+    for asset in near(item)["assets"].values():
+        if asset["href"].endswith(".h5"):
+            tanager(tmp_path / asset["href"], ortho=ortho)
+            asset.pop("bands", None)
+            asset.pop("eo:bands", None)
+    found = ingested(item, tmp_path)
+    cube = found.dataset()
+    assert (found.scene.sensor, found.scene.datetime) == ("tanager", when)
+    assert (cube.reflectance.attrs["quantity"], cube.reflectance.attrs["units"]) == ("radiance", "W m-2 sr-1 um-1")
+    assert (None if found.scene.grid is None else f"EPSG:{found.scene.grid.crs.to_epsg()}") == place
+    assert int(cube.valid.values[1, 1]) & CLOUD and int(cube.valid.values[2, 2]) & NODATA
+
+
+def test_a_tanager_file_of_other_bands_than_its_item_is_refused(real: Path, tmp_path: Path) -> None:
+    (item,) = items_of(real / "planet_tanager" / "20250514_115302_15_4001.json")
+    tanager(tmp_path / near(item)["assets"]["basic_radiance_hdf5"]["href"], ortho=False)
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    job = IngestJob(archive=str(tmp_path / "archive"), stac=str(tmp_path / "item.json"))
+    (scene,) = ingest(job, engine=serial).wait().scenes
+    assert scene.status == "failed" and "8 in all" in scene.reason and "426 in all" in scene.reason
+
+
+def test_a_real_eopf_item_becomes_a_source_cube(real: Path, tmp_path: Path) -> None:
+    name = "S2A_MSIL2A_20251113T102311_N0511_R065_T32TNQ_20251113T142515"
+    (item,) = items_of(real / "eopf_sentinel2" / f"{name}.json")
+    store = eopf_store(tmp_path).rename(tmp_path / f"{name}.zarr")
+    for file in (store / ".zattrs", store / ".zmetadata"):
+        file.write_text(file.read_text().replace("sentinel-2b", "sentinel-2a"))
+    found = ingested(near(item), tmp_path)
+    cube = found.dataset()
+    assert found.scene.sensor == "sentinel2a" and found.scene.grid.crs.to_epsg() == 32632
+    blue = cube.reflectance.sel(band=2)
+    assert float(blue.values[6, 6]) == pytest.approx(0.2002) and int(cube.valid.values[0, 0]) & NODATA

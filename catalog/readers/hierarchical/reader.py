@@ -68,12 +68,16 @@ def open_hdf(
 
 
 def _stated(assets: Sequence[Asset], opened: Opened) -> list[Asset]:
-    """The assets whose scale and nodata speak about the cube: its file; in a store the arrays of its bands."""
+    """The assets whose scale and nodata speak about the cube: its file; in a store the groups and arrays of its bands.
+
+    An asset of a store that is one of several lists bands of its own, so its wavelengths are not those of the cube.
+    """
     if not is_zarr(opened.assets[0]):
         return [opened.assets[0]]
     paths = {cube.path for cube in opened.arrays.cubes}
     paths |= {path.rpartition("/")[0] for path in paths} | {""}
-    return [a for a in assets if is_zarr(a) and split_href(a.href)[1] in paths]
+    stated = [a for a in assets if is_zarr(a) and split_href(a.href)[1] in paths]
+    return stated if len(stated) == 1 else [replace(a, wavelength_nm=(), fwhm_nm=()) for a in stated]
 
 
 def _identity(assets: Sequence[Asset], fetcher: AssetFetcher) -> str:
