@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +154,13 @@ def test_sentinel2_sample_and_its_scl(deliver: Callable[..., Delivery]) -> None:
 def test_landsat_delivery(deliver: Callable[..., Delivery]) -> None:
     delivery = deliver("landsat5", "landsat5-tm")
     ((_, cube),) = published(delivery).items()
+    mtl = next(delivery.folder.glob("*_MTL.txt")).read_text()
+    factors = {k: float(v) for k, v in re.findall(r"(RADIANCE_(?:MULT|ADD)_BAND_1) = (\S+)", mtl)}
     with rasterio.open(next(delivery.folder.glob("*_B1.TIF"))) as file:
-        np.testing.assert_array_equal(cube["reflectance"].values[0], file.read(1))
+        radiance = factors["RADIANCE_MULT_BAND_1"] * file.read(1) + factors["RADIANCE_ADD_BAND_1"]
+        np.testing.assert_allclose(cube["reflectance"].values[0], radiance, rtol=1e-6)
         assert cube.rio.crs == file.crs
-    assert cube["reflectance"].attrs["quantity"] != "reflectance"
+    assert cube["reflectance"].attrs["quantity"] == "radiance"
 
 
 def test_the_static_stac_example(shared_data: Path, tmp_path: Path) -> None:
