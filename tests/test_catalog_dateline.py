@@ -25,6 +25,7 @@ from hypermend.catalog.grids import footprint
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.discover import ItemFilter, from_folder
+from hypermend.catalog.stac.fields import BadField, bbox_of
 from hypermend.catalog.stac.item import from_item, to_item
 from hypermend.catalog.stac.publish import put_item
 from hypermend.catalog.storage.archive_store import ArchiveStore
@@ -214,3 +215,19 @@ def test_the_split_of_a_ring_keeps_its_area() -> None:
         {"type": "Polygon", "coordinates": [[list(point) for point in plain]]},
         (13.0, 52.0, 14.0, 53.0),
     )
+
+
+@pytest.mark.parametrize("position", [[1e308, 0.0], [-1e9, 0.0], [10.0, 95.0]])
+def test_a_position_that_is_not_on_earth_is_refused_and_never_wrapped(position: list[float]) -> None:
+    ring = [[10.0, 50.0], [11.0, 50.0], position, [10.0, 50.0]]
+    item = {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": [10, 50, 11, 51]}
+    with pytest.raises(BadField, match="not on Earth"):
+        bbox_of(item)
+    with pytest.raises(BadField, match="not on Earth"):
+        bbox_of(
+            {
+                **item,
+                "geometry": {"type": "Polygon", "coordinates": [[*ring[:2], ring[0]]]},
+                "bbox": [*position, 11, 51],
+            }
+        )

@@ -18,6 +18,7 @@ from pystac_client.stac_api_io import StacApiIO
 
 from hypermend.catalog import dateline
 from hypermend.catalog.errors import ArchiveError, BadAsset, Unreachable
+from hypermend.catalog.stac.fields import links_of
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.storage.hrefs import shown
 from hypermend.catalog.storage.transport import check_href, send, with_retries
@@ -166,8 +167,7 @@ class _Pages:
 
     def _next(self, body: Mapping[str, Any], request: _Request) -> _Request | None:
         """The request of the next page, with the parameters of the search that its link has lost."""
-        links = [link for link in body.get("links") or [] if isinstance(link, Mapping)]
-        link = next((link for link in links if link.get("rel") == "next" and link.get("href")), None)
+        link = next((link for link in links_of(body) if link.get("rel") == "next" and link.get("href")), None)
         if link is None:
             return None
         href = urljoin(request.href, str(link["href"]))

@@ -17,6 +17,7 @@ from hypermend.catalog.errors import ArchiveError, BadAsset, BadItem, NotFound
 from hypermend.catalog.readers.folder import Skipped, from_folder
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.api import search_items
+from hypermend.catalog.stac.fields import links_of
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item, items_in
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -108,8 +109,8 @@ class _Walk:
         yield from _scenes(items_in(document), self.filters, href=href, within=self.within, sensor=self.sensor)
         if not isinstance(document, Mapping) or document.get("type") == "Feature":
             return
-        for link in document.get("links") or []:
-            if isinstance(link, Mapping) and link.get("rel") in ("child", "item"):
+        for link in links_of(document):
+            if link.get("rel") in ("child", "item"):
                 yield from self._follow(str(link.get("href", "")), href, depth + 1)
 
     def _follow(self, link: str, base: str, depth: int) -> Iterator[Discovered]:
@@ -134,9 +135,7 @@ def _static(document: Any, href: str, filters: ItemFilter, *, sensor: str | None
 
 
 def _is_api(document: Mapping[str, Any]) -> bool:
-    return "conformsTo" in document or any(
-        isinstance(link, Mapping) and link.get("rel") == "search" for link in document.get("links") or []
-    )
+    return "conformsTo" in document or any(link.get("rel") == "search" for link in links_of(document))
 
 
 def _check_stac(document: Any, href: str) -> None:
@@ -149,7 +148,7 @@ def _check_stac(document: Any, href: str) -> None:
     if not isinstance(first, Mapping) or not (
         {"stac_version", "conformsTo", "features"} & set(first)
         or first.get("type") == "Feature"
-        or any(isinstance(link, Mapping) and "rel" in link for link in first.get("links") or [])
+        or any("rel" in link for link in links_of(first))
     ):
         what = "JSON of another kind"
         if isinstance(first, Mapping) and "umm" in first:

@@ -21,6 +21,7 @@ from hypermend.catalog.scene import TIME_FROM, UNKNOWN
 _CRS_KEYS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
 _GRID_KEYS = (*_CRS_KEYS, "proj:shape", "proj:transform")
 _EARLIEST, _LATEST = "1900-01-01T00:00:00Z", "2099-12-31T23:59:59Z"
+_MAX_LON, _MAX_LAT = 720.0, 90.01
 _NESTED = 8  # lists and geometries in a geometry; a GeometryCollection of MultiPolygons has six
 
 
@@ -40,6 +41,12 @@ def sequence(name: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, list | tuple | None):
         raise BadField(f"{name} is no list: {_short(value)}")
     return value or ()
+
+
+def links_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The links of a document of STAC; none where they are no list of objects."""
+    links = document.get("links")
+    return [link for link in links if isinstance(link, Mapping)] if isinstance(links, list) else []
 
 
 def text(name: str, value: Any) -> str | None:
@@ -155,6 +162,7 @@ def bbox_of(item: Mapping[str, Any]) -> Bbox | None:
         return outlined
     half = len(bbox) // 2
     west, south, east, north = (_degrees(bbox[i]) for i in (0, 1, half, half + 1))
+    _on_earth(west, south), _on_earth(east, north)
     box = wrap_box(west, south, east, north)
     if width(box) > 180 and outlined is not None and width(outlined) < width(box):
         return outlined[0], south, outlined[2], north
@@ -200,6 +208,13 @@ def _is_position(part: Any) -> bool:
 
 def _position(part: Sequence[Any]) -> Point:
     lon, lat, *_ = (_degrees(value) for value in part)  # checks a height, too
+    return _on_earth(lon, lat)
+
+
+def _on_earth(lon: float, lat: float) -> Point:
+    """A position, refused where it is none: 0 to 360 degrees and a turn more are read."""
+    if abs(lon) > _MAX_LON or abs(lat) > _MAX_LAT:
+        raise BadField(f"a position of longitude {lon:g}, latitude {lat:g} is not on Earth")
     return lon, lat
 
 
