@@ -11,10 +11,11 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hypermend.catalog.meaning.wavelengths import nm_per
+
 FEWEST_NM, MOST_NM = 100.0, 100_000.0
 """Range of a wavelength: a number outside is one in another unit."""
 MOST_FWHM_NM = 10_000.0
-_TO_NM = {"nm": 1.0, "nanometer": 1.0, "um": 1000.0, "µm": 1000.0, "μm": 1000.0, "micrometer": 1000.0, "micron": 1000.0}
 _NAMES = {"wavelength": "wavelength", "center": "wavelength", "centre": "wavelength", "fwhm": "fwhm", "width": "fwhm"}
 
 
@@ -142,9 +143,9 @@ def _checked(values: list[float], factor: float, where: list[str], name: str = "
 
 
 def _factor(unit: str) -> float:
-    if unit not in _TO_NM:
+    if (factor := nm_per(unit)) is None:
         raise ValueError(f"unit {unit!r}; wavelengths are in nm or um")
-    return _TO_NM[unit]
+    return factor
 
 
 def _number(text: str, where: str) -> float:

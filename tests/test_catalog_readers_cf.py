@@ -13,7 +13,7 @@ import pytest
 from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.readers.hierarchical.source import HierarchicalSource
-from hypermend.catalog.readers.hierarchical.units import radiance_unit, wavelengths_nm
+from hypermend.catalog.readers.hierarchical.units import radiance_unit
 from tests.hierarchical import ALL, BANDS, CENTRES, SIZE, cf_file, opened
 
 GRID = (30, 0, 500000, 0, -30, 5800000)
@@ -248,9 +248,3 @@ def test_numbers_that_need_another_type_are_refused(tmp_path: Path) -> None:
 )
 def test_spellings_of_radiance(text: str, unit: str | None) -> None:
     assert radiance_unit(text) == unit
-
-
-def test_wavelengths_whose_size_tells_no_unit() -> None:
-    assert wavelengths_nm([0.0, 500.0], None) is None
-    assert wavelengths_nm([1.0, 200.0], None) is None
-    assert wavelengths_nm([], "nm") is None

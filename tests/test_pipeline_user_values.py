@@ -44,7 +44,7 @@ def test_wavelengths_of_a_list_and_of_a_file(
         ("450,550 furlong", "unit 'furlong'"),
         ("450,,550x", "unit 'x'"),
         ("wavelength\n0.45\n", "line 2: 0.45 nm is no wavelength"),
-        ("wavelength_angstrom\n4500\n", "unit 'angstrom'"),
+        ("wavelength_wavenumber\n4500\n", "unit 'wavenumber'"),
         ("wavelength,fwhm\n450\n", "line 2 has no fwhm"),
         ("wavelength,fwhm\n450,-8\n", "line 2: -8 nm is no fwhm"),
         ("wavelength\nblue\n", "line 2: 'blue' is no number"),

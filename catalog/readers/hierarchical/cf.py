@@ -16,6 +16,7 @@ import numpy as np
 from hypermend.catalog.arrays import LonLat
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
+from hypermend.catalog.meaning.wavelengths import nm_per, wavelengths_nm
 from hypermend.catalog.readers.hierarchical import place
 from hypermend.catalog.readers.hierarchical.facts import (
     instrument_statements,
@@ -26,7 +27,7 @@ from hypermend.catalog.readers.hierarchical.facts import (
 )
 from hypermend.catalog.readers.hierarchical.file import Node, as_text, dims_of
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, Transform
-from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME, wavelengths_nm
+from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME
 from hypermend.catalog.readers.profile import FormatRow
 
 _BAND_DIM = re.compile(r"^(wave.*|wl|lambda|n?_?bands?|band_?(number|index)|spectral.*|channels?|b)$", re.I)
@@ -75,6 +76,8 @@ class _Spectrum:
     path: str
     """array, or attribute"""
     values: tuple[float, ...]
+    factor: float
+    """nm for one unit of the file"""
     how: str
     """how their unit is known"""
     dim: str = ""
@@ -152,7 +155,7 @@ def _spectra(node: Node) -> list[_Spectrum]:
             read = wavelengths_nm([float(v) for v in node.values(path)], unit)
             if read is not None:
                 dims = dims_of(array)
-                out.append(_Spectrum(path=path, values=read[0], how=read[1], dim=dims[0] or name))
+                out.append(_Spectrum(path=path, values=read.nm, factor=read.factor, how=read.how, dim=dims[0] or name))
             elif WAVELENGTH_NAME.match(name) or "wavelength" in standard:
                 raise BadAsset(f"{node.where}: the unit of {path} is {unit!r} and does not fit; give --wavelengths")
     return out
@@ -165,7 +168,8 @@ def _spectrum_in_attributes(candidate: _Candidate) -> _Spectrum | None:
             unit = next((as_text(attrs[k]) for k in ("wavelength_units", "wavelengths_units") if k in attrs), None)
             read = wavelengths_nm([float(v) for v in np.ravel(attrs[key])], unit)
             if read is not None:
-                return _Spectrum(path=f"{candidate.path}, attribute {key}", values=read[0], how=read[1])
+                path = f"{candidate.path}, attribute {key}"
+                return _Spectrum(path=path, values=read.nm, factor=read.factor, how=read.how)
     return None
 
 
@@ -245,11 +249,10 @@ def _add_band_list(
         said.add(fact, tuple(bool(v > 0) for v in values), Source.FILE, where)
         return
     numbers = [float(v) for v in values]
-    if unit is None and "um" in spectrum.how.split() and max(numbers, default=0) < 1:
-        numbers = [v * 1e3 for v in numbers]  # the file writes its spectrum in micrometres
-    elif unit is not None and (read := wavelengths_nm([*numbers], unit)) is not None:
-        numbers = list(read[0])
-    said.add(fact, tuple(numbers), Source.FILE, where)
+    factor = None if unit is None else nm_per(unit)
+    if unit is None and max(numbers, default=0) < 1:  # in the unit of the spectrum: no width is below 1 nm
+        factor = spectrum.factor
+    said.add(fact, tuple(v * (factor or 1.0) for v in numbers), Source.FILE, where)
 
 
 def _place(

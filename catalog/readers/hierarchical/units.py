@@ -1,4 +1,4 @@
-"""Units as files write them: of wavelengths, and of radiance in one spelling. A unit that is not understood is said."""
+"""Units of radiance in one spelling, and names of lists of wavelengths. A unit that is not understood is said."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ WAVELENGTH_NAME = re.compile(
     re.I,
 )
 """Names of lists of wavelengths."""
-_NM = {"nm": 1.0, "nanometer": 1.0, "nanometre": 1.0, "um": 1e3, "micron": 1e3, "micrometer": 1e3, "micrometre": 1e3}
-_NM |= {"m": 1e9, "meter": 1e9, "metre": 1e9}
 _SYMBOLS = {
     "w": "W", "watt": "W", "mw": "mW", "milliwatt": "mW", "uw": "uW", "microwatt": "uW",
     "m": "m", "meter": "m", "metre": "m", "cm": "cm", "centimeter": "cm", "centimetre": "cm",
@@ -23,24 +21,6 @@ _LENGTHS = ("m", "cm", "um", "nm")
 _TOKEN = re.compile(r"\(|\)|/|\*\*|\*|\^|-?\d+|[A-Za-z]+|.")
 _POWER = re.compile(r"\^|\*\*")
 _NONE = {"", "1", "unitless", "none", "dimensionless", "-"}
-
-
-def wavelengths_nm(values: list[float], unit: str | None) -> tuple[tuple[float, ...], str] | None:
-    """Wavelengths in nm, and how their unit is known: by its name, else by their size. None if neither tells.
-
-    No imager of reflected light has bands below 100 nm or above 100 um, so 0.4 to 100 are micrometres.
-    """
-    if not values or not all(v == v and v > 0 for v in values):
-        return None
-    name = _plain(unit or "").lower().rstrip("s")
-    if name in _NM:
-        return tuple(v * _NM[name] for v in values), f"in {unit}"
-    low, high = min(values), max(values)
-    if name in _NONE and low >= 100 and high <= 100_000:
-        return tuple(values), "no unit given; their size says nm"
-    if name in _NONE and low >= 0.1 and high <= 100:
-        return tuple(v * 1e3 for v in values), "no unit given; their size says um"
-    return None
 
 
 def is_none(unit: str) -> bool:

@@ -15,6 +15,7 @@ from hypermend.catalog.meaning.instrument import instrument
 from hypermend.catalog.meaning.of_scene import item_statements, stac_statements, user_statements
 from hypermend.catalog.meaning.resolve import Meaning, Resolved, resolve
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
+from hypermend.catalog.meaning.wavelengths import wavelengths_nm
 from hypermend.catalog.readers.bands import (
     ArraySource,
     Band,
@@ -27,7 +28,7 @@ from hypermend.catalog.readers.bands import (
 )
 from hypermend.catalog.readers.decode import decoded
 from hypermend.catalog.readers.hierarchical.source import HierarchicalSource, Part, Parts
-from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME, wavelengths_nm
+from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME
 from hypermend.catalog.readers.matlab.benchmarks import Layout
 from hypermend.catalog.readers.matlab.file import BYTES, DTYPES, MatFile, path_of
 from hypermend.catalog.readers.matlab.layouts import axes_of, pick_layout
@@ -149,8 +150,8 @@ def _spectrum(file: MatFile) -> list[Statement]:
         if is_list and WAVELENGTH_NAME.match(name.rpartition(".")[2]):
             read = wavelengths_nm([float(v) for v in file.load(name).ravel()], None)
             if read is not None:
-                where = f"{name}, {read[1]}"
-                return [Statement(field=Field.WAVELENGTH, value=read[0], source=Source.FILE, where=where)]
+                where = f"{name}, {read.how}"
+                return [Statement(field=Field.WAVELENGTH, value=read.nm, source=Source.FILE, where=where)]
     return []
 
 

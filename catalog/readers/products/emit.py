@@ -21,9 +21,10 @@ from hypermend.catalog.cube.spec import CLOUD, NODATA
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
+from hypermend.catalog.meaning.wavelengths import wavelengths_nm
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, Companion, CubeArray, Layout, MaskArray
-from hypermend.catalog.readers.hierarchical.units import radiance_unit, wavelengths_nm
+from hypermend.catalog.readers.hierarchical.units import radiance_unit
 from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.profile import Delivery, Description, FormatRow
 from hypermend.catalog.scene import Asset, Scene
@@ -57,9 +58,9 @@ def _arrays(node: Node) -> Arrays:
         said.add(Field.UNITS, "uW cm-2 sr-1 nm-1", Source.PRODUCT, "EMIT L1B")
     count = cube.shape[-1]
     centres = wavelengths_nm(node.numbers(f"{_BANDS}/wavelengths"), _unit(node, f"{_BANDS}/wavelengths"))
-    if centres is None or len(centres[0]) != count:
+    if centres is None or len(centres.nm) != count:
         raise BadAsset(f"{node.where}: {name} is {cube.shape}; its {_BANDS}/wavelengths do not fit it")
-    said.add(Field.WAVELENGTH, centres[0], Source.FILE, f"{_BANDS}/wavelengths, {centres[1]}")
+    said.add(Field.WAVELENGTH, centres.nm, Source.FILE, f"{_BANDS}/wavelengths, {centres.how}")
     if f"{_BANDS}/fwhm" in node:
         said.add(Field.FWHM, tuple(node.numbers(f"{_BANDS}/fwhm")), Source.FILE, f"{_BANDS}/fwhm")
     if f"{_BANDS}/good_wavelengths" in node:

@@ -16,10 +16,10 @@ import numpy as np
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
+from hypermend.catalog.meaning.wavelengths import wavelengths_nm
 from hypermend.catalog.readers.hierarchical import place
 from hypermend.catalog.readers.hierarchical.file import Node
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout
-from hypermend.catalog.readers.hierarchical.units import wavelengths_nm
 from hypermend.catalog.readers.profile import FormatRow
 
 _CUBE = "Reflectance/Reflectance_Data"
@@ -37,7 +37,7 @@ def _arrays(node: Node) -> Arrays:
     array = node.array(path)
     of_cube = Node(array, f"{node.where}, {path}")
     read = wavelengths_nm(node.numbers(f"{facts}/Spectral_Data/Wavelength"), None)
-    if read is None or len(array.shape) != 3 or array.shape[2] != len(read[0]):
+    if read is None or len(array.shape) != 3 or array.shape[2] != len(read.nm):
         raise BadAsset(f"{node.where}: {path} is {array.shape} (y, x, band); its Wavelength does not fit it")
     divisor = of_cube.number("Scale_Factor")
     if divisor == 0:
@@ -47,10 +47,10 @@ def _arrays(node: Node) -> Arrays:
     said.add(Field.QUANTITY, "reflectance", Source.FILE, path)
     said.add(Field.SCALE, 1 / divisor, Source.FILE, "Scale_Factor")
     said.add(Field.NODATA, of_cube.number("Data_Ignore_Value"), Source.FILE, "Data_Ignore_Value")
-    said.add(Field.WAVELENGTH, read[0], Source.FILE, f"{facts}/Spectral_Data/Wavelength")
+    said.add(Field.WAVELENGTH, read.nm, Source.FILE, f"{facts}/Spectral_Data/Wavelength")
     if f"{facts}/Spectral_Data/FWHM" in node:
         said.add(Field.FWHM, tuple(node.numbers(f"{facts}/Spectral_Data/FWHM")), Source.FILE, "Spectral_Data/FWHM")
-    said.add(Field.GOOD, _good(read[0], node.group[f"{site}/Reflectance"].attrs), Source.FILE, "Band_Window_*")
+    said.add(Field.GOOD, _good(read.nm, node.group[f"{site}/Reflectance"].attrs), Source.FILE, "Band_Window_*")
     system = f"{facts}/Coordinate_System"
     crs = place.checked_crs(f"EPSG:{node.text(f'{system}/EPSG Code')}", node.where)
     said.add(Field.CRS, crs, Source.FILE, "Coordinate_System/EPSG Code")
@@ -58,7 +58,7 @@ def _arrays(node: Node) -> Arrays:
         when = utc_time("{}-{}-{}T{}:{}:{}".format(*match.groups()))
         said.add(Field.DATETIME, when, Source.FILE, "its name")
     return Arrays(
-        cubes=(CubeArray(path=path, axes="yxb", bands=tuple(range(len(read[0])))),),
+        cubes=(CubeArray(path=path, axes="yxb", bands=tuple(range(len(read.nm)))),),
         statements=tuple(said),
         transform=place.map_info_transform(node.text(f"{system}/Map_Info") or "", node.where),
     )

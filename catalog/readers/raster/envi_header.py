@@ -6,18 +6,15 @@ Source: NV5 Geospatial, "ENVI Header Files"; Specim's headers for `acquisition d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 from hypermend.catalog import sensors
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
+from hypermend.catalog.meaning.wavelengths import wavelengths_nm
 
-_NM = {"n": 1.0, "u": 1e3, "µ": 1e3, "μ": 1e3, "m": 1e3, "a": 0.1, "å": 0.1}
-"""nm for one unit, by the first letter of its name"""
-_UNITS = re.compile(r"(?P<unit>nm|um|µm|μm|nano ?met(er|re)s?|micro ?met(er|re)s?|microns?|angstroms?|å)\.?", re.I)
-_OPTICAL_NM = (150.0, 20_000.0)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([ed][-+]?\d+)?|[-+]?(nan|inf(inity)?)", re.I)
 _DATE = re.compile(r"DATE ?\((?P<order>[^)]*)\) ?:? ?(?P<date>\d+[-./]\d+[-./]\d+)", re.I)
 _CLOCK = re.compile(r"(\d{1,2}:\d{2}:\d{2}(\.\d+)?)")
@@ -73,23 +70,6 @@ def numbers(fields: Mapping[str, str], key: str, count: int, where: str) -> tupl
     return values
 
 
-def wavelengths_nm(values: Sequence[float], unit: str | None) -> tuple[tuple[float, ...] | None, float]:
-    """(centres in nm, nm for one unit); None for the centres where the numbers are no wavelengths.
-
-    Many headers omit the unit or call it unknown: no optical band lies below 150 nm or above 20 um, so at most one of
-    nanometres and micrometres is possible. Indices, wavenumbers and frequencies are no wavelengths.
-    """
-    factor = 1e3 if max(values, default=0.0) < 100 else 1.0
-    if unit is not None and unit.strip().lower() not in ("", "unknown"):
-        if (match := _UNITS.fullmatch(unit.strip())) is None:
-            return None, 1.0
-        factor = _NM[match["unit"][0].lower()]
-        return tuple(v * factor for v in values), factor
-    centres = tuple(v * factor for v in values)
-    low, high = _OPTICAL_NM
-    return (centres, factor) if all(low <= c <= high for c in centres) else (None, 1.0)
-
-
 def header_statements(fields: Mapping[str, str], count: int, source: Source, where: str) -> Statements:
     """The statements of an ENVI header.
 
@@ -108,11 +88,10 @@ def header_statements(fields: Mapping[str, str], count: int, source: Source, whe
 
     unit = fields.get("wavelength units")
     if (values := numbers(fields, "wavelength", count, where)) is not None:
-        centres, factor = wavelengths_nm(values, unit)
-        add(Field.WAVELENGTH, centres, "wavelength")
         widths = numbers(fields, "fwhm", count, where)
-        if centres is not None and widths is not None:
-            add(Field.FWHM, tuple(w * factor for w in widths), "fwhm")
+        if (spectrum := wavelengths_nm(values, unit)) is not None:
+            add(Field.WAVELENGTH, spectrum.nm, "wavelength")
+            add(Field.FWHM, None if widths is None else tuple(w * spectrum.factor for w in widths), "fwhm")
     if (bbl := numbers(fields, "bbl", count, where)) is not None:
         add(Field.GOOD, tuple(b != 0 for b in bbl), "bbl")
     if (ignored := fields.get("data ignore value")) is not None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
-from hypermend.catalog.readers.raster.envi_header import header_statements, number, wavelengths_nm
+from hypermend.catalog.meaning.wavelengths import wavelengths_nm
+from hypermend.catalog.readers.raster.envi_header import header_statements, number
 
 _TIMES = ("start_time", "acquisition_datetime", "acquisition_time", "acquisitiondatetime", "datetime")
 """Tags of the whole file that hold the time of its acquisition, in lower case"""
@@ -104,11 +105,11 @@ def _add_spectrum(said: Statements, tags: Sequence[BandTags], whole: Mapping[str
     values = [number(t.default.get("wavelength", "")) for t in tags]
     if tags and all(v is not None for v in values):
         unit = tags[0].get("wavelength_units") or whole.get("wavelength_units")
-        found, factor = wavelengths_nm([v for v in values if v is not None], unit)
-        said.add(Field.WAVELENGTH, found, Source.FILE, f"{name}: wavelength")
+        found = wavelengths_nm([v for v in values if v is not None], unit)
+        said.add(Field.WAVELENGTH, None if found is None else found.nm, Source.FILE, f"{name}: wavelength")
         widths = [number(t.default.get("fwhm", "")) for t in tags]
         if found is not None and all(w is not None for w in widths):
-            in_nm = tuple(w * factor for w in widths if w is not None)
+            in_nm = tuple(w * found.factor for w in widths if w is not None)
             said.add(Field.FWHM, in_nm, Source.FILE, f"{name}: fwhm")
     centres = [t.centre for t in tags]
     if tags and all(c is not None for c in centres):
