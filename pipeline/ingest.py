@@ -283,8 +283,8 @@ class IngestUnit:
         return Finish(unit=self.id, target=prepared.context.key)
 
     def is_published(self, prepared: PreparedScene) -> bool:
-        collection = source_collection(self.collection)
-        return names_cube(self._root, replace(self._files.scene, collection=collection), prepared.context.key)
+        cube: IngestContext = prepared.context
+        return names_cube(self._root, replace(cube.scene, collection=source_collection(self.collection)), cube.key)
 
     def commit(self, prepared: PreparedScene, totals: SceneTotals) -> int:
         cube: IngestContext = prepared.context

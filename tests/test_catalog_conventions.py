@@ -127,19 +127,6 @@ def test_the_rules_are_those_of_the_official_examples(shared_data: Path) -> None
     assert sorted(map(str, map(sorted_items, theirs))) == sorted(map(str, map(sorted_items, ours)))
 
 
-def test_the_official_schemas_accept_our_cubes(shared_data: Path, tmp_path: Path) -> None:
-    folder = shared_data / "stac_real" / "zarr_conventions"
-    schemas = [path for name in UUIDS if (path := folder / f"{name}.schema.json").is_file()]
-    if not schemas:
-        pytest.skip(f"no {{multiscales,proj,spatial}}.schema.json (tag v0.1) in {folder}")
-    for name, spec in CUBES.items():
-        for attrs in groups(tmp_path / name, spec):
-            for path in schemas:
-                if path.name.split(".")[0] in {one["name"] for one in attrs["zarr_conventions"]}:
-                    node = {"zarr_format": 3, "node_type": "group", "attributes": attrs}
-                    Draft202012Validator(json.loads(path.read_text())).validate(node)
-
-
 def sorted_items(convention: dict[str, str]) -> list[tuple[str, str]]:
     return sorted(convention.items())
 

@@ -6,7 +6,6 @@ are applied here whatever a server says it did with them: some ignore `query`, `
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,8 +170,7 @@ def _href(where: str | Path) -> str:
 
 
 def _document(href: str) -> Any:
-    body = AssetFetcher(max_bytes=DOCUMENT_BYTES).fetch(href)
-    text = body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()
+    text = AssetFetcher(max_bytes=DOCUMENT_BYTES).read(href)
     try:
         return json.loads(text)
     except ValueError as e:

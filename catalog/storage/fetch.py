@@ -136,6 +136,15 @@ class AssetFetcher:
             return io.BytesIO(with_retries(lambda: self._s3(href, lambda fs, key: fs.cat_file(key))))
         return io.BytesIO(Download(href=href, get=lambda h: self._get(href, h), max_bytes=self.max_bytes).read())
 
+    def read(self, href: str) -> bytes:
+        """The whole file: for documents, whose size `max_bytes` limits.
+
+        Raises:
+            Refused: the file is larger than max_bytes.
+        """
+        body = self.fetch(href)
+        return body.read_bytes() if isinstance(body, Path) else body.getvalue()
+
     def _get(self, href: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         """One signed GET; signed again once if it is refused."""
         signed = self.sign(href)

@@ -120,8 +120,7 @@ class FetcherStore(Store):
         href = _joined(self._root, key)
         try:
             if byte_range is None:
-                body = self._fetcher.fetch(href)
-                return body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()
+                return self._fetcher.read(href)
             file = self._fetcher.seekable(href)
         except NotFound:
             return None  # a chunk that was never written; Zarr takes its fill value

@@ -6,10 +6,8 @@ input. A value is therefore asked for by group and key.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -37,9 +35,7 @@ def read_mtl(asset: Asset, fetcher: AssetFetcher) -> Mtl:
     Raises:
         Refused: it is larger than such a file can be.
     """
-    body = AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
-    raw = body.getvalue() if isinstance(body, io.BytesIO) else Path(body).read_bytes()
-    return parse_mtl(raw.decode("latin-1"))
+    return parse_mtl(AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).read(asset.href).decode("latin-1"))
 
 
 def parse_mtl(text: str) -> Mtl:

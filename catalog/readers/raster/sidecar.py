@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 
 from hypermend.catalog.errors import BadAsset
@@ -22,8 +21,7 @@ def header_text(asset: Asset, fetcher: AssetFetcher) -> str:
     Raises:
         Refused: it is larger than a header can be.
     """
-    body = AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES).fetch(asset.href)
-    return (body.getvalue() if isinstance(body, io.BytesIO) else body.read_bytes()).decode("latin-1")
+    return AssetFetcher(fetcher.sign, max_bytes=HEADER_BYTES).read(asset.href).decode("latin-1")
 
 
 def header_beside(image: Asset, listed: Mapping[str, Asset]) -> Asset | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from xml.etree import ElementTree
 
 from hypermend.catalog.errors import BadAsset
@@ -23,8 +21,7 @@ def read_xml(asset: Asset, fetcher: AssetFetcher) -> ElementTree.Element:
         BadAsset: it is no XML, or defines entities.
         Refused: it is larger than a metadata file can be.
     """
-    body = AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).fetch(asset.href)
-    text = body.getvalue() if isinstance(body, io.BytesIO) else Path(body).read_bytes()
+    text = AssetFetcher(fetcher.sign, max_bytes=LIMIT_BYTES).read(asset.href)
     where = shown(asset.href)
     if b"<!ENTITY" in text:  # entities can blow up a small file; no product has any
         raise BadAsset(f"{where}: defines XML entities, the metadata of a product has none")
