@@ -26,17 +26,10 @@ from hypermend.catalog.meaning.instrument import instrument
 from hypermend.catalog.meaning.of_scene import item_statements, stac_statements, user_statements
 from hypermend.catalog.meaning.resolve import Meaning, resolve
 from hypermend.catalog.meaning.statement import Field, Source, Statements
-from hypermend.catalog.readers.bands import (
-    Band,
-    by_count,
-    by_name,
-    by_wavelength,
-    flags_of,
-    make_spec,
-    pixel_format,
-    select_bands,
-)
+from hypermend.catalog.readers.bands import Band, by_count, by_name, by_wavelength, select_bands
 from hypermend.catalog.readers.decode import decoded
+from hypermend.catalog.readers.masks import flags_of
+from hypermend.catalog.readers.pixel_format import make_spec, pixel_format
 from hypermend.catalog.readers.profile import FormatRow, file_name
 from hypermend.catalog.readers.raster.companions import declared_layout
 from hypermend.catalog.readers.raster.envi_header import header_statements, parse_header

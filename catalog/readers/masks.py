@@ -1,4 +1,4 @@
-"""Mask layers of products: how their numbers become the flags and defects of a cube.
+"""Flags of a cube: from nodata, and from the mask layers of products, whose rules say what their numbers mean.
 
 A rule is data: a product profile lists its layers, the reader of the format reads them.
 """
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypermend.catalog.arrays import Flags, Mask
-from hypermend.catalog.cube.spec import VALID
+from hypermend.catalog.arrays import Flags, Mask, Stored
+from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +48,26 @@ def with_reasons(flags: Flags, reasons: Flags) -> Flags:
     """Flags with the reasons of a mask layer; a reason clears VALID."""
     out = flags | reasons
     return np.where(reasons > 0, out & ~np.uint8(VALID), out).astype(np.uint8)
+
+
+def flags_of(stored: Stored, spec: CubeSpec) -> Flags:
+    """VALID where every good band has data, else NODATA; a pixel without any good band becomes fill in all bands.
+
+    A pixel with only some bands missing keeps its stored numbers but is not VALID: no network may see its fill.
+    """
+    good = [i for i, g in enumerate(spec.good) if g] or list(range(spec.bands))
+    some_missing = np.zeros(stored.shape[1:], dtype=bool)
+    all_missing = np.ones(stored.shape[1:], dtype=bool)
+    for band in good:  # one band at a time: no second copy of the window
+        missing = _missing(stored[band], spec.fill)
+        some_missing |= missing
+        all_missing &= missing
+    if spec.fill is not None and all_missing.any():
+        stored[:, all_missing] = spec.fill
+    return np.where(some_missing, NODATA, VALID).astype(np.uint8)
+
+
+def _missing(band: Stored, fill: float | int | None) -> Mask:
+    """Where a band (y, x) has no data: its fill, and for floats any number that is not finite."""
+    missing = np.zeros(band.shape, dtype=bool) if fill is None else np.asarray(band == fill)
+    return missing | ~np.isfinite(band) if band.dtype.kind == "f" else missing

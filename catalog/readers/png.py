@@ -18,16 +18,10 @@ from hypermend.catalog.meaning.instrument import instrument
 from hypermend.catalog.meaning.of_scene import item_statements, user_statements
 from hypermend.catalog.meaning.resolve import Meaning, resolve
 from hypermend.catalog.meaning.statement import Field, Source, Statements
-from hypermend.catalog.readers.bands import (
-    ArraySource,
-    Band,
-    by_number,
-    by_wavelength,
-    make_spec,
-    pixel_format,
-    select_bands,
-)
+from hypermend.catalog.readers.array_source import ArraySource
+from hypermend.catalog.readers.bands import Band, by_number, by_wavelength, select_bands
 from hypermend.catalog.readers.likely import likely_sensors
+from hypermend.catalog.readers.pixel_format import make_spec, pixel_format
 from hypermend.catalog.readers.profile import FormatRow
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables

@@ -23,9 +23,10 @@ from hypermend.catalog.meaning.instrument import instrument
 from hypermend.catalog.meaning.of_scene import item_statements
 from hypermend.catalog.meaning.resolve import Meaning, resolve
 from hypermend.catalog.meaning.statement import Field
-from hypermend.catalog.readers.bands import Band, make_spec, mosaic_fill, pixel_format, select_bands
+from hypermend.catalog.readers.bands import Band, select_bands
 from hypermend.catalog.readers.decode import decoded
 from hypermend.catalog.readers.masks import MaskRule
+from hypermend.catalog.readers.pixel_format import make_spec, mosaic_fill, pixel_format
 from hypermend.catalog.readers.profile import Description, FormatRow
 from hypermend.catalog.readers.raster.choose import choose_files
 from hypermend.catalog.readers.raster.groups import Group, bands_of, joined_meaning, resolve_groups

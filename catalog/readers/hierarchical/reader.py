@@ -12,20 +12,13 @@ from hypermend.catalog.meaning.instrument import instrument
 from hypermend.catalog.meaning.of_scene import item_statements, stac_statements, user_statements
 from hypermend.catalog.meaning.resolve import Meaning, resolve
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
-from hypermend.catalog.readers.bands import (
-    Band,
-    by_count,
-    by_name,
-    by_wavelength,
-    make_spec,
-    pixel_format,
-    select_bands,
-)
+from hypermend.catalog.readers.bands import Band, by_count, by_name, by_wavelength, select_bands
 from hypermend.catalog.readers.decode import decoded
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, MaskArray
 from hypermend.catalog.readers.hierarchical.roles import Opened, open_files
 from hypermend.catalog.readers.hierarchical.source import HierarchicalSource, Part, Parts
 from hypermend.catalog.readers.hierarchical.zarr_file import is_zarr, split_href, zarr_identity
+from hypermend.catalog.readers.pixel_format import make_spec, pixel_format
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher

@@ -13,10 +13,9 @@ from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import NODATA, CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadAsset
 from hypermend.catalog.meaning.resolve import Meaning
-from hypermend.catalog.readers.bands import flags_of
 from hypermend.catalog.readers.hierarchical.file import READ_ERRORS, open_file, require
 from hypermend.catalog.readers.hierarchical.layout import MaskArray
-from hypermend.catalog.readers.masks import with_reasons
+from hypermend.catalog.readers.masks import flags_of, with_reasons
 from hypermend.catalog.readers.raster.mosaic import block_mean
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher

@@ -16,22 +16,15 @@ from hypermend.catalog.meaning.of_scene import item_statements, stac_statements,
 from hypermend.catalog.meaning.resolve import Meaning, Resolved, resolve
 from hypermend.catalog.meaning.statement import Field, Source, Statement, Statements
 from hypermend.catalog.meaning.wavelengths import wavelengths_nm
-from hypermend.catalog.readers.bands import (
-    ArraySource,
-    Band,
-    by_count,
-    by_number,
-    by_wavelength,
-    make_spec,
-    pixel_format,
-    select_bands,
-)
+from hypermend.catalog.readers.array_source import ArraySource
+from hypermend.catalog.readers.bands import Band, by_count, by_number, by_wavelength, select_bands
 from hypermend.catalog.readers.decode import decoded
 from hypermend.catalog.readers.hierarchical.source import HierarchicalSource, Part, Parts
 from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME
 from hypermend.catalog.readers.matlab.benchmarks import Layout
 from hypermend.catalog.readers.matlab.file import BYTES, DTYPES, MatFile, path_of
 from hypermend.catalog.readers.matlab.layouts import axes_of, pick_layout
+from hypermend.catalog.readers.pixel_format import make_spec, pixel_format
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher

@@ -12,8 +12,7 @@ from rasterio.windows import Window
 from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.meaning.resolve import Meaning
-from hypermend.catalog.readers.bands import flags_of
-from hypermend.catalog.readers.masks import with_reasons
+from hypermend.catalog.readers.masks import flags_of, with_reasons
 from hypermend.catalog.readers.raster.masks import DefectFiles, MaskFiles, mask_at_pixels
 from hypermend.catalog.readers.raster.mosaic import Box, Layer, PlacedFile, block_mean
 from hypermend.catalog.storage.fetch import AssetFetcher
