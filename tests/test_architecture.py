@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from hypermend.pipeline import ingest
+from hypermend.pipeline import ingest_worker
 from hypermend.pipeline.maintenance import failures
 from hypermend.pipeline.restore import messages
 
@@ -35,8 +35,8 @@ FLOORS = {
     " > sensor_csv > scene grids errors arrays > dateline",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
     # Training and evaluation score by the same protocols, and evaluation stands above restore and train.
-    "pipeline": "cli > nightly demo evaluate maintenance inspect > restore ingest search export > runs train"
-    " > protocols > engine registry > tiling config formatting > user_values",
+    "pipeline": "cli > nightly demo evaluate maintenance inspect > restore ingest search export > ingest_worker"
+    " > runs train > protocols > engine registry > tiling config formatting > user_values",
 }
 # Libraries that only these files may import.
 ONLY_IN = {
@@ -241,7 +241,7 @@ def test_class_names_that_are_stored_stay() -> None:
     assert set(failures._KINDS) == {"IngestJob", "RestoreJob", "NightlyJob"}
     for name, kind in failures._KINDS.items():
         assert kind(archive="a").to_record()["job"] == name
-    assert task_names(ingest) == {"Prepare", "WriteTiles", "Finish"}
+    assert task_names(ingest_worker) == {"Prepare", "WriteTiles", "Finish"}
     assert task_names(messages) == {"Prepare", "AdaptBlock", "RestoreTile", "Finish"}
 
 

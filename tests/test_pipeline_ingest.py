@@ -17,7 +17,8 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline import ingest as module
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
-from hypermend.pipeline.ingest import IngestUnit, IngestWorker, catalog_folder, find_scenes, ingest
+from hypermend.pipeline.ingest import IngestUnit, catalog_folder, find_scenes, ingest
+from hypermend.pipeline.ingest_worker import IngestWorker
 from hypermend.pipeline.restore.driver import restore
 
 
