@@ -9,6 +9,7 @@ holds here.
     memory    largest resident size of a worker for a scene and for one of 16 times its area (bytes)
     ingest    files to a source cube against odc.stac.load(...).to_zarr of the same files (s); needs --data
     overviews files to a source cube with overviews against the same without (s); also a real scene with --data
+    scales    a file whose bands have scales of their own, so decoded to float32, against one with one scale (s, bytes)
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ from benchmarks.cubes import (
     make_source,
     noisy_numbers,
 )
-from benchmarks.measure import after_opening, finished, in_turn, line, rounded, timed
+from benchmarks.measure import Clock, after_opening, finished, in_turn, line, rounded, timed
 from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.meaning.overrides import Overrides
+from hypermend.catalog.meaning.statement import Field
 from hypermend.catalog.sensors import sensor
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.checkpoint import builtin, load
@@ -198,8 +201,8 @@ def _peak_of_ingest(folder: Path, edge_px: int) -> int:
     return report.peak_worker_bytes
 
 
-def _write_scene(folder: Path, bands: int, edge_px: int) -> None:
-    """A catalogued GeoTIFF in blocks of 256 pixels."""
+def _write_scene(folder: Path, bands: int, edge_px: int, *, scale_step: float = 0.0) -> None:
+    """A catalogued GeoTIFF in blocks of 256 pixels; `scale_step` is what the scale of a band adds to the last one's."""
     table = sensor("enmap")
     part = noisy_numbers(bands, 256, seed=1)
     (folder / "files").mkdir(parents=True)
@@ -211,10 +214,12 @@ def _write_scene(folder: Path, bands: int, edge_px: int) -> None:
         for y in range(0, edge_px, 256):
             for x in range(0, edge_px, 256):
                 file.write(part, window=rasterio.windows.Window(x, y, 256, 256))
-        file.scales = (1e-4,) * bands
+        file.scales = tuple(1e-4 + scale_step * b for b in range(bands))
         for b in range(bands):
             file.update_tags(b + 1, wavelength=f"{table.wavelength_nm[b]}", wavelength_units="Nanometers", bbl="1")
-    catalog_folder(str(folder / "archive"), folder / "files", sensor="enmap", collection="bench")
+    reflectance = Overrides(values={Field.QUANTITY: "reflectance"})
+    archive = str(folder / "archive")
+    catalog_folder(archive, folder / "files", sensor="enmap", collection="bench", overrides=reflectance)
 
 
 def _peak_of_restore(job: RestoreJob, archive: Path) -> int:
@@ -312,20 +317,46 @@ def bench_overviews(scratch: Path, options: argparse.Namespace) -> Iterator[dict
         archive = str(folders["enmap-18-tiles"] / "archive")
         catalog_folder(archive, options.data / "enmap_potsdam", sensor="enmap", collection="bench")
     for name, folder in folders.items():
-
-        def run(overviews: bool, archive: Path = folder / "archive") -> float:
-            for made in ("source", "items/bench-source", "index"):
-                shutil.rmtree(archive / made, ignore_errors=True)
-            job = IngestJob(archive=str(archive), overviews=overviews)
-            return timed(lambda: finished(ingest(job, engine=serial).wait()), clock)
-
-        run(True)  # the files are in the page cache from now on
-        mine, reference = in_turn(partial(run, True), partial(run, False), options.turns)
+        run = partial(_ingested_anew, folder / "archive", clock)
+        run(overviews=True)  # the files are in the page cache from now on
+        mine, reference = in_turn(partial(run, overviews=True), partial(run, overviews=False), options.turns)
         yield line(
             f"ingest-{name}-with-overviews", statistics.median(mine), statistics.median(reference), target=1.1,
             lower_is_better=True, unit="CPU s, serial engine" if options.cpu else "s, serial engine",
             turns={"ours": rounded(mine), "reference": rounded(reference)},
         )  # fmt: skip
+
+
+def _ingested_anew(archive: Path, clock: Clock, *, overviews: bool = False) -> float:
+    """Seconds of an ingest that finds no cube."""
+    for made in ("source", "items/bench-source", "index"):
+        shutil.rmtree(archive / made, ignore_errors=True)
+    job = IngestJob(archive=str(archive), overviews=overviews)
+    return timed(lambda: finished(ingest(job, engine=serial).wait()), clock)
+
+
+# ----------------------------------------------------------------------------------------------------------- scales
+
+
+def bench_scales(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Decoded bands against the same stored numbers, which is all that two arrays of factors beside them would add to.
+
+    What a reader gets has no figure: without decoding, plain xarray shows counts under the name of a radiance.
+    """
+    clock = time.process_time if options.cpu else time.perf_counter
+    folders = scratch / "scales-decoded", scratch / "scales-stored"
+    for folder, step in zip(folders, (1e-7, 0.0), strict=True):
+        _write_scene(folder, 224, 512, scale_step=step)
+    decoded, stored = (partial(_ingested_anew, folder / "archive", clock) for folder in folders)
+    decoded(), stored()  # the files are in the page cache from now on
+    mine, reference = in_turn(decoded, stored, options.turns)
+    yield line(
+        "ingest-scale-of-each-band", statistics.median(mine), statistics.median(reference), target=2.0,
+        lower_is_better=True, unit="CPU s, serial engine" if options.cpu else "s, serial engine",
+        turns={"ours": rounded(mine), "reference": rounded(reference)},
+    )  # fmt: skip
+    sizes = [sum(e.size for e in ArchiveStore(str(folder / "archive")).list("source")) for folder in folders]
+    yield line("bytes-scale-of-each-band", *sizes, target=2.0, lower_is_better=True, unit="bytes of the source cube")
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -337,6 +368,7 @@ BENCHES = {
     "memory": bench_memory,
     "ingest": bench_ingest,
     "overviews": bench_overviews,
+    "scales": bench_scales,
 }
 
 
@@ -350,7 +382,7 @@ def main() -> int:
     parser.add_argument(
         "--cpu",
         action="store_true",
-        help="`network` and `overviews` in CPU seconds of one process, for a machine that others use",
+        help="`network`, `overviews` and `scales` in CPU seconds of one process, for a machine that others use",
     )
     parser.add_argument("--memory-px", type=int, default=512, help="edge of the smaller scene of `memory`")
     parser.add_argument("--model", default=TASKS["denoise"].builtins[0], help="model of `network` and `memory`")
