@@ -116,7 +116,7 @@ def shown_value(value: Any) -> str:
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else f"{value:.6g}"
     if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return value.isoformat(timespec="milliseconds" if value.microsecond else "seconds").replace("+00:00", "Z")
     if isinstance(value, list | tuple | np.ndarray):
         parts = [shown_value(v) for v in list(value)[:_SHOWN]]
         return ", ".join(parts) + (f" ... ({len(value)} in all)" if len(value) > _SHOWN else "")

@@ -229,7 +229,7 @@ def line(facts: SceneFacts) -> str:
         product,
         f"{bands} bands {width} x {height}",
         f"{facts.quantity} ({source})",
-        facts.time or "time unknown",
+        "time unknown" if facts.time is None else f"{facts.time[:19]}Z",  # no fractions of a second
         _shares(facts.sampled),
         *facts.notes,
     )
