@@ -15,6 +15,8 @@ Defects = NDArray[np.bool_]
 """True where the product calls a band of a pixel defective: (band, h, w)."""
 Mask = NDArray[np.bool_]
 """True where a pixel counts: (h, w)."""
+F32 = NDArray[np.float32]
+"""Single-precision numbers; the function says their axes."""
 F64 = NDArray[np.float64]
 """Double-precision numbers; the function says their axes."""
 LonLat = tuple[F64, F64]

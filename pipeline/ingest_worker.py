@@ -153,7 +153,7 @@ class IngestWorker:
             start = time.perf_counter()
             stored, flags = source.read(y, x)
             middle = time.perf_counter()
-            shards = cube.write(y, x, stored, flags, defects=source.defects(y, x))
+            shards = cube.write(y, x, stored, flags, source.defects(y, x), source.uncertainty(y, x))
             valid = int(np.count_nonzero(flags & VALID))
             data = int(np.count_nonzero(~flags & NODATA))
             edges = _edges(x, stored, flags, cube.spec)

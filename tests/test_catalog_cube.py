@@ -272,6 +272,30 @@ def test_defects_are_read_as_they_were_written(root: ArchiveStore, bands: int) -
     assert ds.defect.attrs["flag_masks"] == [1, 2, 4, 8, 16, 32, 64, 128]
 
 
+def test_standard_deviations_lie_beside_the_pixels(root: ArchiveStore) -> None:
+    spec = make_spec((3, 100, 70), uncertainty=True)
+    assert CubeSpec.from_json(spec.to_json()) == spec
+    create(root, PATH, spec)
+    cube = Cube(root, PATH)
+    stored, flags = make_pixels(spec)
+    std = np.random.default_rng(0).random(spec.shape, np.float32)
+    std[:, 10, 10] = np.nan
+    for index in [(iy, ix) for iy in range(3) for ix in range(2)]:
+        y, x = spec.window(*index)
+        cube.mark(*index, cube.write(y, x, stored[:, y, x], flags[y, x], uncertainty=std[:, y, x]))
+    shards = {s.key for s in cube.marks.done()[0, 0].shards}
+    assert shards == {"reflectance/c/0/0/0", "reflectance_std/c/0/0/0", "valid/c/0/0"}
+    ds = open_cube(root, PATH)
+    assert np.array_equal(ds.reflectance_std.values, std, equal_nan=True)
+    assert ds.reflectance_std.attrs["units"] == spec.units
+    assert ds.reflectance.attrs["ancillary_variables"] == "reflectance_std"
+    y, x = spec.window(0, 0)
+    with pytest.raises(BadCube, match="need float32"):
+        cube.write(y, x, stored[:, y, x], flags[y, x], uncertainty=std[:, y, x].astype("f8"))  # type: ignore[arg-type]
+    damage(root, f"{PATH}/reflectance_std/c/0/0/0", "lost")
+    assert cube.marks.verify() == [(0, 0)]
+
+
 def test_a_repaired_tile_without_defects_loses_the_old_ones(tmp_path: Path) -> None:
     root, spec = ArchiveStore(tmp_path), make_spec(defects=True)
     create(root, PATH, spec)
@@ -305,6 +329,8 @@ def test_a_cube_without_defects_is_that_of_0_1(tmp_path: Path) -> None:
     cube, stored, flags = make_cube(root, PATH, spec)
     y, x = spec.window(0, 0)
     assert not cube.read_defects(y, x).any() and cube.read_defects(y, x).shape == stored[:, y, x].shape
+    with pytest.raises(BadCube, match="spec has uncertainty=False"):
+        cube.write(y, x, stored[:, y, x], flags[y, x], uncertainty=np.zeros_like(stored[:, y, x], np.float32))
     with pytest.raises(BadCube, match="spec has defects=False"):
         cube.write(y, x, stored[:, y, x], flags[y, x], np.zeros_like(stored[:, y, x], bool))
     with pytest.raises(BadCube, match="defects differ"):

@@ -12,7 +12,6 @@ import pytest
 
 from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.errors import BadAsset
-from hypermend.catalog.readers.hierarchical.source import HierarchicalSource
 from hypermend.catalog.readers.hierarchical.units import radiance_unit
 from tests.hierarchical import ALL, BANDS, CENTRES, SIZE, cf_file, opened
 
@@ -199,15 +198,45 @@ def test_the_instrument_by_its_attribute(tmp_path: Path) -> None:
         opened(tmp_path / "b.nc")
 
 
-def test_two_cubes_in_one_file_are_refused_and_uncertainty_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("unit", "attrs", "dtype", "factor"),
+    [
+        ("1", {}, "float32", 1.0),
+        ("1", {"units": ""}, "float32", 1.0),
+        ("%", {}, "float32", 0.01),
+        ("%", {"units": "%"}, "float32", 0.01),
+        ("1", {"units": "%"}, "float32", None),  # the cube says 1
+        ("1", {"scale_factor": 1e-4, "_FillValue": np.int16(7)}, "int16", 1e-4),
+        ("1", {}, "int16", None),
+    ],
+)
+def test_standard_deviations_are_physical_or_left_out(
+    tmp_path: Path, unit: str, attrs: dict[str, Any], dtype: str, factor: float | None
+) -> None:
     cf_file(tmp_path / "a.nc", dtype="float32")
+    numbers = np.arange(BANDS * SIZE[0] * SIZE[1]).astype(dtype)
     with h5py.File(tmp_path / "a.nc", "a") as file:
-        file["reflectance_uncertainty"] = file["reflectance"][()]
+        shape = file["reflectance"].shape
+        file["reflectance"].attrs["units"] = unit
+        file["reflectance_uncertainty"] = numbers.reshape(shape)
+        file["reflectance_uncertainty"].attrs.update(attrs)
     source = opened(tmp_path / "a.nc")
-    assert source.spec.quantity == "reflectance" and isinstance(source, HierarchicalSource)
-    spread = source.uncertainty(ALL, slice(0, 2))
-    assert spread is not None and spread.shape == (BANDS, SIZE[0], 2)
-    source.close()
+    assert source.spec.uncertainty is (factor is not None)
+    found = source.uncertainty(ALL, slice(0, 2))
+    if factor is None or found is None:
+        assert found is None and factor is None
+        return
+    assert found.dtype == np.float32
+    expected = np.sort(numbers * factor)
+    if "_FillValue" in attrs:
+        expected = np.setdiff1d(expected, [7 * factor])
+    every = source.uncertainty(ALL, ALL)
+    assert every is not None and np.array_equal(every[:, :, :2], found, equal_nan=True)
+    np.testing.assert_allclose(np.sort(every[~np.isnan(every)]), expected, rtol=1e-6)
+
+
+def test_two_cubes_in_one_file_are_refused(tmp_path: Path) -> None:
+    cf_file(tmp_path / "a.nc", dtype="float32")
     with h5py.File(tmp_path / "a.nc", "a") as file:
         file["radiance"] = file["reflectance"][()]
     with pytest.raises(BadAsset, match=r"several of its arrays could be the cube: .*radiance"):

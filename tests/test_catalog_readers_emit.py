@@ -18,6 +18,7 @@ from hypermend.catalog.scene import Scene
 from tests.hierarchical import ALL, BANDS, SIZE, emit_file, emit_mask, opened, prisma_file, scene_of
 
 GRANULE = "001_20240724T200145_2420613_013"
+GRANULE_V2 = "002_20240724T200145"  # without orbit and scene, which its mask has
 
 
 def test_an_item_as_cmr_lists_it(tmp_path: Path) -> None:
@@ -85,10 +86,11 @@ def test_radiance_keeps_the_unit_of_the_file(tmp_path: Path, unit: str | None, s
     np.testing.assert_array_equal(source.read(ALL, ALL)[0], cube.transpose(2, 0, 1))
 
 
-def test_a_granule_of_a_folder_is_one_scene(tmp_path: Path) -> None:
-    emit_file(tmp_path / f"EMIT_L2A_RFL_{GRANULE}.nc", lon0=179.998)
-    emit_file(tmp_path / f"EMIT_L2A_RFLUNCERT_{GRANULE}.nc", "reflectance_uncertainty")
-    emit_mask(tmp_path / f"EMIT_L2A_MASK_{GRANULE}.nc")
+@pytest.mark.parametrize(("granule", "mask"), [(GRANULE, GRANULE), (GRANULE_V2, f"{GRANULE_V2}_2420613_013")])
+def test_a_granule_of_a_folder_is_one_scene(tmp_path: Path, granule: str, mask: str) -> None:
+    emit_file(tmp_path / f"EMIT_L2A_RFL_{granule}.nc", lon0=179.998)
+    emit_file(tmp_path / f"EMIT_L2A_RFLUNCERT_{granule}.nc", "reflectance_uncertainty")
+    emit_mask(tmp_path / f"EMIT_L2A_MASK_{mask}.nc")
     (scene,) = from_folder(tmp_path)
     assert isinstance(scene, Scene) and set(scene.assets) == {"rfl", "rfluncert", "mask"}
     assert scene.sensor == "emit" and scene.datetime == datetime(2024, 7, 24, 20, 1, 45, tzinfo=UTC)

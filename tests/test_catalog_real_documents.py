@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 import hypermend
@@ -26,7 +27,7 @@ from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import ingest
 from tests.conftest import TrapServer
 from tests.deliveries import desis_folder, enmap_folder
-from tests.hierarchical import eopf_store
+from tests.hierarchical import emit_file, emit_mask, eopf_store
 from tests.test_catalog_readers_products_hdf import tanager
 
 
@@ -300,3 +301,56 @@ def test_a_real_eopf_item_becomes_a_source_cube(real: Path, tmp_path: Path) -> N
     assert found.scene.sensor == "sentinel2a" and found.scene.grid.crs.to_epsg() == 32632
     blue = cube.reflectance.sel(band=2)
     assert float(blue.values[6, 6]) == pytest.approx(0.2002) and int(cube.valid.values[0, 0]) & NODATA
+
+
+@pytest.mark.parametrize("version", ["001", "002"])
+def test_a_real_emit_granule_becomes_a_source_cube(
+    real: Path,
+    stac_api: Callable[[Sequence[Any]], str],
+    traps: Callable[[Path], TrapServer],
+    tmp_path: Path,
+    version: str,
+) -> None:
+    """A record of CMR as CMR's STAC lists it: assets data, data1, browse, without types or roles."""
+    umm = json.loads((real / "nasa_cmr" / f"EMITL2ARFL_{version}.json").read_text())["umm"]
+    urls = [u["URL"] for u in umm["RelatedUrls"] if u["Type"] == "GET DATA"]
+    pictures = [u["URL"] for u in umm["RelatedUrls"] if u["Type"] == "GET RELATED VISUALIZATION"]
+    for url in urls:
+        name = url.rsplit("/", 1)[-1]
+        if "MASK" in name:
+            emit_mask(tmp_path / name)
+        else:
+            emit_file(tmp_path / name, "reflectance_uncertainty" if "UNCERT" in name else "reflectance")
+    when = umm["TemporalExtent"]["RangeDateTime"]["BeginningDateTime"]
+    for file in tmp_path.glob("*.nc"):
+        with h5py.File(file, "a") as opened:
+            opened.attrs["time_coverage_start"] = when.replace("Z", "+0000")
+    points = umm["SpatialExtent"]["HorizontalSpatialDomain"]["Geometry"]["GPolygons"][0]["Boundary"]["Points"]
+    ring = [[p["Longitude"], p["Latitude"]] for p in points]
+    longitudes, latitudes = zip(*ring, strict=True)
+    base = traps(tmp_path).url
+    keys = ["data", *(f"data{i}" for i in range(1, len(urls)))]
+    hrefs = dict(zip(keys, urls, strict=True)) | {"browse": pictures[0]}
+    raw = {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": umm["GranuleUR"],
+        "collection": f"EMITL2ARFL_{version}",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "bbox": [min(longitudes), min(latitudes), max(longitudes), max(latitudes)],
+        "properties": {"datetime": when},
+        "links": [],
+        "assets": {key: {"href": f"{base}/agent/{href.rsplit('/', 1)[-1]}"} for key, href in hrefs.items()},
+    }
+    job = IngestJob(archive=str(tmp_path / "archive"), stac=stac_api([raw]))
+    report = ingest(job, engine=serial).wait()
+    assert [(s.status, s.reason) for s in report.scenes] == [("published", "")]
+    (item,) = hypermend.open(job.archive).search(stage="source")
+    cube = item.dataset()
+    assert item.scene.sensor == "emit" and item.scene.datetime == datetime.fromisoformat(when)
+    assert (
+        cube.reflectance.attrs["quantity"] == "reflectance" and cube.sizes["band"] == cube.reflectance_std.sizes["band"]
+    )
+    assert float(cube.reflectance_std.values[3, 0, 2]) == pytest.approx(0.132)
+    assert bool(int(cube.valid.values[0, 0]) & CLOUD) == any("MASK" in url for url in urls)
+    assert cube.lon.shape == cube.valid.shape

@@ -7,6 +7,7 @@ all as tagged v0.1.
 from __future__ import annotations
 
 import base64
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -114,6 +115,8 @@ def reflectance_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
         "coordinates": _names(("wavelength", "fwhm", "good", "detector", "gsd", *_time_names(spec)), lonlat),
         "grid_mapping": "spatial_ref",
     }
+    if spec.uncertainty:
+        attrs["ancillary_variables"] = "reflectance_std"
     if spec.scale_factor != 1.0:
         attrs["scale_factor"] = spec.scale_factor
     if spec.add_offset != 0.0:
@@ -141,6 +144,17 @@ def defect_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
         "flag_meanings": " ".join(f"band_at_8j_plus_{i}" for i in range(8)),
         "coordinates": _names(_time_names(spec), lonlat),
         "grid_mapping": "spatial_ref",
+    }
+
+
+def std_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
+    """Attributes of the standard deviations: physical values as float32, NaN where unknown."""
+    return {
+        "long_name": f"standard deviation of the {spec.quantity}, as the product states it",
+        "units": spec.units,
+        "coordinates": _names(("wavelength", "good", *_time_names(spec)), lonlat),
+        "grid_mapping": "spatial_ref",
+        "_FillValue": encode_fill(math.nan, "float32"),
     }
 
 

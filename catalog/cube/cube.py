@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from hypermend.catalog.arrays import Defects, Flags, Stored
+from hypermend.catalog.arrays import F32, Defects, Flags, Stored
 from hypermend.catalog.cube.cf import level_name
 from hypermend.catalog.cube.layout import has_level_flags, metadata_errors, read_spec
 from hypermend.catalog.cube.marks import DoneMarks, Shard, TileIndex
@@ -51,6 +51,8 @@ class Cube:
             if self.spec.defects:
                 self._defects = zarr.open_array(self._reads, path="defect", mode="r", zarr_format=3)
                 self._defects_out = self._out("defect")[False]
+            if self.spec.uncertainty:
+                self._std_out = self._out("reflectance_std")[False]
 
     def __reduce__(self) -> tuple[type[Cube], tuple[ArchiveStore, str]]:
         return Cube, (self.root, self.path)
@@ -97,22 +99,30 @@ class Cube:
         return np.unpackbits(packed, axis=0, count=self.spec.bands, bitorder="little").astype(bool)
 
     def write(
-        self, y: slice, x: slice, stored: Stored, flags: Flags, defects: Defects | None = None
+        self,
+        y: slice,
+        x: slice,
+        stored: Stored,
+        flags: Flags,
+        defects: Defects | None = None,
+        uncertainty: F32 | None = None,
     ) -> tuple[Shard, ...]:
         """Write whole tiles. Returns the objects written, with size and crc32, for `mark`.
 
         stored: (band, h, w) in the cube's dtype. flags: (h, w) uint8, none 0. A NODATA pixel lacks at least one band;
         the numbers of its other bands are kept. defects: (band, h, w) bool, True where defective; None for none.
+        uncertainty: (band, h, w) physical standard deviations, NaN where unknown; None for none.
         Nothing is read back: the old shard, if any, is replaced in one atomic put.
 
         Raises:
             BadCube: y and x do not cover whole shards (two writers would race and lose data silently), or shape,
-                dtype, flags or defects are not the cube's.
+                dtype, flags, defects or uncertainty are not the cube's.
         """
         y, x = self._window(y, x)
         self._check_alignment(y, x)
         self._check_pixels(y, x, stored, flags)
         self._check_defects(stored, defects)
+        self._check_uncertainty(stored, uncertainty)
         empty = bool((flags & NODATA).all()) and self._is_fill(stored)
         with self.root.errors("write", self.path), self._writes.recording() as written:
             # Without data there is no shard: Zarr then deletes the remains of an earlier try.
@@ -120,6 +130,8 @@ class Cube:
             self._flags_out[True][y, x] = flags
             if self.spec.defects:
                 self._defects_out[:, y, x] = 0 if defects is None else np.packbits(defects, axis=0, bitorder="little")
+            if self.spec.uncertainty:
+                self._std_out[:, y, x] = np.float32(np.nan) if uncertainty is None else uncertainty
             if self.spec.levels:
                 self._write_overviews(y, x, stored, flags, defects)
         for shard in written:
@@ -188,6 +200,15 @@ class Cube:
             raise BadCube(f"{self.path}: got defects, but its spec has defects=False; make the cube with defects=True")
         if defects.shape != stored.shape or defects.dtype != bool:
             raise BadCube(f"{self.path}: got defects {defects.dtype} {defects.shape}, need bool {stored.shape}")
+
+    def _check_uncertainty(self, stored: Stored, uncertainty: F32 | None) -> None:
+        if uncertainty is None:
+            return
+        if not self.spec.uncertainty:
+            raise BadCube(f"{self.path}: got uncertainty, but its spec has uncertainty=False")
+        if uncertainty.shape != stored.shape or uncertainty.dtype != np.float32:
+            got = f"{uncertainty.dtype} {uncertainty.shape}"
+            raise BadCube(f"{self.path}: got uncertainty {got}, need float32 {stored.shape}")
 
     @cached_property
     def _marked_defects(self) -> frozenset[str]:

@@ -4,6 +4,7 @@
            reflectance/c/0/<iy>/<ix> one shard = all bands of one tile = one writer
            valid/c/<iy>/<ix>         its flags
            [defect/c/0/<iy>/<ix>]    its defective bands, one bit each; no object where none is
+           [reflectance_std/c/0/...] standard deviation of each number, where the product states it
            band, wavelength, fwhm, good, detector, gsd, y, x, spatial_ref [, time] [, lon, lat]
            [ovr_4x/, ovr_16x/]       overviews: reflectance, one shard for each tile of the cube, and coordinates
 
@@ -14,8 +15,10 @@ Every chunk ends with its crc32c, so a flipped or torn byte is an error and neve
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +155,9 @@ def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
     _create_flags(group, spec, attributes=cf.valid_attrs(spec, lonlat is not None))
     if spec.defects:
         _create_defects(group, spec, attributes=cf.defect_attrs(spec, lonlat is not None))
+    if spec.uncertainty:
+        physical = replace(spec, dtype="float32", fill=math.nan)
+        _create_array(group, "reflectance_std", physical, _COMPRESSORS, cf.std_attrs(spec, lonlat is not None))
     _create_coordinates(group, spec, cf.coordinates(spec, lonlat))
     for level in spec.levels:
         _create_overview(group, cf.level_name(level), spec.overview(level))

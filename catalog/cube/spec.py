@@ -91,6 +91,8 @@ class CubeSpec:
     """provenance, JSON values, kept as attributes of the dataset"""
     defects: bool = False
     """whether the cube has an array `defect`: which bands of a pixel the product calls defective"""
+    uncertainty: bool = False
+    """whether the cube has an array `reflectance_std`: standard deviations that the product states"""
     overviews: bool = False
     """whether the cube has coarser copies of itself, see `levels`"""
     time: str | None = None
@@ -208,6 +210,7 @@ class CubeSpec:
             shard=(self.shard[0], part, part),
             overviews=False,
             defects=False,
+            uncertainty=False,
         )
 
     @property
@@ -241,7 +244,7 @@ class CubeSpec:
         if isinstance(self.fill, float) and not math.isfinite(self.fill):
             out["fill"] = str(np.float64(self.fill)).replace("nan", "NaN")
         out["attrs"] = _json_only(self.attrs)
-        for name in ("defects", "overviews", "time"):
+        for name in ("defects", "uncertainty", "overviews", "time"):
             if not out[name]:  # no key: the specs of 0.1, and the ids made of them, stay
                 del out[name]
         return out

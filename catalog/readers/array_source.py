@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
+from hypermend.catalog.arrays import F32, Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.readers.masks import flags_of
@@ -50,6 +50,10 @@ class ArraySource:
 
     def defects(self, y: slice, x: slice) -> Mask | None:
         """None: see `Source.defects`."""
+        return None
+
+    def uncertainty(self, y: slice, x: slice) -> F32 | None:
+        """None: see `Source.uncertainty`."""
         return None
 
     def close(self) -> None:

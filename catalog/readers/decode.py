@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hypermend.catalog.arrays import F64, Flags, LonLat, Mask, Stored
+from hypermend.catalog.arrays import F32, F64, Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.readers.bands import Band
@@ -61,6 +61,11 @@ class DecodedSource:
     def defects(self, y: slice, x: slice) -> Mask | None:
         """See `Source.defects`."""
         found: Mask | None = self._source.defects(y, x)
+        return found
+
+    def uncertainty(self, y: slice, x: slice) -> F32 | None:
+        """See `Source.uncertainty`."""
+        found: F32 | None = self._source.uncertainty(y, x)
         return found
 
     def close(self) -> None:

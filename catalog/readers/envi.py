@@ -18,7 +18,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
+from hypermend.catalog.arrays import F32, Flags, LonLat, Mask, Stored
 from hypermend.catalog.band_names import match_band
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import BadAsset, Refused
@@ -108,6 +108,10 @@ class EnviSource:
 
     def defects(self, y: slice, x: slice) -> Mask | None:
         """None: an ENVI image marks none."""
+        return None
+
+    def uncertainty(self, y: slice, x: slice) -> F32 | None:
+        """None: see `Source.uncertainty`."""
         return None
 
     def close(self) -> None:

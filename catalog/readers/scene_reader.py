@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
+from hypermend.catalog.arrays import F32, Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadAsset, BadCube
 from hypermend.catalog.meaning.resolve import Meaning
@@ -72,6 +72,10 @@ class Source(Protocol):
 
     def defects(self, y: slice, x: slice) -> Mask | None:
         """(bands, h, w) True where the product marks one band of a pixel as defective; None if it marks none."""
+        ...
+
+    def uncertainty(self, y: slice, x: slice) -> F32 | None:
+        """(bands, h, w) physical standard deviations, NaN where unknown; None where spec.uncertainty is False."""
         ...
 
     def close(self) -> None: ...

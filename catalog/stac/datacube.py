@@ -40,4 +40,11 @@ def datacube_fields(spec: CubeSpec) -> dict[str, Any]:
             "type": "auxiliary",
             "description": "defective bands of each pixel, one bit each",
         }
+    if spec.uncertainty:
+        variables["reflectance_std"] = {
+            "dimensions": ["band", *pixels],
+            "type": "auxiliary",
+            "unit": spec.units,
+            "description": "standard deviation, as the product states it",
+        }
     return {"cube:dimensions": dimensions, "cube:variables": variables}

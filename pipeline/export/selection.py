@@ -102,6 +102,7 @@ def select(cube: Cube, *, bbox: Bbox | None = None, bands: str | None = None) ->
         chunk=chunk,
         shard=shard,
         defects=False,
+        uncertainty=False,
         overviews=False,
         **per_band,
     )

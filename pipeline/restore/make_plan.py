@@ -72,6 +72,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
             shard=shard,
             attrs={**spec.attrs, **attrs},
             defects=False,  # the source cube keeps them: they say what the instrument recorded
+            uncertainty=False,  # that of the source says nothing of restored numbers
         ).with_overviews(request.overviews),
         warnings=(*(line for line in advice if line is not None), *draft.warnings),
     )

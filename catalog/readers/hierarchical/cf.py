@@ -8,7 +8,7 @@ lengths, else in this order.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from hypermend.catalog.readers.hierarchical.facts import (
     number_statements,
     quantity_statements,
     time_statements,
+    uncertainty_array,
     unit_of,
 )
 from hypermend.catalog.readers.hierarchical.file import Node, as_text, dims_of
@@ -117,9 +118,10 @@ def cf_arrays(node: Node) -> Arrays:
     cube = CubeArray(path=candidate.path, axes=axes, bands=tuple(range(count)))
     beside = node.arrays.get(f"{candidate.path}_uncertainty")
     has_uncertainty = beside is not None and beside.shape == candidate.array.shape
+    unit = unit_of(candidate.array.attrs)
     return Arrays(
         cubes=(cube,),
-        uncertainty=replace(cube, path=f"{candidate.path}_uncertainty") if has_uncertainty else None,
+        uncertainty=uncertainty_array(node, f"{candidate.path}_uncertainty", cube, unit) if has_uncertainty else None,
         statements=tuple(said),
         lonlat=lonlat,
         transform=transform,

@@ -6,6 +6,7 @@ import base64
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
+from hypermend.catalog.readers.hierarchical.layout import CubeArray, UncertaintyArray
 from hypermend.catalog.readers.hierarchical.units import is_none, is_percent, radiance_unit
 
 _UNIT_KEYS = ("units", "unit", "Unit", "Units")
@@ -68,6 +70,27 @@ def number_statements(name: str, array: Any, *, netcdf: bool = False) -> Stateme
     if fill is None and netcdf and array.dtype.kind == "f":
         said.add(Field.NODATA, _NETCDF_FILL, Source.PRODUCT, "NetCDF's own fill value")
     return said
+
+
+def uncertainty_array(
+    node: Node, path: str, cube: CubeArray, unit: str | None, file: int = 0
+) -> UncertaintyArray | None:
+    """The standard deviations at `path`; None where their scale or unit cannot be told, which must not be guessed.
+
+    Args:
+        unit: of the cube, as written; an array without a unit of its own has the same.
+    """
+    array = node.array(path)
+    own = unit_of(array.attrs)
+    said = {s.field: s.value for s in number_statements(path, array)}
+    if array.dtype.kind not in "fiu" or (array.dtype.kind in "iu" and Field.SCALE not in said):
+        return None
+    if own is not None and unit is not None and own != unit and not (is_none(own) and is_none(unit)):
+        return None
+    scale = float(said.get(Field.SCALE, 1.0))
+    if own is None and unit is not None and is_percent(unit):
+        scale /= 100
+    return UncertaintyArray(array=replace(cube, path=path, file=file), scale=scale, fill=said.get(Field.NODATA))
 
 
 def _nodata(name: str, array: Any) -> tuple[float | None, str]:

@@ -32,6 +32,17 @@ class CubeArray:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UncertaintyArray:
+    """One array of standard deviations, with the bands of the cube."""
+
+    array: CubeArray
+    scale: float = 1.0
+    """physical standard deviation = number * scale"""
+    fill: float | None = None
+    """the number that means "unknown"; negative ones always do"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskArray:
     """One array whose numbers become flags, or defects of single bands."""
 
@@ -61,7 +72,7 @@ class Arrays:
     """1-based numbers in the original product; None for 1, 2, 3 ..."""
     detector: tuple[str, ...] | None = None
     masks: tuple[MaskArray, ...] = ()
-    uncertainty: CubeArray | None = None
+    uncertainty: UncertaintyArray | None = None
     lonlat: LonLat | None = None
     transform: Transform | None = None
     empty: float | None = None

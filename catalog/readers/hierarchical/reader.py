@@ -48,11 +48,17 @@ def open_hdf(
     pixels, file_bands = pixel_format(meaning, file_bands, dtype=opened.dtype, transform=arrays.transform, attrs=attrs)
     spec, order = make_spec([file_bands[i] for i in picked], opened.size, pixels, sensor=name)
     order = [picked[i] for i in order]
+    # With a scale from elsewhere, the file's own words about its standard deviations do not fit its numbers.
+    own_scale = not any(s.source is Source.USER and s.field in (Field.SCALE, Field.UNITS) for s in user)
+    beside = arrays.uncertainty if own_scale else None
+    spec = replace(spec, uncertainty=beside is not None)
     parts = Parts(
         cube=_parts(arrays.cubes, order),
         masks=tuple(m for m in arrays.masks if not m.rule.defect),
         defects=tuple((m, part) for m in arrays.masks if m.rule.defect for part in _parts_of_mask(m, order)),
-        uncertainty=_parts((arrays.uncertainty,), order) if arrays.uncertainty is not None else (),
+        uncertainty=() if beside is None else _parts((beside.array,), order),
+        uncertainty_scale=1.0 if beside is None else beside.scale,
+        uncertainty_fill=None if beside is None else beside.fill,
         empty=arrays.empty,
     )
     identity = _identity(opened.assets, fetcher)

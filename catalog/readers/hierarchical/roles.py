@@ -177,8 +177,8 @@ def _size_and_type(node: Node, cubes: Sequence[CubeArray]) -> tuple[tuple[int, i
 def _check_pixels(node: Node, arrays: Arrays, size: tuple[int, int], file: int) -> None:
     """Every mask, place and uncertainty of one file has the pixels of the cube."""
     checked = [(m.path, m.axes, m.up) for m in arrays.masks if m.file == file]
-    if arrays.uncertainty is not None and arrays.uncertainty.file == file:
-        checked.append((arrays.uncertainty.path, arrays.uncertainty.axes, 1))
+    if arrays.uncertainty is not None and arrays.uncertainty.array.file == file:
+        checked.append((arrays.uncertainty.array.path, arrays.uncertainty.array.axes, 1))
     for path, axes, up in checked:
         shape = node.array(path).shape
         if len(shape) != len(axes) or _pixels(shape, axes, up, 1) != size:

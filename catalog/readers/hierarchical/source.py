@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
+from hypermend.catalog.arrays import F32, Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import NODATA, CubeSpec
 from hypermend.catalog.errors import ArchiveError, BadAsset
 from hypermend.catalog.meaning.resolve import Meaning
@@ -47,6 +47,9 @@ class Parts:
     masks: tuple[MaskArray, ...] = ()
     defects: tuple[tuple[MaskArray, Part], ...] = ()
     uncertainty: tuple[Part, ...] = ()
+    uncertainty_scale: float = 1.0
+    """physical standard deviation = number * scale"""
+    uncertainty_fill: float | None = None
     empty: float | None = None
 
 
@@ -110,15 +113,18 @@ class HierarchicalSource:
             out[list(part.cube_bands)] |= mask.rule.defects(self._block(part, y, x))
         return out
 
-    def uncertainty(self, y: slice, x: slice) -> Stored | None:
-        """(bands, h, w) standard deviation of each number, NaN where unknown; None if none is delivered."""
+    def uncertainty(self, y: slice, x: slice) -> F32 | None:
+        """See `Source.uncertainty`."""
         if not self._parts.uncertainty:
             return None
         y, x = self._window(y, x)
         out = np.full((self.spec.bands, y.stop - y.start, x.stop - x.start), np.nan, dtype=np.float32)
         for part in self._parts.uncertainty:
-            out[list(part.cube_bands)] = self._block(part, y, x)
-        out[out < 0] = np.nan  # fill; a standard deviation is not negative
+            block = self._block(part, y, x)
+            empty = block < 0  # a standard deviation is not negative: a fill that is not told
+            if self._parts.uncertainty_fill is not None:
+                empty |= block == self._parts.uncertainty_fill
+            out[list(part.cube_bands)] = np.where(empty, np.nan, block * np.float32(self._parts.uncertainty_scale))
         return out
 
     def _window(self, y: slice, x: slice) -> tuple[slice, slice]:

@@ -22,6 +22,7 @@ from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.meaning.wavelengths import wavelengths_nm
+from hypermend.catalog.readers.hierarchical.facts import uncertainty_array
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, Companion, CubeArray, Layout, MaskArray
 from hypermend.catalog.readers.hierarchical.units import radiance_unit
@@ -31,8 +32,10 @@ from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
 _FILE = re.compile(
-    r"(?P<folder>.*/)?EMIT_L\w\w_(?P<kind>RFL|RFLUNCERT|MASK|RAD|OBS)_(?P<granule>\d{3}_\d{8}T\d{6}_\d+_\d+)\.nc", re.I
+    r"(?P<folder>.*/)?EMIT_L\w\w_(?P<kind>RFL|RFLUNCERT|MASK|RAD|OBS)_(?P<granule>\d{3}_\d{8}T\d{6})(_\d+_\d+)?\.nc",
+    re.I,
 )
+"""Orbit and scene at the end: in version 002 only the mask, a product of its own, has them."""
 _FILES = {"RFL": ("RFLUNCERT", "MASK"), "RAD": ("OBS",)}
 """Cube -> files of the same granule that belong to it."""
 _UNREAD = ("OBS",)
@@ -127,8 +130,8 @@ def _is_uncertainty(node: Node) -> bool:
 
 
 def _with_uncertainty(node: Node, number: int, arrays: Arrays) -> Arrays:
-    cube = arrays.cubes[0]
-    return replace(arrays, uncertainty=replace(cube, path="reflectance_uncertainty", file=number))
+    beside = uncertainty_array(node, "reflectance_uncertainty", arrays.cubes[0], None, file=number)
+    return replace(arrays, uncertainty=beside)
 
 
 def deliveries(folder: Path, files: Sequence[str]) -> list[Delivery]:
@@ -171,7 +174,7 @@ ROWS = (
     FormatRow(
         product="EMIT",
         levels="L1B, L2A",
-        read="NetCDF as a file or an item of several; radiance or reflectance; the uncertainty is found, OBS "
+        read="NetCDF as a file or an item of several; radiance or reflectance; RFLUNCERT as `reflectance_std`; OBS "
         "and pictures are left out",
         masks="MASK: cloud, cirrus, buffers, spacecraft",
         grid="sensor geometry, longitude and latitude; the grid of the GLT is named",

@@ -18,7 +18,12 @@ from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.readers.hierarchical import place
-from hypermend.catalog.readers.hierarchical.facts import number_statements, quantity_statements
+from hypermend.catalog.readers.hierarchical.facts import (
+    number_statements,
+    quantity_statements,
+    uncertainty_array,
+    unit_of,
+)
 from hypermend.catalog.readers.hierarchical.file import Node, as_text
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, MaskArray, Transform
 from hypermend.catalog.readers.masks import MaskRule
@@ -58,17 +63,17 @@ def _arrays(home: str, cube: str, node: Node) -> Arrays:
     else:
         places = f"{home}/Geolocation Fields"
         lonlat = node.plane(f"{places}/Longitude"), node.plane(f"{places}/Latitude")
-    uncertainty = f"{path}_uncertainty"
-    bands = tuple(range(len(centres)))
+    beside = f"{path}_uncertainty"
+    array_of = CubeArray(path=path, axes="byx", bands=tuple(range(len(centres))))
     return Arrays(
-        cubes=(CubeArray(path=path, axes="byx", bands=bands),),
+        cubes=(array_of,),
         statements=tuple(said),
         masks=tuple(
             MaskArray(path=f"{home}/Data Fields/{name}", rule=MaskRule(name=name, values={1: flag}))
             for name, flag in _MASKS.items()
             if f"{home}/Data Fields/{name}" in node
         ),
-        uncertainty=CubeArray(path=uncertainty, axes="byx", bands=bands) if uncertainty in node else None,
+        uncertainty=uncertainty_array(node, beside, array_of, unit_of(array.attrs)) if beside in node else None,
         lonlat=lonlat,
         transform=transform,
     )

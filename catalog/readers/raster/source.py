@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
-from hypermend.catalog.arrays import Flags, LonLat, Mask, Stored
+from hypermend.catalog.arrays import F32, Flags, LonLat, Mask, Stored
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.meaning.resolve import Meaning
 from hypermend.catalog.readers.masks import flags_of, with_reasons
@@ -135,6 +135,10 @@ class TiffSource:
 
     def _raster(self, file: PlacedFile, use: Callable[[Any], Any]) -> Any:
         return self._fetcher.raster(file.header.asset.href, use, opened=self._opened)
+
+    def uncertainty(self, y: slice, x: slice) -> F32 | None:
+        """None: see `Source.uncertainty`."""
+        return None
 
     def close(self) -> None:
         for dataset in self._opened.values():
