@@ -185,7 +185,8 @@ ROWS = (
         read="folder or item: `SPECTRAL_IMAGE*.TIF`, `METADATA.XML`; gain and offset per band, L1 decoded to "
         "radiance; bands in the order of the XML",
         masks="`QL_QUALITY_*` (background, cloud, cirrus, haze, shadow, snow); `QL_PIXELMASK` as defects per band",
-        grid="L1C, L2A: their own; L1B: sensor geometry, RPC kept; the two detectors are one scene, not registered to each other",
+        grid="L1C, L2A: their own; L1B: sensor geometry, RPC kept; the two detectors are one scene, not registered to "
+        "each other",
         refused="a delivery whose XML describes no bands, or other bands than the image",
     ),
 )
