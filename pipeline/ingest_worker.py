@@ -23,11 +23,11 @@ from hypermend.catalog.keys import source_cube_key
 from hypermend.catalog.meaning.of_scene import completed
 from hypermend.catalog.readers.border import edge_border, edge_numbers
 from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
+from hypermend.catalog.recent import Recent
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.stac.fields import rfc3339
 from hypermend.catalog.storage.archive_store import ArchiveStore, digest
-from hypermend.catalog.storage.recent import Recent
 from hypermend.catalog.storage.signing import signer
 from hypermend.pipeline.engine.memory_grant import peak_bytes
 from hypermend.pipeline.runs.run_log import TaskReceipt

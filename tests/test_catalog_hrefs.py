@@ -36,10 +36,14 @@ def test_link_local_addresses_are_refused_however_they_are_written(href: str) ->
         list(discover(href))
 
 
+def resolved(address: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+    return [(2, 1, 6, "", (address, port))]
+
+
 def test_a_name_that_leads_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.getaddrinfo", lambda *a: [(2, 1, 6, "", ("169.254.169.254", 0))])
-    with pytest.raises(ValueError, match="link-local"):
-        refuse_host("http://innocent.example.test/a.tif")
+    monkeypatch.setattr("socket.getaddrinfo", lambda host, port, **_: resolved("169.254.169.254", port))
+    with pytest.raises(BadAsset, match="link-local"):
+        AssetFetcher().stat("http://innocent.example.test/a.tif")
 
 
 class Away(http.server.BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hypermend.catalog.storage.recent import Recent
+from hypermend.catalog.recent import Recent
 
 
 class Log:

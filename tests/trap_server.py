@@ -9,8 +9,12 @@ Every request is a line of LOG: method, path, headers, body.
 from __future__ import annotations
 
 import base64
+import contextlib
 import email.utils
+import gzip
+import itertools
 import json
+import random
 import re
 import sys
 import time
@@ -36,6 +40,10 @@ WAYS = {
     "sso": "the login form of another host, whose cookie opens the file",
     "policy": "the same, and a page of terms after the password",
     "basic": "401 and a challenge, until the account is sent",
+    "astray": "the file once; then a redirect to it at another host",
+    "packed": "JSON in gzip, although nobody asked: a small file of 8 MiB of blanks",
+    "drip": "one byte of the body after the other, for ever",
+    "dripping": "the same for the headers",
     "bearer": "401 until a token is sent; then the file, from another host",
 }
 KINDS = {
@@ -49,8 +57,12 @@ KINDS = {
     "picky": "400 for a comparison of properties",
     "getonly": "GET only",
     "moved": "308 to another path",
+    "strayed": "302 to another host",
+    "packed": "pages that are small in gzip and large without",
     "login": "an HTML page at /search",
     "cut": "the second page breaks off",
+    "turning": "the same items for ever, in another order and with a new link each time",
+    "empty": "no items for ever, with a new link each time",
 }
 PAGE = 3
 ACCOUNT = ("mission-user", "mission-pa55word")
@@ -145,7 +157,25 @@ class Traps(BaseHTTPRequestHandler):
                 return self.answer(401)
             port = self.server.server_port  # type: ignore[attr-defined]
             return self.answer(303, Location=f"http://localhost:{port}/plain/{name}")
+        if kind == "astray" and count > 1:
+            port = self.server.server_port  # type: ignore[attr-defined]
+            return self.answer(302, Location=f"http://localhost:{port}/plain/{name}")
+        if kind == "packed":
+            body = gzip.compress(b'{"type": "FeatureCollection", "links": [' + b" " * (8 << 20) + b'], "features": []}')
+            return self.answer(200, body, Content_Type="application/json", Content_Encoding="gzip")
+        if kind.startswith("drip"):
+            return self.drip(headers=kind == "dripping")
         return self.bytes_of(kind, name, numbers[0] if kind in ("drop", "restart", "changing") else None)
+
+    def drip(self, *, headers: bool) -> None:
+        with contextlib.suppress(OSError):  # the client has had enough
+            if not headers:
+                self.send_response(200)
+                self.end_headers()
+            for number in itertools.count():
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: "[number : number + 1] or b"x" if headers else b" ")
+                self.wfile.flush()
+                time.sleep(0.05)
 
     def bytes_of(self, kind: str, name: str, most: int | None) -> None:
         file = self.folder / name
@@ -204,6 +234,10 @@ class Traps(BaseHTTPRequestHandler):
             )  # fmt: skip
         if kind == "login":
             return self.page("<html>log in</html>")
+        if kind == "strayed" and rest == ["search"]:
+            return self.answer(302, Location=f"{root.replace('127.0.0.1', 'localhost')}/there")
+        if kind == "packed":
+            return self.file("packed", "", 1)
         if kind == "moved" and rest == ["search"]:
             return self.answer(308, Location=f"{root}/there")
         query = dict(parse_qsl(urlsplit(self.path).query))
@@ -224,6 +258,8 @@ class Traps(BaseHTTPRequestHandler):
             items = [item for item in items if matches(item, asked, ignore=("query", "ids") if kind == "dlr" else ())]
         if kind == "stuck":
             shown, more = items[:PAGE], True
+        elif kind in ("turning", "empty"):
+            shown, more = random.Random(page).sample(items, len(items)) if kind == "turning" else [], True
         elif kind == "hole":
             at = page if page < 1 else page - 1
             shown = [] if page == 1 else items[at * PAGE : (at + 1) * PAGE]

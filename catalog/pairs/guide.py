@@ -18,7 +18,7 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import VALID, CubeSpec
 from hypermend.catalog.grids import transform_point
 from hypermend.catalog.pairs.pairing import offset_on, outline_in
-from hypermend.catalog.storage.recent import Recent
+from hypermend.catalog.recent import Recent
 
 SQUARE_PX = 256
 """Edge of a square of the reprojection, in target pixels."""

@@ -20,12 +20,16 @@ from hypermend.catalog import dateline
 from hypermend.catalog.errors import ArchiveError, BadAsset, Unreachable
 from hypermend.catalog.stac.fields import links_of
 from hypermend.catalog.stac.filters import ItemFilter
+from hypermend.catalog.storage.download import read_all
 from hypermend.catalog.storage.hrefs import shown
-from hypermend.catalog.storage.transport import check_href, send, with_retries
+from hypermend.catalog.storage.transport import send, with_retries
 
 log = logging.getLogger(__name__)
 PAGE_ITEMS = 100
 """Items of a page; servers allow at most 500 (DLR) to 10,000."""
+PAGE_BYTES = 64 << 20
+PAGES_WITHOUT_ITEMS = 50
+"""Pages without a new item, one after the other, after which a search does not get on."""
 _READ_ERRORS = (ValueError, KeyError, TypeError, AttributeError, NotImplementedError)
 """Errors of pystac-client, and of this module, for an answer that is no STAC."""
 
@@ -78,7 +82,6 @@ class _Transport(StacApiIO):
     ) -> str:
         if not href.startswith(("http://", "https://")):
             raise BadAsset(f"the STAC API links to {shown(href)}; only http and https are followed")
-        check_href(href)
         body = None
         if (method or "GET").upper() == "POST":
             body = json.dumps(parameters or {}).encode()
@@ -90,7 +93,7 @@ class _Transport(StacApiIO):
         def attempt() -> str:
             try:
                 with send(href, headers=headers, data=body) as response:
-                    return response.read().decode()
+                    return read_all(response, href, PAGE_BYTES).decode()
             except (OSError, http.client.HTTPException) as e:
                 raise Unreachable(f"{shown(href)}: connection closed ({type(e).__name__})") from None
 
@@ -120,6 +123,8 @@ class _Pages:
     page: int = 0
     found: int = 0
     _seen: dict[str, int] = field(default_factory=dict)
+    _items: set[int] = field(default_factory=set)
+    _in_vain: int = 0
 
     def items(self) -> Iterator[Mapping[str, Any]]:
         """Items of all pages; the error of a search that fails names the page."""
@@ -130,6 +135,7 @@ class _Pages:
                 for item in body.get("features") or []:
                     self.found += 1
                     yield item
+                self._gets_on(body.get("features") or [])
                 request = self._next(body, request)
         except ArchiveError as e:
             where = f"search at {shown(self.url)} failed at page {self.page} after {self.found} items"
@@ -163,6 +169,17 @@ class _Pages:
         if (before := self._seen.setdefault(key, self.page)) != self.page:
             raise BadAsset(
                 f"{what} back to page {before}: the server does not get on; narrow the search with --bbox, --datetime"
+            )
+
+    def _gets_on(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse page after page without an item that is new, whatever their links and their order."""
+        new = {hash((str(item.get("collection")), str(item.get("id")))) for item in items} - self._items
+        self._items |= new
+        self._in_vain = 0 if new else self._in_vain + 1
+        if self._in_vain >= PAGES_WITHOUT_ITEMS:
+            raise BadAsset(
+                f"{self._in_vain} pages without a new item: the server does not get on; narrow the search with --bbox, "
+                "--datetime"
             )
 
     def _next(self, body: Mapping[str, Any], request: _Request) -> _Request | None:

@@ -26,6 +26,8 @@ __all__ = ["Discovered", "ItemFilter", "Skipped", "discover", "from_folder"]
 Discovered = Scene | Skipped
 DOCUMENT_BYTES = 256 << 20
 MAX_DEPTH = 32
+MAX_BARREN = 10_000
+"""Documents without an item, one after the other, after which a walk does not get on."""
 
 
 def discover(
@@ -95,7 +97,7 @@ def _api(url: str, filters: ItemFilter, *, sensor: str | None, limit: int | None
     return _deduplicated(_scenes(items, filters, href=url, within=None, sensor=sensor), limit)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Walk:
     """A walk through a static catalog, with its filters and the documents already visited."""
 
@@ -103,9 +105,12 @@ class _Walk:
     sensor: str | None
     within: str | None
     visited: set[str] = field(default_factory=set)
+    barren: int = 0
 
     def scenes(self, document: Any, href: str, depth: int = 0) -> Iterator[Discovered]:
-        yield from _scenes(items_in(document), self.filters, href=href, within=self.within, sensor=self.sensor)
+        items = list(items_in(document))
+        self.barren = 0 if items else self.barren + 1
+        yield from _scenes(items, self.filters, href=href, within=self.within, sensor=self.sensor)
         if not isinstance(document, Mapping) or document.get("type") == "Feature":
             return
         for link in links_of(document):
@@ -118,6 +123,11 @@ class _Walk:
             if href in self.visited:
                 return  # a loop, or two links to one thing
             self.visited.add(href)
+            if self.barren > MAX_BARREN:
+                return
+            if self.barren == MAX_BARREN:
+                self.barren += 1
+                raise BadAsset(f"{MAX_BARREN} documents without an item, one after the other: the catalog is left here")
             if depth > MAX_DEPTH:
                 raise BadAsset(f"{shown(href)}: the catalog is nested deeper than {MAX_DEPTH}")
             document = _document(href)

@@ -1,4 +1,4 @@
 """Bytes: archive_store (an archive's objects), leases, hrefs, fetch and ranged_file (assets over HTTP), signing.
 
-recent is a small cache that closes what it drops.
+connect checks the addresses of servers; gate is the door through which GDAL reaches them.
 """

@@ -15,14 +15,14 @@ from http.cookiejar import CookieJar
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from hypermend.catalog.errors import AccessDenied, NotFound, Refused, Unreachable
+from hypermend.catalog.storage.connect import TIMEOUT_S
 from hypermend.catalog.storage.hrefs import shown
 from hypermend.catalog.storage.transport import (
-    TIMEOUT_S,
     USER_AGENT,
-    Redirects,
     carries_secrets,
     check_href,
     http_error,
+    make_opener,
     message_of,
     send,
 )
@@ -43,7 +43,7 @@ def log_in(href: str, mission: str, account: tuple[str, str], *, sign_on_hosts: 
         NotFound, Refused, Unreachable: the server cannot be asked.
     """
     cookies = CookieJar()
-    opener = urllib.request.build_opener(Redirects, urllib.request.HTTPCookieProcessor(cookies))
+    opener = make_opener(urllib.request.HTTPCookieProcessor(cookies))
     request = urllib.request.Request(check_href(href), headers={"User-Agent": USER_AGENT, "Range": "bytes=0-0"})
     try:
         with opener.open(request, timeout=TIMEOUT_S) as response:

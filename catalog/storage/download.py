@@ -1,7 +1,8 @@
 """The body of a file over HTTP, or a range of it, received in as many connections as it takes.
 
 Some servers end every connection after some 75 MB. What has arrived is kept: the rest is asked for with Range and
-If-Range, so that bytes of two versions of a file are never joined (RFC 9110, section 13.1.5).
+If-Range, so that bytes of two versions of a file are never joined (RFC 9110, section 13.1.5). Limits hold for the
+bytes after decompression, where a server sends a body compressed although nobody asked for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import http.client
 import random
 import re
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,6 +36,7 @@ class Download:
     start: int = 0
     stop: int | None = None
     _received: bytearray = field(default_factory=bytearray)
+    _encoding: str = ""
     _version: str | None = None
     """strong ETag, else Last-Modified: what If-Range compares; None where the server tells neither"""
 
@@ -50,7 +53,7 @@ class Download:
             had = len(self._received)
             reason = self._one_connection()
             if reason is None:
-                return bytes(self._received)
+                return decompressed(bytes(self._received), self._encoding, self.href, self.max_bytes)
             in_vain = 0 if self._version and len(self._received) - had >= CHUNK_BYTES else in_vain + 1
             if in_vain >= transport.TRIES:
                 raise Unreachable(f"{shown(self.href)}: {reason}")
@@ -105,6 +108,7 @@ class Download:
         else:
             self._received.clear()
         self._version = version
+        self._encoding = response.headers.get("Content-Encoding", "")
 
     def _expected(self, response: http.client.HTTPResponse) -> int | None:
         """Number of bytes when all have arrived; None if the server does not say."""
@@ -115,6 +119,46 @@ class Download:
             return int(total[1]) - self.start
         length = response.headers.get("Content-Length")
         return int(length) if length is not None and response.status == 200 else None
+
+
+def read_all(response: http.client.HTTPResponse, href: str, max_bytes: int) -> bytes:
+    """The whole body of one answer.
+
+    Raises:
+        Refused: it is larger than `max_bytes`.
+        IncompleteRead, OSError: the connection broke off.
+    """
+    received = bytearray()
+    while part := response.read(CHUNK_BYTES):
+        received += part
+        if len(received) > max_bytes:
+            raise Refused(too_large(href, len(received), max_bytes))
+    if response.length:
+        raise http.client.IncompleteRead(bytes(received), response.length)
+    return decompressed(bytes(received), response.headers.get("Content-Encoding", ""), href, max_bytes)
+
+
+def decompressed(body: bytes, encoding: str, href: str, max_bytes: int) -> bytes:
+    """A body without its Content-Encoding.
+
+    Raises:
+        Refused: more than `max_bytes` come out of it.
+        BadAsset: it is damaged, or its encoding is not known.
+    """
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        raise BadAsset(f"{shown(href)}: its server sends it as {encoding!r}, which nobody asked for")
+    stream = zlib.decompressobj(wbits=47)  # gzip or zlib, by the header
+    try:
+        out = stream.decompress(body, max_bytes + 1)
+    except zlib.error as e:
+        raise BadAsset(f"{shown(href)}: its {encoding} encoding is damaged: {e}") from None
+    if len(out) > max_bytes:
+        raise Refused(f"{shown(href)}: {len(body)} bytes of {encoding} hold more than the limit of {max_bytes}")
+    if not stream.eof or stream.unused_data:
+        raise BadAsset(f"{shown(href)}: its {encoding} encoding is cut short, or has more after its end")
+    return out
 
 
 def too_large(href: str, size: int, max_bytes: int) -> str:

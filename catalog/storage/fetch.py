@@ -27,6 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from hypermend.catalog.errors import AccessDenied, ArchiveError, BadAsset, NotFound, Refused, Unreachable
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.download import Download, too_large
+from hypermend.catalog.storage.gate import gdal_proxy
 from hypermend.catalog.storage.gdal import GDAL_CACHE_BYTES, GDAL_OPTIONS, driver_of, is_raster, s3_options
 from hypermend.catalog.storage.hrefs import is_remote, shown
 from hypermend.catalog.storage.ranged_file import RangeFile
@@ -69,8 +70,7 @@ class AssetFetcher:
         self.gdal_cache_bytes = GDAL_CACHE_BYTES
         self._alternates = alternates or {}
         self._chosen: dict[str, str] = {}
-        # GDAL follows any redirect and has no option against it. So it gets the final address of a chain of redirects
-        # that `stat` followed last, checking each.
+        # The final address of a chain of redirects that `stat` followed last: GDAL need not follow it for each window.
         self._redirects: dict[str, str | None] = {}
 
     def stat(self, href: str) -> Stat:
@@ -181,6 +181,8 @@ class AssetFetcher:
         if href not in self._redirects:
             self._stat(href)
         url = self._redirects[href] or signed.url
+        if (proxy := gdal_proxy(url)) is not None:
+            options["GDAL_HTTP_PROXY"] = proxy
         if signed.headers and urlsplit(url)[:2] == urlsplit(href)[:2]:
             options["GDAL_HTTP_HEADERS"] = "\n".join(f"{k}: {v}" for k, v in signed.headers.items())
         return f"/vsicurl/{url}", options

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -15,10 +14,16 @@ SCHEMES = ("file", "http", "https", "s3")
 ALLOWED_HOSTS = "HYPERMEND_ALLOWED_HOSTS"
 """Environment variable: allowed hosts and buckets, such as *.dlr.de,my-bucket; unset for any."""
 _METADATA_HOSTS = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
+_METADATA_ADDRESSES = ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
+"""AWS over IPv6, Alibaba, Azure and Oracle; those of the others are link-local."""
+MAX_HREF = 4096
+"""Characters; a longer href is no address."""
 
 
 def refuse_host(href: str) -> None:
     """Refuse an href to an address at which clouds keep a machine's credentials, and to hosts that are not allowed.
+
+    A name is not resolved here: `connect.connect` checks the addresses that it connects to.
 
     Raises:
         ValueError: a link-local address in any notation, or a host outside HYPERMEND_ALLOWED_HOSTS.
@@ -27,30 +32,33 @@ def refuse_host(href: str) -> None:
     if parts.scheme not in ("http", "https", "s3"):
         return
     host = (parts.hostname or "").rstrip(".")
-    if host in _METADATA_HOSTS or (parts.scheme != "s3" and any(_link_local(a) for a in _addresses(host))):
+    if host in _METADATA_HOSTS or (parts.scheme != "s3" and is_metadata_address(host)):
         raise ValueError(f"href {shown(href)} names a link-local address, where machines keep their credentials")
     allowed = [name.strip().lower() for name in os.environ.get(ALLOWED_HOSTS, "").split(",") if name.strip()]
     if allowed and not any(fnmatchcase(host, name) for name in allowed):
         raise ValueError(f"href {shown(href)}: {host} is not among {ALLOWED_HOSTS} ({', '.join(allowed)})")
 
 
-@lru_cache(1024)
-def _addresses(host: str) -> list[str]:
-    """The addresses of a host; a numeric host, in any base, is its own address."""
+def is_metadata_address(host: str) -> bool:
+    """Whether a host is a number, in any notation, at which clouds answer with credentials; False for a name."""
     try:
-        return [socket.inet_ntoa(socket.inet_aton(host))]  # 169.254.1.1, 0xa9fea9fe, 2852039166
-    except OSError:
-        pass
-    try:
-        return [str(info[4][0]) for info in socket.getaddrinfo(host, None)] if host else []
-    except (OSError, UnicodeError):
-        return []  # the read will report that there is no such host
+        ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        try:
+            ip = ipaddress.IPv4Address(socket.inet_aton(host))  # 0xa9fea9fe, 2852039166
+        except (OSError, UnicodeError):
+            return False
+    inside = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else None
+    return any(a.is_link_local or str(a) in _METADATA_ADDRESSES for a in (ip, inside) if a is not None)
 
 
-def _link_local(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return bool((mapped or ip).is_link_local) or str(ip) == "fd00:ec2::254"
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address leads to: mapped, 6to4, NAT64 or compatible."""
+    if ip.ipv4_mapped or ip.sixtofour:
+        return ip.ipv4_mapped or ip.sixtofour
+    if ip in ipaddress.IPv6Network("64:ff9b::/96") or ip in ipaddress.IPv6Network("::/96"):
+        return ipaddress.IPv4Address(ip.packed[-4:])
+    return None
 
 
 def is_remote(href: str) -> bool:
@@ -67,6 +75,8 @@ def resolve_href(href: str, base: str | None = None, *, within: str | None = Non
         ValueError: scheme not allowed, a path inside a zip, a relative href with nothing to resolve it against, one
             that leaves `within`, or a local file named by a remote document.
     """
+    if len(href) > MAX_HREF:
+        raise ValueError(f"href {href[:80]}... has {len(href)} characters, the limit is {MAX_HREF}")
     scheme = urlsplit(href).scheme if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", href) else ""
     if scheme and scheme not in SCHEMES:
         raise ValueError(f"href {shown(href)} has scheme {scheme!r}; allowed are {', '.join(SCHEMES)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from hypermend.catalog.storage.recent import Recent
+from hypermend.catalog.recent import Recent
 
 BLOCK_BYTES = 1 << 18
 KEPT_BLOCKS = 64

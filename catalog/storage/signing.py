@@ -13,16 +13,19 @@ import os
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from threading import Lock
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from hypermend.catalog.errors import AccessDenied, ArchiveError, Refused, Unreachable
 from hypermend.catalog.storage.dlr_login import log_in
+from hypermend.catalog.storage.download import read_all
 from hypermend.catalog.storage.hrefs import shown
 from hypermend.catalog.storage.transport import carries_secrets, send
 
 PLANETARY_TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
+TOKEN_BYTES = 1 << 20
 MARGIN_S = 120.0
 LOG_IN_AGAIN_S = 60.0
 """Shortest time between two logins of one account: one that is not cleared for a file must not be locked for trying."""
@@ -81,13 +84,13 @@ class PlanetaryComputer:
         where = f"{self._token_url}/{container_path}"
         try:
             with send(where, headers=headers) as response:
-                body = json.load(response)
+                body = json.loads(read_all(response, where, TOKEN_BYTES))
             expiry = datetime.fromisoformat(body["msft:expiry"])
             return str(body["token"]), expiry.replace(tzinfo=expiry.tzinfo or UTC).timestamp()
         except ArchiveError as e:
             kind = Unreachable if e.transient else Refused
             raise kind(f"no read token for {container_path}: {e}") from e
-        except (OSError, ValueError, KeyError) as e:
+        except (OSError, ValueError, KeyError, HTTPException) as e:
             raise Unreachable(f"no read token for {container_path}: {type(e).__name__}") from e
 
 

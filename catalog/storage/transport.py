@@ -1,8 +1,9 @@
 """HTTP requests of the catalog: User-Agent, checked redirects, classified errors, and retries within bounds.
 
 404 is NotFound. 401 and 403 are Refused; a web page where data is expected is AccessDenied, because it is a login.
-Timeouts, resets, 429 and 5xx are Unreachable (transient). GDAL and S3 have clients of their own (`gdal`, `fetch`); both
-send the same User-Agent.
+Timeouts, resets, 429 and 5xx are Unreachable (transient). Every request and every redirect passes one check of its
+host, and connects to an address that was checked (`connect`). GDAL and S3 have clients of their own (`gdal`, `fetch`);
+both send the same User-Agent.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from tenacity import retry as tenacity_retry
 
 from hypermend.catalog.errors import AccessDenied, ArchiveError, BadAsset, NotFound, Refused, Unreachable
+from hypermend.catalog.storage.connect import TIMEOUT_S, Connection, SecureConnection
 from hypermend.catalog.storage.hrefs import refuse_host, resolve_href, shown
 
 USER_AGENT = f"hypermend/{metadata.version('hypermend')}"
@@ -29,18 +31,17 @@ FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 4.0
 LONGEST_RETRY_AFTER_S = 60.0
 """A server that asks for a longer wait is not asked again in this call."""
-TIMEOUT_S = 60.0
 _SECRET_HEADERS = ("Authorization", "Cookie")
 T = TypeVar("T")
 
 
-class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to allowed hosts only, and sends no token or cookie to another host."""
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and sends no token or cookie to another host."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        check_href(newurl)
+        check_href(newurl)  # its scheme, too; the host again when it is connected to
         if code in (307, 308) and req.data is not None:  # a search by POST goes on as one
             new: urllib.request.Request | None = urllib.request.Request(newurl, req.data, dict(req.headers))
         else:
@@ -51,7 +52,44 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         return new
 
 
-_OPENER = urllib.request.build_opener(Redirects)
+class _Http(urllib.request.HTTPHandler):
+    """The door of every request and of every hop of a redirect."""
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        check_href(req.full_url)
+        return self.do_open(http.client.HTTPConnection if _goes_to_proxy(req) else Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        check_href(req.full_url)
+        kind = http.client.HTTPSConnection if _goes_to_proxy(req) else SecureConnection
+        return self.do_open(kind, req, context=self._context)  # type: ignore[attr-defined]
+
+
+def _goes_to_proxy(request: urllib.request.Request) -> bool:
+    """Whether the user's proxy is asked, which resolves the name itself."""
+    return request.host != urlsplit(request.full_url).netloc
+
+
+def make_opener(*more: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
+    """An opener for http and https alone: that of urllib also follows a redirect to ftp."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        _Http(),
+        _Https(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _Redirects(),
+        urllib.request.HTTPErrorProcessor(),
+        *more,
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+_OPENER = make_opener()
 
 
 def send(

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from hypermend.catalog.errors import Refused
+from hypermend.catalog.recent import Recent
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.catalog.storage.recent import Recent
 from hypermend.models.fuse.interface import AdaptationFigures, BadPair, FusionModel, FusionRestorer, Pair
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.pipeline.engine.memory_grant import peak_bytes

@@ -22,8 +22,8 @@ from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.pairs.pairing import finer_lonlat
+from hypermend.catalog.recent import Recent
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
-from hypermend.catalog.storage.recent import Recent
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import SceneStatistics
 from hypermend.pipeline.engine.memory_grant import keep_freed_memory, peak_bytes

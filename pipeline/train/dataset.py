@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.recent import Recent
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.catalog.storage.recent import Recent
 from hypermend.models.arrays import F32
 from hypermend.models.signal.subspace import moments, subspace
 from hypermend.pipeline.tiling.pixels import physical
