@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from hypermend.catalog.meaning.overrides import Overrides
 from hypermend.catalog.meaning.statement import Field as Fact
 from hypermend.catalog.scene import AUTO
-from hypermend.catalog.storage.hrefs import shown
+from hypermend.catalog.storage.hrefs import redact
 from hypermend.pipeline import user_values
 
 SignScheme = Literal["none", "planetary-computer", "earthdata", "dlr", "s3-requester-pays"]
@@ -112,8 +112,8 @@ class Job(Settings):
     def to_record(self) -> dict[str, Any]:
         """Return the job as a run stores it: its class and the fields that are set, without signature or password."""
         record = self.model_dump(mode="json", exclude_defaults=True)
-        if "stac" in record:
-            record["stac"] = shown(record["stac"])
+        urls = {name: text for name, text in record.items() if isinstance(text, str) and "://" in text}
+        record |= {name: redact(url) for name, url in urls.items()}
         return {"job": type(self).__name__, **record}
 
     @field_validator("bbox")

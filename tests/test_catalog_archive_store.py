@@ -19,7 +19,8 @@ import pytest
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.errors import AccessDenied, ArchiveError, NotFound, Refused, Unreachable
-from hypermend.catalog.storage.archive_store import ArchiveStore, redact, safe_name
+from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
+from hypermend.catalog.storage.hrefs import redact
 from tests.small_cubes import make_cube, make_spec
 
 

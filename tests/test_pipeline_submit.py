@@ -10,7 +10,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from typer.testing import CliRunner
 
 from hypermend.pipeline.cli.main import app
-from hypermend.pipeline.config import BadJob
+from hypermend.pipeline.config import BadJob, IngestJob
 from hypermend.pipeline.engine import submit as submit_module
 from hypermend.pipeline.engine.submit import JobsClient, make_package, working_dir
 
@@ -55,6 +55,35 @@ def test_what_cannot_be_submitted_is_refused_before_anything_travels(tmp_path: P
         with pytest.raises(BadJob, match="write the head's dashboard") as error:
             JobsClient(address)
         assert "pw" not in str(error.value)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "text",
+    [
+        'archive = "/a"\nstac = "https://user:pa55@h/catalog.json"\n',
+        'archive = "/a"\nstac = "https://h/catalog.json?page=1&sig=pa55"\n',
+        'archive = "/a"\n# stac = "https://h/catalog.json?api_key=pa55"\n',
+        'archive = "s3://key:pa55@bucket/a"\n',
+        'archive = "/a"\nray_address = "ray://user:pa55@h:10001"\n',
+    ],
+)
+def test_g4_no_secret_travels_to_the_cluster(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadJob, match="with a password or a signature") as error:
+        make_package(job_file(tmp_path, text))
+    assert "pa55" not in str(error.value)
+
+
+@pytest.mark.fault
+def test_g4_a_query_without_a_secret_travels(tmp_path: Path) -> None:
+    made = make_package(job_file(tmp_path, 'archive = "/a"\nstac = "https://h/search?f=json"\n'))
+    assert "search?f=json" in made.text
+
+
+@pytest.mark.fault
+def test_g4_the_record_of_a_job_has_no_secret() -> None:
+    job = IngestJob(archive="/a", stac="https://u:pa55@h/c.json?sig=pa55", ray_address="ray://u:pa55@h:1")
+    assert job.to_record()["stac"] == "https://h/c.json" and "pa55" not in str(job.to_record())
 
 
 def test_code_travels_and_nothing_else(tmp_path: Path) -> None:

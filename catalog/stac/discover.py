@@ -7,7 +7,7 @@ are applied here whatever a server says it did with them: some ignore `query`, `
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def _deduplicated(results: Iterator[Discovered], limit: int | None) -> Iterator[
 
 
 def _scenes(
-    items: Iterator[Mapping[str, Any]], filters: ItemFilter, *, href: str, within: str | None, sensor: str | None
+    items: Iterable[Mapping[str, Any]], filters: ItemFilter, *, href: str, within: str | None, sensor: str | None
 ) -> Iterator[Discovered]:
     for item in items:
         try:

@@ -24,7 +24,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.grids import footprint
@@ -36,7 +35,7 @@ from hypermend.catalog.stac.fields import rfc3339
 from hypermend.catalog.stac.item import DATACUBE, to_item_with_bands
 from hypermend.catalog.stac.static_catalog import GEOJSON, JSON, link_item, make_link, read_document
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name, to_json
-from hypermend.catalog.storage.hrefs import is_remote
+from hypermend.catalog.storage.hrefs import is_remote, unsigned
 
 ZARR_MEDIA_TYPE = "application/vnd.zarr; version=3"
 MULTISCALES_MEDIA_TYPE = f"{ZARR_MEDIA_TYPE}; profile=multiscales"
@@ -46,11 +45,6 @@ MULTISCALES_MEDIA_TYPE = f"{ZARR_MEDIA_TYPE}; profile=multiscales"
 _PROVENANCE = ("updated", "processing:software", "cube:dimensions", "cube:variables")
 # Properties of a raw item that describe its files and not the scene.
 _FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|cube:.*|proj:.*|file:.*|created|updated|processing:.*)$")
-_SIGNATURE = re.compile(
-    r"^(x-(amz|goog)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|(access_|api_?)?(token|key)|s(ig|e|t|p|v|r|ip|pr)"
-    r"|sk(oid|tid|t|e|s|v))$",
-    re.I,
-)
 
 
 def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid_fraction: float) -> Scene:
@@ -134,7 +128,7 @@ def unsigned_item(scene: Scene) -> dict[str, Any]:
     """The STAC item of a scene, fit to be stored: without signatures, hrefs absolute."""
     item = to_item_with_bands(scene)
     for asset in item["assets"].values():
-        asset["href"] = _unsigned_href(asset["href"]) if is_remote(asset["href"]) else asset["href"]
+        asset["href"] = unsigned(asset["href"]) if is_remote(asset["href"]) else asset["href"]
     return item
 
 
@@ -206,7 +200,7 @@ def _stored_href(root: ArchiveStore, folder: str, href: str) -> str:
     """An href as stored in an item of `folder`: relative inside the archive, unsigned outside."""
     if is_remote(href):
         prefix = root.url.rstrip("/") + "/"
-        return _relative(href[len(prefix) :], folder) if href.startswith(prefix) else _unsigned_href(href)
+        return _relative(href[len(prefix) :], folder) if href.startswith(prefix) else unsigned(href)
     if not href.startswith("/"):  # a key of this archive
         return _relative(href, folder)
     if root.is_local and href.startswith(root.url.rstrip("/") + "/"):
@@ -219,14 +213,6 @@ def _relative(key: str, folder: str) -> str:
     considers finished.
     """
     return posixpath.relpath(f"/{key}", f"/{folder}")
-
-
-def _unsigned_href(href: str) -> str:
-    """`href` without user, password and the query fields in which clouds put signatures and tokens."""
-    parts = urlsplit(href)
-    query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNATURE.match(k)]
-    kept = parts.query if len(query) == len(parse_qsl(parts.query, keep_blank_values=True)) else urlencode(query)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, kept, parts.fragment))
 
 
 def _without_provenance(item: Mapping[str, Any]) -> dict[str, Any]:

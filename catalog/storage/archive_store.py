@@ -29,7 +29,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import (
@@ -42,6 +42,7 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, S3Store
 
 from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, Refused, Unreachable
+from hypermend.catalog.storage.hrefs import redact
 from hypermend.catalog.storage.transport import USER_AGENT
 
 # obstore tries again by itself on 429, 5xx, time-outs and resets, with exponential waits and jitter.
@@ -336,12 +337,6 @@ def safe_name(text: str) -> str:
 def to_json(value: Any) -> bytes:
     """JSON as an archive stores it: equal values give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def redact(url: str) -> str:
-    """`url` without user, password, query and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _first_line(e: BaseException) -> str:

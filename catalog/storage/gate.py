@@ -20,9 +20,9 @@ import sys
 import threading
 import urllib.request
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
-import hypermend
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.storage.connect import connect
 from hypermend.catalog.storage.hrefs import ALLOWED_HOSTS, refuse_host
@@ -52,7 +52,7 @@ class _Gate:
     """A gate that runs."""
 
     def __init__(self) -> None:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(hypermend.__file__)))  # noqa: PTH100, PTH120
+        folder = str(Path(str(sys.modules["hypermend"].__file__)).parents[1])
         code = f"import sys; sys.path.insert(0, {folder!r}); from {__name__} import serve; serve()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

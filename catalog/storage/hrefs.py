@@ -8,11 +8,17 @@ import re
 import socket
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 SCHEMES = ("file", "http", "https", "s3")
 ALLOWED_HOSTS = "HYPERMEND_ALLOWED_HOSTS"
 """Environment variable: allowed hosts and buckets, such as *.dlr.de,my-bucket; unset for any."""
+_SIGNATURE = re.compile(
+    r"^(x-(amz|goog)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|(access_|api_?)?(token|key)|s(ig|e|t|p|v|r|ip|pr)"
+    r"|sk(oid|tid|t|e|s|v)|passw(or)?d|pwd|auth(orization)?|jwt|(client_)?secret|session(id)?)$",
+    re.I,
+)
+"""Names of query fields in which clouds and servers put signatures, tokens and passwords."""
 _METADATA_HOSTS = ("metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal")
 _METADATA_ADDRESSES = ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
 """AWS over IPv6, Alibaba, Azure and Oracle; those of the others are link-local."""
@@ -111,6 +117,21 @@ def shown(href: str) -> str:
         return href
     host = parts.netloc.rsplit("@", 1)[-1]
     return f"{parts.scheme}://{host}{parts.path}"
+
+
+def redact(url: str) -> str:
+    """`url` without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def unsigned(href: str) -> str:
+    """`href` without user, password and the query fields in which clouds put signatures and tokens."""
+    parts = urlsplit(href)
+    fields = parse_qsl(parts.query, keep_blank_values=True)
+    query = [(name, value) for name, value in fields if not _SIGNATURE.match(name)]
+    kept = parts.query if len(query) == len(fields) else urlencode(query)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, kept, parts.fragment))
 
 
 def _join(base: str, href: str) -> str:

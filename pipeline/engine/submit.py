@@ -28,6 +28,7 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 import hypermend
 from hypermend.catalog.storage.archive_store import digest
+from hypermend.catalog.storage.hrefs import redact, unsigned
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, load_job
 
 ROOMS = ("catalog", "models", "pipeline")
@@ -81,11 +82,17 @@ def make_package(file: Path, verb: str | None = None) -> Package:
             f"{file}: archive {job.archive!r} is relative: on the cluster it would be another folder; write s3://... "
             "or the absolute path of a folder that every machine shares"
         )
+    text = file.read_text()
+    if secret := next((url for url in re.findall(r"\w+://[^\s'\"]+", text) if unsigned(url) != url), None):
+        raise BadJob(
+            f"{file}: {redact(secret)} is given with a password or a signature, which the cluster would show; "
+            "remove it, also from comments, and give the cluster's machines the account in their environment (--sign)"
+        )
     settings = job.model_dump(mode="json", exclude={"ray_address"})
     return Package(
         id=f"{PREFIX}{verb}-{digest([verb, settings, code_sha256()])}",
         verb=verb,
-        text=file.read_text(),
+        text=text,
         lane=job.lane,
     )
 
