@@ -4,8 +4,9 @@ Model of a pixel: y = s + n, n independent between bands with standard deviation
 
 1. Noise. Differences of 2x2 pixels, (a - b - c + d) / 2, leave white noise at its level and remove what is smooth (and
    stripes). What texture they keep is shared by bands, noise is not: factor analysis of their covariance,
-   H = L L^T + D, gives d = sqrt(diag D). The plain residual of a regression of each band on all others, 1 / diag(H^-1)
-   (Bioucas-Dias & Nascimento, "Hyperspectral subspace identification", TGRS 2008), is its start.
+   H = L L^T + D, gives d = sqrt(diag D); a factor counts only if it is stronger than pure noise makes one. The plain
+   residual of a regression of each band on all others, 1 / diag(H^-1) (Bioucas-Dias & Nascimento, "Hyperspectral
+   subspace identification", TGRS 2008), is its start.
 2. Whitening W = diag(1/d); second moment M = W E[y y^T] W = U diag(power) U^T; coefficients z = U^T W y have unit white
    noise, so power_j - 1 is the signal in coefficient j. No mean is taken off: the first axis is near it.
 3. Back: y = W^-1 U z.
@@ -28,6 +29,9 @@ FACTORS = 12
 """Most factors in the noise estimate. Measured on 15 CAVE scenes: fewer count texture of clean scenes as noise."""
 STORED = 24
 """Coefficients with an axis and a Wiener weight of their own; the rest of the space shares one weight."""
+EDGE = 1.02
+"""A factor of the noise estimate counts above this multiple of (1 + sqrt(b / n))^2, the largest eigenvalue of the
+covariance of pure noise in b bands and n samples (Marchenko & Pastur, 1967): any other takes noise for texture."""
 BLOCK, CALM = 8, 0.7
 """Noise is measured in the calmer 0.7 of the 8x8 pixel blocks of each window."""
 EMPTY = 1.08
@@ -162,11 +166,12 @@ def _calm_differences(y: F64, valid: Mask) -> F64:
     return diagonal[:, ok & np.kron(calm, np.ones((n, n), dtype=bool))]
 
 
-def noise_std(high: F64, *, factors: int = FACTORS, iterations: int = 50) -> F64:
+def noise_std(high: F64, samples: int, *, factors: int = FACTORS, iterations: int = 50) -> F64:
     """Noise of each band from the covariance of the 2x2 differences, by factor analysis.
 
     Args:
         high: (b, b) covariance; every band must vary.
+        samples: number of differences that it is the mean of.
         factors: most factors; at most a third of the bands, so that the noise stays identifiable.
         iterations: of the maximum-likelihood update D = diag(H - L L^T).
 
@@ -175,6 +180,7 @@ def noise_std(high: F64, *, factors: int = FACTORS, iterations: int = 50) -> F64
     """
     b = high.shape[0]
     factors = min(factors, b // 3)
+    edge = EDGE * (1 + np.sqrt(b / samples)) ** 2
     ridge = 1e-9 * np.diag(np.diag(high))
     start = 1 / np.diag(np.linalg.inv(high + ridge))
     d = start.copy()
@@ -182,7 +188,7 @@ def noise_std(high: F64, *, factors: int = FACTORS, iterations: int = 50) -> F64
         s = np.sqrt(d)
         value, vector = np.linalg.eigh(high / s[:, None] / s[None, :])
         value, vector = value[-factors:], vector[:, -factors:]
-        load = s[:, None] * vector * np.sqrt(np.maximum(value - 1, 0))  # (b, factors)
+        load = s[:, None] * vector * np.sqrt(np.where(value > edge, value - 1, 0))  # (b, factors)
         d = np.maximum(np.diag(high) - np.square(load).sum(axis=1), 1e-3 * start)
     return np.sqrt(d)
 
@@ -202,7 +208,7 @@ def subspace(m: Moments) -> Subspace | None:
     if varies.sum() < MIN_BANDS:
         return None
     some = np.flatnonzero(varies)
-    std = noise_std(high[np.ix_(some, some)])
+    std = noise_std(high[np.ix_(some, some)], m.differences)
     # Rounding of stored numbers bounds what is worth dividing by.
     std = np.maximum(std, 1e-6 * np.sqrt(np.diag(second)[some]))
     value, vector = np.linalg.eigh(second[np.ix_(some, some)] / std[:, None] / std[None, :])
