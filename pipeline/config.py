@@ -55,6 +55,13 @@ Overviews = Annotated[
     bool | None,
     Field(description="Write coarser copies of each cube longer than 256 pixels, for viewers; default: yes."),
 ]
+EngineName = Annotated[
+    Literal["auto", "ray", "process"],
+    Field(
+        description="What runs the tiles: Ray, or one process without it, which a small job ends sooner. auto: one "
+        "process where the job has few tiles and neither --workers, --address nor a GPU."
+    ),
+]
 Lane = Annotated[Literal["nightly", "backfill"] | None, FILE_ONLY]
 
 
@@ -276,6 +283,7 @@ class IngestJob(FileSettings, Job):
         default=None, gt=0, description="Pixel size in metres of the grid to ingest, where an item has several."
     )
     sign: SignScheme = Field(default="none", description="How the addresses of the files are signed.")
+    engine: EngineName = "auto"
     overviews: Overviews = None
 
     @field_validator("sensor")
@@ -346,6 +354,7 @@ class RestoreJob(Job):
         description="Memory that one worker may use, in GiB; a tile that needs more is refused. Default: an even share "
         "of this machine.",
     )
+    engine: EngineName = "auto"
     overviews: Overviews = None
 
     @property

@@ -25,8 +25,8 @@ from hypermend.catalog.stac.index import search
 from hypermend.catalog.stac.publish import names_cube, put_item, source_item
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import IngestJob
-from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.ingest_worker import Finish, IngestContext, IngestWorker, Prepare, SceneFiles, WriteTiles
+from hypermend.pipeline.runs.engine_choice import choose_engine
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run, workers_of
 from hypermend.pipeline.runs.run_log import SkippedScene
@@ -108,13 +108,17 @@ class IngestUnit:
 
 
 def ingest(
-    job: IngestJob, *, engine: Engine = on_ray, scenes: Iterable[Scene | Skipped] | None = None, run: str | None = None
+    job: IngestJob,
+    *,
+    engine: Engine | None = None,
+    scenes: Iterable[Scene | Skipped] | None = None,
+    run: str | None = None,
 ) -> Run:
     """Set up an ingest run: iterate its events, or ``wait`` for its report.
 
     Args:
         job: archive, filters and options.
-        engine: runs the tasks.
+        engine: runs the tasks; None for that of the job.
         scenes: the scenes; None for those that the job's filters find.
         run: id of the run; None for a new one.
 
@@ -136,7 +140,8 @@ def ingest(
     )
     workers = replace(workers_of(job), gpus=0.0)  # reading files needs none
     make = partial(IngestWorker, root.url, tables)
-    started = Run(run_id, job, units, make, engine, scenes=count, lease="ingest", workers=workers)
+    chosen = engine or choose_engine(job, 0 if count is not None and count <= FEW_SCENES else None)
+    started = Run(run_id, job, units, make, chosen, scenes=count, lease="ingest", workers=workers)
     started.report.notes = notes
     return started
 
@@ -169,6 +174,10 @@ def find_scenes(job: IngestJob) -> Iterable[Scene | Skipped]:
         query=job.query,
         limit=job.limit,
     )
+
+
+FEW_SCENES = 2
+"""So many scenes are read by one process before Ray has started."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,6 @@ from hypermend.catalog.stac.publish import unsigned_item
 from hypermend.catalog.storage.archive_store import ArchiveStore, digest
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.config import FILE_FIELDS, NightlyJob
-from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.ingest import find_scenes, ingest
 from hypermend.pipeline.registry.selection import possible
 from hypermend.pipeline.restore.driver import restore
@@ -149,10 +148,11 @@ class Night:
         return values
 
 
-def nightly(job: NightlyJob, *, engine: Engine = on_ray, work: Callable[[Run], object] = Run.wait) -> Night:
+def nightly(job: NightlyJob, *, engine: Engine | None = None, work: Callable[[Run], object] = Run.wait) -> Night:
     """Run one night.
 
     Args:
+        engine: runs the tasks; None for that of the job.
         work: works a run to its end, perhaps showing it.
 
     Raises:
@@ -184,7 +184,7 @@ def nightly(job: NightlyJob, *, engine: Engine = on_ray, work: Callable[[Run], o
 
 class _Night:
     def __init__(
-        self, job: NightlyJob, root: ArchiveStore, night: Night, engine: Engine, work: Callable[[Run], object]
+        self, job: NightlyJob, root: ArchiveStore, night: Night, engine: Engine | None, work: Callable[[Run], object]
     ) -> None:
         self._job, self._root, self._night = job, root, night
         self._engine, self._work = engine, work

@@ -30,7 +30,7 @@ def hypermend(*words: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with one EnMAP-like and one CAVE-like scene, catalogued and ingested by the command."""
     folder = tmp_path_factory.mktemp("cli")
     enmap_folder(folder / "enmap")
@@ -185,7 +185,7 @@ def test_verify_and_index(archive: Path) -> None:
     assert "items indexed" in hypermend("index", "--archive", archive).stdout
 
 
-def test_an_unreadable_scene_is_skipped_and_the_rest_goes_on(tmp_path: Path, ray_session: None) -> None:
+def test_an_unreadable_scene_is_skipped_and_the_rest_goes_on(tmp_path: Path) -> None:
     cave_folder(tmp_path / "files", name="whole")
     cave_folder(tmp_path / "files", name="gone", seed=2)
     archive = tmp_path / "a"

@@ -1,20 +1,21 @@
-"""The two engines give the same answers; a task that kills its worker is quarantined alone."""
+"""The engines give the same answers; a task that kills its worker is quarantined alone."""
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError
 
+from hypermend.pipeline.config import BadJob, RestoreJob
 from hypermend.pipeline.engine import cluster, ray_actors
+from hypermend.pipeline.engine.child_process import in_child
 from hypermend.pipeline.engine.cluster import actor_resources
 from hypermend.pipeline.engine.outcome import (
     WAIT,
@@ -28,25 +29,36 @@ from hypermend.pipeline.engine.outcome import (
 )
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.runs.engine_choice import choose_engine
+from hypermend.pipeline.runs.run import Engine
+from tests.faults import wait_for
+from tests.handlers import (
+    broken,
+    dies_at_birth,
+    make_dies_once,
+    make_flaky,
+    make_large,
+    make_poisoned,
+    make_square,
+)
 
 
-class Unreachable(Exception):
-    transient = True
+@pytest.fixture(params=[serial, in_child, on_ray], ids=lambda engine: engine.__name__)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    if request.param is on_ray:
+        request.getfixturevalue("ray_session")
+    chosen: Engine = request.param
+    return chosen
 
 
-def make_square() -> Callable[[int], int]:
-    def square(x: int) -> int:
-        if x < 0:
-            raise ValueError(f"{x} is negative")
-        return x * x
-
-    return square
+not_serial = pytest.mark.parametrize("engine", [in_child, on_ray], indirect=True, ids=lambda engine: engine.__name__)
 
 
-def test_engines_agree(ray_session: None) -> None:
+@not_serial
+def test_engines_agree(engine: Engine) -> None:
     tasks = [3, -1, 4, 1, 5]
     ours = {o.task: o for o in serial(make_square, tasks)}
-    theirs = {o.task: o for o in on_ray(make_square, tasks, workers=Workers(count=2))}
+    theirs = {o.task: o for o in engine(make_square, iter(tasks), policy=Policy(), workers=Workers(count=2))}
     assert ours.keys() == theirs.keys() == set(tasks)
     for task in tasks:
         a, b = ours[task], theirs[task]
@@ -58,8 +70,7 @@ def test_engines_agree(ray_session: None) -> None:
             assert (a.kind, a.error, a.message) == (FailureKind.ERROR, "ValueError", "-1 is negative")
 
 
-@pytest.mark.parametrize("engine", [serial, on_ray])
-def test_a_stream_may_wait_for_what_is_in_flight(engine, ray_session: None) -> None:  # type: ignore[no-untyped-def]
+def test_a_stream_may_wait_for_what_is_in_flight(engine: Engine) -> None:
     known: list[int] = []
 
     def stream() -> Iterator[int | Wait]:
@@ -69,7 +80,8 @@ def test_a_stream_may_wait_for_what_is_in_flight(engine, ray_session: None) -> N
         yield known[0] + 1
 
     seen = []
-    for outcome in engine(make_square, stream(), workers=Workers(count=1)):
+    for outcome in engine(make_square, stream(), policy=Policy(), workers=Workers(count=1)):
+        assert isinstance(outcome, TaskResult)
         seen.append(outcome.result)
         known.append(outcome.result)
     assert seen == [4, 25]
@@ -89,71 +101,88 @@ def test_f24_tasks_are_drawn_when_there_is_somebody_to_do_them(ray_session: None
         assert len(drawn) - ended <= 4
 
 
-def make_flaky(counter: Path) -> Callable[[int], int]:
-    def flaky(x: int) -> int:
-        with counter.open("a") as file:
-            file.write(".")
-        if len(counter.read_text()) < 3:
-            raise Unreachable("come back later")
-        return x
-
-    return flaky
-
-
-@pytest.mark.parametrize("engine", [serial, on_ray])
-def test_transient_errors_are_tried_again(engine, tmp_path: Path, ray_session: None) -> None:  # type: ignore[no-untyped-def]
+def test_transient_errors_are_tried_again(engine: Engine, tmp_path: Path) -> None:
     counter = tmp_path / "tries"
     policy = Policy(backoff_s=0.01)
-    (outcome,) = engine(lambda: make_flaky(counter), [7], policy=policy, workers=Workers(count=1))
+    (outcome,) = engine(partial(make_flaky, counter), iter([7]), policy=policy, workers=Workers(count=1))
     assert isinstance(outcome, TaskResult)
     assert (outcome.result, outcome.attempts) == (7, 3)
 
 
-def make_poisoned() -> Callable[[str], str]:
-    def handle(task: str) -> str:
-        if task == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if task == "hang":
-            time.sleep(600)
-        return task
-
-    return handle
-
-
+@pytest.mark.fault
 @pytest.mark.slow
-def test_poison_is_put_aside_alone(ray_session: None) -> None:
+@not_serial
+def test_f02_poison_is_put_aside_alone(engine: Engine) -> None:
     tasks = ["a", "kill", "b", "c", "hang", "d", "e"]
     policy = Policy(max_deaths=2, deadline_s=3.0)
-    outcomes = {o.task: o for o in on_ray(make_poisoned, tasks, policy=policy, workers=Workers(count=2))}
+    outcomes = {o.task: o for o in engine(make_poisoned, iter(tasks), policy=policy, workers=Workers(count=2))}
     assert outcomes.keys() == set(tasks)
     failed = {task: o.kind for task, o in outcomes.items() if isinstance(o, TaskFailure)}
     assert failed == {"kill": FailureKind.CRASH, "hang": FailureKind.DEADLINE}
 
 
-def make_dies_once(marker: Path) -> Callable[[int], int]:
-    def handle(task: int) -> int:
-        if task == 2 and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return task
-
-    return handle
-
-
+@pytest.mark.fault
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path, ray_session: None) -> None:
+@not_serial
+def test_f01_a_killed_worker_is_replaced_and_its_task_done_again(engine: Engine, tmp_path: Path) -> None:
     marker = tmp_path / "died"
-    outcomes = list(on_ray(lambda: make_dies_once(marker), [1, 2, 3], workers=Workers(count=1)))
+    make = partial(make_dies_once, marker)
+    outcomes = list(engine(make, iter([1, 2, 3]), policy=Policy(), workers=Workers(count=1)))
     assert sorted(o.result for o in outcomes if isinstance(o, TaskResult)) == [1, 2, 3]
     assert marker.exists()
 
 
-def test_workers_that_cannot_start_are_an_error(ray_session: None) -> None:
-    def broken() -> Callable[[int], int]:
-        raise OSError("no weights here")
-
+@not_serial
+def test_workers_that_cannot_start_are_an_error(engine: Engine) -> None:
     with pytest.raises(NoWorkers, match="no worker can be started: OSError: no weights here"):
-        list(on_ray(broken, [1], workers=Workers(count=1)))
+        list(engine(broken, iter([1]), policy=Policy(), workers=Workers(count=1)))
+
+
+def test_a_process_that_dies_at_birth_says_its_last_words() -> None:
+    with pytest.raises(NoWorkers, match="no worker can be started: exit code 5: no library here"):
+        list(in_child(dies_at_birth, [1]))
+
+
+@pytest.mark.fault
+def test_f02_a_process_takes_no_more_memory_than_it_is_granted() -> None:
+    outcomes = list(in_child(make_large, [1, 4096, 2], workers=Workers(limit_bytes=64 * 2**20)))
+    assert [getattr(o, "kind", None) for o in outcomes] == [None, FailureKind.MEMORY, None]
+
+
+@pytest.mark.fault
+def test_f03_the_process_ends_with_a_driver_that_is_killed_in_the_midst_of_a_task(tmp_path: Path) -> None:
+    driver = (
+        "import sys; from functools import partial; from pathlib import Path; "
+        "from tests.handlers import make_pid; from hypermend.pipeline.engine.child_process import in_child; "
+        "list(in_child(partial(make_pid, Path(sys.argv[1])), [600]))"
+    )
+    file = tmp_path / "pid"
+    process = subprocess.Popen([sys.executable, "-c", driver, str(file)])
+    wait_for(lambda: file.exists() and file.read_text() != "")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not Path(f"/proc/{file.read_text()}").exists(), limit_s=20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "samples", "engine"),
+    [
+        ({}, 10, in_child),
+        ({}, 2**30, on_ray),
+        ({}, None, on_ray),
+        ({"workers": 2}, 10, on_ray),
+        ({"engine": "ray"}, 10, on_ray),
+        ({"engine": "process"}, None, in_child),
+        ({"ray_address": "auto"}, 10, on_ray),
+    ],
+)
+def test_a_small_job_runs_without_ray(settings: dict[str, Any], samples: int | None, engine: Engine) -> None:
+    assert choose_engine(RestoreJob(archive="a", **settings), samples) is engine
+
+
+def test_one_process_cannot_be_many() -> None:
+    with pytest.raises(BadJob, match="leave out --address and --workers"):
+        choose_engine(RestoreJob(archive="a", engine="process", workers=2), 10)
 
 
 def test_a_cluster_that_others_keep_busy_is_told_with_what_is_free(

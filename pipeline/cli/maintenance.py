@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from hypermend.pipeline.cli.app import Archive, Json, app, emit
-from hypermend.pipeline.cli.run_job import stdout_for_json, stop_on_sigterm
+from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import IngestJob, Job, RestoreJob
 
@@ -74,21 +74,18 @@ def retry(
 
 
 def _run_again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
-    from hypermend.pipeline.engine.cluster import start_ray
     from hypermend.pipeline.ingest import find_scenes, ingest
     from hypermend.pipeline.maintenance.failures import record_current
     from hypermend.pipeline.restore.driver import restore
-    from hypermend.pipeline.runs.progress import follow, summary
+    from hypermend.pipeline.runs.progress import summary
 
-    start_ray(address=job.ray_address)
     if isinstance(job, RestoreJob):
         run = restore(job)
     else:
         assert isinstance(job, IngestJob)
         everything = job.model_copy(update={"limit": None})
         run = ingest(job, scenes=[scene for scene in find_scenes(everything) if scene.id in scenes])
-    with stop_on_sigterm(run):
-        report = follow(run, console)
+    report = work_through(run, job, console)
     summary(report, console)
     record_current(job.archive, report)
     return report.to_dict()

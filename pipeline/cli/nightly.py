@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from hypermend.pipeline.cli.app import Json, emit
-from hypermend.pipeline.cli.run_job import stdout_for_json, stop_on_sigterm
+from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import NightlyJob
 
@@ -19,20 +19,11 @@ from hypermend.pipeline.config import NightlyJob
 )
 def nightly(job: NightlyJob, as_json: Json = False) -> None:
     """Restore what is new, replaced or failed before, once; run it as often as you like."""
-    from hypermend.pipeline.engine.cluster import start_ray
     from hypermend.pipeline.nightly import nightly as run_night
-    from hypermend.pipeline.runs.progress import follow
-    from hypermend.pipeline.runs.run import Run
 
     console = Console(stderr=as_json)
-
-    def work(run: Run) -> None:
-        start_ray(address=job.ray_address)
-        with stop_on_sigterm(run):
-            follow(run, console)
-
     with stdout_for_json(as_json):
-        night = run_night(job, work=work)
+        night = run_night(job, work=lambda run: work_through(run, job, console))
     for scene in [*night.given_up, *night.failed]:
         console.print(f"{scene['scene']}: {scene['reason']}", highlight=False, soft_wrap=True)
     console.print(f"night {job.name}: {night.line()}", highlight=False, soft_wrap=True)

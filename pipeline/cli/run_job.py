@@ -16,22 +16,20 @@ from rich.console import Console
 from hypermend.pipeline.cli.app import emit, refuse
 from hypermend.pipeline.config import Job
 from hypermend.pipeline.formatting import plural
+from hypermend.pipeline.runs.report import RunReport
+from hypermend.pipeline.runs.run import Run
 
 J = TypeVar("J", bound=Job)
 
 
 def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
     """Run a job to its end, print its report, and leave with its exit code."""
-    from hypermend.pipeline.engine.cluster import start_ray
-    from hypermend.pipeline.runs.progress import follow, summary
+    from hypermend.pipeline.runs.progress import summary
 
     console = Console(stderr=as_json)
     run = start(job)
     with stdout_for_json(as_json):
-        with console.status("starting Ray"):
-            start_ray(address=job.ray_address)
-        with stop_on_sigterm(run):
-            report = follow(run, console)
+        report = work_through(run, job, console)
     if not report.scenes and not report.stopped:
         refuse("no scene matches; see `hypermend query` for what the archive holds")
     summary(report, console)
@@ -43,6 +41,19 @@ def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
     if report.stopped:
         print("hypermend: stopped; run the same command again to resume", file=sys.stderr)
     raise typer.Exit(report.exit_code)
+
+
+def work_through(run: Run, job: Job, console: Console) -> RunReport:
+    """Work a run to its end and show it; start Ray where it needs it."""
+    from hypermend.pipeline.runs.progress import follow
+
+    if run.uses_ray:
+        from hypermend.pipeline.engine.cluster import start_ray
+
+        with console.status("starting Ray"):
+            start_ray(address=job.ray_address)
+    with stop_on_sigterm(run):
+        return follow(run, console)
 
 
 def warn_undated(scenes: int, option: str) -> None:

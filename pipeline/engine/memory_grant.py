@@ -6,8 +6,10 @@ import ctypes
 import os
 import resource
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hypermend.pipeline.config import RestoreJob
+if TYPE_CHECKING:  # a process of an engine has no use for it
+    from hypermend.pipeline.config import RestoreJob
 
 GIB = 2**30
 SLACK_BYTES = GIB // 2

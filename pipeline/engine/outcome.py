@@ -1,6 +1,6 @@
 """The interface of an engine: tasks and policies in, outcomes out. Plain values, without Ray.
 
-The engines are ``engine/serial.py`` and ``engine/ray_actors.py``.
+The engines are ``engine/serial.py``, ``engine/child_process.py`` and ``engine/ray_actors.py``.
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ from hypermend.catalog.stac.publish import names_cube, put_item, restored_collec
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.outcome import WAIT, Wait
-from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, Prepare, RestoreContext, RestoreTile
 from hypermend.pipeline.restore.plan import Plan, pending
 from hypermend.pipeline.restore.request import SceneRequest
 from hypermend.pipeline.restore.work_list import WorkList, work_list
+from hypermend.pipeline.runs.engine_choice import choose_engine
 from hypermend.pipeline.runs.report import new_run_id, unit_id
 from hypermend.pipeline.runs.run import Engine, Run
 from hypermend.pipeline.runs.run_log import SkippedScene
@@ -83,10 +83,11 @@ class RestoreUnit:
         return put_item(self._root, replace(item, properties={**item.properties, **properties}), run=self._run)
 
 
-def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None) -> Run:
+def restore(job: RestoreJob, *, engine: Engine | None = None, run: str | None = None) -> Run:
     """Begin to restore the scenes of a job: iterate the run, or ``wait`` for its report.
 
     Args:
+        engine: runs the tasks; None for that of the job.
         run: id of the run; None for a new one.
 
     Raises:
@@ -102,7 +103,7 @@ def restore(job: RestoreJob, *, engine: Engine = on_ray, run: str | None = None)
         job,
         _units(work, root, run_id, notes),
         partial(_worker, root.url),  # absolute: a worker may stand in another folder
-        engine,
+        engine or choose_engine(job, work.samples),
         scenes=work.scenes,
         lease=f"restore-{'-'.join(job.tasks)}",
         workers=work.workers,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -46,6 +47,8 @@ class WorkList:
     requests: Iterator[SceneRequest | SkippedScene]
     """One for each scene, made as it is asked for."""
     workers: Workers
+    samples: int | None
+    """pixels times bands of all scenes; None where they are more than are looked at beforehand"""
 
 
 def work_list(job: RestoreJob) -> WorkList:
@@ -58,7 +61,22 @@ def work_list(job: RestoreJob) -> WorkList:
     scenes = sources(job)
     requests = scene_requests(job, root, scenes)
     first = list(islice(requests, FIRST_SCENES))  # an error of the job is raised here, not within the run
-    return WorkList(scenes=len(scenes), requests=chain(first, requests), workers=granted_workers(job, root, first))
+    return WorkList(
+        scenes=len(scenes),
+        requests=chain(first, requests),
+        workers=granted_workers(job, root, first),
+        samples=_samples(root, first) if len(scenes) <= FIRST_SCENES else None,
+    )
+
+
+def _samples(root: ArchiveStore, first: Sequence[SceneRequest | SkippedScene]) -> int:
+    total = 0
+    for request in first:
+        if isinstance(request, SceneRequest):
+            for key in request.cubes:
+                with contextlib.suppress(ArchiveError):  # reported when the scene's turn comes
+                    total += math.prod(read_spec(root, key).shape)
+    return total
 
 
 def sources(job: RestoreJob) -> SearchResult:

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.config import Job
+from hypermend.pipeline.engine.child_process import in_child
 from hypermend.pipeline.engine.outcome import HandlerFactory, Outcome, Policy, Workers
+from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.runs.report import Event, RunReport
 from hypermend.pipeline.runs.run_log import RunLog, SkippedScene
 from hypermend.pipeline.runs.scene_leases import SceneLeases
@@ -23,7 +25,7 @@ from hypermend.pipeline.runs.unit import Unit
 
 
 class Engine(Protocol):
-    """An engine: ``serial`` or ``on_ray``."""
+    """An engine: ``serial``, ``in_child`` or ``on_ray``."""
 
     def __call__(
         self, factory: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
@@ -75,6 +77,7 @@ class Run:
             workers: None for what the job requests.
         """
         self.scenes = scenes
+        self.uses_ray = engine not in (serial, in_child)
         self.report = RunReport(run=run_id)
         self._job = job
         self._root = ArchiveStore(job.archive)
