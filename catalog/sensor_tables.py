@@ -28,7 +28,7 @@ def folder_tables(folder: str | Path) -> SensorTables:
     path = Path(folder)
     if not path.is_dir():
         raise NotFound(f"--sensors {folder}: no such folder")
-    files = {f.name: _text(f.read_bytes(), str(f)) for f in sorted(path.glob("*.csv"))}
+    files = {f.name: _text(f.read_bytes(), str(f)) for f in sorted(path.glob("*.csv")) if f.is_file()}
     if not files:
         raise NotFound(f"--sensors {folder}: no table in it; a table is a file <name>.csv")
     return _tables(files, str(path))

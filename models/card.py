@@ -127,6 +127,8 @@ class ModelCard:
             BadCard: no such file, no JSON object, or wrong keys.
         """
         try:
+            if path.exists() and not path.is_file():  # a FIFO would make it wait
+                raise BadCard(f"model card {path} is no file")
             data = json.loads(path.read_text())
         except FileNotFoundError:
             raise BadCard(f"no model card at {path}; a model is a folder with card.json in it") from None

@@ -157,6 +157,8 @@ def _read(folder: Path) -> tuple[ModelCard, State]:
     state: State = {}
     if card.weights_sha256:
         try:
+            if not (folder / WEIGHTS).is_file():  # a FIFO would make it wait
+                raise FileNotFoundError
             data = (folder / WEIGHTS).read_bytes()
         except FileNotFoundError:
             raise BadCheckpoint(f"model {card.name!r}: {folder / WEIGHTS} is missing") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
@@ -11,6 +11,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, ObjectStore, WrapperStore
 
 from hypermend.catalog.cube.marks import Shard, crc32_hex
+from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.storage.archive_store import ArchiveStore
 
 
@@ -18,8 +19,40 @@ def zarr_store(root: ArchiveStore, path: str, *, read_only: bool) -> Store:
     """The Zarr store whose root is the cube."""
     local = root.local_path(path)
     if local is not None:
-        return LocalStore(local, read_only=read_only)
+        return LocalFiles(local, read_only=read_only)
     return ObjectStore(root.at(path), read_only=read_only)
+
+
+class LocalFiles(LocalStore):
+    """A folder of regular files: a FIFO is refused in place of a wait, and a link to a folder is no member of it."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        self._check(key)
+        return await super().get(key, prototype, byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        self._check(key)
+        return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        async for name in super().list_dir(prefix):
+            path = self.root / prefix / name
+            if not (path.is_symlink() and path.is_dir()):  # it may lead back to here
+                yield name
+
+    def _check(self, key: str) -> None:
+        path = self.root / key
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise BadAsset(f"{path}: is no file")
 
 
 class ReadStore(WrapperStore[Store]):

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
@@ -59,7 +60,7 @@ def open_envi(
     where = file_name(header)
     fields = parse_header(header_text(header, fetcher))
     (count, lines, columns), dtype, declared = declared_layout(fields, where)
-    _check_length(data, fetcher, declared)
+    _check_length(data, fetcher, declared, columns * count * np.dtype(dtype).itemsize)
     said = Statements([*user_statements(scene), *item_statements(scene), *stac_statements(scene, [data])])
     said.extend(header_statements(fields, count, Source.FILE, where))
     meaning = resolve(said, label=label)
@@ -184,12 +185,15 @@ def _bands(
     return by_count(table, count, where)
 
 
-def _check_length(data: Asset, fetcher: AssetFetcher, declared: int) -> None:
+def _check_length(data: Asset, fetcher: AssetFetcher, declared: int, line_bytes: int) -> None:
+    """GDAL holds a line in memory, and a file with holes can be of any length."""
     size = fetcher.stat(data.href).size
     if size is not None and size != declared:
         raise BadAsset(
             f"{shown(data.href)}: {size} bytes, its header declares {declared}; truncated, or a header of another file"
         )
+    if line_bytes > fetcher.max_bytes:
+        raise Refused(f"{shown(data.href)}: a line of it has {line_bytes} bytes, the limit is {fetcher.max_bytes}")
     if is_remote(data.href) and declared > fetcher.max_bytes:
         raise Refused(f"{shown(data.href)}: {declared} bytes, fetched whole, the limit is {fetcher.max_bytes}")
 

@@ -127,10 +127,11 @@ def _size(asset: Asset, fetcher: AssetFetcher) -> tuple[int, int]:
 
 def _pixels(body: io.BytesIO | Path, asset: Asset) -> Stored:
     import imageio.v3 as iio
+    from PIL import Image
 
     try:
         image = iio.imread(body, extension=".png")
-    except (OSError, ValueError, SyntaxError) as e:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise BadAsset(f"{shown(asset.href)}: cannot be decoded: {e}") from e
     if image.dtype.itemsize < 2 or image.ndim != 2:
         raise BadAsset(f"{shown(asset.href)}: decoded to {image.dtype} {image.shape}, expected 16-bit gray")

@@ -43,6 +43,7 @@ from obstore.store import LocalStore, S3Store
 
 from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, Refused, Unreachable
 from hypermend.catalog.storage.hrefs import redact
+from hypermend.catalog.storage.regular_file import open_regular, status_of
 from hypermend.catalog.storage.transport import USER_AGENT
 
 # obstore tries again by itself on 429, 5xx, time-outs and resets, with exponential waits and jitter.
@@ -139,7 +140,8 @@ class ArchiveStore:
     def get(self, key: str) -> bytes:
         with self.errors("read", key):
             if (file := self.local_path(key)) is not None:
-                return file.read_bytes()  # takes a third of obstore's time for a small file
+                with open_regular(file) as opened:  # takes a third of obstore's time for a small file
+                    return opened.read()
             return bytes(obstore.get(self.store, check_key(key)).bytes())
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
@@ -147,6 +149,8 @@ class ArchiveStore:
         if self._is_absent(key):
             raise NotFound(f"{self.href(key)} is not there")
         with self.errors("read", key):
+            if (file := self.local_path(key)) is not None:
+                status_of(file)  # obstore would wait for a FIFO
             result = obstore.get(self.store, check_key(key))
             return bytes(result.bytes()), _entry(result.meta).version
 

@@ -31,6 +31,7 @@ from hypermend.catalog.storage.gate import gdal_proxy
 from hypermend.catalog.storage.gdal import GDAL_CACHE_BYTES, GDAL_OPTIONS, driver_of, is_raster, s3_options
 from hypermend.catalog.storage.hrefs import is_remote, shown
 from hypermend.catalog.storage.ranged_file import RangeFile
+from hypermend.catalog.storage.regular_file import open_regular, status_of
 from hypermend.catalog.storage.signing import Signed, Signer, Unsigned
 from hypermend.catalog.storage.transport import (
     TRIES,
@@ -98,13 +99,10 @@ class AssetFetcher:
 
     def _stat(self, href: str) -> Stat:
         if not is_remote(href):
-            path = Path(href)
             try:
-                status = path.stat()
+                status = status_of(href)
             except OSError as e:
                 raise NotFound(f"{href}: no such file") from e
-            if not path.is_file():
-                raise BadAsset(f"{href}: is no file")
             return Stat(size=status.st_size, version=f"mtime:{status.st_mtime_ns}")
         return with_retries(lambda: self._stat_remote(href))
 
@@ -143,7 +141,12 @@ class AssetFetcher:
             Refused: the file is larger than max_bytes.
         """
         body = self.fetch(href)
-        return body.read_bytes() if isinstance(body, Path) else body.getvalue()
+        if isinstance(body, io.BytesIO):
+            return body.getvalue()
+        with open_regular(body) as file:
+            if len(data := file.read(self.max_bytes + 1)) > self.max_bytes:
+                raise Refused(too_large(href, len(data), self.max_bytes))
+        return data
 
     def _get(self, href: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         """One signed GET; signed again once if it is refused."""
@@ -174,6 +177,7 @@ class AssetFetcher:
         href = self._choose(href)
         options: dict[str, str | int] = {**GDAL_OPTIONS, "GDAL_CACHEMAX": self.gdal_cache_bytes}
         if not is_remote(href):
+            self._stat(href)
             return href, options
         signed = self.sign(href)
         if href.startswith("s3://"):
@@ -228,7 +232,7 @@ class AssetFetcher:
         href = self._choose(href)
         total = self._stat(href).size
         if not is_remote(href):
-            with Path(href).open("rb") as file:
+            with open_regular(href) as file:
                 return file.read(size)
         return self._range(href, 0, size if total is None else min(size, total)) if total else b""
 

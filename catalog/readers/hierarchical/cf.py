@@ -26,7 +26,7 @@ from hypermend.catalog.readers.hierarchical.facts import (
     uncertainty_array,
     unit_of,
 )
-from hypermend.catalog.readers.hierarchical.file import Node, as_text, dims_of
+from hypermend.catalog.readers.hierarchical.file import Node, as_text, check_plane, dims_of
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, Transform
 from hypermend.catalog.readers.hierarchical.units import WAVELENGTH_NAME
 from hypermend.catalog.readers.profile import FormatRow
@@ -280,6 +280,7 @@ def _place(
         x = place.wrapped(x)
     transform = place.transform_of(x, y, node.where)
     if transform is None and crs_kind == "longitude and latitude":
+        check_plane((y.size, x.size), f"{node.where}: longitude", node.max_bytes)
         lon, lat = np.meshgrid(x, y)
         return None, None, (lon, lat)
     if transform is None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hypermend.catalog import sensors
+from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Field, Source, Statements
 from hypermend.catalog.meaning.times import utc_time
@@ -128,18 +129,18 @@ def time_statements(node: Node) -> Statements:
             return said
     for path, array in node.arrays.items():
         if path.rsplit("/", 1)[-1].lower() in ("time", "acquisition_time") and array.size == 1:
-            said.add(Field.DATETIME, _cf_time(array), Source.FILE, path)
+            said.add(Field.DATETIME, _cf_time(array, node.values(path)), Source.FILE, path)
     return said
 
 
-def _cf_time(array: Any) -> datetime | None:
+def _cf_time(array: Any, values: Stored) -> datetime | None:
     """The time of a coordinate with one value, in CF's "days since 1970-01-01"; None if it cannot be read."""
     match = re.match(r"(second|minute|hour|day)s?\s+since\s+(.+)", unit_of(array.attrs) or "", re.I)
     calendar = as_text(array.attrs.get("calendar", "standard")).lower()
     if match is None or calendar not in ("standard", "gregorian", "proleptic_gregorian"):
         return None
     epoch = utc_time(re.sub(r"\s*(UTC|Z)$", "", match[2].strip()), any_year=True)
-    value = float(np.ravel(array[()])[0])
+    value = float(np.ravel(values)[0])
     if epoch is None or not np.isfinite(value):
         return None
     try:

@@ -6,6 +6,7 @@ stores are opened by `zarr_file`; its groups and arrays have the same methods.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 
 from hypermend.catalog.arrays import F64, Stored
-from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.errors import BadAsset, Refused
 from hypermend.catalog.readers.hierarchical.zarr_file import is_zarr, zarr_group
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -61,13 +62,23 @@ def open_file(asset: Asset, fetcher: AssetFetcher) -> Iterator[Any]:
 class Node:
     """A group or file of a layout, with the name of the file for its errors."""
 
-    def __init__(self, group: Any, where: str, *, band_counts: Sequence[int] = (), gsd_m: float | None = None) -> None:
+    def __init__(
+        self,
+        group: Any,
+        where: str,
+        *,
+        max_bytes: int,
+        band_counts: Sequence[int] = (),
+        gsd_m: float | None = None,
+    ) -> None:
         """
         Args:
+            max_bytes: limit for arrays that are read whole, and for chunks.
             band_counts: numbers of bands that the user's wavelengths or sensor allow.
             gsd_m: pixel size of the cube, where the product offers several.
         """
         self.group, self.where, self.gsd_m = group, where, gsd_m
+        self.max_bytes = max_bytes
         self.band_counts = tuple(band_counts)
 
     def __contains__(self, path: str) -> bool:
@@ -93,12 +104,12 @@ class Node:
         Raises:
             BadAsset: nothing there, a group, or an array in another file.
         """
-        return require(self.group, path, self.where)
+        return require(self.group, path, self.where, max_bytes=self.max_bytes)
 
     def values(self, path: str) -> Stored:
         """A small array, whole."""
         array = self.array(path)
-        if array.size * array.dtype.itemsize > _MAX_LIST_BYTES:
+        if array.size * array.dtype.itemsize > min(_MAX_LIST_BYTES, self.max_bytes):
             raise BadAsset(f"{self.where}: {path!r} is {array.shape}; a list of bands or coordinates is expected")
         return np.asarray(array[()])
 
@@ -107,12 +118,18 @@ class Node:
         return [float(v) for v in np.ravel(self.values(path))]
 
     def plane(self, path: str) -> F64:
-        """A whole (y, x) array of doubles."""
-        return np.asarray(self.array(path)[()], dtype=np.float64)
+        """A whole (y, x) array of doubles.
+
+        Raises:
+            Refused: it is larger than may be read whole.
+        """
+        array = self.array(path)
+        check_plane(array.shape, f"{self.where}: {path}", self.max_bytes)
+        return np.asarray(array[()], dtype=np.float64)
 
     def text(self, path: str) -> str | None:
         """A text in an array; None where there is none."""
-        return as_text(self.array(path)[()]) if path in self.group else None
+        return as_text(self.values(path)) if path in self.group else None
 
     def attribute(self, name: str) -> Any:
         """An attribute of this group.
@@ -136,11 +153,22 @@ def as_text(value: Any) -> str:
     return value.decode("utf-8", "replace").strip("\0 \n") if isinstance(value, bytes) else str(value).strip("\0 \n")
 
 
-def require(group: Any, path: str, where: str) -> Any:
+def check_plane(shape: Sequence[int], what: str, max_bytes: int) -> None:
+    """Refuse an array of doubles that is larger than may be read whole.
+
+    Raises:
+        Refused: names both numbers.
+    """
+    if (size := math.prod(shape) * 8) > max_bytes:
+        raise Refused(f"{what}: {tuple(shape)} doubles take {size} bytes, read whole, and the limit is {max_bytes}")
+
+
+def require(group: Any, path: str, where: str, *, max_bytes: int) -> Any:
     """The array of a group, which must lie in the same file.
 
     Raises:
         BadAsset: no such array; the error lists what there is.
+        Refused: one of its chunks takes more than `max_bytes` in memory.
     """
     if path not in group:
         raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(contents(group)) or 'nothing'}")
@@ -151,6 +179,11 @@ def require(group: Any, path: str, where: str) -> Any:
         linked = member.file.id != group.file.id
         if linked or member.external or member.is_virtual:
             raise BadAsset(f"{where}: {path!r} lies in another file; an asset must hold its own pixels")
+    if (chunk := math.prod(member.chunks or ()) * member.dtype.itemsize) > max_bytes:
+        raise Refused(
+            f"{where}: {path!r} has chunks of {member.chunks} = {chunk} bytes, read whole, and the limit is "
+            f"{max_bytes}; write it with smaller chunks"
+        )
     return member
 
 

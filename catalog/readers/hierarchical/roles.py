@@ -70,7 +70,7 @@ def open_files(
     for asset in assets:
         try:
             with open_file(asset, fetcher) as file:
-                found = _role(Node(file, shown(asset.href)))
+                found = _role(Node(file, shown(asset.href), max_bytes=fetcher.max_bytes))
         except ArchiveError as e:
             problems.append((asset, e))
             continue
@@ -127,14 +127,14 @@ def _described(
 ) -> Opened:
     """The arrays of the cube with what its companions add."""
     with open_file(asset, fetcher) as file:
-        node = Node(file, shown(asset.href), **options)
+        node = Node(file, shown(asset.href), max_bytes=fetcher.max_bytes, **options)
         arrays = layout.arrays(node)
         size, dtype = _size_and_type(node, arrays.cubes)
         _check_pixels(node, arrays, size, 0)
     files = [asset]
     for companion_asset, companion in companions:
         with open_file(companion_asset, fetcher) as file:
-            node = Node(file, shown(companion_asset.href))
+            node = Node(file, shown(companion_asset.href), max_bytes=fetcher.max_bytes)
             arrays = companion.add(node, len(files), arrays)
             _check_pixels(node, arrays, size, len(files))
         files.append(companion_asset)
@@ -146,7 +146,7 @@ def _nothing(assets: Sequence[Asset], fetcher: AssetFetcher) -> str:
     listed = []
     for asset in list(assets)[:4]:
         with open_file(asset, fetcher) as file:
-            found = _role(Node(file, shown(asset.href)))
+            found = _role(Node(file, shown(asset.href), max_bytes=fetcher.max_bytes))
             is_it = f"{found.product}, which belongs beside its cube" if found is not None else "no cube"
             listed.append(f"{shown(asset.href)} is {is_it}: it holds {', '.join(contents(file)) or 'nothing'}")
     return f"none of its files holds a cube with bands (HDF5, NetCDF-4, Zarr): {'; '.join(listed)}"

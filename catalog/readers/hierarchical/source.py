@@ -148,7 +148,7 @@ class HierarchicalSource:
         try:
             if part.file not in self._files:
                 self._files[part.file] = self._stack.enter_context(open_file(self._assets[part.file], self._fetcher))
-            dataset = require(self._files[part.file], part.path, where)
+            dataset = require(self._files[part.file], part.path, where, max_bytes=self._fetcher.max_bytes)
             window = {"b": slice(min(part.file_bands), max(part.file_bands) + 1), "y": y, "x": x, "t": 0}
             block = np.asarray(dataset[tuple(window[axis] for axis in part.axes)])
         except ArchiveError:

@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore
 
+from hypermend.catalog.cube.stores import LocalFiles
 from hypermend.catalog.errors import BadAsset, NotFound
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
@@ -28,6 +28,7 @@ from hypermend.catalog.storage.transport import check_href
 
 _PATH = re.compile(r"^(?P<root>.+?\.zarr)(?:/(?P<group>.*?))?/*$", re.I)
 _MEDIA = re.compile(r"application/(vnd[.+])?zarr", re.I)
+DOCUMENT_BYTES = 64 << 20
 _METADATA = ("zarr.json", ".zmetadata", ".zgroup", ".zarray")
 _ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError)
 
@@ -59,7 +60,7 @@ def zarr_group(asset: Asset, fetcher: AssetFetcher) -> Iterator[Any]:
     where = shown(asset.href)
     if not is_remote(root) and not Path(root).is_dir():
         raise NotFound(f"{where}: no such Zarr store")
-    store: Store = FetcherStore(root, fetcher) if is_remote(root) else LocalStore(root, read_only=True)
+    store: Store = FetcherStore(root, fetcher) if is_remote(root) else LocalFiles(root, read_only=True)
     try:
         group: Any = zarr.open_group(store, mode="r")
         if is_remote(root) and group.metadata.consolidated_metadata is None:
@@ -105,6 +106,7 @@ class FetcherStore(Store):
     def __init__(self, root: str, fetcher: AssetFetcher) -> None:
         super().__init__(read_only=True)
         self._root, self._fetcher = root, fetcher
+        self._documents = AssetFetcher(fetcher.sign, max_bytes=DOCUMENT_BYTES)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FetcherStore) and other._root == self._root
@@ -120,7 +122,7 @@ class FetcherStore(Store):
         href = _joined(self._root, key)
         try:
             if byte_range is None:
-                return self._fetcher.read(href)
+                return self._fetcher.read(href) if self._is_chunk(key) else self._documents.read(href)
             file = self._fetcher.seekable(href)
         except NotFound:
             return None  # a chunk that was never written; Zarr takes its fill value
@@ -134,6 +136,10 @@ class FetcherStore(Store):
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    @staticmethod
+    def _is_chunk(key: str) -> bool:
+        return key.rpartition("/")[2] not in (*_METADATA, ".zattrs")
 
     async def exists(self, key: str) -> bool:
         return await asyncio.to_thread(self._exists, key)

@@ -6,6 +6,7 @@ import io
 import math
 import zlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from hypermend.catalog.arrays import Stored
 from hypermend.catalog.errors import BadAsset, Refused
 from hypermend.catalog.readers.hierarchical.file import arrays_of, as_text, open_file, require
+from hypermend.catalog.readers.matlab.elements import check_elements
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
@@ -41,6 +43,8 @@ class MatFile:
         from scipy.io import whosmat  # takes half a second to import; other readers do not need it
 
         self.body = fetcher.fetch(asset.href)
+        with self.body.open("rb") if isinstance(self.body, Path) else nullcontext(self.body) as stream:
+            check_elements(stream, self.where, fetcher.max_bytes)
         try:
             self.variables = {n: (tuple(s), c) for n, s, c in whosmat(self._stream())}
             self.variables |= self._fields()
@@ -72,10 +76,16 @@ class MatFile:
         return np.asarray(loadmat(self._stream(), variable_names=[name])[name])
 
     def load(self, name: str) -> Stored:
-        """A variable in MATLAB's axis order."""
+        """A variable in MATLAB's axis order.
+
+        Raises:
+            Refused: it is too large to be read whole.
+        """
+        self.check_bytes(name)
         if self.v73:
             with open_file(self.asset, self.fetcher) as file:
-                return np.asarray(require(file, path_of(name), self.where)[()]).T
+                array = require(file, path_of(name), self.where, max_bytes=self.fetcher.max_bytes)
+                return np.asarray(array[()]).T
         try:
             variable, _, field = name.partition(".")
             value = self._loaded(variable)

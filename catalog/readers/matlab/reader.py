@@ -69,8 +69,9 @@ def open_mat(
     picked = select_bands(file_bands, bands, label)
     kind = file.variables[layout.cube][1]
     dtype, loaded = DTYPES.get(kind, kind), None
-    if not file.v73:
+    if not file.v73 or axes == "bn":
         file.check_bytes(layout.cube)
+    if not file.v73:
         loaded = _as_bands(file.load(layout.cube), axes, (lines, columns, count))
         dtype = str(loaded.dtype)  # MATLAB stores a double as uint16 if it fits: the type of the stored numbers counts
     attrs = {"hypermend:mat_key": layout.cube, "hypermend:layout": layout.name}

@@ -110,7 +110,7 @@ def _is_mask(node: Node) -> bool:
 
 
 def _with_masks(node: Node, number: int, arrays: Arrays) -> Arrays:
-    names = [as_text(name).lower() for name in node.array(f"{_BANDS}/mask_bands")[()]]
+    names = [as_text(name).lower() for name in node.values(f"{_BANDS}/mask_bands")]
     shape = node.array("mask").shape
     if len(shape) != 3 or len(names) != shape[2]:
         raise BadAsset(f"{node.where}: mask is {shape} (y, x, band), {len(names)} names of its bands")

@@ -35,7 +35,7 @@ def _arrays(node: Node) -> Arrays:
     assert site is not None
     path, facts = f"{site}/{_CUBE}", f"{site}/Reflectance/Metadata"
     array = node.array(path)
-    of_cube = Node(array, f"{node.where}, {path}")
+    of_cube = Node(array, f"{node.where}, {path}", max_bytes=node.max_bytes)
     read = wavelengths_nm(node.numbers(f"{facts}/Spectral_Data/Wavelength"), None)
     if read is None or len(array.shape) != 3 or array.shape[2] != len(read.nm):
         raise BadAsset(f"{node.where}: {path} is {array.shape} (y, x, band); its Wavelength does not fit it")

@@ -24,7 +24,7 @@ from hypermend.catalog.readers.hierarchical.facts import (
     uncertainty_array,
     unit_of,
 )
-from hypermend.catalog.readers.hierarchical.file import Node, as_text
+from hypermend.catalog.readers.hierarchical.file import Node
 from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Layout, MaskArray, Transform
 from hypermend.catalog.readers.masks import MaskRule
 from hypermend.catalog.readers.profile import FormatRow
@@ -39,7 +39,7 @@ _NAME = re.compile(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)_\d+_\w+", re.A)
 def _arrays(home: str, cube: str, node: Node) -> Arrays:
     path = f"{home}/Data Fields/{cube}"
     array = node.array(path)
-    of_cube = Node(array, f"{node.where}, {cube}")
+    of_cube = Node(array, f"{node.where}, {cube}", max_bytes=node.max_bytes)
     centres = [float(w) for w in np.ravel(of_cube.attribute("wavelengths"))]
     if len(array.shape) != 3 or array.shape[0] != len(centres):
         raise BadAsset(f"{node.where}: {cube} is {array.shape} (band, y, x), with {len(centres)} wavelengths")
@@ -57,7 +57,8 @@ def _arrays(home: str, cube: str, node: Node) -> Arrays:
     said.add(Field.DATETIME, _time(node), Source.FILE, "its name")
     transform, lonlat = None, None
     if home == _GRID:
-        epsg = int(np.ravel(Node(node.group[home], node.where).attribute("epsg_code"))[0])
+        grid = Node(node.group[home], node.where, max_bytes=node.max_bytes)
+        epsg = int(np.ravel(grid.attribute("epsg_code"))[0])
         said.add(Field.CRS, place.checked_crs(f"EPSG:{epsg}", node.where), Source.FILE, "epsg_code")
         transform = _transform(node, array.shape[1], array.shape[2])
     else:
@@ -90,7 +91,7 @@ def _transform(node: Node, rows: int, columns: int) -> Transform:
     Raises:
         BadAsset: the metadata have no corners, or corners of pixel centres.
     """
-    text = as_text(node.array("HDFEOS INFORMATION/StructMetadata.0")[()])
+    text = node.text("HDFEOS INFORMATION/StructMetadata.0") or ""
     corners = [
         re.search(rf"{key}\s*=\s*\(([^,)]+),([^)]+)\)", text) for key in ("UpperLeftPointMtrs", "LowerRightMtrs")
     ]

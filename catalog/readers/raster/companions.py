@@ -9,11 +9,13 @@ import numpy as np
 
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.readers.raster.envi_header import parse_header
+from hypermend.catalog.storage.fetch import AssetFetcher
 
 # ENVI data type -> NumPy; complex types and 64-bit integers hold no image
 DTYPES = {1: "uint8", 2: "int16", 3: "int32", 4: "float32", 5: "float64", 12: "uint16", 13: "uint32"}
 SUFFIXES = ("", ".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".rfl", ".rdn", ".ref", ".rad", ".cub", ".cube", ".hsi")
 """Suffixes of raw images, in lower case; "" for a file without one, or for <name>.img of <name>.img.hdr"""
+HEADER_BYTES = 16 << 20
 _NO_IMAGE = ("library", "classification", "virtual mosaic", "meta file")
 
 
@@ -62,7 +64,7 @@ def data_file(header: Path, names: Sequence[str]) -> str:
     Raises:
         BadAsset: no file fits, or several do; the error lists the files and their sizes.
     """
-    fields = parse_header(header.read_bytes().decode("latin-1"))
+    fields = parse_header(AssetFetcher(max_bytes=HEADER_BYTES).read(str(header)).decode("latin-1"))
     _, _, declared = declared_layout(fields, header.name)
     stem = header.name[: -len(header.suffix)].lower()
     known = [n for n in names if n != header.name and n.lower() in {stem + suffix for suffix in SUFFIXES}]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 
-from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.errors import BadAsset, Refused
 from hypermend.catalog.grids import ALIGN_PX, crs_label
 from hypermend.catalog.meaning.statement import Statement
 from hypermend.catalog.readers.raster.tags import BandTags, tag_statements
@@ -62,6 +62,7 @@ def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
     """Read the header of a raster file."""
 
     def header_of(dataset: Any) -> Header:
+        _check_blocks(dataset, asset, fetcher.max_bytes)
         alpha = _alpha_band(dataset)
         kept = [i for i in dataset.indexes if i != alpha]
         tags = [BandTags.of(dataset, i) for i in kept]
@@ -82,6 +83,24 @@ def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
         )
 
     return fetcher.raster(asset.href, header_of)
+
+
+def _check_blocks(dataset: Any, asset: Asset, max_bytes: int) -> None:
+    """Refuse a file whose blocks, which GDAL unpacks whole, take more than `max_bytes` in memory.
+
+    Raises:
+        Refused: names both numbers.
+    """
+    itemsizes = [np.dtype(dtype).itemsize for dtype in dataset.dtypes]
+    if dataset.interleaving is Interleaving.pixel:
+        itemsizes = [sum(itemsizes)]
+    shapes = dataset.block_shapes
+    size = max((h * w * n for (h, w), n in zip(shapes, itemsizes, strict=False)), default=0)
+    if size > max_bytes:
+        raise Refused(
+            f"{shown(asset.href)}: its blocks of {max(shapes)} (y, x) take {size} bytes, unpacked whole, and the limit "
+            f"is {max_bytes}; write it with smaller tiles (gdal_translate -co TILED=YES)"
+        )
 
 
 def mask_sidecar(asset: Asset, listed: Mapping[str, Asset]) -> Asset | None:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.statement import Source, Statement
 from hypermend.catalog.readers.profile import file_name
+from hypermend.catalog.readers.raster.companions import HEADER_BYTES
 from hypermend.catalog.readers.raster.envi_header import header_statements, parse_header
 from hypermend.catalog.readers.raster.header import Header
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
-
-HEADER_BYTES = 16 << 20
 
 
 def header_text(asset: Asset, fetcher: AssetFetcher) -> str:
