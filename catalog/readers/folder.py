@@ -207,7 +207,8 @@ class _SceneBuilder:
         stems = [h.asset.key for h in headers]
         id = stems[0]
         if len(stems) > 1:
-            prefix = re.sub(r"[_-]*(tile|part)?[_-]*$", "", _common_prefix(stems), flags=re.I) or folder.name
+            prefix = _common_prefix(stems).rstrip("_-")
+            prefix = re.sub(r"(tile|part)$", "", prefix, flags=re.I).rstrip("_-") or folder.name
             start = next(s.value for s in headers[0].statements if s.field is Field.DATETIME)
             id = f"{prefix}-{start:%Y%m%dT%H%M%S}"
         assets = {s: _asset_with_grid(h) for s, h in zip(stems, headers, strict=True)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,9 +102,9 @@ def _bands(
 def band_number(asset: Asset) -> int:
     """The last number in the file's name."""
     name = Path(urlsplit(asset.href).path if is_remote(asset.href) else asset.href).stem
-    if (match := re.search(r"(\d+)$", name)) is None:
+    if not (digits := name[len(name.rstrip("0123456789")) :]):
         raise BadAsset(f"{shown(asset.href)}: no band number at the end of its name")
-    return int(match[1])
+    return int(digits[-9:])
 
 
 def _size(asset: Asset, fetcher: AssetFetcher) -> tuple[int, int]:

@@ -19,8 +19,11 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import re
 import secrets
+import stat
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +56,8 @@ _RETRY = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 LOCK = ".lock"
+LOCK_WAIT_S = 30.0
+"""A lock is held for one comparison and one put."""
 # Remains of a killed writer in a local folder: obstore's "name#1", zarr's "name.<uuid>.partial".
 _LEFTOVER = re.compile(r"#\d+$|\.[0-9a-f]{32}\.partial$")
 
@@ -307,11 +312,40 @@ class ArchiveStore:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Hold a lock among all processes and machines that share the folder; a dead process holds none."""
+    """Hold a lock among all processes and machines that share the folder; a dead process holds none.
+
+    A lock can be held through any open file, so nobody may open this one who may not write the folder.
+
+    Raises:
+        Unreachable: another process has held it for too long: it was stopped, or means harm.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    mode = _of_writers(file.parent.stat().st_mode)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_IMODE(status.st_mode) != mode and status.st_uid == os.geteuid():
+            os.fchmod(descriptor, mode)
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise Unreachable(
+                        f"{file}: another process has held this lock for {LOCK_WAIT_S:.0f} s; `fuser {file}` on each "
+                        "machine that shares the folder names it: continue or end it"
+                    ) from None
+                time.sleep(random.uniform(0.002, 0.02))
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _of_writers(folder: int) -> int:
+    """Mode of a file that those may read and write who may write its folder, and nobody else may open."""
+    return 0o600 | (0o060 if folder & stat.S_IWGRP else 0) | (0o006 if folder & stat.S_IWOTH else 0)
 
 
 def check_key(key: str) -> str:

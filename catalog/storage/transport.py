@@ -221,7 +221,7 @@ def message_of(error: BaseException) -> str:
     at: BaseException | None = error
     while at is not None and at not in seen and len(seen) < 8:
         seen.append(at)
-        text = re.sub(r"\s*See previous exception for details\.?", "", str(at)) or type(at).__name__
+        text = re.sub(r"See previous exception for details\.?", "", str(at)).strip() or type(at).__name__
         if text not in texts:
             texts.append(text)
         at = at.__cause__
@@ -230,8 +230,14 @@ def message_of(error: BaseException) -> str:
 
 def without_query(text: str) -> str:
     """Any URL in the text without its query string and its password."""
-    bare = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\",]*", r"\1", text)
+    bare = re.sub(r"https?://[^\s'\"]+", _without_query, text)
     return re.sub(r"(https?://)[^\s'\"/@]+@", r"\1", bare)
+
+
+def _without_query(url: re.Match[str]) -> str:
+    """A URL up to its query, with what follows a comma after it."""
+    bare, _, query = url[0].partition("?")
+    return bare + query[query.find(",") :] if "," in query else bare
 
 
 def carries_secrets(url: str) -> bool:

@@ -139,7 +139,7 @@ def _cf_time(array: Any, values: Stored) -> datetime | None:
     calendar = as_text(array.attrs.get("calendar", "standard")).lower()
     if match is None or calendar not in ("standard", "gregorian", "proleptic_gregorian"):
         return None
-    epoch = utc_time(re.sub(r"\s*(UTC|Z)$", "", match[2].strip()), any_year=True)
+    epoch = utc_time(re.sub(r"(UTC|Z)$", "", match[2].strip()).strip(), any_year=True)
     value = float(np.ravel(values)[0])
     if epoch is None or not np.isfinite(value):
         return None

@@ -26,7 +26,6 @@ from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, shown
 from hypermend.catalog.storage.transport import check_href
 
-_PATH = re.compile(r"^(?P<root>.+?\.zarr)(?:/(?P<group>.*?))?/*$", re.I)
 _MEDIA = re.compile(r"application/(vnd[.+])?zarr", re.I)
 DOCUMENT_BYTES = 64 << 20
 _METADATA = ("zarr.json", ".zmetadata", ".zgroup", ".zarray")
@@ -36,17 +35,25 @@ _ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError, A
 def is_zarr(asset: Asset) -> bool:
     """Whether an asset is a Zarr store, or a group or array in one."""
     path = urlsplit(asset.href).path if is_remote(asset.href) else asset.href
-    return bool(_PATH.match(path) or (asset.media_type and _MEDIA.match(asset.media_type)))
+    return bool(_split(path) or (asset.media_type and _MEDIA.match(asset.media_type)))
 
 
 def split_href(href: str) -> tuple[str, str]:
     """Root of the store and path in it. The root has the consolidated metadata, which lists the arrays."""
     parts = urlsplit(href) if is_remote(href) else None
-    match = _PATH.match(parts.path if parts else href)
-    if match is None:
+    found = _split(parts.path if parts else href)
+    if found is None:
         return href, ""
-    root = parts._replace(path=match["root"]).geturl() if parts else match["root"]
-    return root, match["group"] or ""
+    return parts._replace(path=found[0]).geturl() if parts else found[0], found[1]
+
+
+def _split(path: str) -> tuple[str, str] | None:
+    """A path up to its first part that ends in .zarr, and what follows; None without one."""
+    names = path.split("/")
+    for i, name in enumerate(names, 1):
+        if name.lower().endswith(".zarr") and (i > 1 or len(name) > len(".zarr")):
+            return "/".join(names[:i]), "/".join(names[i:]).rstrip("/")
+    return None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from hypermend.catalog.meaning.times import utc_time
 from hypermend.catalog.meaning.wavelengths import wavelengths_nm
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([ed][-+]?\d+)?|[-+]?(nan|inf(inity)?)", re.I)
-_DATE = re.compile(r"DATE ?\((?P<order>[^)]*)\) ?:? ?(?P<date>\d+[-./]\d+[-./]\d+)", re.I)
+_DATE = re.compile(r"DATE ?\((?P<order>[^)]{0,40})\) ?:? ?(?P<date>\d+[-./]\d+[-./]\d+)", re.I)
 _CLOCK = re.compile(r"(\d{1,2}:\d{2}:\d{2}(\.\d+)?)")
 
 
