@@ -102,9 +102,8 @@ def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = 
     """
     if not root.exists(f"{path}/zarr.json"):
         raise NotFound(f"{root.href(path)} is not there")
-    where: Any = root.href(path) if root.is_local else zarr_store(root, path, read_only=True)
     with metadata_errors(root, path):
-        ds: xr.Dataset = xr.open_zarr(where, chunks=chunks, consolidated=True)
+        ds: xr.Dataset = xr.open_zarr(zarr_store(root, path, read_only=True), chunks=chunks, consolidated=True)
     return ds
 
 

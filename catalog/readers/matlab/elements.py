@@ -115,7 +115,7 @@ class _Walk:
                 while stream.at > ends[-1]:
                     ends.pop()
                 self._count += 1
-                self._check(size, len(ends))
+                self._check(0 if kind == _MATRIX else size, len(ends))  # of a matrix its parts are checked
                 if kind == _MATRIX:
                     ends.append(stream.at + size)
                     part = 0

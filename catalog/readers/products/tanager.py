@@ -93,7 +93,7 @@ def _transform(node: Node, rows: int, columns: int) -> Transform:
     """
     text = node.text("HDFEOS INFORMATION/StructMetadata.0") or ""
     corners = [
-        re.search(rf"{key}\s*=\s*\(([^,)]{1, 40}),([^)]{1, 40})\)", text)
+        re.search(rf"{key}\s*=\s*\(([^,)]{{1,40}}),([^)]{{1,40}})\)", text)
         for key in ("UpperLeftPointMtrs", "LowerRightMtrs")
     ]
     if any(c is None for c in corners):
