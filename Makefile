@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 
-.PHONY: demo test test-long check bench clean FORCE
+# The build (CPU, CUDA) is that of your index, so the version is pinned and no hash; all else has hashes (make lock).
+TORCH := torch==2.13.0
+
+.PHONY: demo test test-long check lock audit bench clean FORCE
 .NOTPARALLEL:  # benchmarks must not share the cores
 .DEFAULT_GOAL := test
 
@@ -23,6 +26,24 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
+
+# Writes the versions of $(VENV), in which the tests have passed, for every platform and Python, with the hashes of their
+# files. To raise one: pip install it in $(VENV), make test, make lock.
+compiled = echo '$(TORCH)' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' -c $(VENV)/frozen.txt pyproject.toml - $(1) \
+	| awk '/^[a-z]/ { kept = !/^(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z0-9-]*)==/ } /^\#/ || kept' > $(VENV)/lock.txt \
+	&& test -s $(VENV)/lock.txt && mv $(VENV)/lock.txt $(2)
+
+lock: $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python -m pip list --format=freeze --exclude-editable | sed 's/+.*//' > $(VENV)/frozen.txt
+	$(call compiled,,constraints.txt)
+	$(call compiled,--extra test,constraints-test.txt)
+
+# Known faults of the locked versions. It asks the network, so no test does it.
+audit: $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uvx pip-audit --disable-pip --require-hashes --requirement constraints-test.txt
 
 # Needs the real scenes in $(DATA) and most of a day on two cores. CAVE is scored on the scenes that no training saw.
 RESULTS := benchmarks/results
@@ -65,10 +86,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hypermend needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
+# Every package but torch is compared with its hash; to resolve is only what another build of torch brings.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install -q $(TORCH) -e .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+$(VENV)/.installed-test: $(VENV)/.installed constraints-test.txt
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r constraints-test.txt
+	$(BIN)/python -m pip install -q $(TORCH) -e '.[test]'
 	touch $@

@@ -302,7 +302,7 @@ def test_huge_declared_shapes_are_refused_before_anything_is_allocated(tmp_path:
     path = tmp_path / "huge.tif"
     profile = {"driver": "GTiff", "count": 9, "height": 900_000, "width": 900_000, "dtype": "float64"}
     with rasterio.open(
-        path, "w", **profile, tiled=True, blockxsize=16384, blockysize=16384, SPARSE_OK=True, BIGTIFF="YES"
+        path, "w", **profile, tiled=True, blockxsize=4096, blockysize=4096, SPARSE_OK=True, BIGTIFF="YES"
     ):
         pass
     assert path.stat().st_size < 2**20

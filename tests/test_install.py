@@ -6,16 +6,21 @@ The rooms are links below `hypermend/` in a checkout (docs/decisions/0016) and f
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hypermend.pipeline.engine.submit import code_sha256, make_package, working_dir
 from tests.synthetic import cave_folder
@@ -115,6 +120,46 @@ def test_an_sdist_builds_the_same_wheel(installed: Installed, source: Path, tmp_
     again = build(unpacked, tmp_path / "wheel", "wheel")
     with zipfile.ZipFile(installed.wheel) as first, zipfile.ZipFile(again) as second:
         assert {i.filename: i.CRC for i in second.infolist()} == {i.filename: i.CRC for i in first.infolist()}
+
+
+def test_an_sdist_is_installed_and_runs(source: Path, tmp_path: Path) -> None:
+    sdist = build(source, tmp_path / "sdist", "sdist")
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--no-build-isolation", "--target", str(target), str(sdist)], check=True, env=ENV)
+    code = "import hypermend.catalog as c; print(c.__file__); from hypermend.pipeline.cli.main import main; main()"
+    answer = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=tmp_path, env={**ENV, "PYTHONPATH": str(target)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert answer.stdout.startswith(str(target)) and "Usage: " in answer.stdout
+
+
+UNHASHED = re.compile(r"torch|triton|(nvidia|cuda)-[a-z0-9-]+")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("file", "extra"), [("constraints.txt", ""), ("constraints-test.txt", "test")])
+def test_g9_every_package_is_pinned_with_its_hashes(file: str, extra: str) -> None:
+    """The lock holds whatever pyproject.toml asks for and whatever that needs, but torch and what its build brings."""
+    entries = re.split(r"\n(?=[a-z])", "\n".join(li for li in (ROOT / file).read_text().splitlines() if li[:1] != "#"))
+    locked = {entry.partition("==")[0].strip(): entry for entry in entries}
+    assert all(re.match(r"\s*[a-z0-9.-]+==\S+", entry) and "--hash=sha256:" in entry for entry in entries)
+    assert not [name for name in locked if UNHASHED.fullmatch(name)]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    waiting = [Requirement(text) for text in project["dependencies"]]
+    waiting += [Requirement(text) for text in project["optional-dependencies"].get(extra, [])]
+    seen: set[tuple[str, str]] = set()
+    while waiting:
+        needed = waiting.pop()
+        for of in ("", *needed.extras):
+            if (canonicalize_name(needed.name), of) in seen:
+                continue
+            seen.add((canonicalize_name(needed.name), of))
+            for inner in map(Requirement, metadata.requires(needed.name) or ()):
+                if inner.marker is None or inner.marker.evaluate({"extra": of}):
+                    waiting.append(inner)
+    assert {name for name, _ in seen if not UNHASHED.fullmatch(name)} <= set(locked)
 
 
 def test_every_module_imports_and_nothing_else_is_installed(installed: Installed, source: Path, tmp_path: Path) -> None:
