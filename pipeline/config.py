@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -65,6 +65,9 @@ EngineName = Annotated[
 Lane = Annotated[Literal["nightly", "backfill"] | None, FILE_ONLY]
 
 
+_ARCHIVE = "Root of the archive: a folder or s3://bucket/prefix; default: $HYPERMEND_ARCHIVE."
+
+
 class Settings(BaseModel):
     """Options of a verb. They and their help are made from the fields (`cli/verb.py`)."""
 
@@ -74,7 +77,7 @@ class Settings(BaseModel):
 class Job(Settings):
     """The fields that every job has."""
 
-    archive: str = Field(description="Root of the archive: a folder or s3://bucket/prefix.")
+    archive: str = Field(description=_ARCHIVE)
     workers: int | None = Field(
         default=None, ge=1, description="Number of worker processes; default: one per GPU, else one per CPU."
     )
@@ -242,7 +245,7 @@ def _single(values: tuple[float, ...] | None) -> float | list[float] | None:
 class CatalogSettings(FileSettings):
     """Files -> raw items."""
 
-    archive: str = Field(description="Root of the archive: a folder or s3://bucket/prefix.")
+    archive: str = Field(description=_ARCHIVE)
     sensor: str = Field(
         default=AUTO, description="Name of a sensor table; auto: the files say it themselves, or need none."
     )
@@ -524,8 +527,8 @@ def parse(kind: type[J], settings: dict[str, Any], *, where: str) -> J:
         raise BadJob(f"{where}: " + "; ".join(lines)) from None
 
 
-def load_job(path: Path, kind: type[J], **overrides: Any) -> J:
-    """Read a TOML job file; options given on the command line win over the file.
+def load_job(path: Path, kind: type[J], *, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> J:
+    """Read a TOML job file; options given on the command line win over the file, the file over the defaults.
 
     Raises:
         BadJob: no such file, not TOML, or as ``parse``.
@@ -538,7 +541,7 @@ def load_job(path: Path, kind: type[J], **overrides: Any) -> J:
         raise BadJob(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadJob(f"{path}: not a TOML file: {error}") from None
-    return parse(kind, settings | overrides, where=str(path))
+    return parse(kind, dict(defaults or {}) | settings | overrides, where=str(path))
 
 
 def _complaint(kind: type[Settings], detail: Any) -> str:
@@ -547,7 +550,8 @@ def _complaint(kind: type[Settings], detail: Any) -> str:
         nearest = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.0)
         return f"unknown key {key!r}; did you mean {nearest[0]!r}?"
     if detail["type"] == "missing":
-        return f"key {key!r} is missing"
+        hint = "; give --archive, or set HYPERMEND_ARCHIVE" if key == "archive" else ""
+        return f"key {key!r} is missing{hint}"
     if not key:  # about several keys at once
         return str(detail["msg"]).removeprefix("Value error, ")
     return f"{key}: {detail['msg']} (got {detail['input']!r})"

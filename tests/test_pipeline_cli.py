@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Never
 
 import pytest
 import typer
+from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from hypermend.pipeline.cli import restore as restore_verb
 from hypermend.pipeline.cli import train as train_verb
+from hypermend.pipeline.cli.app import GROUPS
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import Job, RestoreJob, TrainJob
 from hypermend.pipeline.engine import cluster
 from hypermend.pipeline.engine.outcome import NoWorkers
+from hypermend.pipeline.runs import progress
+from hypermend.pipeline.runs.report import Event
 from tests.synthetic import cave_folder, enmap_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +94,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         seen.append(job)
         raise typer.Exit(0)
 
-    monkeypatch.setattr(restore_verb, "run_job", lambda start, job, as_json: record(job))
+    monkeypatch.setattr(restore_verb, "run_job", lambda start, job, as_json, then: record(job))
     monkeypatch.setattr(train_verb, "follow", lambda job, console: record(job))
     return seen
 
@@ -122,7 +129,8 @@ def test_an_option_wins_over_the_job_file_and_one_that_is_not_given_does_not(tmp
     assert refused.exit_code == 2
     assert refused.stderr == f"hypermend: {file}: scale: Input should be 2, 3 or 4 (got 5)\n"
     refused = hypermend("train", "--task", "denoise")
-    assert refused.stderr == "hypermend: options of train: key 'archive' is missing; key 'name' is missing\n"
+    missing = "key 'archive' is missing; give --archive, or set HYPERMEND_ARCHIVE; key 'name' is missing"
+    assert refused.stderr == f"hypermend: options of train: {missing}\n"
 
 
 def verbs(group: Any = None, path: str = "") -> dict[str, Any]:
@@ -150,6 +158,60 @@ def test_every_option_has_a_help_text() -> None:
     for name, command in verbs().items():
         for param in command.params:
             assert getattr(param, "help", ""), f"{name}: {param.name}"
+
+
+def test_the_help_lists_every_verb_once_in_full_at_80_columns() -> None:
+    listed = [name for names in GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["--help"]).stdout
+    assert "..." not in shown.partition("Start:")[2]
+    for name in listed:
+        (line,) = [row for row in shown.splitlines() if row.startswith(f"  {name} ")]
+        assert line.endswith("."), line
+
+
+def test_the_version_is_shown() -> None:
+    assert re.fullmatch(r"hypermend \d+\.\d+\.\d+\n", hypermend("--version").stdout)
+
+
+def test_the_archive_of_the_environment_is_the_last_word(
+    archive: Path, tmp_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "give --archive, or set HYPERMEND_ARCHIVE" in hypermend("restore").stderr
+    monkeypatch.setenv("HYPERMEND_ARCHIVE", str(archive))
+    assert "enmap-source" in hypermend("query").stdout
+    job = tmp_path / "job.toml"
+    job.write_text('archive = "of-the-file"\n')
+    hypermend("restore")
+    hypermend("restore", job)
+    hypermend("restore", job, "--archive", "of-the-option")
+    assert [job.archive for job in jobs] == [str(archive), "of-the-file", "of-the-option"]
+
+
+def test_a_verb_shows_the_command_that_follows(archive: Path, tmp_path: Path) -> None:
+    cave_folder(tmp_path / "my files")
+    made = hypermend("catalog", tmp_path / "my files", "--sensor", "cave", "--archive", tmp_path / "my archive")
+    assert f"next: hypermend ingest --archive '{tmp_path / 'my archive'}'\n" in made.stderr
+    ingested = hypermend("ingest", "--archive", archive)
+    assert f"next: hypermend plan --archive {archive}\n" in ingested.stderr
+
+
+def test_a_file_gets_a_line_where_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_S", 0.01)
+
+    class Slow:
+        scenes, report = 2, None
+
+        def __iter__(self) -> Iterator[Event]:
+            yield Event(kind="published", scene="a/first")
+            yield Event(kind="tile", scene="a/second", done=1, total=4)
+            time.sleep(0.2)
+
+    console = Console(file=io.StringIO(), width=40)
+    progress.follow(Slow(), console)  # type: ignore[arg-type]
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0] == "published a/first"
+    assert re.fullmatch(r"1 of 2 scenes ended; a/second 1 of 4; 0\.\d s, about 0\.\d s left", lines[-1])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
+from importlib import metadata
 from typing import Annotated, Any, Never
 
 import typer
@@ -15,14 +18,39 @@ from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.config import BadJob
 from hypermend.pipeline.engine.outcome import NoWorkers
 
-Archive = Annotated[str, typer.Option("--archive", help="Root of the archive: a folder or s3://bucket/prefix.")]
+ARCHIVE_VARIABLE = "HYPERMEND_ARCHIVE"
+"""The archive of verbs that are given none."""
+Archive = Annotated[
+    str,
+    typer.Option(
+        "--archive",
+        envvar=ARCHIVE_VARIABLE,
+        show_envvar=False,
+        help=f"Root of the archive: a folder or s3://bucket/prefix; default: ${ARCHIVE_VARIABLE}.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 USER_ERRORS = (ArchiveError, BadJob, BadCard, BadCheckpoint, NoWorkers)
 """Errors that the user can act on; any other is a bug and keeps its traceback."""
 
 
+GROUPS = {
+    "Start": ("inspect", "demo", "catalog", "ingest", "query", "export", "sensors"),
+    "Restore": ("plan", "restore", "evaluate", "models"),
+    "Learn": ("train", "search", "genotypes"),
+    "Operate": ("nightly", "submit", "jobs", "failures", "retry", "verify", "index", "prune"),
+}
+"""The verbs as the help lists them."""
+
+
 class _Verbs(TyperGroup):
     """All verbs: an error that the user can act on is one line on standard error and exit code 2."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the verbs by group, each with the first sentence of its help."""
+        for group, names in GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=200)) for name in names])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -33,17 +61,35 @@ class _Verbs(TyperGroup):
 
 app = typer.Typer(
     cls=_Verbs,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Restore archives of hyperspectral images: STAC in, restored Zarr cubes and STAC items out, on Ray.",
 )
+
+
+def _version(given: bool) -> None:
+    if given:
+        print(f"hypermend {metadata.version('hypermend')}")
+        raise typer.Exit(0)
+
+
+VERSION = typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")
+
+
+@app.callback()
+def options(version: Annotated[bool, VERSION] = False) -> None:
+    """Restore archives of hyperspectral images: STAC in, restored Zarr cubes and STAC items out."""
 
 
 def emit(value: Any) -> None:
     """Print one JSON object on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False, default=list))
+
+
+def next_step(verb: str, archive: str, *words: str) -> None:
+    """Show on standard error the command that follows."""
+    where = [] if os.environ.get(ARCHIVE_VARIABLE) == archive else ["--archive", archive]
+    print(f"next: {shlex.join(['hypermend', verb, *where, *words])}", file=sys.stderr)
 
 
 def refuse(message: str) -> Never:

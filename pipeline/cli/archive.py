@@ -12,7 +12,7 @@ from rich.console import Console
 import hypermend
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import SensorTables
-from hypermend.pipeline.cli.app import Archive, Json, app, emit, refuse
+from hypermend.pipeline.cli.app import Archive, Json, app, emit, next_step, refuse
 from hypermend.pipeline.cli.inspect import facts_json, line
 from hypermend.pipeline.cli.run_job import run_job, stdout_for_json, warn_undated
 from hypermend.pipeline.cli.verb import verb
@@ -26,7 +26,7 @@ def demo(
     archive: Annotated[Path, typer.Option(help="Folder in which the demo archive is made.")] = Path("demo-archive"),
     as_json: Json = False,
 ) -> None:
-    """Make an archive of synthetic scenes and process it from files to restored cubes."""
+    """Walk synthetic scenes from files to restored cubes."""
     from hypermend.pipeline.demo.driver import run
 
     with stdout_for_json(as_json):
@@ -41,7 +41,10 @@ def catalog(
     path: Annotated[Path, typer.Argument(help="A folder of image files, or one file, that has no STAC of its own.")],
     as_json: Json = False,
 ) -> None:
-    """Make STAC items for files, so that they can be ingested; print what each scene is taken for."""
+    """Make STAC items for files that have none.
+
+    Prints what each scene is taken for.
+    """
     from hypermend.pipeline.ingest import catalog_folder
     from hypermend.pipeline.inspect.driver import scene_facts
 
@@ -70,6 +73,8 @@ def catalog(
         emit({"scenes": made.scenes, "summaries": lines, "skipped": skips})
     if not made.scenes and not made.skipped:
         refuse(f"{path}: no image file that a reader knows")
+    if made.scenes and not as_json:
+        next_step("ingest", settings.archive)
     raise typer.Exit(1 if made.skipped else 0)
 
 
@@ -83,7 +88,7 @@ def ingest(
     from hypermend.pipeline.ingest import ingest as start
 
     if not dry_run:
-        run_job(start, job, as_json)
+        run_job(start, job, as_json, then=("plan",))
     from hypermend.pipeline.inspect.dry_run import dry_run as facts_of_job
 
     every = []
@@ -106,7 +111,10 @@ def query(
     stage: Annotated[str | None, typer.Option(help="raw, source or restored; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Find scenes. With --json a STAC FeatureCollection; each item's asset "cube" is the Zarr, ready to open."""
+    """Find scenes and their cubes.
+
+    With --json a STAC FeatureCollection; each item's asset "cube" is the Zarr, ready to open.
+    """
     items = hypermend.open(job.archive).search(
         stage=stage, sensor=job.sensor, collections=job.collections, bbox=job.bbox, datetime=job.datetime
     )
@@ -130,7 +138,10 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every shard against its mark, and the metadata. `ingest` or `restore` writes again what is torn."""
+    """Check every shard against its mark, and the metadata.
+
+    `ingest` or `restore` writes again what is torn.
+    """
     from hypermend.pipeline.maintenance.verify import verify as check
 
     with Console(stderr=True).status("looking for cubes") as status:
@@ -149,7 +160,7 @@ def verify(
 
 @app.command()
 def index(archive: Archive) -> None:
-    """Rebuild the query index and the browsable catalogs from the items."""
+    """Rebuild the query index and the catalogs from the items."""
     count = hypermend.open(archive).reindex()
     print(f"{count} items indexed")
 
@@ -169,7 +180,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a cube as a GeoTIFF (COG), an ENVI image or a NetCDF file, for software that does not read Zarr."""
+    """Write a cube as a COG, ENVI or NetCDF file.
+
+    For software that does not read Zarr.
+    """
     if format not in FORMATS:
         refuse(f"--format {format!r} is none of {', '.join(FORMATS)}")
     from hypermend.pipeline.export.driver import export as write

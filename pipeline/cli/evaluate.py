@@ -24,7 +24,7 @@ def evaluate(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a model on source cubes, next to baselines without training."""
+    """Score a model beside baselines without training."""
     from hypermend.pipeline.evaluate.driver import evaluate as score
 
     if as_json and as_markdown:

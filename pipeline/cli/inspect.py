@@ -31,10 +31,10 @@ def inspect(
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Draw no picture.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what files or an item are taken for: every value with its source, the masks, what is missing; and a picture.
+    """Show what files or a STAC item are taken for, and a picture.
 
-    Nothing else is written, and no archive is needed. Leaves with 0 if all would be ingested, with 1 if something would
-    be refused.
+    Every value with its source, the masks, and what is missing. Nothing else is written, and no archive is needed.
+    Leaves with 0 if all would be ingested, with 1 if something would be refused.
     """
     from hypermend.pipeline.inspect.driver import inspect as look_into
 
@@ -69,7 +69,7 @@ def sensors(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the sensor tables: those that are shipped, those of an archive and your own."""
+    """List the sensor tables: shipped, an archive's, your own."""
     tables = tables_of(None if archive is None else hypermend.open(archive).root, folder)
     rows = [
         {

@@ -28,7 +28,10 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Print its log to its end; leave with its exit code.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a job on a cluster, through Ray's Jobs API; submitting the same work twice is one job."""
+    """Run a job on a cluster, through Ray's Jobs API.
+
+    Submitting the same work twice is one job.
+    """
     from hypermend.pipeline.engine.submit import JobsClient, make_package
 
     package = make_package(job, verb)  # a bad job is refused before the cluster is asked

@@ -29,7 +29,10 @@ def failures(
     every: Annotated[bool, typer.Option("--all", help="Also what has been published since.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List what failed and has not been published since, from the logs of the runs; no cluster is needed."""
+    """List what failed and has not been published since.
+
+    From the logs of the runs; no cluster is needed.
+    """
     from hypermend.pipeline.maintenance.failures import failures as read
 
     failed = read(archive, run=run, scene=scene, reason=reason, include_published=every)
@@ -51,7 +54,10 @@ def retry(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Do again what failed, by reason: the jobs of those runs, narrowed to their failed scenes and tiles."""
+    """Do again what failed, by reason.
+
+    Runs the jobs of those runs, narrowed to their failed scenes and tiles.
+    """
     from hypermend.pipeline.maintenance.failures import failures as read
     from hypermend.pipeline.maintenance.failures import jobs_to_retry
 
@@ -100,7 +106,10 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove cubes that newer ones have replaced; never one that the catalog names or a current plan reads."""
+    """Remove cubes that newer ones have replaced.
+
+    Never one that the catalog names or a current plan reads.
+    """
     from hypermend.pipeline.formatting import plural, size
     from hypermend.pipeline.maintenance.prune import prune as remove
 

@@ -22,7 +22,7 @@ OptionalArchive = Annotated[
     str | None, typer.Option("--archive", help="Root of an archive; default: only the built-in models.")
 ]
 Name = Annotated[str, typer.Argument(help="Name of a model, in the archive or built in.")]
-models = typer.Typer(help="Models: list them, show one, compare two, promote one.", invoke_without_command=True)
+models = typer.Typer(help="List, show, compare and promote models.", invoke_without_command=True)
 app.add_typer(models, name="models")
 
 

@@ -18,7 +18,10 @@ from hypermend.pipeline.config import NightlyJob
     only=("archive", "workers", "ray_address", "limit"),
 )
 def nightly(job: NightlyJob, as_json: Json = False) -> None:
-    """Restore what is new, replaced or failed before, once; run it as often as you like."""
+    """Restore once what is new, replaced or failed before.
+
+    Run it as often as you like.
+    """
     from hypermend.pipeline.nightly import nightly as run_night
 
     console = Console(stderr=as_json)

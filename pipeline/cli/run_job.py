@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from types import FrameType
 from typing import Any, Never, Protocol, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, Never, Protocol, TypeVar
 import typer
 from rich.console import Console
 
-from hypermend.pipeline.cli.app import emit, refuse
+from hypermend.pipeline.cli.app import emit, next_step, refuse
 from hypermend.pipeline.config import Job
 from hypermend.pipeline.formatting import plural
 from hypermend.pipeline.runs.report import RunReport
@@ -22,8 +22,12 @@ from hypermend.pipeline.runs.run import Run
 J = TypeVar("J", bound=Job)
 
 
-def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
-    """Run a job to its end, print its report, and leave with its exit code."""
+def run_job(start: Callable[[J], Any], job: J, as_json: bool, *, then: Sequence[str]) -> Never:
+    """Run a job to its end, print its report, and leave with its exit code.
+
+    Args:
+        then: the verb that follows, and its options beside the archive.
+    """
     from hypermend.pipeline.runs.progress import summary
 
     console = Console(stderr=as_json)
@@ -40,6 +44,9 @@ def run_job(start: Callable[[J], Any], job: J, as_json: bool) -> Never:
         emit(report.to_dict())
     if report.stopped:
         print("hypermend: stopped; run the same command again to resume", file=sys.stderr)
+    elif not as_json:
+        verb, *words = then if report.exit_code == 0 else ("failures",)
+        next_step(verb, job.archive, *words)
     raise typer.Exit(report.exit_code)
 
 
@@ -50,6 +57,8 @@ def work_through(run: Run, job: Job, console: Console) -> RunReport:
     if run.uses_ray:
         from hypermend.pipeline.engine.cluster import start_ray
 
+        if not console.is_terminal:
+            console.print("starting Ray", highlight=False)
         with console.status("starting Ray"):
             start_ray(address=job.ray_address)
     with stop_on_sigterm(run):

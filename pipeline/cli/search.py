@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @verb(SearchJob, file="no", without=("bbox", "datetime", "sensor", "tile_px", "deadline_s"))
 def search(job: SearchJob, as_json: Json = False) -> None:
-    """Search a network architecture for each sensor; run it again to resume after a kill."""
+    """Search a network architecture for each sensor.
+
+    Run it again to resume after a kill.
+    """
     from hypermend.pipeline.search.driver import search_archive
 
     console = Console(stderr=as_json)
@@ -37,7 +40,7 @@ def search(job: SearchJob, as_json: Json = False) -> None:
 
 @app.command()
 def genotypes(archive: Archive, as_json: Json = False) -> None:
-    """List the architectures that searches in an archive have found, each with its spectrum."""
+    """List the architectures that searches have found."""
     from hypermend.pipeline.registry.genotypes import StoredGenotype, stored_genotypes
 
     every = list(stored_genotypes(hypermend.open(archive).root))

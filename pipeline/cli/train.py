@@ -27,7 +27,10 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model on source cubes; run it again to resume after a kill."""
+    """Train a model on source cubes.
+
+    Run it again to resume after a kill.
+    """
     from hypermend.pipeline.train.make_plan import plan_training
 
     console = Console(stderr=as_json)

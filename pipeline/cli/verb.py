@@ -9,6 +9,7 @@ The function gets the job, and as further parameters the options that are the co
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,7 +18,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_arg
 import typer
 from pydantic.fields import FieldInfo
 
-from hypermend.pipeline.cli.app import app
+from hypermend.pipeline.cli.app import ARCHIVE_VARIABLE, app
 from hypermend.pipeline.config import Job, Option, Settings, load_job, owner_of, parse
 
 J = TypeVar("J", bound=Settings)
@@ -56,7 +57,12 @@ def verb(
         def command(**values: Any) -> None:
             path = values.pop(FILE, None)
             given = {key: value for key in fields if (value := values.pop(key)) not in (None, [])}
-            job = parse(kind, given, where=f"options of {name}") if path is None else load_job(path, kind, **given)
+            default = os.environ.get(ARCHIVE_VARIABLE) if kind.model_fields["archive"].is_required() else None
+            known = {"archive": default} if default else {}
+            if path is None:
+                job = parse(kind, known | given, where=f"options of {name}")
+            else:
+                job = load_job(path, kind, defaults=known, **given)
             function(job, **values)  # type: ignore[call-arg]
 
         parameters = [
@@ -95,6 +101,8 @@ def _option(name: str, field: FieldInfo, *, optional: bool) -> inspect.Parameter
     option = typer.Option(
         ... if required else None,
         str(declaration.name),
+        envvar=ARCHIVE_VARIABLE if required and name == "archive" else None,  # a job file comes before it
+        show_envvar=False,
         metavar=declaration.metavar or _choices(field),
         help=_help(field),
     )

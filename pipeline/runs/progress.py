@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import get_args
 
 from rich.console import Console
@@ -18,13 +23,36 @@ SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "fail
 def follow(run: Run, console: Console) -> RunReport:
     """Work to the end of ``run`` and print one line for each scene that has ended.
 
-    A terminal also shows a bar for all scenes and one for each open scene.
+    A terminal also shows a bar for all scenes and one for each open scene; a file or a pipe gets a line every ten
+    seconds in which nothing else was printed.
     """
     with _progress(console) as progress:
         bars = _Bars(console, progress, run.scenes)
-        for event in run:
-            bars.show(event)
+        with nullcontext() if console.is_terminal else _lines(bars, console):
+            for event in run:
+                bars.show(event)
     return run.report
+
+
+LINE_S = 10.0
+"""Interval of the lines."""
+
+
+@contextmanager
+def _lines(bars: _Bars, console: Console) -> Iterator[None]:
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(LINE_S):
+            console.print(bars.line(), highlight=False, soft_wrap=True, markup=False)
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Bars:
@@ -33,11 +61,25 @@ class _Bars:
         self._progress = progress
         self._all = progress.add_task("all scenes", total=scenes, unit="scenes")
         self._open: dict[str, TaskID] = {}
+        self._done: dict[str, tuple[int, int]] = {}
+        self._scenes, self._ended, self._began = scenes, 0, time.monotonic()
+
+    def line(self) -> str:
+        """How far the run is, and how long it will take, in one line."""
+        done = dict(self._done)
+        of = "" if self._scenes is None else f" of {self._scenes}"
+        parts = [f"{self._ended}{of} scenes ended"]
+        parts += [f"{scene} {n} of {total}" for scene, (n, total) in done.items()][:2]
+        seconds = time.monotonic() - self._began
+        fraction = (self._ended + sum(n / total for n, total in done.values() if total)) / (self._scenes or math.inf)
+        left = f", about {duration(seconds * (1 - fraction) / fraction)} left" if fraction > 0 else ""
+        return f"{'; '.join(parts)}; {duration(seconds)}{left}"
 
     def show(self, event: Event) -> None:
         if event.kind in ("opened", "block", "tile"):
             if event.scene not in self._open:
                 self._open[event.scene] = self._progress.add_task(event.scene, total=event.total, unit="tiles")
+            self._done[event.scene] = event.done, event.total
             unit = "blocks" if event.kind == "block" else "tiles"
             self._progress.update(self._open[event.scene], completed=event.done, total=event.total, unit=unit)
             if event.kind == "opened" and event.message:
@@ -46,6 +88,8 @@ class _Bars:
         if event.scene in self._open:
             self._progress.remove_task(self._open.pop(event.scene))
         self._progress.advance(self._all)
+        self._done.pop(event.scene, None)
+        self._ended += 1
         sign = SIGNS.get(event.kind, f"[yellow]{event.kind}[/]")
         reason = f": {event.message}" if event.message else ""
         self._console.print(f"{sign} {event.scene}{reason}", highlight=False, soft_wrap=True)
