@@ -67,9 +67,8 @@ def open_mat(
     else:
         file_bands = of_table
     picked = select_bands(file_bands, bands, label)
-    kind = file.variables[layout.cube][1]
-    dtype, loaded = DTYPES.get(kind, kind), None
-    if not file.v73 or axes == "bn":
+    dtype, loaded = DTYPES.get(kind := file.variables[layout.cube][1], kind), None
+    if not file.v73 or axes == "bn":  # read whole
         file.check_bytes(layout.cube)
     if not file.v73:
         loaded = _as_bands(file.load(layout.cube), axes, (lines, columns, count))
