@@ -24,7 +24,7 @@ from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, Restor
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "deploy/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -172,3 +172,14 @@ def test_every_fault_has_tests_with_its_id_and_mark() -> None:
             continue
         for match in re.finditer(r"((?:^@.*\n|^ .*\n|^\).*\n)*)^def (test_f\d+_\w+)", text, re.MULTILINE):
             assert "pytest.mark.fault" in match[1], f"{path.name}: {match[2]} lacks the marker"
+
+
+def test_each_claim_of_security_names_tests_that_exist() -> None:
+    rows = [li for li in (ROOT / "SECURITY.md").read_text().splitlines() if li.startswith("| ") and "input" not in li]
+    assert len(rows) > 10
+    files = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    for row in rows:
+        names = re.findall(r"`(test_[a-z0-9_]+(?:\.py)?)`", row.rstrip("| ").rpartition("|")[2])
+        assert names, f"no test: {row}"
+        for name in names:
+            assert name in files or any(f"def {name}" in text for text in files.values()), f"SECURITY.md: {name}"
