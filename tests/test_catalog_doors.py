@@ -79,6 +79,15 @@ def test_g4_a_name_is_resolved_once_and_the_address_that_was_checked_is_asked(
         AssetFetcher().stat(f"{url}/plain/a.json")
 
 
+def test_g4_an_address_with_a_password_is_refused_and_not_shown(server: TrapServer) -> None:
+    href = server.url.replace("://", "://user:pa55word@") + "/plain/a.json"
+    for call in (AssetFetcher().stat, AssetFetcher().read, lambda where: list(discover(where))):
+        with pytest.raises(BadAsset, match="with a user or password") as error:
+            call(href)
+        assert "pa55word" not in str(error.value)
+    assert not server.requests()
+
+
 def test_g4_every_address_of_a_name_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [(2, 1, 6, "", ("127.0.0.1", 9)), (10, 1, 6, "", ("64:ff9b::a9fe:a9fe", 9, 0, 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)

@@ -61,8 +61,7 @@ class _Gate:
         self.address = self._process.stdout.readline().decode().strip()
 
     def __del__(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._process.kill()  # not by its input alone: a forked process may hold that open
         self._process.wait()
 
 

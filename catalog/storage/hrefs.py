@@ -32,11 +32,13 @@ def refuse_host(href: str) -> None:
     A name is not resolved here: `connect.connect` checks the addresses that it connects to.
 
     Raises:
-        ValueError: a link-local address in any notation, or a host outside HYPERMEND_ALLOWED_HOSTS.
+        ValueError: a link-local address in any notation, a host outside HYPERMEND_ALLOWED_HOSTS, or a password.
     """
     parts = urlsplit(href)
     if parts.scheme not in ("http", "https", "s3"):
         return
+    if "@" in parts.netloc:
+        raise ValueError(f"href {shown(href)} is given with a user or password; remove it and use --sign")
     host = (parts.hostname or "").rstrip(".")
     if host in _METADATA_HOSTS or (parts.scheme != "s3" and is_metadata_address(host)):
         raise ValueError(f"href {shown(href)} names a link-local address, where machines keep their credentials")
