@@ -6,7 +6,8 @@ ArchiveError
 ├── BadAsset      a file that contradicts its item, or cannot become a cube
 ├── BadCube       a cube that breaks the layout
 ├── NotFound      the object does not exist
-├── Full          no space left: nothing can be written until there is some
+├── Full          no space left, a quota reached, or a file too large for its disk: writing again would not help
+├── ReadOnly      the archive lies on a file system that is mounted read-only
 ├── Unreachable   the object may exist, but the transport failed: try again (transient)
 ├── AccessDenied  a store rejects the credentials, or a server answers with its login page
 └── Refused       possible, but wrong to do (unknown offset, too large, not signed, a model that does not fit)
@@ -53,7 +54,11 @@ class NotFound(ArchiveError):
 
 
 class Full(ArchiveError):
-    """No space left to write."""
+    """No space left to write: the disk is full, a quota is reached, or files of this size are not allowed."""
+
+
+class ReadOnly(ArchiveError):
+    """The file system of the archive is mounted read-only."""
 
 
 class Unreachable(ArchiveError):

@@ -52,6 +52,19 @@ def restored_cube_key(scene_id: str, plan_id: str) -> str:
     return f"restored/{safe_name(scene_id)}/{plan_id}.zarr"
 
 
+def check_raw_collection(name: str) -> None:
+    """Refuse a collection of raw scenes whose name is that of source cubes: one of two scenes would hide the other.
+
+    Raises:
+        Refused: it ends in `-source`.
+    """
+    if name.endswith(_SOURCE):
+        raise Refused(
+            f"collection {name!r} has the name of the source cubes of collection {scene_collection(name)!r}; give the "
+            f"collection of the scenes another name, one that does not end in {_SOURCE}"
+        )
+
+
 def scene_collection(name: str) -> str:
     """The collection of the raw scenes, given its name or that of their source cubes."""
     return name.removesuffix(_SOURCE)

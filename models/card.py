@@ -8,12 +8,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 JSON = dict[str, Any]
+"""Values that nobody but an architecture reads."""
 SPECTRUM = {"bands", "low_nm", "high_nm"}
 """Keys of a card's `spectrum`."""
 
@@ -80,6 +85,8 @@ class ModelCard:
             raise BadCard(f"model {self.name!r}: window_bands {self.window_bands} must be >= 1 or null")
         if self.spectrum and set(self.spectrum) != SPECTRUM:
             raise BadCard(f"model {self.name!r}: spectrum with keys {sorted(self.spectrum)}; it has {sorted(SPECTRUM)}")
+        if any(not isinstance(v, int | float) or not 0 < v < math.inf for v in self.spectrum.values()):
+            raise BadCard(f"model {self.name!r}: spectrum {self.spectrum}; its values are positive numbers")
         for key in ("accepts_spacing_nm", "accepts_range_nm"):
             pair = getattr(self, key)
             if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):
@@ -101,7 +108,8 @@ class ModelCard:
         """Parse JSON types.
 
         Raises:
-            BadCard: an unknown key (the nearest known one is named) or a missing name or architecture.
+            BadCard: an unknown key (the nearest known one is named), a missing name or architecture, or a value of
+                another type.
         """
         known = [f.name for f in dataclasses.fields(cls)]
         for key in data:
@@ -112,8 +120,15 @@ class ModelCard:
         for key in ("name", "architecture"):
             if not isinstance(data.get(key), str) or not data[key]:
                 raise BadCard(f"model card: key {key!r} must be a non-empty string, found {data.get(key)!r}")
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**fields)
+        try:
+            card: ModelCard = _adapter().validate_python(dict(data))
+        except ValidationError as e:
+            first = e.errors(include_url=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadCard(
+                f"model card {data['name']!r}: {where}{': ' * bool(where)}{first['msg'].removeprefix('Value error, ')}"
+            ) from None
+        return card
 
     def write(self, path: Path) -> None:
         """Write the card as indented JSON."""
@@ -132,8 +147,13 @@ class ModelCard:
             data = json.loads(path.read_text())
         except FileNotFoundError:
             raise BadCard(f"no model card at {path}; a model is a folder with card.json in it") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        except (ValueError, RecursionError) as e:
             raise BadCard(f"model card {path} is not JSON: {e}") from e
         if not isinstance(data, dict):
             raise BadCard(f"model card {path} holds a {type(data).__name__}, not a JSON object")
         return cls.from_dict(data)
+
+
+@cache
+def _adapter() -> TypeAdapter[ModelCard]:
+    return TypeAdapter(ModelCard)

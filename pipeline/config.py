@@ -71,7 +71,7 @@ _ARCHIVE = "Root of the archive: a folder or s3://bucket/prefix; default: $HYPER
 class Settings(BaseModel):
     """Options of a verb. They and their help are made from the fields (`cli/verb.py`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Job(Settings):

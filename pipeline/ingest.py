@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hypermend
-from hypermend.catalog.keys import source_collection
+from hypermend.catalog.keys import check_raw_collection, source_collection
 from hypermend.catalog.meaning.instrument import check_sensor
 from hypermend.catalog.meaning.of_scene import without_user_values
 from hypermend.catalog.meaning.overrides import NO_OVERRIDES, Overrides
@@ -77,14 +77,16 @@ class IngestUnit:
         _, tile_px, _ = cube.spec.shard
         grid = TileGrid(height=cube.spec.height, width=cube.spec.width, tile_px=tile_px)
         missing = (index for index in grid.indices() if index not in prepared.done)
-        write = partial(WriteTiles, unit=self.id, files=self._files, identity=cube.identity, target=cube.key)
+        write = partial(WriteTiles, unit=self.id, files=self._files, state=cube.state, target=cube.key)
         if cube.windowed:
             yield from (write(tiles=(index,)) for index in missing)
         elif whole := tuple(missing):
             yield write(tiles=whole)
 
     def finish(self, prepared: PreparedScene) -> Finish:
-        return Finish(unit=self.id, target=prepared.context.key)
+        cube: IngestContext = prepared.context
+        files = None if prepared.settled else self._files
+        return Finish(unit=self.id, target=cube.key, files=files, state=cube.state)
 
     def is_published(self, prepared: PreparedScene) -> bool:
         cube: IngestContext = prepared.context
@@ -211,8 +213,11 @@ def catalog_folder(
 
     Raises:
         NotFound: no such folder.
+        Refused: the collection has the name of one of source cubes.
         BadSensor: no such sensor, or a table that cannot be read.
     """
+    if collection is not None:
+        check_raw_collection(collection)
     root, run = ArchiveStore(archive), new_run_id("catalog")
     tables = tables_of(root, sensors)
     scenes, skipped, bytes_written = [], [], 0

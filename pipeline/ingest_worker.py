@@ -19,10 +19,10 @@ from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
-from hypermend.catalog.keys import source_cube_key
+from hypermend.catalog.keys import check_raw_collection, source_cube_key
 from hypermend.catalog.meaning.of_scene import completed
 from hypermend.catalog.readers.border import edge_border, edge_numbers
-from hypermend.catalog.readers.scene_reader import READER_VERSION, Source, open_scene
+from hypermend.catalog.readers.scene_reader import READER_VERSION, SceneSource, open_scene
 from hypermend.catalog.recent import Recent
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import SHIPPED, SensorTables
@@ -46,7 +46,7 @@ class SceneFiles:
     tile_px: int | None
     overviews: bool
 
-    def open(self, tables: SensorTables) -> Source:
+    def open(self, tables: SensorTables) -> SceneSource:
         """Open the files."""
         return open_scene(self.scene, bands=self.bands or None, gsd_m=self.gsd_m, sign=signer(self.sign), tables=tables)
 
@@ -65,8 +65,8 @@ class WriteTiles:
 
     unit: str
     files: SceneFiles
-    identity: str
-    """Identity of the files when the scene was prepared: a cube must not mix two versions of a file."""
+    state: str
+    """State of the files when the scene was prepared: a cube must not mix two versions of a file."""
     target: str
     tiles: tuple[Index, ...]
 
@@ -77,6 +77,9 @@ class Finish:
 
     unit: str
     target: str
+    files: SceneFiles | None
+    """None where no tile was read"""
+    state: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ class IngestContext:
     spec: CubeSpec
     scene: Scene
     """completed from its files"""
-    identity: str
+    state: str
+    """of its files"""
     windowed: bool
 
 
@@ -102,7 +106,7 @@ class IngestWorker:
     def __init__(self, archive: str, tables: SensorTables = SHIPPED) -> None:
         self._root = ArchiveStore(archive)
         self._tables = tables
-        self._files: Recent[str, Source] = Recent(KEEP_OPEN, close=lambda source: source.close())
+        self._files: Recent[str, SceneSource] = Recent(KEEP_OPEN, close=lambda source: source.close())
         self._cubes: Recent[str, Cube] = Recent(KEEP_OPEN)
 
     def __call__(self, task: Prepare | WriteTiles | Finish) -> Any:
@@ -113,6 +117,7 @@ class IngestWorker:
         return self._finish(task)
 
     def _prepare(self, task: Prepare) -> PreparedScene:
+        check_raw_collection(task.files.scene.collection)
         source = self._source(task.unit, task.files)
         spec = replace(source.spec, defects=source.defects(slice(0, 1), slice(0, 1)) is not None)
         if task.files.tile_px is not None:
@@ -137,15 +142,13 @@ class IngestWorker:
                 key=key,
                 spec=spec,
                 scene=scene,
-                identity=source.identity,
+                state=source.state,
                 windowed=source.windowed,
             ),
         )
 
     def _write(self, task: WriteTiles) -> TaskReceipt:
-        source, cube = self._source(task.unit, task.files), self._cube(task.target)
-        if source.identity != task.identity:
-            raise BadAsset(f"scene {task.unit}: its files changed while they were ingested; run the same command again")
+        source, cube = self._same_source(task.unit, task.files, task.state), self._cube(task.target)
         read_s = write_s = 0.0
         usable = pixels = samples = written = 0
         for index in task.tiles:
@@ -177,10 +180,18 @@ class IngestWorker:
         """Fold the marks and add up the usable pixels.
 
         Raises:
+            BadAsset: the files have changed since the scene was prepared: the marks are removed, because a server that
+                knows no versions may have sent bytes of two.
             BadAsset: no pixel of the scene holds data; an empty cube is not published. One of clouds alone is: what
                 its product flags, a user may still want to see.
         """
         cube = self._cube(task.target)
+        if task.files is not None:
+            try:
+                self._same_source(task.unit, task.files, task.state).check_unchanged()
+            except BadAsset:
+                self._root.delete_prefix(cube.marks.folder)
+                raise
         marks = cube.marks.fold().values()
         valid = sum(mark.extra["valid_px"] for mark in marks)
         if not any(mark.extra.get("data_px", mark.extra["valid_px"]) for mark in marks):
@@ -193,8 +204,16 @@ class IngestWorker:
         figures = {} if border is None else {"border": border}
         return SceneTotals(valid_fraction=valid / (cube.spec.height * cube.spec.width), figures=figures)
 
-    def _source(self, unit: str, files: SceneFiles) -> Source:
-        def open() -> Source:
+    def _same_source(self, unit: str, files: SceneFiles, state: str) -> SceneSource:
+        """The files of a scene, as they were when it was prepared."""
+        source = self._source(unit, files)
+        if source.state != state:
+            self._files.drop(unit)
+            raise BadAsset(f"scene {unit}: its files changed while they were ingested; run the same command again")
+        return source
+
+    def _source(self, unit: str, files: SceneFiles) -> SceneSource:
+        def open() -> SceneSource:
             source = files.open(self._tables)
             if not source.windowed:  # a file that is read whole stays in memory whole: keep one at most
                 self._files.clear()

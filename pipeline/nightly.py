@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import hypermend
+from hypermend.catalog.documents import MALFORMED, parse_json, validated
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.readers.scene_reader import READER_VERSION
 from hypermend.catalog.scene import Scene
@@ -334,8 +335,9 @@ class _Night:
 def read_state(root: ArchiveStore, name: str) -> list[SceneRecord]:
     """Read the state that the nights of this name saved; [] before the first, or if it is damaged (all is due)."""
     try:
-        return [SceneRecord(**json.loads(line)) for line in root.get(f"nightly/{name}/scenes.jsonl").splitlines()]
-    except (NotFound, ValueError, TypeError):
+        lines = root.get(f"nightly/{name}/scenes.jsonl").splitlines()
+        return [validated(SceneRecord, parse_json(line)) for line in lines]
+    except (NotFound, *MALFORMED):
         return []
 
 

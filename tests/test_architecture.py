@@ -32,11 +32,11 @@ FORBIDDEN = {
 # Floors of each room, the highest first. A package imports only from floors below its own.
 FLOORS = {
     "catalog": "archive > stac > readers pairs > meaning > cube keys band_names sensor_tables > storage sensors"
-    " > sensor_csv > scene grids errors arrays recent > dateline",
+    " > sensor_csv > scene grids errors arrays documents recent > dateline",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
     # Training and evaluation score by the same protocols, and evaluation stands above restore and train.
     "pipeline": "cli > nightly demo evaluate maintenance inspect > restore ingest search export > ingest_worker"
-    " > runs train > protocols > engine registry > tiling config formatting > user_values",
+    " > runs train > protocols > engine registry > tiling config formatting terminal > user_values",
 }
 # Libraries that only these files may import.
 ONLY_IN = {

@@ -319,9 +319,9 @@ def test_item_of_a_scene_is_the_scene(
         geometry=geometry,
         assets={"a": asset},
         stage=stage,
-        properties={"eo:cloud_cover": 1.5, "hypermend:plan": "x"},
+        properties={"eo:cloud_cover": 1.5, "hypermend:cube": f"{stage}/s/p.zarr", "hypermend:ingest": "x"},
     )
-    assert from_item(json.loads(json.dumps(to_item(scene)))) == scene
+    assert from_item(json.loads(json.dumps(to_item(scene))), own=True) == scene
 
 
 def real_items(folder: Path) -> list[tuple[Path, Any]]:

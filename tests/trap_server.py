@@ -18,6 +18,7 @@ import random
 import re
 import sys
 import time
+import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +26,9 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlsplit
 
 WAYS = {
-    "plain": "with ranges, ETag and If-Range",
+    "plain": "with ranges, ETag, If-Range and If-Match",
+    "careless": "the same, but for If-Match",
+    "dated": "with ranges, Last-Modified and If-Unmodified-Since",
     "login": "200 and an HTML page, whatever is asked for",
     "untyped": "an HTML page that is called application/octet-stream",
     "agent": "403 unless the User-Agent is one that a person could be asked about",
@@ -182,15 +185,19 @@ class Traps(BaseHTTPRequestHandler):
         if not file.is_file():
             return self.answer(404)
         body = file.read_bytes()
-        etag = f'"{len(body)}"'
+        etag, written = f'"{zlib.crc32(body):08x}"', email.utils.formatdate(file.stat().st_mtime, usegmt=True)
         if kind == "changing" and self.seen[unquote(urlsplit(self.path).path)] > 2:  # the size is asked for first
             body, etag = body[::-1], '"another"'
-        start, stop, code, headers = 0, len(body), 200, {"ETag": etag, "Accept_Ranges": "bytes"}
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        version = {"Last_Modified": written} if kind == "dated" else {"ETag": etag}
+        start, stop, code, headers = 0, len(body), 200, {**version, "Accept_Ranges": "bytes"}
+        match, since = self.headers.get("If-Match", etag), self.headers.get("If-Unmodified-Since", written)
+        if kind != "careless" and (match, since) != (etag, written):
+            return self.answer(412)
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         same = self.headers.get("If-Range") in (None, etag)
-        if match and same and kind != "restart":
-            start = int(match[1])
-            stop = min(stop, int(match[2]) + 1 if match[2] else stop)
+        if span and same and kind != "restart":
+            start = int(span[1])
+            stop = min(stop, int(span[2]) + 1 if span[2] else stop)
             if start >= len(body):
                 return self.answer(416, Content_Range=f"bytes */{len(body)}")
             code, headers["Content_Range"] = 206, f"bytes {start}-{stop - 1}/{len(body)}"

@@ -32,6 +32,7 @@ from hypermend.catalog.arrays import LonLat
 from hypermend.catalog.cube import cf
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.cube.stores import zarr_store
+from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import BadCube, NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 
@@ -40,7 +41,7 @@ ZSTD_LEVEL = 1
 _COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec())
 _OF_OVERVIEWS = (Crc32cCodec(),)
 """Not compressed: a quarter of the time that an overview takes, for a hundredth of a cube's size."""
-_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+_DAMAGE = (*MALFORMED, RuntimeError)
 """Errors of Zarr and xarray for damaged metadata."""
 
 
@@ -87,7 +88,7 @@ def read_spec(root: ArchiveStore, path: str) -> CubeSpec:
     try:
         attributes = root.get_json(f"{path}/zarr.json")["attributes"]
         return CubeSpec.from_json(attributes[SPEC_ATTR])
-    except (KeyError, TypeError, ValueError) as e:
+    except MALFORMED as e:
         raise BadCube(f"{root.href(path)} is no Hypermend cube: attribute {SPEC_ATTR} is missing or damaged") from e
 
 

@@ -18,14 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypermend.catalog.errors import BadCube, NotFound
-from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
+from hypermend.catalog.documents import MALFORMED, parse_json
+from hypermend.catalog.errors import BadCube, NotFound, Refused
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, check_key
 
 _NAME = re.compile(r"/(\d+)-(\d+)\.json$")
 _THREADS = 16  # small reads: waiting, not work
 TileIndex = tuple[int, int]
-_BAD_MARK = (ValueError, KeyError, TypeError, AttributeError)
-"""Errors of a document that is no mark."""
+_BAD_MARK = (Refused, *MALFORMED)
+"""Errors of a document that is no mark; Refused: a key that leaves the cube."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,10 @@ class Mark:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Mark:
         iy, ix = data["index"]
-        shards = tuple(Shard(key=s["key"], size=int(s["size"]), crc32=s["crc32"]) for s in data["shards"])
-        return cls(index=(int(iy), int(ix)), shards=shards, extra=data.get("extra", {}))
+        shards = tuple(
+            Shard(key=check_key(s["key"]), size=int(s["size"]), crc32=str(s["crc32"])) for s in data["shards"]
+        )
+        return cls(index=(int(iy), int(ix)), shards=shards, extra=dict(data.get("extra", {})))
 
 
 class DoneMarks:
@@ -168,7 +171,8 @@ class DoneMarks:
 
     def _read(self, key: str) -> Mark | None:
         try:
-            return Mark.from_dict(json.loads(self.root.get(key)))
+            mark = Mark.from_dict(parse_json(self.root.get(key)))
+            return mark if mark.index == _index_of(key) else None  # that of another tile
         except (NotFound, *_BAD_MARK):
             return None
 

@@ -81,6 +81,49 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class SceneSource:
+    """The source of a scene, whose files must stay as they were when it was opened."""
+
+    def __init__(self, source: Source, fetcher: AssetFetcher) -> None:
+        self._source, self._fetcher = source, fetcher
+        self.spec: CubeSpec = source.spec
+        self.windowed: bool = source.windowed
+        self.identity: str = source.identity
+        self.lonlat: LonLat | None = source.lonlat
+        self.meaning: Meaning = source.meaning
+        self.state = fetcher.state
+        """changes with any of the files, also where the item gives a checksum, which may be out of date"""
+
+    def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
+        """See `Source.read`.
+
+        Raises:
+            BadAsset: a file has changed since the scene was opened.
+        """
+        pixels = self._source.read(y, x)
+        self._fetcher.check_unchanged(whole=False)
+        return pixels
+
+    def defects(self, y: slice, x: slice) -> Mask | None:
+        """See `Source.defects` and `read`."""
+        found = self._source.defects(y, x)
+        self._fetcher.check_unchanged(whole=False)
+        return found
+
+    def uncertainty(self, y: slice, x: slice) -> F32 | None:
+        """See `Source.uncertainty` and `read`."""
+        found = self._source.uncertainty(y, x)
+        self._fetcher.check_unchanged(whole=False)
+        return found
+
+    def check_unchanged(self) -> None:
+        """Raise BadAsset if any file has changed since the scene was opened; asks every server."""
+        self._fetcher.check_unchanged(whole=True)
+
+    def close(self) -> None:
+        self._source.close()
+
+
 def open_scene(
     scene: Scene,
     *,
@@ -89,7 +132,7 @@ def open_scene(
     sign: Signer | None = None,
     max_bytes: int = 4 * GIB,
     tables: SensorTables = SHIPPED,
-) -> Source:
+) -> SceneSource:
     """Open the files of a scene; headers are read, pixels are not.
 
     Args:
@@ -124,7 +167,7 @@ def open_scene(
     except ArchiveError as e:
         e.add_note(f"while opening scene {scene.id}")
         raise
-    return source
+    return SceneSource(source, fetcher)
 
 
 def _files(scene: Scene, product: Description | None) -> tuple[str, list[Asset]]:

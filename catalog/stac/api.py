@@ -17,6 +17,7 @@ import pystac_client
 from pystac_client.stac_api_io import StacApiIO
 
 from hypermend.catalog import dateline
+from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import ArchiveError, BadAsset, Unreachable
 from hypermend.catalog.stac.fields import links_of
 from hypermend.catalog.stac.filters import ItemFilter
@@ -30,7 +31,7 @@ PAGE_ITEMS = 100
 PAGE_BYTES = 64 << 20
 PAGES_WITHOUT_ITEMS = 50
 """Pages without a new item, one after the other, after which a search does not get on."""
-_READ_ERRORS = (ValueError, KeyError, TypeError, AttributeError, NotImplementedError)
+_READ_ERRORS = (*MALFORMED, NotImplementedError)
 """Errors of pystac-client, and of this module, for an answer that is no STAC."""
 
 
@@ -134,8 +135,8 @@ class _Pages:
                 body = self._read(request)
                 for item in body.get("features") or []:
                     self.found += 1
-                    yield item
-                self._gets_on(body.get("features") or [])
+                    yield item if isinstance(item, Mapping) else {}  # one that is no item is named as such
+                self._gets_on([item for item in body.get("features") or [] if isinstance(item, Mapping)])
                 request = self._next(body, request)
         except ArchiveError as e:
             where = f"search at {shown(self.url)} failed at page {self.page} after {self.found} items"
@@ -160,7 +161,8 @@ class _Pages:
         body = json.loads(text)
         if not isinstance(body, dict):
             raise TypeError("it is no object")
-        ids = [(item.get("collection"), item.get("id")) for item in body.get("features") or []]
+        found = [item for item in body.get("features") or [] if isinstance(item, Mapping)]
+        ids = [(item.get("collection"), item.get("id")) for item in found]
         if ids:
             self._once(json.dumps(ids), "its items lead")
         return body

@@ -6,12 +6,12 @@ are applied here whatever a server says it did with them: some ignore `query`, `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hypermend.catalog.documents import MALFORMED, parse_json
 from hypermend.catalog.errors import ArchiveError, BadAsset, BadItem, NotFound
 from hypermend.catalog.readers.folder import Skipped, from_folder
 from hypermend.catalog.scene import Scene
@@ -90,6 +90,8 @@ def _scenes(
                 yield from_item(item, href=href, sensor=sensor, within=within)
         except BadItem as e:
             yield Skipped(id=e.id, reason=e.reason)
+        except MALFORMED as e:  # in a comparison of a property of another type
+            yield Skipped(id=str(item.get("id")), reason=f"it cannot be read: {type(e).__name__}: {e}")
 
 
 def _api(url: str, filters: ItemFilter, *, sensor: str | None, limit: int | None) -> Iterator[Discovered]:
@@ -153,14 +155,15 @@ def _check_stac(document: Any, href: str) -> None:
     Raises:
         BadAsset: says what it is instead, if that is known.
     """
-    first = document[0] if isinstance(document, list) and document else document
-    if not isinstance(first, Mapping) or not (
-        {"stac_version", "conformsTo", "features"} & set(first)
-        or first.get("type") == "Feature"
-        or any("rel" in link for link in links_of(first))
+    parts = [part for part in (document if isinstance(document, list) else [document]) if isinstance(part, Mapping)]
+    if not any(
+        {"stac_version", "conformsTo", "features"} & set(part)
+        or part.get("type") == "Feature"
+        or any("rel" in link for link in links_of(part))
+        for part in parts
     ):
         what = "JSON of another kind"
-        if isinstance(first, Mapping) and "umm" in first:
+        if any("umm" in part for part in parts):
             what = "a record of NASA's CMR in UMM; its STAC is at https://cmr.earthdata.nasa.gov/stac/LPCLOUD"
         raise BadAsset(f"{shown(href)}: is no STAC catalog, collection, item or item collection, but {what}")
 
@@ -182,6 +185,6 @@ def _href(where: str | Path) -> str:
 def _document(href: str) -> Any:
     text = AssetFetcher(max_bytes=DOCUMENT_BYTES).read(href)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as e:
         raise BadAsset(f"{shown(href)}: is not a JSON document: {e}") from e

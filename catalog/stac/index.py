@@ -20,22 +20,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hypermend.catalog import sensors
-from hypermend.catalog.errors import BadItem, BadSensor, NotFound, Refused
+from hypermend.catalog.documents import MALFORMED, parse_json, visible
+from hypermend.catalog.errors import ArchiveError, BadItem, BadSensor, NotFound, Refused
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensor_tables import archive_tables
-from hypermend.catalog.stac.fields import bbox_of, parse_time, time_span
+from hypermend.catalog.stac.fields import bbox_of, parse_time, text, time_span
 from hypermend.catalog.stac.filters import ItemFilter
-from hypermend.catalog.stac.item import from_item
-from hypermend.catalog.storage.archive_store import ArchiveStore, Entry, NotJson, safe_name
+from hypermend.catalog.stac.item import STAGES, from_item
+from hypermend.catalog.storage.archive_store import ArchiveStore, Entry, safe_name
 
 log = logging.getLogger(__name__)
-STAGES = ("raw", "source", "restored")
 PART_ROWS = 128
 COMPACT_ROWS = 10_000
 _THREADS = 16
@@ -87,20 +88,24 @@ def row_of(key: str, version: str, item: Mapping[str, Any]) -> Row:
 
     Raises:
         BadItem: no id or no properties.
-        BadField: no bounding box can be made of its bbox and geometry.
+        BadField, ValueError: no bounding box can be made of its bbox and geometry, or a time is none.
     """
+    if not isinstance(item, Mapping):
+        raise BadItem(key, f"no STAC item, but a {type(item).__name__}")
     properties = item.get("properties")
     if not isinstance(properties, Mapping) or not item.get("id"):
         raise BadItem(str(item.get("id") or key), "no STAC item (it needs id and properties)")
     bbox = bbox_of(item)
     start, end = time_span(properties)
+    for when in (start, end):
+        parse_time(when or "1970-01-01")  # raises now, not when the rows are sorted
     return Row(
         key=key,
         version=version,
         id=str(item["id"]),
         collection=str(item.get("collection")),
         stage=str(properties.get("hypermend:stage", "raw")),
-        sensor=properties.get("hypermend:sensor"),
+        sensor=text("hypermend:sensor", properties.get("hypermend:sensor")),
         start=start,
         end=end,
         bbox=None if bbox is None else list(bbox),
@@ -134,8 +139,17 @@ class SearchResult:
 
     batch_items = 500
 
-    def __init__(self, root: ArchiveStore, rows: Sequence[Row], properties: ItemFilter = _NO_FILTER) -> None:
+    def __init__(
+        self,
+        root: ArchiveStore,
+        rows: Sequence[Row],
+        properties: ItemFilter = _NO_FILTER,
+        unreadable: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.rows = rows
+        self.unreadable = dict(unreadable)
+        """Why an item cannot be read, by its key: of all items found so far, those that a filter would leave out too.
+        """
         self._root = root
         self._properties = properties
 
@@ -145,17 +159,24 @@ class SearchResult:
     def __iter__(self) -> Iterator[Scene]:
         for start in range(0, len(self.rows), self.batch_items):
             batch = self.rows[start : start + self.batch_items]
-            items = {key: json.loads(text) for key, text in _with_items(self._root, batch)}
+            items = dict(_with_items(self._root, batch))
             for row in batch:
-                item = items.get(row.key)
-                if item is None or not self._properties.accepts(item):
-                    continue
-                if (scene := _scene(self._root, row, item)) is not None:
+                if row.key in items and (scene := self._scene(row, items[row.key])) is not None:
                     yield scene
+
+    def _scene(self, row: Row, item: str) -> Scene | None:
+        try:
+            parsed = parse_json(item)
+            accepted = self._properties.accepts(parsed)
+            return from_item(parsed, href=self._root.href(row.key), own=True) if accepted else None
+        except (BadItem, *MALFORMED) as e:
+            self.unreadable[row.key] = reason = e.reason if isinstance(e, BadItem) else f"{type(e).__name__}: {e}"
+            log.warning("item %s cannot be read and is left out: %s", self._root.href(row.key), visible(reason))
+            return None
 
     def where(self, wanted: Callable[[Row], bool]) -> SearchResult:
         """The items whose row is wanted."""
-        return SearchResult(self._root, [row for row in self.rows if wanted(row)], self._properties)
+        return SearchResult(self._root, [row for row in self.rows if wanted(row)], self._properties, self.unreadable)
 
 
 def search(
@@ -189,7 +210,8 @@ def search(
     filters = ItemFilter.of(collections=collections, bbox=bbox, datetime=datetime)
     properties = ItemFilter.of(query=query)
     wanted_ids = None if ids is None else frozenset(ids)
-    rows = list(_latest(_rows(root, collections)))
+    unreadable: dict[str, str] = {}
+    rows = list(_latest(_rows(root, collections, unreadable)))
     if sensor is not None:
         _check_sensor(root, sensor, rows)
     wanted = [
@@ -200,7 +222,7 @@ def search(
         and (wanted_ids is None or row.id in wanted_ids)
         and _accepts(filters, row)
     ]
-    return SearchResult(root, sorted(wanted, key=_sort_key), properties)
+    return SearchResult(root, sorted(wanted, key=_sort_key), properties, unreadable)
 
 
 def _check_sensor(root: ArchiveStore, name: str, rows: Sequence[Row]) -> None:
@@ -218,14 +240,14 @@ def _check_sensor(root: ArchiveStore, name: str, rows: Sequence[Row]) -> None:
 
 def rebuild(root: ArchiveStore) -> int:
     """Rebuild the index in few large parts while no driver publishes. Returns the number of items."""
-    rows = _rows(root, ())
+    rows = _rows(root, (), {})
     by_folder: dict[str, list[Row]] = {}
     for row in rows:
         by_folder.setdefault(row.key.split("/")[1], []).append(row)
     old = {e.key for e in root.list("index")}
     for folder, members in by_folder.items():
         texts = dict(_with_items(root, members))
-        ordered = sorted(members, key=lambda r: r.key)
+        ordered = sorted((row for row in members if row.key in texts), key=lambda r: r.key)
         for number, start in enumerate(range(0, len(ordered), COMPACT_ROWS)):
             part = [{**_as_dict(r), "item": texts[r.key]} for r in ordered[start : start + COMPACT_ROWS]]
             key = f"index/{folder}/compact-{number:04d}.parquet"
@@ -236,8 +258,12 @@ def rebuild(root: ArchiveStore) -> int:
     return len(rows)
 
 
-def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
-    """One row per existing item: from the index if it has this version, else from the item."""
+def _rows(root: ArchiveStore, collections: Sequence[str], unreadable: dict[str, str]) -> list[Row]:
+    """One row per existing item: from the index if it has this version, else from the item.
+
+    Args:
+        unreadable: gets the reason for each item that has none, by its key.
+    """
     folders = [f"/{safe_name(c)}" for c in collections] or [""]
     entries: dict[str, Entry] = {}
     for folder in folders:
@@ -247,14 +273,23 @@ def _rows(root: ArchiveStore, collections: Sequence[str]) -> list[Row]:
     rows: dict[str, Row] = {}
     for folder in folders:
         for row in _index_rows(root, f"index{folder}"):
-            if row.key in entries and entries[row.key].version == row.version and not _may_cross_date_line(row):
+            fresh = row.key in entries and entries[row.key].version == row.version
+            if fresh and _has_times(row) and not _may_cross_date_line(row):
                 rows[row.key] = row
     unindexed = [entry for key, entry in entries.items() if key not in rows]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for row_or_none in pool.map(lambda entry: _read_item(root, entry), unindexed):
+        for row_or_none in pool.map(lambda entry: _read_item(root, entry, unreadable), unindexed):
             if row_or_none is not None:
                 rows[row_or_none.key] = row_or_none
     return list(rows.values())
+
+
+def _has_times(row: Row) -> bool:
+    """Whether the times of a row of the index can be sorted: a part may hold anything."""
+    try:
+        return all(parse_time(when or "1970-01-01") for when in (row.start, row.end))
+    except ValueError:
+        return False
 
 
 def _may_cross_date_line(row: Row) -> bool:
@@ -280,30 +315,34 @@ def _read_part(root: ArchiveStore, key: str, columns: list[str]) -> pa.Table | N
         # also read a Python file object.
         part = pq.ParquetFile(pa.BufferReader(root.get(key)), pre_buffer=False)
         table = part.read(columns=columns, use_threads=False)
-    except (NotFound, pa.ArrowException, OSError, ValueError) as e:
+        table = table.cast(pa.schema([_SCHEMA.field(name) for name in columns]))
+    except (NotFound, pa.ArrowException, OSError, *MALFORMED) as e:
         log.warning("index part %s cannot be used (%s); `hypermend index` rebuilds it", root.href(key), e)
         return None
     return table if table.column_names == columns else None
 
 
-def _read_item(root: ArchiveStore, entry: Entry) -> Row | None:
-    """The row of an item that the index lacks; None, with a warning, if it is no item."""
+def _read_item(root: ArchiveStore, entry: Entry, unreadable: dict[str, str]) -> Row | None:
+    """The row of an item that the index lacks; None, with a warning and an entry in `unreadable`, if it is no item."""
     try:
         return row_of(entry.key, entry.version, root.get_json(entry.key))
     except NotFound:
         return None  # removed since the listing
-    except (NotJson, BadItem, TypeError, ValueError, AttributeError) as e:
-        log.warning("item %s cannot be read and is left out: %s", root.href(entry.key), e)
+    except (ArchiveError, *MALFORMED) as e:
+        if getattr(e, "transient", False):
+            raise
+        unreadable[entry.key] = str(e)
+        log.warning("item %s cannot be read and is left out: %s", root.href(entry.key), visible(str(e)))
         return None
 
 
 def _latest(rows: Iterable[Row]) -> list[Row]:
-    """One row per scene and collection: the one updated last (its day, and so its key, may have changed)."""
-    best: dict[tuple[str, str], Row] = {}
+    """One row per scene, collection and stage: the one updated last (its day, and so its key, may have changed)."""
+    best: dict[tuple[str, str, str], Row] = {}
     for row in rows:
-        other = best.get((row.collection, row.id))
+        other = best.get((row.collection, row.id, row.stage))
         if other is None or (row.updated, row.key) > (other.updated, other.key):
-            best[row.collection, row.id] = row
+            best[row.collection, row.id, row.stage] = row
     return list(best.values())
 
 
@@ -343,16 +382,8 @@ def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, 
 
 def _item_text(root: ArchiveStore, key: str) -> str | None:
     try:
-        return root.get(key).decode()
+        return root.get(key).decode(errors="replace")
     except NotFound:
-        return None
-
-
-def _scene(root: ArchiveStore, row: Row, item: Mapping[str, Any]) -> Scene | None:
-    try:
-        return from_item(item, href=root.href(row.key), own=True)
-    except BadItem as e:
-        log.warning("%s is left out: %s", root.href(row.key), e)
         return None
 
 

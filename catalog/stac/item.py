@@ -13,7 +13,9 @@ from typing import Any
 import pystac
 
 from hypermend.catalog.dateline import Bbox
-from hypermend.catalog.errors import BadItem, BadSensor
+from hypermend.catalog.documents import MALFORMED, check_storable, visible
+from hypermend.catalog.errors import BadItem, BadSensor, Refused
+from hypermend.catalog.keys import check_raw_collection, scene_collection
 from hypermend.catalog.scene import AUTO, SENSOR_FROM, TIME_FROM, UNKNOWN, USER, Asset, Scene, is_data
 from hypermend.catalog.sensors import SHIPPED
 from hypermend.catalog.stac.assets import asset_fields, read_asset
@@ -23,6 +25,7 @@ from hypermend.catalog.stac.fields import (
     geometry_of,
     grid_fields,
     mapping,
+    number,
     parse_time,
     pop_grid,
     sequence,
@@ -31,6 +34,7 @@ from hypermend.catalog.stac.fields import (
     time_span,
 )
 from hypermend.catalog.stac.platforms import identify_sensor
+from hypermend.catalog.storage.archive_store import check_key
 from hypermend.catalog.storage.hrefs import is_remote
 
 STAC_VERSION = "1.1.0"
@@ -41,6 +45,15 @@ _EXTENSIONS = {
 }
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 DATACUBE = "https://stac-extensions.github.io/datacube/v2.2.0/schema.json"
+STAGES = ("raw", "source", "restored")
+MAX_ID = 1000
+"""Characters of an id."""
+# Properties by which an archive knows its cubes: nothing that another server says about them is believed.
+_OF_AN_ARCHIVE = {
+    "hypermend:cube", "hypermend:ingest", "hypermend:plan", "hypermend:task", "hypermend:model", "hypermend:guide",
+    "hypermend:derived_from", "hypermend:overlap", "hypermend:days_apart", "hypermend:notes",
+    "hypermend:valid_fraction", "hypermend:wavelength_nm", "hypermend:fwhm_nm",
+}  # fmt: skip
 _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 
 
@@ -67,14 +80,22 @@ def from_item(
         href = href or item.get_self_href()
         item = item.to_dict(include_self_link=False, transform_hrefs=False)
     id = str(item.get("id") or "?")
+    if len(id) > MAX_ID:
+        raise BadItem(f"{id[:60]}...", f"its id has {len(id)} characters; the limit is {MAX_ID}")
+    for name in (id, str(item.get("collection") or "")):
+        if name != visible(name):
+            raise BadItem(visible(id), f"its id or collection has characters that cannot be seen: {visible(name)!r}")
     if item.get("type") != "Feature" or not isinstance(item.get("properties"), Mapping) or id == "?":
         raise BadItem(id, f"no STAC item (type {item.get('type')!r}, it needs id and properties)")
     if not str(item.get("stac_version", "")).startswith("1."):
         raise BadItem(id, f"STAC version {item.get('stac_version')!r}; 1.0 and 1.1 can be read")
     try:
+        check_storable(item)
         return _scene(id, item, base=href or _self_link(item), sensor=sensor, within=within, own=own)
-    except (BadField, BadSensor) as e:
+    except (BadSensor, Refused) as e:
         raise BadItem(id, str(e)) from e
+    except MALFORMED as e:  # BadField, and what its checks do not foresee
+        raise BadItem(id, str(e) if isinstance(e, BadField) else f"{type(e).__name__}: {e}") from e
 
 
 def _scene(
@@ -90,7 +111,13 @@ def _scene(
     if name is None:
         raise BadField(f"its platform {properties.get('platform')!r} is no known sensor; give --sensor")
     table = SHIPPED.get(name)  # an instrument without one names its bands itself
-    stage = str(properties.pop("hypermend:stage", "raw"))
+    stage, collection = str(properties.pop("hypermend:stage", "raw")), str(item.get("collection") or "unknown")
+    if own:
+        _check_cube(stage, properties)
+    else:  # the cube of another archive is a file like any other here
+        collection = scene_collection(collection) if stage == "source" else collection
+        stage, properties = "raw", {k: v for k, v in properties.items() if k not in _OF_AN_ARCHIVE}
+        check_raw_collection(collection)
     grid, crs = pop_grid(properties)
     item_bands = sequence("bands", properties.get("eo:bands") or properties.get("bands"))
     assets = {
@@ -100,7 +127,7 @@ def _scene(
     _check_assets(assets)
     return Scene(
         id=id,
-        collection=str(item.get("collection") or "unknown"),
+        collection=collection,
         datetime=when,
         sensor=name,
         grid=grid,
@@ -110,6 +137,33 @@ def _scene(
         stage=stage,
         properties=properties,
     )
+
+
+def _check_cube(stage: str, properties: Mapping[str, Any]) -> None:
+    """Refuse an item of an archive that does not say in order which cube it publishes, and of what.
+
+    Raises:
+        BadField: a stage that is none; no cube, or one that lies elsewhere.
+    """
+    if stage not in STAGES:
+        raise BadField(f"its stage is {stage!r}; an item is one of {', '.join(STAGES)}")
+    cube = text("hypermend:cube", properties.get("hypermend:cube"))
+    parts = (cube or "").split("/")
+    if stage != "raw" and not (len(parts) == 3 and parts[0] == stage and cube and check_key(cube).endswith(".zarr")):
+        raise BadField(f"its stage is {stage} and its cube {cube!r}, which is none of {stage}/<scene>/<id>.zarr")
+    for name in ("hypermend:derived_from", "hypermend:guide"):
+        if (origin := text(name, properties.get(name))) is not None:
+            check_key(origin)
+    for name in ("hypermend:wavelength_nm", "hypermend:fwhm_nm"):
+        for value in sequence(name, properties.get(name)):
+            number(name, value)
+    if stage == "source":
+        _required_text("hypermend:ingest", properties)
+
+
+def _required_text(name: str, properties: Mapping[str, Any]) -> None:
+    if text(name, properties.get(name)) is None:
+        raise BadField(f"it has no {name}")
 
 
 def _check_assets(assets: Mapping[str, Asset]) -> None:
@@ -148,16 +202,24 @@ def to_item(scene: Scene) -> dict[str, Any]:
     return item
 
 
-def items_in(document: Any) -> Iterator[Mapping[str, Any]]:
-    """The items of an item, an item collection, a payload with `features`, or a list of any of these."""
-    if isinstance(document, list):
+def items_in(document: Any, depth: int = 8) -> Iterator[Mapping[str, Any]]:
+    """The items of an item, an item collection, a payload with `features`, or a list of any of these.
+
+    Whatever else a list holds comes as an empty item, so that it is named and skipped.
+    """
+    if isinstance(document, Mapping) and isinstance(document.get("features"), list):
+        document = document["features"]
+    if isinstance(document, list) and depth:
         for part in document:
-            yield from items_in(part)
-    elif isinstance(document, Mapping):
-        if isinstance(document.get("features"), list):
-            yield from items_in(document["features"])
-        elif document.get("type") == "Feature":
-            yield document
+            listed = isinstance(part, list) or (isinstance(part, Mapping) and isinstance(part.get("features"), list))
+            if listed:
+                yield from items_in(part, depth - 1)
+            else:
+                yield part if isinstance(part, Mapping) else {}
+    elif isinstance(document, list):
+        yield {}
+    elif isinstance(document, Mapping) and document.get("type") == "Feature":
+        yield document
 
 
 def search_fields(

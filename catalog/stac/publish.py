@@ -26,8 +26,9 @@ from importlib import metadata
 from typing import Any
 
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.grids import footprint
-from hypermend.catalog.keys import item_key, scene_collection, source_collection
+from hypermend.catalog.keys import check_raw_collection, item_key, scene_collection, source_collection
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.datacube import datacube_fields
@@ -54,7 +55,11 @@ def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid
         scene: the ingested scene.
         key: key of the cube in the archive.
         valid_fraction: usable share of the pixels, 0 to 1.
+
+    Raises:
+        Refused: the collection of the scene is named like one of source cubes.
     """
+    check_raw_collection(scene.collection)
     facts = {
         "hypermend:ingest": ingest_id,
         "hypermend:derived_from": item_key(scene),
@@ -106,10 +111,20 @@ def put_item(root: ArchiveStore, scene: Scene, *, run: str) -> int:
 
     Args:
         run: id of the run that publishes; it names the part of the index.
+
+    Raises:
+        Refused: the item there is that of another scene, or the collection of a raw scene is named like one of cubes.
     """
+    if scene.stage == "raw":
+        check_raw_collection(scene.collection)
     key = item_key(scene)
     item = json.loads(to_json(_item(root, key, scene)))  # as it is read back: lists, not tuples
     old = read_document(root, key)
+    if old is not None and (other := _other_scene(old, item)) is not None:
+        raise Refused(
+            f"{root.href(key)} is the item of another scene ({other}) and is not replaced: give one of the two another "
+            "id or another collection"
+        )
     written = 0
     if old is None or _without_provenance(old) != _without_provenance(item):
         item["properties"]["updated"] = rfc3339(datetime.now(UTC))
@@ -172,6 +187,25 @@ def _cube_scene(
             **facts,
         },
     )
+
+
+def _other_scene(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """How the scene of an item differs from that of the item that would replace it; None where it is the same.
+
+    A cube may be derived from another scene of the same id: collections `a` and `a-denoise` have a chain of tasks each
+    whose results are in `a-denoise-sharpen`. The day of that scene may differ: a time may have been corrected.
+    """
+    facts: list[dict[str, str]] = []
+    for item in (old, new):
+        properties = item.get("properties", {})
+        fact = {"id": item.get("id"), "collection": item.get("collection"), "stage": properties.get("hypermend:stage")}
+        parts = str(properties.get("hypermend:derived_from")).split("/")
+        if len(parts) == 4:
+            fact["derived from"] = f"{parts[1]}/{parts[3].removesuffix('.json')}"
+        facts.append({name: str(value) for name, value in fact.items()})
+    was, now = facts
+    differing = [name for name in was.keys() & now.keys() if was[name] != now[name]]
+    return ", ".join(f"{name} {was[name]!r}, not {now[name]!r}" for name in sorted(differing)) or None
 
 
 def _item(root: ArchiveStore, key: str, scene: Scene) -> dict[str, Any]:

@@ -24,14 +24,13 @@ import re
 import secrets
 import stat
 import time
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -44,7 +43,8 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, S3Store
 
-from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, Refused, Unreachable
+from hypermend.catalog.documents import MALFORMED, parse_json
+from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, ReadOnly, Refused, Unreachable
 from hypermend.catalog.storage.hrefs import redact
 from hypermend.catalog.storage.regular_file import open_regular, status_of
 from hypermend.catalog.storage.transport import USER_AGENT
@@ -58,6 +58,8 @@ _RETRY = {
 LOCK = ".lock"
 LOCK_WAIT_S = 30.0
 """A lock is held for one comparison and one put."""
+T = TypeVar("T")
+_HASHED = re.compile(r"--[0-9a-f]{32}$")
 # Remains of a killed writer in a local folder: obstore's "name#1", zarr's "name.<uuid>.partial".
 _LEFTOVER = re.compile(r"#\d+$|\.[0-9a-f]{32}\.partial$")
 
@@ -180,7 +182,7 @@ class ArchiveStore:
         A folder has no conditional put: there a lock that every driver of the archive takes stands in for it.
         """
         if version is not None and self._folder is not None:
-            with _locked(self._folder / "leases" / LOCK):
+            with self.errors("lock", key), _locked(self._folder / "leases" / LOCK):
                 entry = self.stat(key)
                 return self.put(key, data) if entry is not None and entry.version == version else None
         with self.errors("write", key):
@@ -225,9 +227,21 @@ class ArchiveStore:
         """
         data = self.get(key)
         try:
-            return json.loads(data)
+            return parse_json(data)
         except ValueError as e:
             raise NotJson(f"{self.href(key)} is no JSON ({e}); it was not written by Hypermend") from e
+
+    def get_document(self, key: str, read: Callable[[Any], T]) -> T:
+        """What `read` makes of the JSON document at `key`.
+
+        Raises:
+            NotJson: the document is damaged, or `read` finds another shape than it expects.
+        """
+        value = self.get_json(key)
+        try:
+            return read(value)
+        except MALFORMED as e:
+            raise NotJson(f"{self.href(key)} is damaged ({type(e).__name__}: {e})") from e
 
     def put_json(self, key: str, value: Any) -> bool:
         """Write `value` as JSON (keys sorted, no NaN) if that changes the object. Returns whether it was written."""
@@ -304,10 +318,23 @@ class ArchiveStore:
         except AlreadyExistsError:
             raise
         except (BaseError, OSError) as e:
-            kind = ArchiveError if self.is_local else Unreachable
-            if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e):
-                kind = Full
+            kind = _no_room(e) or (ArchiveError if self.is_local else Unreachable)
             raise kind(f"{verb} {self.href(key)}: {_first_line(e)}") from e
+
+
+_NO_ROOM = {
+    errno.ENOSPC: Full,
+    errno.EDQUOT: Full,
+    errno.EFBIG: Full,
+    errno.EROFS: ReadOnly,
+}
+"""Errors of a disk after which every further write would fail, too."""
+
+
+def _no_room(error: BaseException) -> type[ArchiveError] | None:
+    """The class of an error of the disk; obstore gives the text of the operating system in place of its number."""
+    number, said = getattr(error, "errno", None), str(error)
+    return next((k for n, k in _NO_ROOM.items() if n == number or f"{os.strerror(n)} (os error {n})" in said), None)
 
 
 @contextmanager
@@ -365,11 +392,14 @@ def check_key(key: str) -> str:
 
 
 def safe_name(text: str) -> str:
-    """`text` as one part of a key. Other characters become "_", and a hash keeps such names apart."""
+    """`text` as one part of a key: two texts never have the same name.
+
+    Other characters become "_", and such names end in a hash. A text that itself ends like one gets a hash, too.
+    """
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".")[:150]
-    if plain == text and text and text != "catalog":  # catalog.json stands beside the items
+    if plain == text and text and text != "catalog" and not _HASHED.search(text):  # catalog.json is beside the items
         return text
-    return f"{plain}-{zlib.crc32(text.encode()):08x}"
+    return f"{plain}--{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
 def to_json(value: Any) -> bytes:

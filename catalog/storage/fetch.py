@@ -14,7 +14,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -28,7 +27,14 @@ from hypermend.catalog.errors import AccessDenied, ArchiveError, BadAsset, NotFo
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.download import Download, too_large
 from hypermend.catalog.storage.gate import gdal_proxy
-from hypermend.catalog.storage.gdal import GDAL_CACHE_BYTES, GDAL_OPTIONS, driver_of, is_raster, s3_options
+from hypermend.catalog.storage.gdal import (
+    GDAL_CACHE_BYTES,
+    GDAL_OPTIONS,
+    driver_of,
+    http_headers,
+    is_raster,
+    s3_options,
+)
 from hypermend.catalog.storage.hrefs import is_remote, shown
 from hypermend.catalog.storage.ranged_file import RangeFile
 from hypermend.catalog.storage.regular_file import open_regular, status_of
@@ -41,18 +47,10 @@ from hypermend.catalog.storage.transport import (
     send,
     with_retries,
 )
+from hypermend.catalog.storage.versions import Stat, Versions, changed
 
 GIB = 2**30
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stat:
-    """Size and version of a file, before reading it."""
-
-    size: int | None
-    version: str
-    """ETag, else modification time: changes when the file does"""
 
 
 class AssetFetcher:
@@ -73,6 +71,9 @@ class AssetFetcher:
         self._chosen: dict[str, str] = {}
         # The final address of a chain of redirects that `stat` followed last: GDAL need not follow it for each window.
         self._redirects: dict[str, str | None] = {}
+        self._versions = Versions()
+        self._read: set[str] = set()
+        self._stores: dict[Callable[[], str], str] = {}
 
     def stat(self, href: str) -> Stat:
         """Size and version; raises NotFound, Refused, AccessDenied or Unreachable."""
@@ -98,12 +99,15 @@ class AssetFetcher:
         return self._chosen[href]
 
     def _stat(self, href: str) -> Stat:
+        return self._versions.check(href, self._stat_now(href))
+
+    def _stat_now(self, href: str) -> Stat:
         if not is_remote(href):
             try:
                 status = status_of(href)
             except OSError as e:
                 raise NotFound(f"{href}: no such file") from e
-            return Stat(size=status.st_size, version=f"mtime:{status.st_mtime_ns}")
+            return Stat(size=status.st_size, version=f"mtime:{status.st_mtime_ns}", changed_ns=status.st_ctime_ns)
         return with_retries(lambda: self._stat_remote(href))
 
     def _stat_remote(self, href: str) -> Stat:
@@ -131,8 +135,8 @@ class AssetFetcher:
         if not is_remote(href):
             return Path(href)
         if href.startswith("s3://"):
-            return io.BytesIO(with_retries(lambda: self._s3(href, lambda fs, key: fs.cat_file(key))))
-        return io.BytesIO(Download(href=href, get=lambda h: self._get(href, h), max_bytes=self.max_bytes).read())
+            return io.BytesIO(self._cat(href, {}))
+        return io.BytesIO(self._download(href, {}).read())  # whole, so of one version
 
     def read(self, href: str) -> bytes:
         """The whole file: for documents, whose size `max_bytes` limits.
@@ -170,26 +174,32 @@ class AssetFetcher:
         except (PermissionError, NoCredentialsError) as e:
             raise Refused(f"{href}: access denied; set AWS_* credentials or --sign s3-requester-pays") from e
         except (OSError, BotoCoreError) as e:
+            if _error_code(e) in ("PreconditionFailed", "412"):
+                raise changed(href) from None
             raise Unreachable(f"{href}: {message_of(e)}") from e
 
-    def gdal(self, href: str) -> tuple[str, dict[str, str | int]]:
-        """GDAL's name for the file, and the options to open it with."""
+    def gdal(self, href: str, *, conditional: bool = True) -> tuple[str, dict[str, str | int]]:
+        """GDAL's name for the file, and the options to open it with.
+
+        Args:
+            conditional: read only the version of the file that was looked at first.
+        """
         href = self._choose(href)
         options: dict[str, str | int] = {**GDAL_OPTIONS, "GDAL_CACHEMAX": self.gdal_cache_bytes}
         if not is_remote(href):
             self._stat(href)
             return href, options
         signed = self.sign(href)
+        condition = self._versions.precondition(href) if conditional else {}
         if href.startswith("s3://"):
-            return f"/vsis3/{href.removeprefix('s3://')}", options | s3_options(signed)
+            return f"/vsis3/{href.removeprefix('s3://')}", options | s3_options(signed) | http_headers(condition)
         if href not in self._redirects:
             self._stat(href)
         url = self._redirects[href] or signed.url
         if (proxy := gdal_proxy(url)) is not None:
             options["GDAL_HTTP_PROXY"] = proxy
-        if signed.headers and urlsplit(url)[:2] == urlsplit(href)[:2]:
-            options["GDAL_HTTP_HEADERS"] = "\n".join(f"{k}: {v}" for k, v in signed.headers.items())
-        return f"/vsicurl/{url}", options
+        secrets = signed.headers if urlsplit(url)[:2] == urlsplit(href)[:2] else {}
+        return f"/vsicurl/{url}", options | http_headers({**secrets, **condition})
 
     def raster(self, href: str, use: Callable[[Any], T], *, opened: dict[str, Any] | None = None) -> T:
         """`use(dataset)` on the raster at `href`; datasets are kept open in `opened` when given.
@@ -202,7 +212,8 @@ class AssetFetcher:
         tries = TRIES if remote else 1
         said = ""
         for attempt in range(tries):
-            name, options = self.gdal(href)
+            # The last tries make no condition: some servers are wrong about the versions of their own files.
+            name, options = self.gdal(href, conditional=attempt < tries // 2)
             if attempt:
                 options["CPL_VSIL_CURL_USE_HEAD"] = "NO"  # some signatures are good for GET only
             try:
@@ -247,24 +258,83 @@ class AssetFetcher:
         return RangeFile(stat.size, lambda start, stop: self._range(href, start, stop))
 
     def _range(self, href: str, start: int, stop: int) -> bytes:
+        """Bytes of the version of the file that was looked at first."""
+        return self._same_version(href, lambda condition: self._range_if(href, start, stop, condition))
+
+    def _same_version(self, href: str, read: Callable[[Mapping[str, str]], T]) -> T:
+        """Bytes of a remote file, on condition that it is the version that was looked at first."""
+        try:
+            return read(self._versions.precondition(href))
+        except BadAsset:
+            self._stat(href)  # raises where the file has changed; else the server is wrong about its own versions
+            return read({})
+
+    def _range_if(self, href: str, start: int, stop: int, condition: Mapping[str, str]) -> bytes:
         if not href.startswith("s3://"):
-            return Download(
-                href=href, get=lambda h: self._get(href, h), max_bytes=stop - start, start=start, stop=stop
-            ).read()
-        part = with_retries(lambda: self._s3(href, lambda fs, key: fs.cat_file(key, start=start, end=stop)))
+            return self._download(href, condition, max_bytes=stop - start, start=start, stop=stop).read()
+        part = self._cat(href, condition, start=start, end=stop)
         if len(part) != stop - start:
             raise Unreachable(f"{shown(href)}: received {len(part)} of {stop - start} bytes; truncated")
-        return bytes(part)
+        return part
+
+    def _download(self, href: str, condition: Mapping[str, str], **options: Any) -> Download:
+        return Download(
+            href=href, get=lambda h: self._get(href, {**h, **condition}), **{"max_bytes": self.max_bytes, **options}
+        )
+
+    def _cat(self, href: str, condition: Mapping[str, str], **span: int) -> bytes:
+        def request(fs: Any, key: str) -> bytes:
+            if etag := condition.get("If-Match"):
+                fs.req_kw = {**fs.req_kw, "IfMatch": etag}  # sent with every get_object
+            return bytes(fs.cat_file(key, **span))
+
+        return with_retries(lambda: self._s3(href, request))
 
     def identity(self, assets: Iterable[Asset]) -> str:
-        """A hash that changes with any of the files: checksum, ETag, or size and mtime."""
+        """A hash that changes with any of the files: checksum, ETag, or size and mtime. They are read from now on."""
         assets = sorted(assets, key=lambda a: a.key)
         with ThreadPoolExecutor(max_workers=8) as pool:
             stats = list(pool.map(lambda a: self.stat(a.href), assets))
+        self._read |= {self._choose(asset.href) for asset in assets}
         digest = hashlib.sha256()
         for asset, stat in zip(assets, stats, strict=True):
             digest.update(f"{asset.key}\0{asset.checksum or stat.version}\0{stat.size}\n".encode())
         return digest.hexdigest()[:32]
+
+    def store_identity(self, identify: Callable[[], str]) -> str:
+        """What `identify` returns for a store of many objects. The store is read from now on."""
+        return self._stores.setdefault(identify, identify())
+
+    @property
+    def state(self) -> str:
+        """A hash of all files that are read, as they were at the first look: no checksum stands for one."""
+        return "-".join([self._versions.digest(sorted(self._read)), *self._stores.values()])
+
+    def check_unchanged(self, *, whole: bool) -> None:
+        """Check that the files are those that were first looked at.
+
+        Args:
+            whole: remote files and local stores, too; else what costs next to nothing, the local files.
+
+        Raises:
+            BadAsset: a file has changed.
+        """
+        files = [href for href in sorted(self._read) if whole or not is_remote(href)]
+        if any(map(is_remote, files)):
+            with ThreadPoolExecutor(max_workers=8) as pool:
+                list(pool.map(self._stat, files))
+        else:
+            for href in files:
+                self._stat(href)
+        for identify, before in self._stores.items() if whole else ():
+            if identify() != before:
+                raise BadAsset("the files of a Zarr store changed while it was read; run the same command again")
+
+
+def _error_code(error: BaseException) -> str:
+    """S3's own code of an error of s3fs; "" where there is none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def _s3fs_options(signed: Signed) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,6 +50,11 @@ def driver_of(href: str) -> str:
 def is_raster(head: bytes) -> bool:
     """Whether a file begins as a TIFF or a JPEG 2000 does."""
     return head.startswith(_MAGIC)
+
+
+def http_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """GDAL's option for headers of every request. Without its line ends GDAL splits them at commas, as in a date."""
+    return {"GDAL_HTTP_HEADERS": "".join(f"{k}: {v}\r\n" for k, v in headers.items())} if headers else {}
 
 
 def s3_options(signed: Signed) -> dict[str, Any]:

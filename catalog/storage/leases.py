@@ -12,7 +12,7 @@ seen from here, or the object is older than its time to live by the clock of the
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import secrets
 import threading
@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hypermend.catalog.documents import MALFORMED, parse_json
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 
@@ -59,6 +60,19 @@ class Leases:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def check_alive(self) -> None:
+        """Check that the leases are still being renewed.
+
+        Raises:
+            ArchiveError: the thread that does so has ended; other drivers will take the leases over.
+        """
+        if self._ended:
+            raise ArchiveError(
+                f"the leases of {self._what} are no longer renewed, and another driver may take them over; run the "
+                "same command again"
+            )
 
     def holder(self, key: str) -> Claim | None:
         """The other living driver that holds `key`; None if the lease can be taken."""
@@ -130,12 +144,13 @@ class Leases:
             self._thread.start()
 
     def _keep_renewing(self) -> None:
-        while not self._closing.wait(self._ttl_s / 4):
-            for key in list(self._held):
-                try:
-                    self.renew(key)
-                except ArchiveError:  # the next round tries again; a caller of `renew` sees the error
-                    continue
+        try:
+            while not self._closing.wait(self._ttl_s / 4):
+                for key in list(self._held):
+                    with contextlib.suppress(ArchiveError):  # the next round tries again; who renews sees the error
+                        self.renew(key)
+        finally:
+            self._ended = not self._closing.is_set()  # by an error: `check_alive` stops the driver
 
     def _is_dead(self, key: str, current: tuple[str, Claim]) -> bool:
         version, claim = current
@@ -152,9 +167,12 @@ def _read(root: ArchiveStore, key: str) -> tuple[str, Claim] | None:
     except NotFound:
         return None
     try:
-        return version, Claim(**json.loads(data))
-    except (ValueError, TypeError):
-        return version, Claim(token="", host="", pid=0, process="", what="damaged", since="", ttl_s=0.0)
+        claim = Claim(**parse_json(data))
+        if float(claim.ttl_s) >= 0 and isinstance(claim.pid, int) and isinstance(claim.process, str):
+            return version, claim
+    except MALFORMED:
+        pass
+    return version, Claim(token="", host="", pid=0, process="", what="damaged", since="", ttl_s=0.0)
 
 
 def _has_ended(claim: Claim) -> bool:

@@ -160,6 +160,8 @@ def http_error(href: str, code: int, wait_s: float | None = None) -> ArchiveErro
         error = Unreachable(f"{where}: the server answers {code}{asks}; try again later")
         error.retry_after_s = wait_s
         return error
+    if code == 412:
+        return BadAsset(f"{where}: the server has another version of it now (412); run the same command again")
     if code in (401, 403):
         return Refused(f"{where}: the server answers {code}; {how_to_sign(href)}")
     return BadAsset(f"{where}: the server answers {code}")

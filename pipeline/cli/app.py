@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import metadata
+from types import FrameType
 from typing import Annotated, Any, Never
 
 import typer
@@ -17,6 +21,7 @@ from hypermend.models.card import BadCard
 from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.config import BadJob
 from hypermend.pipeline.engine.outcome import NoWorkers
+from hypermend.pipeline.terminal import safe_streams, to_json
 
 ARCHIVE_VARIABLE = "HYPERMEND_ARCHIVE"
 """The archive of verbs that are given none."""
@@ -53,10 +58,36 @@ class _Verbs(TyperGroup):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=200)) for name in names])
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except USER_ERRORS as error:
-            refuse(str(error))
+        with safe_streams():
+            try:
+                with _sigterm_interrupts():
+                    return super().invoke(ctx)
+            except USER_ERRORS as error:
+                refuse(str(error))
+            except KeyboardInterrupt:
+                print("hypermend: interrupted; run the same command again to resume", file=sys.stderr)
+                raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, also while Ray starts; a run sets a handler of its own (`run_job`)."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Never:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be caught
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except SystemExit as left:  # Ray's own handler, which it sets as it starts
+        if left.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 app = typer.Typer(
@@ -83,7 +114,7 @@ def options(version: Annotated[bool, VERSION] = False) -> None:
 
 def emit(value: Any) -> None:
     """Print one JSON object on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=list))
+    print(to_json(value))
 
 
 def next_step(verb: str, archive: str, *words: str) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import hypermend
 from hypermend.catalog.scene import Scene
@@ -17,6 +16,7 @@ from hypermend.pipeline.cli.inspect import facts_json, line
 from hypermend.pipeline.cli.run_job import run_job, stdout_for_json, warn_undated
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import CatalogSettings, IngestJob, Job
+from hypermend.pipeline.terminal import Terminal, one_line
 
 FORMATS = ("cog", "envi", "netcdf")
 
@@ -30,7 +30,7 @@ def demo(
     from hypermend.pipeline.demo.driver import run
 
     with stdout_for_json(as_json):
-        result = run(archive, Console(stderr=as_json))
+        result = run(archive, Terminal(stderr=as_json))
     if as_json:
         emit(result)
 
@@ -66,7 +66,7 @@ def catalog(
         show=show,
     )
     for skipped in made.skipped:
-        print(f"skipped {skipped.id}: {skipped.reason}", file=sys.stderr)
+        print(one_line(f"skipped {skipped.id}: {skipped.reason}"), file=sys.stderr)
     warn_undated(made.undated, "--datetime")
     if as_json:
         skips = [{"id": s.id, "reason": s.reason} for s in made.skipped]
@@ -144,7 +144,7 @@ def verify(
     """
     from hypermend.pipeline.maintenance.verify import verify as check
 
-    with Console(stderr=True).status("looking for cubes") as status:
+    with Terminal(stderr=True).status("looking for cubes") as status:
         report = check(archive, lambda done, total: status.update(f"{done} of {total} cubes read"), repair=repair)
     if as_json:
         emit(report.to_dict())

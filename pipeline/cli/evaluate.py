@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +15,7 @@ from rich.table import Table
 from hypermend.pipeline.cli.app import Json, emit, refuse
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import EvaluateJob
+from hypermend.pipeline.terminal import Terminal, one_line
 
 if TYPE_CHECKING:
     from hypermend.pipeline.evaluate.driver import Evaluation
@@ -29,7 +32,7 @@ def evaluate(
 
     if as_json and as_markdown:
         refuse("--json or --markdown, not both")
-    console = Console(stderr=as_json or as_markdown)
+    console = Terminal(stderr=as_json or as_markdown)
     with console.status("scoring") as status:
         evaluation = score(job, lambda id: status.update(f"scored {id}"))
     if as_json:
@@ -39,7 +42,7 @@ def evaluate(
     else:
         evaluation_table(evaluation, console)
     for id, reason in evaluation.failed.items():
-        print(f"{id}: {reason}", file=sys.stderr)
+        print(one_line(f"{id}: {reason}"), file=sys.stderr)
     raise typer.Exit(1 if evaluation.failed else 0)
 
 
@@ -88,9 +91,15 @@ def evaluation_table(evaluation: Evaluation, console: Console) -> None:
 def markdown(evaluation: Evaluation) -> str:
     """Return all levels as one Markdown table."""
     heads = ("level", "scene", "method", *HEADS)
-    rows = [heads, ("---",) * 3 + ("---:",) * len(HEADS), *lines(evaluation)]
+    texts = (tuple(map(_in_page, line)) for line in lines(evaluation))
+    rows = [heads, ("---",) * 3 + ("---:",) * len(HEADS), *texts]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{table}\n\n" + "\n".join(remarks(evaluation))
+    return f"{table}\n\n" + "\n".join(map(_in_page, remarks(evaluation)))
+
+
+def _in_page(text: str) -> str:
+    """A text that is itself in Markdown, and in the page that is made of it: no cell, link, picture or tag."""
+    return re.sub(r"([\\`|\[\]!])", r"\\\1", html.escape(one_line(text), quote=False))
 
 
 def remarks(evaluation: Evaluation) -> Iterator[str]:

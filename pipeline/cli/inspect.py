@@ -17,6 +17,7 @@ from hypermend.catalog.sensor_tables import tables_of
 from hypermend.pipeline.cli.app import Json, app, emit, refuse
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import InspectSettings
+from hypermend.pipeline.terminal import Terminal, one_line
 
 if TYPE_CHECKING:
     from hypermend.pipeline.inspect.driver import Inspected
@@ -40,7 +41,7 @@ def inspect(
 
     if picture is not None and (picture.suffix.lower() != ".png" or not picture.absolute().parent.is_dir()):
         refuse(f"--picture {picture}: name a .png file in a folder that exists")
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     rows: list[dict[str, Any]] = []
     refused = False
     for seen, drawn in look_into(target, settings, picture=picture, pictures=not no_picture):
@@ -87,7 +88,7 @@ def sensors(
     if as_json:
         emit({"sensors": rows})
         return
-    console = Console()
+    console = Terminal()
     shown = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     shown.add_column("sensor", min_width=max(len(str(row["name"])) for row in rows), no_wrap=True)
     shown.add_column("bands", justify="right", min_width=5, no_wrap=True)
@@ -219,7 +220,7 @@ def facts_json(facts: SceneFacts) -> dict[str, Any]:
 def line(facts: SceneFacts) -> str:
     """One scene in one line: id, product and sensor, size, quantity and who says its scale, time, masks."""
     if facts.refusal is not None:
-        return f"{facts.id}  refused: {facts.refusal}"
+        return one_line(f"{facts.id}  refused: {facts.refusal}")
     bands, height, width = facts.size or (0, 0, 0)
     product = f"{facts.product}, {facts.sensor}" if facts.product else str(facts.sensor)
     said = facts.fact("scale") or facts.fact("quantity")
@@ -233,4 +234,4 @@ def line(facts: SceneFacts) -> str:
         _shares(facts.sampled),
         *facts.notes,
     )
-    return "  ".join(part for part in parts if part)
+    return one_line("  ".join(part for part in parts if part))

@@ -12,7 +12,10 @@ from hypermend.pipeline.cli.app import Archive, Json, app, emit
 from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import IngestJob, Job, RestoreJob
+from hypermend.pipeline.terminal import Terminal
 
+MAX_HOURS = 1e6
+"""A hundred years and more: no cube is older."""
 RunId = Annotated[str | None, typer.Option("--run", help="Id of a run, or how it begins.")]
 SceneId = Annotated[str | None, typer.Option("--scene", help="Id of a scene.")]
 Reason = Annotated[
@@ -61,7 +64,7 @@ def retry(
     from hypermend.pipeline.maintenance.failures import failures as read
     from hypermend.pipeline.maintenance.failures import jobs_to_retry
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     failed = read(job.archive, run=run, scene=scene, reason=reason)
     here = job.model_dump(include={"workers", "ray_address"}, exclude_none=True)
     jobs = [old.model_copy(update=here) for old in jobs_to_retry(job.archive, failed)]
@@ -101,7 +104,12 @@ def _run_again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
 def prune(
     archive: Archive,
     older_than: Annotated[
-        float, typer.Option(help="Hours since the newer cube was published; until then the old one may be in use.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=MAX_HOURS,
+            help="Hours since the newer cube was published; until then the old one may be in use.",
+        ),
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: Json = False,

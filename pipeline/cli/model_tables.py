@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import task_of
@@ -93,6 +94,13 @@ def models_table(rows: list[ModelRow], console: Console) -> None:
 
 def _figure(card: ModelCard) -> str:
     """Mean PSNR of the card's own validation, where it has one."""
+    try:
+        return _mean_psnr(card)
+    except MALFORMED:  # no rule says what a card's metrics hold
+        return "-"
+
+
+def _mean_psnr(card: ModelCard) -> str:
     psnr = card.metrics.get("psnr_db")
     if isinstance(psnr, Mapping):
         scores = [float(v) for key, v in psnr.items() if "bicubic" not in key and isinstance(v, int | float)]

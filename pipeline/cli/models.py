@@ -6,7 +6,6 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import hypermend
 from hypermend.catalog.archive import Archive as OpenArchive
@@ -17,6 +16,7 @@ from hypermend.pipeline.cli.app import Archive, Json, app, emit, refuse
 from hypermend.pipeline.cli.model_tables import differences, differences_table, flat, models_table, overview
 from hypermend.pipeline.registry.models import defaults, model_card
 from hypermend.pipeline.registry.tasks import slot_of
+from hypermend.pipeline.terminal import Terminal
 
 OptionalArchive = Annotated[
     str | None, typer.Option("--archive", help="Root of an archive; default: only the built-in models.")
@@ -35,7 +35,7 @@ def list_models(context: typer.Context, archive: OptionalArchive = None, as_json
     if as_json:
         emit({"models": [row.to_dict() for row in rows], "broken": [str(error) for error in broken]})
     else:
-        models_table(rows, Console())
+        models_table(rows, Terminal())
     for error in broken:
         print(error, file=sys.stderr)
     raise typer.Exit(1 if broken else 0)
@@ -60,7 +60,7 @@ def compare(a: Name, b: Name, archive: OptionalArchive = None, as_json: Json = F
     if as_json:
         emit({"differs": {key: list(pair) for key, pair in differing.items()}})
     else:
-        differences_table(a, b, differing, Console())
+        differences_table(a, b, differing, Terminal())
 
 
 @models.command()
@@ -107,7 +107,7 @@ def _spectrum(archive: OpenArchive, sensor: str) -> list[float]:
     scene = next(iter(archive.sources(sensor=sensor)), None)
     if scene is None:
         raise Refused(f"sensor {sensor} has no table and no source cube; ingest its scenes first")
-    return [float(w) for w in scene.properties["hypermend:wavelength_nm"]]
+    return [float(w) for w in scene.properties.get("hypermend:wavelength_nm", ())]
 
 
 def _root(archive: str | None) -> ArchiveStore | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 
 from hypermend.pipeline.cli.app import Json, emit
 from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import NightlyJob
+from hypermend.pipeline.terminal import Terminal, one_line
 
 
 @verb(
@@ -24,11 +24,11 @@ def nightly(job: NightlyJob, as_json: Json = False) -> None:
     """
     from hypermend.pipeline.nightly import nightly as run_night
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with stdout_for_json(as_json):
         night = run_night(job, work=lambda run: work_through(run, job, console))
     for scene in [*night.given_up, *night.failed]:
-        console.print(f"{scene['scene']}: {scene['reason']}", highlight=False, soft_wrap=True)
+        console.print(one_line(f"{scene['scene']}: {scene['reason']}"), highlight=False, soft_wrap=True)
     console.print(f"night {job.name}: {night.line()}", highlight=False, soft_wrap=True)
     if as_json:
         emit(night.to_dict())

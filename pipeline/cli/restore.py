@@ -6,12 +6,12 @@ import shlex
 import sys
 
 import typer
-from rich.console import Console
 
 from hypermend.pipeline.cli.app import Json, emit
 from hypermend.pipeline.cli.run_job import run_job
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.terminal import Terminal
 
 
 @verb(RestoreJob, without=("ray_address", "deadline_s"))
@@ -26,7 +26,7 @@ def plan(job: RestoreJob, as_json: Json = False) -> None:
     if as_json:
         emit({"scenes": [row.to_dict() for row in rows]})
     else:
-        plan_table(rows, Console())
+        plan_table(rows, Terminal())
         if any(row.plan is not None for row in rows):
             print(f"next: {shlex.join(['hypermend', 'restore', *sys.argv[2:]])}", file=sys.stderr)
     raise typer.Exit(1 if any(row.plan is None for row in rows) else 0)

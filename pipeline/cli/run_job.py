@@ -11,13 +11,13 @@ from types import FrameType
 from typing import Any, Never, Protocol, TypeVar
 
 import typer
-from rich.console import Console
 
 from hypermend.pipeline.cli.app import emit, next_step, refuse
 from hypermend.pipeline.config import Job
 from hypermend.pipeline.formatting import plural
 from hypermend.pipeline.runs.report import RunReport
 from hypermend.pipeline.runs.run import Run
+from hypermend.pipeline.terminal import Terminal
 
 J = TypeVar("J", bound=Job)
 
@@ -30,7 +30,7 @@ def run_job(start: Callable[[J], Any], job: J, as_json: bool, *, then: Sequence[
     """
     from hypermend.pipeline.runs.progress import summary
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     run = start(job)
     with stdout_for_json(as_json):
         report = work_through(run, job, console)

@@ -16,6 +16,7 @@ from hypermend.pipeline.cli.run_job import stdout_for_json
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import SearchJob
 from hypermend.pipeline.formatting import duration
+from hypermend.pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
     from hypermend.pipeline.search.driver import Answer
@@ -29,7 +30,7 @@ def search(job: SearchJob, as_json: Json = False) -> None:
     """
     from hypermend.pipeline.search.driver import search_archive
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with stdout_for_json(as_json):
         answers = search_archive(job, lambda line: console.print(line, highlight=False, soft_wrap=True))
     answers_table(answers, console)

@@ -14,6 +14,7 @@ from hypermend.pipeline.cli.run_job import stdout_for_json
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.formatting import duration
+from hypermend.pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
     from hypermend.pipeline.train.checkpoints import Line
@@ -33,7 +34,7 @@ def train(
     """
     from hypermend.pipeline.train.make_plan import plan_training
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     if dry_run:
         plan = plan_training(job)
         if as_json:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 import hypermend
 from hypermend.catalog.archive import Item
@@ -97,7 +98,7 @@ class _Demo:
         self.bytes_written = 0
         self.exit_code = 0
         """Highest exit code of the runs."""
-        self.show("[bold]Every scene of this demo is synthetic[/]: made by a program, not measured.")
+        self.show(": made by a program, not measured.", bold="Every scene of this demo is synthetic")
 
     def deliver(self) -> tuple[dict[str, SyntheticScene], SyntheticPair]:
         """Make all scenes and write the files that are missing; return the single images by sensor, and the pair."""
@@ -183,12 +184,12 @@ class _Demo:
         self._console.print(f"\nPicture: {path}", highlight=False, soft_wrap=True)
         return path
 
-    def show(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+    def show(self, text: str, bold: str = "") -> None:
+        self._console.print(Text.assemble((bold, "bold"), text))
 
     def _heading(self, title: str, meaning: str) -> None:
         self._steps += 1
-        self.show(f"\n[bold]{self._steps}. {title}[/]: {meaning}")
+        self.show(f": {meaning}", bold=f"\n{self._steps}. {title}")
 
     def _finish(self, run: Run) -> None:
         """Follow a run to its end and print its report."""

@@ -27,16 +27,18 @@ _GAP = 3.0
 
 def draw(path: Path, *, title: str, spec: CubeSpec, view: View, spectrum: Spectrum) -> None:
     """Write the picture as a PNG."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # half a second that --no-picture need not spend
 
     tall = np.clip(view.flags.shape[0] / view.flags.shape[1], 0.4, 1.6)
     figure = Figure(figsize=(12.5, 0.9 + 3.9 * float(tall)), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    image, mask, line = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
-    _draw_image(image, view, spec.quantity)
-    _draw_mask(mask, view)
-    _draw_spectrum(line, spec, spectrum)
-    figure.savefig(path, dpi=110)
+    with rc_context({"text.parse_math": False}):  # no name of a file is a formula
+        figure.suptitle(title, fontsize=11)
+        image, mask, line = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
+        _draw_image(image, view, spec.quantity)
+        _draw_mask(mask, view)
+        _draw_spectrum(line, spec, spectrum)
+        figure.savefig(path, dpi=110)
 
 
 def _draw_image(axis: Any, view: View, quantity: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -10,10 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hypermend
-from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.documents import MALFORMED, parse_json, validated
+from hypermend.catalog.stac.fields import parse_time
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 from hypermend.pipeline.runs.report import RunReport
 from hypermend.pipeline.runs.run_log import SEARCH
+from hypermend.pipeline.terminal import one_line
 
 log = logging.getLogger(__name__)
 _CURRENT = "current"
@@ -54,7 +58,7 @@ class Failure:
         tiles = f" tile {', '.join(f'{iy}-{ix}' for iy, ix in self.tiles[:4])}" if self.tiles else ""
         more = f" and {len(self.tiles) - 4} more" if len(self.tiles) > 4 else ""
         tried = f" after {self.attempts} tries" if self.attempts > 1 else ""
-        return f"{self.time}  {self.kind:8}  {where}{tiles}{more}, {self.step}{tried}: {self.message}"
+        return one_line(f"{self.time}  {self.kind:8}  {where}{tiles}{more}, {self.step}{tried}: {self.message}")
 
 
 def failures(
@@ -117,11 +121,12 @@ def _lines(root: ArchiveStore) -> Iterator[Failure]:
         for entry in sorted(root.list(f"runs/{folder}/failures"), key=lambda e: e.key):
             for text in root.get(entry.key).splitlines():
                 try:
-                    line = json.loads(text)
-                    line["tiles"] = tuple((int(iy), int(ix)) for iy, ix in line.get("tiles", ()))
-                    yield Failure(**line)
-                except (ValueError, TypeError, AttributeError) as error:
+                    line = validated(Failure, parse_json(text))
+                    _time(line)
+                except MALFORMED as error:
                     log.warning("a line of %s cannot be read (%s)", root.href(entry.key), error)
+                    continue
+                yield line
 
 
 def _published(archive: hypermend.Archive, scenes: list[str]) -> dict[tuple[str, str], list[datetime]]:
@@ -129,8 +134,9 @@ def _published(archive: hypermend.Archive, scenes: list[str]) -> dict[tuple[str,
     published: dict[tuple[str, str], list[datetime]] = {}
     for stage, verb in (("source", "ingest"), ("restored", "restore")) if scenes else ():
         for item in archive.search(stage=stage, ids=scenes):
-            when = datetime.fromisoformat(item.scene.properties["updated"])
-            published.setdefault((verb, item.scene.id), []).append(when)
+            with contextlib.suppress(*MALFORMED):  # an item that does not say when publishes nothing since
+                when = parse_time(item.scene.properties["updated"])
+                published.setdefault((verb, item.scene.id), []).append(when)
     return published
 
 
@@ -149,14 +155,20 @@ def jobs_to_retry(archive: str, failed: list[Failure]) -> list[Job]:
     A job does only what is missing: for a scene with one failed tile, that tile.
 
     Raises:
-        BadJob: a run has no stored job (an earlier version ran it), or one that cannot be read.
+        BadJob, NotJson: no run has a stored job (an earlier version ran it) that can be read. One that has none beside
+            others is a warning.
     """
     root = ArchiveStore(archive)
     scenes: dict[str, tuple[type[Job], dict[str, Any], set[str]]] = {}
+    problems: dict[str, Exception] = {}
     for failure in failed:
         if failure.scene == SEARCH:
             continue
-        kind, record = _job_record(root, failure.run)
+        try:
+            kind, record = _job_record(root, failure.run)
+        except (NotJson, BadJob) as error:
+            problems[failure.run] = error
+            continue
         if failure.verb == "restore" and issubclass(kind, NightlyJob):
             kind, record = RestoreJob, {k: v for k, v in record.items() if k in RestoreJob.model_fields}
         elif issubclass(kind, NightlyJob):
@@ -167,6 +179,10 @@ def jobs_to_retry(archive: str, failed: list[Failure]) -> list[Job]:
     for kind, record, ids in scenes.values():
         narrowed = {**record, "archive": archive} | ({"scenes": tuple(sorted(ids))} if kind is RestoreJob else {})
         jobs.append(parse(kind, narrowed, where="the run's job.json"))
+    for problem in problems.values():
+        if not jobs:
+            raise problem
+        log.warning("%s", problem)
     return jobs
 
 
@@ -174,6 +190,6 @@ def _job_record(root: ArchiveStore, run: str) -> tuple[type[Job], dict[str, Any]
     key = f"runs/{run}/job.json"
     if not root.exists(key):
         raise BadJob(f"{root.href(key)} is not there: run the job of {run} again by hand")
-    record = root.get_json(key)
-    kind = _KINDS.get(record.pop("job", ""), RestoreJob)
+    record = root.get_document(key, lambda value: {**value})
+    kind = _KINDS.get(str(record.pop("job", "")), RestoreJob)
     return kind, record

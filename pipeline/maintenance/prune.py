@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -19,15 +19,19 @@ from typing import Any
 
 import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
-from hypermend.catalog.errors import NotFound
+from hypermend.catalog.documents import MALFORMED
+from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.scene import Scene
+from hypermend.catalog.stac.fields import parse_time
+from hypermend.catalog.stac.index import search
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
 from hypermend.catalog.storage.cube_leases import at_work, prune_key
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.restore.plan import plan_key, read_plan
 
 _STAGES = ("source", "restored")
+_NEVER = datetime.max.replace(tzinfo=UTC)
 BATCH = 100
 """Scenes whose leases are held at a time; the catalog is read once for each batch."""
 
@@ -84,7 +88,12 @@ def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False
             now = _Catalog(archive)  # again, under the leases: a driver may have published meanwhile
             for stage, folder in free:
                 members = now.current[stage].get(folder, [])
-                if not members or any(_updated(scene) > before for scene in members):
+                if not members:
+                    continue
+                if (reason := now.unknown(stage, folder)) is not None:
+                    refused.append(f"{reason}: nothing of {stage}/{folder} is removed")
+                    continue
+                if any(_updated(scene) > before for scene in members):
                     continue
                 for cube in [c for c in _finished(root, stage, folder) if c not in now.named and c not in now.read]:
                     if (link := _link_in(root, cube)) is not None:
@@ -100,22 +109,43 @@ class _Catalog:
     """The catalog as it is now: current scenes, the cubes that they name, and those that their plans read."""
 
     def __init__(self, archive: str) -> None:
-        opened = hypermend.open(archive)
-        found = {stage: [item.scene for item in opened.search(stage=stage)] for stage in _STAGES}
-        self._root = opened.root
+        self._root = hypermend.open(archive).root
+        searches = {stage: search(self._root, stage=stage) for stage in _STAGES}
+        found = {stage: list(scenes) for stage, scenes in searches.items()}
+        self._unreadable = {key: why for scenes in searches.values() for key, why in scenes.unreadable.items()}
         self._restored = found["restored"]
         self.current = {stage: _by_folder(scenes) for stage, scenes in found.items()}
         self.named = {cube_key(scene) for scenes in found.values() for scene in scenes}
 
     @cached_property
+    def _plans(self) -> tuple[set[str], list[str]]:
+        return _plan_sources(self._root, self._restored)
+
+    @property
     def read(self) -> set[str]:
         """Source cubes that the plans of current restored cubes read."""
-        return _plan_sources(self._root, self._restored)
+        return self._plans[0]
+
+    def unknown(self, stage: str, folder: str) -> str | None:
+        """Why it is not known which cubes of a scene are in use: a document that cannot be read may name one."""
+        for key, why in self._unreadable.items():
+            if key.rpartition("/")[2] == f"{folder}.json":
+                return f"item {key} cannot be read ({why})"
+        if stage == "source" and self._plans[1]:
+            return self._plans[1][0]
+        undated = [scene.id for scene in self.current[stage][folder] if _updated(scene) == _NEVER]
+        return f"the item of scene {undated[0]} does not say when it was published" if undated else None
 
     def pruned_folders(self, stage: str, before: datetime) -> list[str]:
         """Folders of the scenes all of whose items are old enough."""
         current = self.current[stage]
-        return sorted(f for f, scenes in current.items() if all(_updated(scene) <= before for scene in scenes))
+
+        def due(scene: Scene) -> bool:
+            return (
+                _updated(scene) <= before or _updated(scene) == _NEVER
+            )  # one that does not say is looked at and named
+
+        return sorted(folder for folder, scenes in current.items() if all(map(due, scenes)))
 
 
 @contextmanager
@@ -155,7 +185,11 @@ def _by_folder(scenes: list[Scene]) -> dict[str, list[Scene]]:
 
 
 def _updated(scene: Scene) -> datetime:
-    return datetime.fromisoformat(scene.properties["updated"])
+    """When the item was published; `_NEVER` where it does not say."""
+    try:
+        return parse_time(scene.properties["updated"])
+    except MALFORMED:
+        return _NEVER
 
 
 def _finished(root: ArchiveStore, stage: str, folder: str) -> Iterator[str]:
@@ -171,13 +205,18 @@ def _finished(root: ArchiveStore, stage: str, folder: str) -> Iterator[str]:
             yield cube
 
 
-def _plan_sources(root: ArchiveStore, restored: list[Scene]) -> set[str]:
-    """Collect the source cubes that the plans of current restored cubes read."""
+def _plan_sources(root: ArchiveStore, restored: list[Scene]) -> tuple[set[str], list[str]]:
+    """Collect the source cubes that the plans of current restored cubes read, and what is wrong with other plans."""
     sources: set[str] = set()
+    damaged: list[str] = []
     for scene in restored:
-        with suppress(NotFound):
+        try:
             sources.update(read_plan(root, plan_key(cube_key(scene))).cubes)
-    return sources
+        except NotFound:  # copied without its plan
+            continue
+        except Refused as error:
+            damaged.append(str(error))
+    return sources, damaged
 
 
 def _removal_mark(cube: str) -> str:

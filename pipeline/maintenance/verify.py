@@ -8,7 +8,6 @@ below `set-aside/` until a later verify finds the cube whole.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -19,14 +18,18 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import SPEC_ATTR, open_cube
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.documents import MALFORMED, parse_json
 from hypermend.catalog.errors import BadCube, NotFound, Refused, Unreachable
 from hypermend.catalog.keys import cube_key
-from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.stac.index import search
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.restore.plan import plan_key, read_plan
 from hypermend.pipeline.tiling.tiles import Index
 
 _VERBS = {"source": "ingest", "restored": "restore"}
 _ASIDE = "set-aside"
+BY_HAND = "hand"
+"""In place of a verb: no command makes the document again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,13 @@ class Unread:
     key: str
     reason: str
     repair_with: str
-    """Verb that makes it again once repair has set it aside; empty where a newer version wrote it."""
+    """Verb that makes it again once repair has set it aside; empty where a newer version wrote it; `BY_HAND`."""
 
     def __str__(self) -> str:
         remedy = "update Hypermend to read it"
-        if self.repair_with:
+        if self.repair_with == BY_HAND:
+            remedy = "mend it, or remove it and run the command again that wrote it"
+        elif self.repair_with:
             remedy = (
                 f"if it stays so, `hypermend verify --repair` and then `hypermend {self.repair_with}` make it again"
             )
@@ -88,14 +93,19 @@ def verify(
         progress: called after each cube with the number of cubes done and their total.
         repair: set aside documents that parse and cannot be used, too; never those of a newer version.
     """
-    opened = hypermend.open(archive)
-    items = [(item, verb) for stage, verb in _VERBS.items() for item in opened.search(stage=stage)]
+    root = hypermend.open(archive).root
+    searches = {verb: search(root, stage=stage) for stage, verb in _VERBS.items()}
+    items = [(scene, verb) for verb, scenes in searches.items() for scene in scenes]
     tiles = 0
     torn: list[TornPart] = []
-    unread: list[Unread] = []
-    for number, (item, verb) in enumerate(items, 1):
-        check = _Check(opened.root, cube_key(item.scene), verb, repair=repair)
-        tiles += check.run()
+    unreadable = {key: reason for scenes in searches.values() for key, reason in scenes.unreadable.items()}
+    unread = [Unread(key=key, reason=reason, repair_with=BY_HAND) for key, reason in sorted(unreadable.items())]
+    for number, (scene, verb) in enumerate(items, 1):
+        check = _Check(root, cube_key(scene), verb, repair=repair)
+        try:
+            tiles += check.run()
+        except (BadCube, Refused, NotJson, *MALFORMED) as e:  # of a document of another shape; the next cube goes on
+            unread.append(Unread(key=cube_key(scene), reason=f"{type(e).__name__}: {e}", repair_with=BY_HAND))
         torn += check.torn
         unread += check.unread
         progress(number, len(items))
@@ -205,12 +215,12 @@ def _damage(root: ArchiveStore, cube: str) -> str | None:
         _NewerVersion: they are sound, and of a later version of Hypermend.
     """
     try:
-        group = json.loads(root.get(f"{cube}/zarr.json"))
-        spec = json.loads(group["attributes"][SPEC_ATTR])
+        group = parse_json(root.get(f"{cube}/zarr.json"))
+        spec = parse_json(group["attributes"][SPEC_ATTR])
         unknown = sorted(set(spec) - {field.name for field in fields(CubeSpec)})
         for name in group["consolidated_metadata"]["metadata"]:
-            json.loads(root.get(f"{cube}/{name}/zarr.json"))
-    except (NotFound, ValueError, KeyError, TypeError) as e:
+            parse_json(root.get(f"{cube}/{name}/zarr.json"))
+    except (NotFound, *MALFORMED) as e:
         return f"{type(e).__name__}: {e}"
     if unknown:
         raise _NewerVersion(
@@ -222,7 +232,7 @@ def _damage(root: ArchiveStore, cube: str) -> str | None:
 def _parses(root: ArchiveStore, key: str) -> bool:
     """Whether an object is there and is a JSON document."""
     try:
-        json.loads(root.get(key))
+        parse_json(root.get(key))
     except (NotFound, ValueError):
         return False
     return True

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hypermend.catalog.documents import MALFORMED, validated
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.registry.spectrum import Spectrum
@@ -72,14 +73,14 @@ class StoredGenotype:
                 id=data["id"],
                 genotype=Genotype.from_dict(data["genotype"]),
                 sensor=data["sensor"],
-                spectrum=Spectrum(**data["spectrum"]),
-                search=data["search"],
-                picture=data["picture"],
+                spectrum=validated(Spectrum, data["spectrum"]),
+                search=str(data["search"]),
+                picture=str(data["picture"]),
                 figures={**{name: data["figures"][name] for name in FIGURES}, **data["figures"]},
             )
         except KeyError as e:
             raise BadGenotype(f"{where}: key {e.args[0]!r} is missing; search again with --anew") from None
-        except (TypeError, ValueError) as e:
+        except MALFORMED as e:
             raise BadGenotype(f"{where}: {e}; search again with --anew") from None
 
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hypermend.catalog.errors import NotFound, Refused
-from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
+from hypermend.catalog.documents import check_storable
+from hypermend.catalog.errors import ArchiveError, NotFound, Refused
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, to_json
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import CARD, WEIGHTS, builtin, builtins, load, load_fusion
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", "Model", "FusionModel")
 FOLDER = "models"
 DEFAULTS = f"{FOLDER}/defaults.json"
+TRIES = 20
+"""Of a change of the defaults, as others change them at the same time."""
 
 
 def load_model(root: ArchiveStore, name: str) -> Model:
@@ -66,11 +69,15 @@ def _card(root: ArchiveStore, name: str) -> ModelCard:
     key = f"{FOLDER}/{name}/{CARD}"
     try:
         data = root.get_json(key)
-    except NotJson as error:
-        raise BadCard(str(error)) from error
+        check_storable(data)
+    except (NotJson, ValueError) as error:
+        raise BadCard(f"{root.href(key)}: {error}") from error
     if not isinstance(data, dict):
         raise BadCard(f"{root.href(key)} holds a {type(data).__name__}, not a JSON object")
-    return replace(ModelCard.from_dict(data), name=name)  # a folder that was copied has the name it has now
+    try:
+        return replace(ModelCard.from_dict(data), name=name)  # a folder that was copied has the name it has now
+    except BadCard as error:
+        raise BadCard(f"{root.href(key)}: {error}") from error
 
 
 def archived(root: ArchiveStore) -> Iterator[tuple[str, ModelCard | BadCard]]:
@@ -102,22 +109,26 @@ def defaults(root: ArchiveStore) -> dict[str, dict[str, str]]:
         return {}
     except NotJson as error:
         raise Refused(f"{error}; remove it and promote again") from error
-    if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
+    rows = table.values() if isinstance(table, dict) else [None]
+    if not all(isinstance(row, dict) and all(isinstance(name, str) for name in row.values()) for row in rows):
         raise Refused(f"{root.href(DEFAULTS)} is no table of sensors; remove it and promote again")
-    return table
+    return dict(table)
 
 
 def promote(root: ArchiveStore, sensor: str, where: str, name: str | None) -> str | None:
     """Make a model the default of a sensor; None takes the default away. Returns the one before."""
-    table = defaults(root)
-    of_sensor = table.setdefault(sensor, {})
-    before = of_sensor.pop(where, None)
-    if name is not None:
-        of_sensor[where] = name
-    if not of_sensor:
-        del table[sensor]
-    if table:
-        root.put_json(DEFAULTS, table)
-    else:
-        root.delete(DEFAULTS)
-    return before
+    for _ in range(TRIES):
+        stored = root.stat(DEFAULTS)
+        table = defaults(root)
+        of_sensor = table.setdefault(sensor, {})
+        before = of_sensor.pop(where, None)
+        if name is not None:
+            of_sensor[where] = name
+        if not of_sensor:
+            del table[sensor]
+        # On condition that nobody has changed the table since: of two at once, the second reads it again.
+        if root.put_if(DEFAULTS, to_json(table), None if stored is None else stored.version) is not None:
+            return before
+    raise ArchiveError(
+        f"{root.href(DEFAULTS)}: it was changed {TRIES} times before this change could be made; try again"
+    )

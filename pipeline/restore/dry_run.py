@@ -10,9 +10,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
+from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import RestoreJob
@@ -23,6 +25,7 @@ from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.work_list import scene_requests, sources
 from hypermend.pipeline.runs.report import unit_id
 from hypermend.pipeline.runs.run_log import SkippedScene
+from hypermend.pipeline.terminal import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ def _seconds_per_sample(root: ArchiveStore, model: str) -> float | None:
             report = root.get_json(key)
             if report["notes"].get("model") == model and report["samples"]:
                 return float(report["worker_s"]) / float(report["samples"])
-        except (NotJson, KeyError, TypeError, ValueError, AttributeError):
+        except (NotJson, *MALFORMED, ZeroDivisionError):
             continue  # a damaged report; an older one may do
     return None
 
@@ -108,7 +111,7 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in zip(names, planned, strict=True):
         if row.plan is None:
-            table.add_row(name, "", "", "[red]refused[/]")
+            table.add_row(name, "", "", Text("refused", "red"))
             continue
         spec = row.plan.spec
         table.add_row(
@@ -134,10 +137,10 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
                 console.print(f"{name}: {line}", highlight=False)
     for row in planned:
         if row.plan is None:
-            console.print(f"[red]refused[/]: {row.reason}", highlight=False, soft_wrap=True)
+            console.print(Text.assemble(("refused", "red"), one_line(f": {row.reason}")), soft_wrap=True)
     warned = (f"{n}: {w}" for n, row in zip(names, planned, strict=True) if row.plan for w in row.plan.warnings)
     for line in dict.fromkeys(warned):
-        console.print(f"[yellow]{line}[/]", highlight=False, soft_wrap=True)
+        console.print(Text(one_line(line), "yellow"), soft_wrap=True)
 
 
 def _guide_lines(plan: Plan) -> Iterator[str]:

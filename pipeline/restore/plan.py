@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from hypermend.catalog.cube.spec import CubeSpec
-from hypermend.catalog.errors import Refused
+from hypermend.catalog.documents import validated
+from hypermend.catalog.errors import BadCube, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.models.budget import AdaptationBudget
 from hypermend.pipeline.restore.steps import Step, margins, scale_of, windows_px
@@ -168,12 +169,11 @@ class Plan:
         values = _of_one_model(values)
         parsed = {
             "spec": CubeSpec.from_dict(values["spec"]),
-            "steps": tuple(Step(**step) for step in values["steps"]),
-            "warnings": tuple(values["warnings"]),
-            "guide": Guide(**g) if (g := values.get("guide")) else None,
-            "budget": AdaptationBudget(**b) if (b := values.get("budget")) else None,
+            "steps": tuple(validated(Step, step) for step in values["steps"]),
+            "guide": validated(Guide, g) if (g := values.get("guide")) else None,
+            "budget": validated(AdaptationBudget, b) if (b := values.get("budget")) else None,
         }
-        return cls(**{**values, **parsed})
+        return validated(cls, {**values, **parsed})
 
 
 def _of_one_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -202,8 +202,8 @@ def read_plan(root: ArchiveStore, key: str) -> Plan:
         Refused: it is damaged.
     """
     try:
-        return Plan.from_dict(root.get_json(key))
-    except (NotJson, KeyError, TypeError, ValueError, AttributeError) as error:
+        return root.get_document(key, Plan.from_dict)
+    except (NotJson, BadCube) as error:
         raise Refused(
             f"the plan {root.href(key)} is damaged; `hypermend verify --repair` sets it aside, and the same command "
             "makes it again"

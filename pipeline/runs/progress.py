@@ -12,12 +12,14 @@ from typing import get_args
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 from hypermend.pipeline.formatting import duration, plural, size
 from hypermend.pipeline.runs.report import Event, RunReport, Status
 from hypermend.pipeline.runs.run import Run
+from hypermend.pipeline.terminal import one_line
 
-SIGNS = {"published": "[green]published[/]", "current": "[dim]current[/]", "failed": "[red]failed[/]"}
+STYLES = {"published": "green", "current": "dim", "failed": "red"}
 
 
 def follow(run: Run, console: Console) -> RunReport:
@@ -83,23 +85,23 @@ class _Bars:
             unit = "blocks" if event.kind == "block" else "tiles"
             self._progress.update(self._open[event.scene], completed=event.done, total=event.total, unit=unit)
             if event.kind == "opened" and event.message:
-                self._console.print(f"{event.scene}: [yellow]{event.message}[/]", highlight=False)
+                self._console.print(Text.assemble(f"{event.scene}: ", (one_line(event.message), "yellow")))
             return
         if event.scene in self._open:
             self._progress.remove_task(self._open.pop(event.scene))
         self._progress.advance(self._all)
         self._done.pop(event.scene, None)
         self._ended += 1
-        sign = SIGNS.get(event.kind, f"[yellow]{event.kind}[/]")
+        sign = event.kind, STYLES.get(event.kind, "yellow")
         reason = f": {event.message}" if event.message else ""
-        self._console.print(f"{sign} {event.scene}{reason}", highlight=False, soft_wrap=True)
+        self._console.print(Text.assemble(sign, one_line(f" {event.scene}{reason}")), soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
     # A long name gives way to the figures: they take 55 columns.
     name = Column(no_wrap=True, overflow="ellipsis", max_width=max(12, console.width - 55))
     return Progress(
-        TextColumn("{task.description}", table_column=name),
+        TextColumn("{task.description}", table_column=name, markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}, left"),
@@ -120,6 +122,6 @@ def summary(report: RunReport, console: Console) -> None:
         highlight=False,
     )
     if "stopped" in report.notes:
-        console.print(f"[red]stopped[/]: {report.notes['stopped']}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("stopped", "red"), f": {report.notes['stopped']}"), soft_wrap=True)
     if report.exit_code == 1:
         console.print(f"failures: runs/{report.run}/failures in the archive", highlight=False)

@@ -14,8 +14,8 @@ is at work on it)."""
 
 
 def unit_id(collection: str, scene: str) -> str:
-    """Return the id of a unit in a run: a scene id is unique in its collection only."""
-    return f"{collection}/{scene}"
+    """Return the id of a unit in a run: a scene id is unique in its collection only. No two scenes have the same."""
+    return f"{collection.replace('%', '%25').replace('/', '%2F')}/{scene}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,10 @@ class SceneLeases:
             self.release(unit)
         return claim
 
+    def check_alive(self) -> None:
+        """Raise ArchiveError if the leases are no longer renewed."""
+        self._leases.check_alive()
+
     def lost(self, unit: Unit) -> bool:
         """Whether another driver has taken the lease over."""
         return not self._leases.renew(self._key(unit))

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from hypermend.catalog.errors import ArchiveError, Full
+from hypermend.catalog.documents import MALFORMED
+from hypermend.catalog.errors import ArchiveError, Full, ReadOnly
 from hypermend.catalog.storage.leases import Claim
 from hypermend.pipeline.engine.outcome import WAIT, Outcome, TaskFailure, TaskResult, Wait
 from hypermend.pipeline.runs.report import Event, RunReport, SceneResult, Status
 from hypermend.pipeline.runs.run_log import SEARCH, RunLog, SkippedScene, TaskReceipt
 from hypermend.pipeline.runs.scene_leases import SceneLeases
 from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals, Unit
+
+_NO_ROOM = (Full.__name__, ReadOnly.__name__)
+"""Errors after which every further tile would fail in the same way."""
 
 
 @dataclass(eq=False)
@@ -80,6 +84,7 @@ class SceneScheduler:
         try:
             for outcome in work(self._tasks()):
                 self._record(self._by_id[outcome.task.unit], outcome)
+                self._check_leases()
                 yield from self._new_events()
             for scene in [scene for scene in self._open if scene.failed]:  # stopped before their turn came again
                 self._close(scene, "failed")
@@ -88,6 +93,15 @@ class SceneScheduler:
             self._report.stopped = self._stopping and work_left and "stopped" not in self._report.notes
         finally:
             self._shut_down()
+
+    def _check_leases(self) -> None:
+        """Stop the run where its leases are no longer renewed: another driver may take its scenes."""
+        try:
+            if self._leases is not None:
+                self._leases.check_alive()
+        except ArchiveError as error:
+            self._report.notes.setdefault("stopped", str(error))
+            self.stop()
 
     def _shut_down(self) -> None:
         """Flush the log and release the leases; an archive that cannot be written to must not cost the report."""
@@ -220,7 +234,7 @@ class SceneScheduler:
         scene.failed += max(1, len(tiles))
         scene.reason = scene.reason or f"{outcome.error}: {outcome.message}"
         self._run_log.failure(scene.unit, step=step, tiles=tiles, outcome=outcome)
-        if outcome.error == Full.__name__:  # every further tile would fail in the same way
+        if outcome.error in _NO_ROOM:
             self._report.notes["stopped"] = outcome.message
             self.stop()
 
@@ -251,7 +265,7 @@ class SceneScheduler:
         assert scene.prepared is not None
         try:
             bytes_written = scene.unit.commit(scene.prepared, totals)
-        except ArchiveError as error:  # every tile is there; the same command will publish them
+        except (ArchiveError, *MALFORMED) as error:  # every tile is there; the same command will publish them
             scene.reason = f"{type(error).__name__}: {error}"
             self._run_log.skipped(
                 SkippedScene(scene=scene.unit.scene, collection=scene.unit.collection, reason=scene.reason)

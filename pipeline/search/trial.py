@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import torch
 
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import read_spec
+from hypermend.catalog.documents import validated
 from hypermend.catalog.errors import NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.samples import (
@@ -95,14 +97,18 @@ def record_key(search: str, number: int) -> str:
 def read_record(root: ArchiveStore, search: str, number: int) -> TrialRecord | None:
     """Read the archive's record of a trial; None where it never began."""
     try:
-        data = root.get_json(record_key(search, number))
+        return root.get_document(record_key(search, number), partial(_record_of, search, number))
     except NotFound:
         return None
+
+
+def _record_of(search: str, number: int, data: Any) -> TrialRecord:
     weights = data.get("weights")
     if "weights" not in data and data["epoch"] and data["state"] not in ENDED:  # a trial of 0.1
         key = f"searches/{search}/trials/{number:03d}-{data['epoch']:04d}.safetensors"
         weights = {"key": key, "sha256": "", "step": data["epoch"], "seconds": 0.0}
-    return TrialRecord(**{**data, "history": tuple(data["history"]), "weights": Saved(**weights) if weights else None})
+    parsed = {"history": tuple(data["history"]), "weights": validated(Saved, weights) if weights else None}
+    return TrialRecord(**{**data, **parsed})
 
 
 def put_record(root: ArchiveStore, search: str, record: TrialRecord) -> TrialRecord:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from hypermend.catalog.documents import parse_json, validated
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.models.fit import Resume, State
@@ -97,11 +98,9 @@ class TrainingStore(CheckpointStore):
     def read(self) -> TrainingState | None:
         """None where nothing was kept yet."""
         try:
-            data = self.root.get_json(f"{self.folder}/record.json")
+            return self.root.get_document(f"{self.folder}/record.json", _state_of)
         except NotFound:
             return None
-        best = Saved(**data["best"]) if data["best"] else None
-        return TrainingState(**{**data, "checkpoints": tuple(Saved(**c) for c in data["checkpoints"]), "best": best})
 
     def put(self, record: TrainingState) -> TrainingState:
         self.root.put_json(f"{self.folder}/record.json", asdict(record))
@@ -146,7 +145,8 @@ class TrainingStore(CheckpointStore):
 
     def taken_by_another(self, driver: str) -> bool:
         """Say whether a later driver works on the training: then this one must write no more."""
-        return bool(self.root.get_json(f"{self.folder}/driver.json")["driver"] != driver)
+        now: str = self.root.get_document(f"{self.folder}/driver.json", lambda data: str(data["driver"]))
+        return now != driver
 
     def forget(self, record: TrainingState) -> TrainingState:
         """Delete the checkpoints of a finished training."""
@@ -158,9 +158,15 @@ class TrainingStore(CheckpointStore):
 def _parsed(text: str) -> Iterator[Line]:
     for line in text.splitlines():
         try:
-            yield json.loads(line)
+            yield parse_json(line)
         except ValueError:
             return
+
+
+def _state_of(data: Any) -> TrainingState:
+    best = validated(Saved, data["best"]) if data["best"] else None
+    checkpoints = tuple(validated(Saved, c) for c in data["checkpoints"])
+    return TrainingState(**{**data, "checkpoints": checkpoints, "best": best})
 
 
 class TrainingStopped(ArchiveError):

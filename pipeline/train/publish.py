@@ -24,7 +24,7 @@ def published(root: ArchiveStore, name: str, plan: TrainPlan) -> bool:
         Refused: a model of that name is there that something else made.
     """
     try:
-        card = ModelCard.from_dict(root.get_json(f"models/{name}/{checkpoint.CARD}"))
+        card = root.get_document(f"models/{name}/{checkpoint.CARD}", ModelCard.from_dict)
     except NotFound:
         return False
     made_by = card.recipe.get("training", "something else")

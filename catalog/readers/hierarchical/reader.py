@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hypermend.catalog.errors import BadAsset
@@ -85,7 +86,8 @@ def _identity(assets: Sequence[Asset], fetcher: AssetFetcher) -> str:
     if len(files) == len(assets):
         return fetcher.identity(files)
     stores = sorted({split_href(asset.href)[0] for asset in assets if is_zarr(asset)})
-    parts = [*(zarr_identity(root, fetcher) for root in stores), fetcher.identity(files)]
+    of_stores = [fetcher.store_identity(partial(zarr_identity, root, fetcher)) for root in stores]
+    parts = [*of_stores, fetcher.identity(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
