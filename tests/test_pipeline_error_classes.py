@@ -169,7 +169,7 @@ def test_g6_sigterm_while_ray_starts_ends_with_130(archive: str, tmp_path: Path)
         "import time, sys, ray\n"
         "def init(**options): print('starting', flush=True); time.sleep(60)\n"
         "ray.init = init\n"
-        f"sys.argv = ['hypermend', 'restore', '--archive', {archive!r}, '--model', 'identity', '--tile-px', '16']\n"
+        f"sys.argv = ['hypermend', 'restore', '--archive', {archive!r}, '--model', 'identity', '--workers', '2']\n"
         "from hypermend.pipeline.cli.main import main\n"
         "main()\n"
     )

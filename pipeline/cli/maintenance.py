@@ -6,7 +6,6 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from hypermend.pipeline.cli.app import Archive, Json, app, emit
 from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
@@ -82,7 +81,7 @@ def retry(
     raise typer.Exit(max((report["exit_code"] for report in reports), default=0))
 
 
-def _run_again(job: Job, console: Console, scenes: set[str]) -> dict[str, Any]:
+def _run_again(job: Job, console: Terminal, scenes: set[str]) -> dict[str, Any]:
     from hypermend.pipeline.ingest import find_scenes, ingest
     from hypermend.pipeline.maintenance.failures import record_current
     from hypermend.pipeline.restore.driver import restore

@@ -50,7 +50,7 @@ def run_job(start: Callable[[J], Any], job: J, as_json: bool, *, then: Sequence[
     raise typer.Exit(report.exit_code)
 
 
-def work_through(run: Run, job: Job, console: Console) -> RunReport:
+def work_through(run: Run, job: Job, console: Terminal) -> RunReport:
     """Work a run to its end and show it; start Ray where it needs it."""
     from hypermend.pipeline.runs.progress import follow
 
