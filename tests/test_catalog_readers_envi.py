@@ -36,6 +36,12 @@ def write(folder: Path, interleave: str = "bsq", *, unit: str = "Nanometers", ex
     return cube.astype("int16")
 
 
+def test_a_local_image_is_read_by_windows_whatever_its_size(tmp_path: Path) -> None:
+    cube = write(tmp_path)
+    source = open_scene(scene_of(tmp_path), max_bytes=100)  # a line of all bands has 42 bytes, the file 210
+    np.testing.assert_array_equal(source.read(slice(0, 5), slice(0, 7))[0], cube[BANDS])
+
+
 def scene_of(folder: Path) -> Scene:
     (scene,) = from_folder(folder, sensor="enmap", collection="c")
     assert isinstance(scene, Scene), scene

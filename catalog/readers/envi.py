@@ -131,7 +131,9 @@ class _LocalCopy:
 
     def path(self) -> str:
         if self._folder is None:
-            body = self._fetcher.fetch(self.data.href)
+            local = None if is_remote(self.data.href) else self._fetcher.seekable(self.data.href)
+            # a local file is read by windows, whatever its size
+            body = Path(local) if isinstance(local, str) else self._fetcher.fetch(self.data.href)
             self._folder = Path(tempfile.mkdtemp(prefix="hypermend-envi-"))
             (self._folder / "image.hdr").write_text(_header_of(self._fields, _LAYOUT), encoding="latin-1")
             if isinstance(body, io.BytesIO):
