@@ -162,6 +162,13 @@ def test_g9_every_package_is_pinned_with_its_hashes(file: str, extra: str) -> No
     assert {name for name, _ in seen if not UNHASHED.fullmatch(name)} <= set(locked)
 
 
+@pytest.mark.fault
+def test_g9_torch_has_one_version_wherever_it_is_installed() -> None:
+    texts = [(ROOT / name).read_text() for name in ("Makefile", "deploy/Dockerfile")]
+    assert len({pin for text in texts for pin in re.findall(r"torch==[\d.]+", text)}) == 1
+    assert all("--require-hashes -r constraints.txt" in text for text in texts)
+
+
 def test_every_module_imports_and_nothing_else_is_installed(installed: Installed, source: Path, tmp_path: Path) -> None:
     added = {path.name.split("-")[0] for path in installed.site.iterdir()}
     assert added == {"hypermend", "dependencies.pth"}
