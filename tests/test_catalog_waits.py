@@ -115,7 +115,7 @@ def test_g5_no_model_that_is_no_file_is_waited_for(tmp_path: Path, make: Callabl
         ModelCard.read(make(tmp_path / "card.json"))
 
 
-def test_g5_a_link_in_a_store_that_leads_back_is_not_followed(tmp_path: Path) -> None:
+def test_g5_a_store_whose_links_lead_back_ends_with_an_error(tmp_path: Path) -> None:
     store = tmp_path / "a.zarr"
     zarr.open_group(store, mode="w")
     for name in "abc":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
@@ -24,7 +24,7 @@ def zarr_store(root: ArchiveStore, path: str, *, read_only: bool) -> Store:
 
 
 class LocalFiles(LocalStore):
-    """A folder of regular files: a FIFO is refused in place of a wait, and a link to a folder is no member of it."""
+    """A folder of regular files: a FIFO is refused in place of a wait."""
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -42,12 +42,6 @@ class LocalFiles(LocalStore):
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        async for name in super().list_dir(prefix):
-            path = self.root / prefix / name
-            if not (path.is_symlink() and path.is_dir()):  # it may lead back to here
-                yield name
 
     def _check(self, key: str) -> None:
         path = self.root / key
