@@ -20,19 +20,22 @@ Domain "bands": y' = scale * STAS(y / scale) in windows of as many bands as the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from hypermend.models.arrays import F64
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.denoise import low_noise
 from hypermend.models.denoise.stas import Genotype, Stas, fold
 from hypermend.models.restorer import Identity, Restorer, SceneStatistics, Window
 from hypermend.models.signal import dct_shrinkage
+from hypermend.models.signal.masked_estimate import MaskedWindow, estimate_masked
+from hypermend.models.signal.masked_fit import MaskedFit
 from hypermend.models.signal.subspace import Subspace, SubspaceStatistics, moments, subspace
 
 CONTRAST_RADIUS_PX = 2
@@ -143,6 +146,10 @@ class Untouched(TypedDict):
     bands: NotRequired[int]
 
 
+NO_PIXEL: Untouched = {"kind": "untouched", "reason": "no valid pixel"}
+NO_SUBSPACE: Untouched = {"kind": "untouched", "reason": "too few bands or pixels to tell noise from texture"}
+
+
 class NoiseStatistics(SubspaceStatistics):
     """Scene statistics of domain "subspace"."""
 
@@ -186,16 +193,39 @@ class StasModel:
         """Estimate the input scale; for domain "subspace" also noise, axes and the bands to restore."""
         m = moments(windows)
         if m is None:
-            return {"kind": "untouched", "reason": "no valid pixel"}
+            return NO_PIXEL
         if self.gate is None:
             return {"kind": "bands", "input_scale": m.bright}
         s = subspace(m)
+        return NO_SUBSPACE if s is None else self._statistics(s, s.noise_std)
+
+    @property
+    def repairs(self) -> bool:
+        """Whether defects of a scene can be repaired before it: in its subspace."""
+        return not self.on_bands
+
+    def estimate_masked(
+        self, windows: Callable[[], Iterable[MaskedWindow]]
+    ) -> tuple[Untouched | NoiseStatistics, MaskedFit | None]:
+        """Estimate from windows in which numbers are missing, or hit by spikes; and the fit that predicts these.
+
+        The fit is None where there are none; the statistics are then those of `estimate`.
+        """
+        s, fit, any_valid = estimate_masked(windows)
+        if not any_valid:
+            return NO_PIXEL, None
         if s is None:
-            return {"kind": "untouched", "reason": "too few bands or pixels to tell noise from texture"}
-        full = self.gate.noisy_bands(s)
-        restored = full if any(full) else self.gate.low_noise_bands(s)
+            return NO_SUBSPACE, None
+        return self._statistics(s, s.noise_std if fit is None else fit.noise), fit
+
+    def _statistics(self, s: Subspace, noise_std: F64) -> Untouched | NoiseStatistics:
+        """Choose the restorer of a scene, by the noise of each band (b,)."""
+        assert self.gate is not None
+        own = replace(s, noise_std=noise_std)
+        full = self.gate.noisy_bands(own)
+        restored = full if any(full) else self.gate.low_noise_bands(own)
         # Median over bands, as a share of the bright value: the figure that reports show.
-        level = float(np.median(s.noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
+        level = float(np.median(noise_std)) / s.input_scale if s.input_scale > 0 else 0.0
         if not any(restored):
             reason = "the scene's noise is below what the model was shown to improve"
             return {

@@ -193,8 +193,14 @@ def noise_std(high: F64, samples: int, *, factors: int = FACTORS, iterations: in
     return np.sqrt(d)
 
 
-def subspace(m: Moments) -> Subspace | None:
+def subspace(m: Moments, missing: F64 | None = None) -> Subspace | None:
     """Noise, axes and powers from the sums; None where noise and texture cannot be separated.
+
+    Args:
+        m: sums over windows.
+        missing: (b,) share of each band, below 1, that was missing and filled with a prediction and noise of its own
+            (`masked_fit.py`). The noise of such a band is given as sigma / sqrt(1 - missing): what it amounts to in a
+            coefficient.
 
     That is: fewer than `MIN_BANDS` bands that vary, or fewer 2x2 differences than twice the bands.
     Bands that do not vary get no noise and no part in any axis.
@@ -211,7 +217,12 @@ def subspace(m: Moments) -> Subspace | None:
     std = noise_std(high[np.ix_(some, some)], m.differences)
     # Rounding of stored numbers bounds what is worth dividing by.
     std = np.maximum(std, 1e-6 * np.sqrt(np.diag(second)[some]))
-    value, vector = np.linalg.eigh(second[np.ix_(some, some)] / std[:, None] / std[None, :])
+    second_some = second[np.ix_(some, some)]
+    if missing is not None:
+        told = std / np.sqrt(1 - missing[some])
+        second_some = second_some + np.diag(np.square(told) - np.square(std))
+        std = told
+    value, vector = np.linalg.eigh(second_some / std[:, None] / std[None, :])
     value, vector = value[::-1], vector[:, ::-1]
     vector = vector * np.where(vector.sum(axis=0) < 0, -1.0, 1.0)
     stored = min(STORED, len(some))

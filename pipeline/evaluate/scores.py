@@ -8,13 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from hypermend.models.arrays import F32, Mask
-from hypermend.models.restorer import Model
+from hypermend.models.denoise.model import StasModel
+from hypermend.models.restorer import Model, SceneStatistics
 from hypermend.models.signal import metrics
+from hypermend.models.signal.repair import Repair, masked
 from hypermend.pipeline.restore.chain import Chain, bind_model
 from hypermend.pipeline.restore.steps import Step
 from hypermend.pipeline.tiling.spectral_windows import SpectralWindow
 from hypermend.pipeline.tiling.tiles import TileGrid, padded_window
 
+STRIP_ROWS = 64
+"""Rows of an image in which defects are looked for at once."""
 TILE_PX, FINER_TILE_PX = 512, 128
 """Source pixels of the tiles that an image goes through in, and where pixels become finer."""
 
@@ -60,8 +64,12 @@ def restored(
     """
     bands, h, w = image.shape
     known = np.ones((h, w), dtype=bool) if known is None else known
-    fed = [image] if windows is None else [image[list(window.take)] for window in windows]
-    facts = [model.estimate([(part, known)]) for part in fed]
+    if isinstance(model, StasModel) and model.repairs:
+        statistics, image = repaired(model, image, known, np.zeros(image.shape, dtype=bool))
+        facts = [statistics]
+    else:
+        fed = [image] if windows is None else [image[list(window.take)] for window in windows]
+        facts = [model.estimate([(part, known)]) for part in fed]
     restorer = bind_model(model, windows, (True,) * bands, facts)
     s = model.scale
     step = Step(task="", model=model.card.name, weights_sha256="", window_bands=None, halo=model.halo, scale=s)
@@ -79,6 +87,26 @@ def restored(
         fine = slice(s * at.y0, s * at.y1), slice(s * at.x0, s * at.x1)
         out[(slice(None), *fine)] = answer[:, : s * at.height, : s * at.width]
     return out
+
+
+def repaired(model: StasModel, image: F32, known: Mask, missing: Mask) -> tuple[SceneStatistics, F32]:
+    """Statistics of a whole image, and the image with its defects repaired.
+
+    Args:
+        image: physical values (b, h, w), without holes.
+        known: (h, w) pixels that hold data.
+        missing: (b, h, w) numbers that are known to be defective.
+    """
+    x = np.arange(image.shape[2])
+    strips = range(0, image.shape[1], STRIP_ROWS)
+    defects, windows = masked(
+        lambda: [(image, known, missing, x)],
+        lambda: [
+            ((image[:, y : y + STRIP_ROWS], known[y : y + STRIP_ROWS], missing[:, y : y + STRIP_ROWS]) for y in strips)
+        ],
+    )
+    statistics, fit = model.estimate_masked(windows)
+    return statistics, image if fit is None else Repair(defects=defects, fit=fit)(image, known, missing, x)[0]
 
 
 def truncated_svd(noisy: F32, truth: F32) -> F32:
