@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import denoise_real
-from benchmarks.scenes import Scenes
+from benchmarks.scenes import Scenes, crop
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32, Mask
 from hypermend.models.denoise.model import StasModel
@@ -29,11 +29,16 @@ SENSORS = {**denoise_real.SCENES, "aviris": "aviris", "muufl": "muufl"}
 TURNS, MIRRORED = range(4), (False, True)
 
 
-def scenes(data: Path) -> Iterator[tuple[str, F32, Mask]]:
-    """(name, values (b, h, w), known (h, w)) of every scene that is here."""
+def real(data: Path) -> Iterator[tuple[str, F32, Mask]]:
+    """(name, values (b, h, w), known (h, w)) of the scenes of satellites and aircraft that are here."""
     for folder, sensor in SENSORS.items():
         if (data / folder).is_dir():
             yield from denoise_real.read(data / folder, sensor)
+
+
+def scenes(data: Path) -> Iterator[tuple[str, F32, Mask]]:
+    """The same, and CAVE's."""
+    yield from real(data)
     if (data / "cave").is_dir():
         for name, cube in Scenes(data / "cave"):
             yield name, cube, np.ones(cube.shape[1:], dtype=bool)
@@ -55,7 +60,7 @@ def found(model: StasModel, cube: F32, known: Mask) -> dict[str, object]:
 
     rows = [slice(y, y + STRIP_ROWS) for y in range(0, known.shape[0], STRIP_ROWS)]
     defects, lacking = masked(windows, lambda: [((cube[:, y], known[y], nothing[:, y]) for y in rows)])
-    statistics, fit = model.estimate_masked(lacking)
+    statistics, fit = model.estimate_masked(lacking, defective=bool(defects))
     return {
         "kind": statistics["kind"],
         "dead": int(defects.columns.sum()),
@@ -68,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 1 where a defect was found, or no scene is there."""
     ap = argparse.ArgumentParser(prog="python -m benchmarks.clean_scenes", description=__doc__.split("\n")[0])
     ap.add_argument("--data", type=Path, required=True, help="folder of folders of scenes")
+    ap.add_argument("--crop", type=int, default=512, help="central pixels")
     ap.add_argument("--scenes", nargs="+", help="only scenes whose names begin so")
     a = ap.parse_args(argv)
     model = checkpoint.load(checkpoint.builtin("stas-subspace"))
@@ -76,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, cube, known in scenes(a.data):
         if a.scenes and not name.startswith(tuple(a.scenes)):
             continue
+        cube, known = crop(cube, a.crop), crop(known[None], a.crop)[0]
         for turn in TURNS:
             for mirrored in MIRRORED:
                 line = found(model, turned(cube, turn, mirrored), turned(known, turn, mirrored))

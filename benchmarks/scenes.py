@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import imageio.v3 as iio
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 
 from hypermend.models.arrays import F32
 from hypermend.pipeline.evaluate.scores import scores
+
+C = TypeVar("C", bound=np.generic)
 
 
 class Unreadable(ValueError):
@@ -55,7 +58,7 @@ def read_scene(folder: Path, *, peak: float | None = None) -> F32:
     return np.asarray(cube / (cube.max() if peak is None else peak), dtype=np.float32)
 
 
-def crop(cube: F32, size: int) -> F32:
+def crop(cube: npt.NDArray[C], size: int) -> npt.NDArray[C]:
     """The central size x size pixels; the whole image where it is smaller."""
     _, h, w = cube.shape
     top, left = max(0, (h - size) // 2), max(0, (w - size) // 2)

@@ -138,8 +138,11 @@ def valid_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
 
 def defect_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
     """Bit i of byte j tells of the band at position 8j+i, both from 0: NumPy's unpackbits with bitorder "little"."""
+    bands = (
+        "bands of the pixel that were predicted from the others" if spec.repaired else "defective bands of the pixel"
+    )
     return {
-        "long_name": "defective bands of the pixel; bit i of byte j, from 0, is set for the band at position 8j+i",
+        "long_name": f"{bands}; bit i of byte j, from 0, is set for the band at position 8j+i",
         "flag_masks": [1 << i for i in range(8)],
         "flag_meanings": " ".join(f"band_at_8j_plus_{i}" for i in range(8)),
         "coordinates": _names(_time_names(spec), lonlat),
@@ -155,6 +158,16 @@ def std_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
         "coordinates": _names(("wavelength", "good", *_time_names(spec)), lonlat),
         "grid_mapping": "spatial_ref",
         "_FillValue": encode_fill(math.nan, "float32"),
+    }
+
+
+def repaired_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
+    """Attributes of the numbers of repaired bands."""
+    return {
+        "long_name": "number of bands of the pixel that were predicted from the others; `defect` says which",
+        "units": "1",
+        "coordinates": _names(_time_names(spec), lonlat),
+        "grid_mapping": "spatial_ref",
     }
 
 

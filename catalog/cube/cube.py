@@ -51,6 +51,8 @@ class Cube:
             if self.spec.defects:
                 self._defects = zarr.open_array(self._reads, path="defect", mode="r", zarr_format=3)
                 self._defects_out = self._out("defect")[False]
+            if self.spec.repaired:
+                self._repaired_out = self._out("repaired")[False]
             if self.spec.uncertainty:
                 self._std_out = self._out("reflectance_std")[False]
 
@@ -130,10 +132,13 @@ class Cube:
             self._flags_out[True][y, x] = flags
             if self.spec.defects:
                 self._defects_out[:, y, x] = 0 if defects is None else np.packbits(defects, axis=0, bitorder="little")
+            if self.spec.repaired:
+                self._repaired_out[y, x] = 0 if defects is None else defects.sum(axis=0, dtype=np.uint16)
             if self.spec.uncertainty:
                 self._std_out[:, y, x] = np.float32(np.nan) if uncertainty is None else uncertainty
             if self.spec.levels:
-                self._write_overviews(y, x, stored, flags, defects)
+                left_out = None if self.spec.repaired else defects  # what was repaired can be used
+                self._write_overviews(y, x, stored, flags, left_out)
         for shard in written:
             self._reads.missing.discard(shard.key)
         return tuple(sorted(written, key=lambda s: s.key))

@@ -3,7 +3,8 @@
     <path>/zarr.json                 group: CF and Zarr geo attributes, the CubeSpec, consolidated metadata
            reflectance/c/0/<iy>/<ix> one shard = all bands of one tile = one writer
            valid/c/<iy>/<ix>         its flags
-           [defect/c/0/<iy>/<ix>]    its defective bands, one bit each; no object where none is
+           [defect/c/0/<iy>/<ix>]    its defective bands, one bit each; no object where none is. Of a restored cube:
+                                     those that were predicted, and repaired/c/<iy>/<ix>, how many they are
            [reflectance_std/c/0/...] standard deviation of each number, where the product states it
            band, wavelength, fwhm, good, detector, gsd, y, x, spatial_ref [, time] [, lon, lat]
            [ovr_4x/, ovr_16x/]       overviews: reflectance, one shard for each tile of the cube, and coordinates
@@ -155,6 +156,8 @@ def _empty_cube(spec: CubeSpec, lonlat: LonLat | None) -> dict[str, bytes]:
     _create_flags(group, spec, attributes=cf.valid_attrs(spec, lonlat is not None))
     if spec.defects:
         _create_defects(group, spec, attributes=cf.defect_attrs(spec, lonlat is not None))
+    if spec.repaired:
+        _create_repaired(group, spec, attributes=cf.repaired_attrs(spec, lonlat is not None))
     if spec.uncertainty:
         physical = replace(spec, dtype="float32", fill=math.nan)
         _create_array(group, "reflectance_std", physical, _COMPRESSORS, cf.std_attrs(spec, lonlat is not None))
@@ -214,6 +217,19 @@ def _create_defects(group: zarr.Group, spec: CubeSpec, *, attributes: dict[str, 
         compressors=_COMPRESSORS,
         fill_value=0,
         dimension_names=("defect_byte", "y", "x"),
+        attributes=attributes,
+    )
+
+
+def _create_repaired(group: zarr.Group, spec: CubeSpec, *, attributes: dict[str, Any]) -> None:
+    group.create_array(
+        "repaired",
+        shape=spec.shape[1:],
+        dtype="uint16",
+        chunks=spec.shard[1:],
+        compressors=_COMPRESSORS,
+        fill_value=0,
+        dimension_names=("y", "x"),
         attributes=attributes,
     )
 

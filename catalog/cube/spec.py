@@ -90,7 +90,8 @@ class CubeSpec:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """provenance, JSON values, kept as attributes of the dataset"""
     defects: bool = False
-    """whether the cube has an array `defect`: which bands of a pixel the product calls defective"""
+    """whether the cube has an array `defect`: which bands of a pixel the product calls defective; of a restored cube,
+    which were predicted from the others"""
     uncertainty: bool = False
     """whether the cube has an array `reflectance_std`: standard deviations that the product states"""
     overviews: bool = False
@@ -212,6 +213,11 @@ class CubeSpec:
             defects=False,
             uncertainty=False,
         )
+
+    @property
+    def repaired(self) -> bool:
+        """Whether the cube has an array `repaired`: how many bands of a pixel were predicted from the others."""
+        return self.defects and self.stage == "restored"
 
     @property
     def defect_bytes(self) -> int:

@@ -38,7 +38,13 @@ def datacube_fields(spec: CubeSpec) -> dict[str, Any]:
         variables["defect"] = {
             "dimensions": ["defect_byte", *pixels],
             "type": "auxiliary",
-            "description": "defective bands of each pixel, one bit each",
+            "description": f"{'repaired' if spec.repaired else 'defective'} bands of each pixel, one bit each",
+        }
+    if spec.repaired:
+        variables["repaired"] = {
+            "dimensions": pixels,
+            "type": "auxiliary",
+            "description": "number of repaired bands of each pixel",
         }
     if spec.uncertainty:
         variables["reflectance_std"] = {

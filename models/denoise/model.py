@@ -205,13 +205,17 @@ class StasModel:
         return not self.on_bands
 
     def estimate_masked(
-        self, windows: Callable[[], Iterable[MaskedWindow]]
+        self, windows: Callable[[], Iterable[MaskedWindow]], *, defective: bool
     ) -> tuple[Untouched | NoiseStatistics, MaskedFit | None]:
         """Estimate from windows in which numbers are missing, or hit by spikes; and the fit that predicts these.
 
         The fit is None where there are none; the statistics are then those of `estimate`.
+
+        Args:
+            windows: gives a sample of the scene, the same in each call.
+            defective: whether numbers may be missing elsewhere in the scene.
         """
-        s, fit, any_valid = estimate_masked(windows)
+        s, fit, any_valid = estimate_masked(windows, defective=defective)
         if not any_valid:
             return NO_PIXEL, None
         if s is None:

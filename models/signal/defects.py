@@ -4,8 +4,8 @@ Along the track is y: a column of the image is one detector element of a pushbro
 columns, each in strips of rows, so memory depends on the width of the scene alone.
 
 - A column of a band is dead (or hot) where it is constant along the track while the band varies: the median over
-  blocks of 32 rows of its standard deviation is below `CONSTANT` of the band's own. Not where many columns side by side
-  or most bands are: that is a saturated or an empty area.
+  blocks of 32 rows of its standard deviation is below `CONSTANT` of that of the columns around. Not where many columns
+  side by side or most bands are: that is a saturated or an empty area.
 - A value of a band marks defects where it occurs far too often, alone (no values near it), scattered (pixels side by
   side no more often than by chance), and in bright and dark places alike. A floor or a ceiling is not like that.
 """
@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 from hypermend.models.arrays import F32, F64, I64, Mask
 from hypermend.models.signal.masked_estimate import MaskedWindow, local_fill, pair_noise
 
 BLOCK_ROWS = 32
-CONSTANT = 0.02
-"""Variation of a constant column, relative to the band's median column."""
+CONSTANT = 1e-3
+"""Variation of a constant column, relative to the median column around it: that of clean scenes is at least 0.008."""
+AROUND_COLUMNS = 33
 STEPS = 3
-"""A band of less variation than so many steps of its numbers has no columns that are known to be constant."""
+"""Where a band varies less than so many steps of its numbers, no column is known to be constant."""
 MOST_COLUMNS = 8
 """Most constant columns side by side; more are an area."""
 MOST_BANDS = 0.5
@@ -103,7 +105,8 @@ def find_defects(columns: Columns) -> Defects:
             width = values.shape[2]
             there = ~missing & valid
             blocks += list(_block_deviation(values, there))
-            noise.append(pair_noise(values, there))
+            if there.any():
+                noise.append(pair_noise(values, there))
             picked = np.flatnonzero(valid)[:: max(1, int(valid.sum()) // SAMPLES)]
             flat = np.where(there, values, np.nan).reshape(len(values), -1)
             samples.append(flat[:, picked].astype(np.float32))
@@ -114,7 +117,7 @@ def find_defects(columns: Columns) -> Defects:
     steps = np.array([_step(band) for band in sampled])
     dead = _dead(np.concatenate(deviation, axis=1), steps)
     sampled[dead[:, place]] = np.nan
-    reach = np.maximum(0.02 * np.median(noise, axis=0), 2.5 * steps)
+    reach = np.maximum(0.02 * np.median(noise, axis=0) if noise else 0.0, 2.5 * steps)
     candidates = [_often(band, r) for band, r in zip(sampled, reach, strict=True)]
     found = Defects(columns=dead, values=tuple(() for _ in candidates))
     if any(candidates):
@@ -154,9 +157,9 @@ def _median(blocks: Sequence[F64]) -> F64:
 
 def _dead(deviation: F64, steps: F64) -> Mask:
     """(b, W) columns that are constant alone."""
-    typical = _median([d[:, None] for d in deviation.T])  # (b, 1)
-    with np.errstate(invalid="ignore"):
-        constant = (deviation < CONSTANT * typical) & (typical > STEPS * steps[:, None])
+    known = np.isfinite(deviation)
+    around = median_filter(np.where(known, deviation, 0), (1, AROUND_COLUMNS), mode="reflect")
+    constant = known & (np.where(known, deviation, 0) < CONSTANT * around) & (around > STEPS * steps[:, None])
     for band in constant:
         edges = np.flatnonzero(np.diff(np.concatenate(([0], band.astype(np.int8), [0]))))
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
@@ -169,7 +172,7 @@ def _dead(deviation: F64, steps: F64) -> Mask:
 def _step(band: F32) -> float:
     """Smallest usual distance of the numbers of a band: its step, where it has one."""
     numbers = np.unique(band[np.isfinite(band)])
-    return float(np.median(np.diff(numbers))) if numbers.size > 50 else 0.0
+    return float(np.median(np.diff(numbers))) if numbers.size > 1 else 0.0
 
 
 def _often(band: F32, reach: float) -> list[float]:

@@ -6,8 +6,8 @@
 A filled number gets white noise of the band's own level: without it, factor analysis would find too little noise. The
 prediction is smoothed, because its noise is shared by all bands, and what bands share counts as texture.
 
-A scene in which nothing is missing, and in which no band has spikes, costs a prediction of a quarter of its windows; its
-subspace is that of `subspace.py`, bit for bit.
+Where nothing is missing and no band has spikes, this costs a prediction of a quarter of the windows; the subspace is
+that of `subspace.py`, bit for bit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FAR, FEW = 4.0, SPIKY / 2
 CHECKED = 4
 """Of a scene in which nothing is missing, every so many windows are looked at for spikes."""
 UNEVEN = 3.0
-"""Spikes strike the bright and the dark half of a band alike, glints and shadows do not: largest ratio of the shares."""
+"""Largest ratio of the shares of spikes in the bright and the dark half of a band: glints and shadows are uneven."""
 MOST_SHARE = 0.9
 """Largest missing share of a band that is reckoned with."""
 FILL_TAPS = np.array([1, 2, 3, 2, 1]) / 9
@@ -67,15 +67,18 @@ class _Counts:
         return np.asarray(self.found / np.maximum(self.valid - self.missing, 1) > DENSE)
 
 
-def estimate_masked(windows: Callable[[], Iterable[MaskedWindow]]) -> tuple[Subspace | None, MaskedFit | None, bool]:
+def estimate_masked(
+    windows: Callable[[], Iterable[MaskedWindow]], *, defective: bool
+) -> tuple[Subspace | None, MaskedFit | None, bool]:
     """Estimate the subspace of a scene, and the fit that predicts what is missing.
 
     Args:
         windows: gives the same windows in each call.
+        defective: whether numbers may be missing elsewhere in the scene.
 
     Returns:
-        The subspace, None as in `subspace`; the fit, None where nothing is missing and no band has spikes; whether any
-        pixel is valid.
+        The subspace, None as in `subspace`; the fit, None where nothing is missing in the scene and no band has spikes;
+        whether any pixel is valid.
     """
     counts = _Counts()
     first = moments(_filled(windows(), counts))
@@ -88,7 +91,7 @@ def estimate_masked(windows: Callable[[], Iterable[MaskedWindow]]) -> tuple[Subs
     noise = np.median(counts.noise, axis=0)
     fit = _fit(s, first, share, noise)
     if not share.any() and not _has_spikes(windows(), fit):
-        return s, None, True
+        return s, _fit(s, first, share, noise, np.zeros(len(share), bool)) if defective else None, True
     for turn in range(MOST_TURNS):
         counts = _Counts()
         again = moments(_predicted(windows(), fit, counts))

@@ -110,7 +110,7 @@ class MaskedFit:
     def predictable(self, missing: Mask) -> Mask:
         """Missing numbers (b, h, w) that the other bands of their pixel can predict."""
         lacking = missing[self.live].sum(axis=0) / max(1, int(self.live.sum()))
-        return missing & self.live[:, None, None] & (lacking <= MOST_MISSING)
+        return np.asarray(missing & self.live[:, None, None] & (lacking <= MOST_MISSING))
 
     def spikes(self, values: F32, missing: Mask) -> Mask:
         """Find spikes (b, h, w) among the numbers that are not missing, in bands that have them."""

@@ -58,7 +58,7 @@ class Repair:
         gap = missing | ~known
         missing |= self.fit.spikes(values, gap)
         repaired = self.fit.predictable(missing) & known
-        lacks = repaired.any(axis=0)
+        lacks = np.asarray(repaired.any(axis=0))
         if not lacks.any():
             return values, repaired
         prediction = self.fit.predict(values, ~(missing | ~known), lacks)

@@ -53,7 +53,12 @@ def scores(
 
 
 def restored(
-    model: Model, image: F32, known: Mask | None = None, *, windows: Sequence[SpectralWindow] | None = None
+    model: Model,
+    image: F32,
+    known: Mask | None = None,
+    *,
+    windows: Sequence[SpectralWindow] | None = None,
+    missing: Mask | None = None,
 ) -> F32:
     """A whole image through a model, in tiles and padded as a restoration does it: (b, h, w) -> (b, s*h, s*w).
 
@@ -61,11 +66,14 @@ def restored(
         image: physical values of the good bands, without holes.
         known: where the scene's facts are estimated; None for everywhere.
         windows: where the model takes a window of the bands at a time.
+        missing: (b, h, w) numbers that are known to be defective, for a model that repairs; None for none.
     """
     bands, h, w = image.shape
     known = np.ones((h, w), dtype=bool) if known is None else known
     if isinstance(model, StasModel) and model.repairs:
-        statistics, image = repaired(model, image, known, np.zeros(image.shape, dtype=bool))
+        statistics, image = repaired(
+            model, image, known, np.zeros(image.shape, dtype=bool) if missing is None else missing
+        )
         facts = [statistics]
     else:
         fed = [image] if windows is None else [image[list(window.take)] for window in windows]
@@ -105,7 +113,7 @@ def repaired(model: StasModel, image: F32, known: Mask, missing: Mask) -> tuple[
             ((image[:, y : y + STRIP_ROWS], known[y : y + STRIP_ROWS], missing[:, y : y + STRIP_ROWS]) for y in strips)
         ],
     )
-    statistics, fit = model.estimate_masked(windows)
+    statistics, fit = model.estimate_masked(windows, defective=bool(defects) or bool(missing.any()))
     return statistics, image if fit is None else Repair(defects=defects, fit=fit)(image, known, missing, x)[0]
 
 

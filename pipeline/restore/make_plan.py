@@ -71,7 +71,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
             chunk=chunk,
             shard=shard,
             attrs={**spec.attrs, **attrs},
-            defects=False,  # the source cube keeps them: they say what the instrument recorded
+            defects=False,  # the source cube's say what the instrument recorded; `with_facts` says what is repaired
             uncertainty=False,  # that of the source says nothing of restored numbers
         ).with_overviews(request.overviews),
         warnings=(*(line for line in advice if line is not None), *draft.warnings),

@@ -152,7 +152,8 @@ class Plan:
         return self.source, *(guide.source for guide in self.guides)
 
     def with_facts(self, facts: Mapping[str, Any]) -> Plan:
-        return replace(self, scene_facts=facts)
+        """The plan with what was estimated; a scene with defects gets a cube that says what was repaired."""
+        return replace(self, scene_facts=facts, spec=replace(self.spec, defects="repair" in facts))
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}

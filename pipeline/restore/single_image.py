@@ -1,13 +1,14 @@
 """One image in a worker: the facts of the scene before its first tile, and the pixels of a tile by a chain of models.
 
-source cube --read with margin--> fill holes --step, trim, step, trim--> the core, on finer pixels after a sharpener
+source cube --read with margin--> fill holes, repair defects --step, trim, step, trim--> the core, on finer pixels after
+a sharpener
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.denoise.model import StasModel
 from hypermend.models.restorer import Model, SceneStatistics, array_from_json, array_to_json
+from hypermend.models.signal.repair import Repair
 from hypermend.pipeline.registry.models import load_model
 from hypermend.pipeline.restore.chain import Chain, bind_steps
+from hypermend.pipeline.restore.defect_estimate import estimate_with_defects
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step
 from hypermend.pipeline.runs.run_log import TaskReceipt
@@ -53,15 +57,21 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
     """
     mean = _mean_spectrum(plan, source, np.flatnonzero(plan.spec.good))
     facts: list[list[SceneStatistics]] = []
+    repair: Repair | None = None
     for i, (step, model) in enumerate(zip(plan.steps, models, strict=True)):
-        if i == 0:
+        if i == 0 and isinstance(model, StasModel) and model.repairs:
+            statistics, repair = estimate_with_defects(plan.source_px, plan.spec.good, source, model)
+            facts.append([statistics])
+        elif i == 0:
             # One estimate for each spectral window, on the bands that it feeds.
             facts.append([model.estimate(_samples(plan, source, bands)) for bands in _fed(plan, step)])
-            continue
-        before = Chain(plan.steps[:i], bind_steps(plan, models[:i], facts))
-        position = np.cumsum(plan.spec.good) - 1
-        facts.append([model.estimate(_restored(plan, source, mean, before, position[b])) for b in _fed(plan, step)])
-    return {"mean": array_to_json(mean), "steps": facts}
+        else:
+            reader = SourceReader(plan, source, mean, repair)
+            before = Chain(plan.steps[:i], bind_steps(plan, models[:i], facts))
+            position = np.cumsum(plan.spec.good) - 1
+            facts.append([model.estimate(_restored(plan, reader, before, position[b])) for b in _fed(plan, step)])
+    found = {"mean": array_to_json(mean), "steps": facts}
+    return found if repair is None else {**found, "repair": repair.to_json()}
 
 
 def _fed(plan: Plan, step: Step) -> list[NDArray[np.intp]]:
@@ -81,10 +91,9 @@ def _samples(plan: Plan, source: Cube, bands: NDArray[np.intp]) -> Iterator[tupl
 
 
 def _restored(
-    plan: Plan, source: Cube, mean: Physical, before: Chain, bands: NDArray[np.intp]
+    plan: Plan, reader: SourceReader, before: Chain, bands: NDArray[np.intp]
 ) -> Iterator[tuple[Physical, Mask]]:
     """The same windows as the first steps leave them; ``bands`` counts good ones."""
-    reader = SourceReader(plan, source, mean)
     for window in sample_windows(*plan.source_px):
         image = reader.read(window, before.margin).image
         core = window.inside(image.window)
@@ -113,31 +122,49 @@ class SourceWindow:
     """(bands, h, w) as the source cube stores them."""
     flags: Flags
     image: ImageWindow
-    """The good bands."""
+    """The good bands, holes filled and defects repaired."""
+    measured: Physical
+    """The same before the repair."""
+    repaired: Mask | None
+    """(good bands, h, w) numbers that were repaired; None where the scene has no defects."""
 
 
 class SourceReader:
     """Reads windows of a scene as models take them."""
 
-    def __init__(self, plan: Plan, source: Cube, mean: Physical) -> None:
-        self._source, self._mean = source, mean
+    def __init__(self, plan: Plan, source: Cube, mean: Physical, repair: Repair | None) -> None:
+        self._source, self._mean, self._repair = source, mean, repair
         self._size = plan.source_px
         self._good = np.flatnonzero(plan.spec.good)
 
     def read(self, window: Window, margin: int) -> SourceWindow:
-        """Read a window with ``margin`` pixels around it, without holes."""
-        source = self._with_holes(window.grown(margin))
-        if source.image.known.all():
-            return source
-        wide = self._with_holes(window.grown(margin + FILL_REACH_PX))
-        return replace(source, image=source.image.filled(wide.image, self._mean))
+        """Read a window with ``margin`` pixels around it, without holes and defects."""
+        asked = window.grown(margin)
+        repair = self._repair
+        reach = 0 if repair is None else repair.reach_px
+        stored, flags, image, missing, x = self._with_holes(asked.grown(reach))
+        if not image.known.all():
+            image = image.filled(self._with_holes(asked.grown(reach + FILL_REACH_PX))[2], self._mean)
+        if repair is None:
+            return SourceWindow(stored=stored, flags=flags, image=image, measured=image.values, repaired=None)
+        values, repaired = repair(image.values, image.known, missing, x)
+        inner = asked.inside(image.window)
+        measured, values, repaired, stored = (
+            np.ascontiguousarray(a[(..., *inner)]) for a in (image.values, values, repaired, stored)
+        )
+        image = ImageWindow(window=asked, values=values, known=image.known[inner])
+        return SourceWindow(stored=stored, flags=flags[inner], image=image, measured=measured, repaired=repaired)
 
-    def _with_holes(self, window: Window) -> SourceWindow:
+    def _with_holes(self, window: Window) -> tuple[Stored, Flags, ImageWindow, Mask, NDArray[np.int64]]:
+        """Stored numbers, flags, the good bands, which of them the product calls defective, and the scene's columns."""
         read = padded_window(*self._size, window, 0)
         stored, flags = (read.take(pixels) for pixels in self._source.read(read.window.y, read.window.x))
         values = physical(stored if len(self._good) == len(stored) else stored[self._good], self._source.spec)
         image = ImageWindow(window=window, values=values, known=data_mask(values, flags))
-        return SourceWindow(stored=stored, flags=flags, image=image)
+        missing = np.zeros(values.shape, bool)
+        if self._repair is not None and self._source.spec.defects:
+            missing = read.take(self._source.read_defects(read.window.y, read.window.x))[self._good]
+        return stored, flags, image, missing, read.window.x0 + read.take_x.astype(np.int64)
 
 
 class SingleImageScene:
@@ -163,7 +190,17 @@ class SingleImageScene:
         raise NotImplementedError("models of one image do not adapt")
 
     def figures(self) -> dict[str, Any]:
-        return {}
+        """Defects of the scene, where it has any; how many numbers were repaired is in the marks."""
+        if self._repair is None:
+            return {}
+        found, bands = self._repair.defects, np.array(self.plan.spec.band)[np.array(self.plan.spec.good)]
+        values = {int(b): list(v) for b, v in zip(bands, found.values, strict=True) if v}
+        defects = {
+            "dead_columns": int(found.columns.sum()),
+            "repeated_values": values,
+            "bands_with_spikes": bands[self._repair.fit.spiky].tolist(),
+        }
+        return {"defects": defects}
 
     def pixels(self, tile: Tile) -> TilePixels:
         plan, reader, chain = self.plan, self._reader, self._chain
@@ -176,11 +213,13 @@ class SingleImageScene:
         flags, known, saturated = source.flags, image.known[core], 0
         if known.any():
             output = chain(image.values)
+            if output is None and source.repaired is not None:
+                output = image.values[(..., *core)]
             if output is not None:
                 output, fine = output[:, : tile.core.height, : tile.core.width], repeated(known, plan.scale)
                 refuse_bad_output(output, fine)
                 stored, saturated = self._changed(
-                    stored, repeated(image.values[(..., *core)], plan.scale), output, fine
+                    stored, repeated(source.measured[(..., *core)], plan.scale), output, fine
                 )
             flags = mark_near_fill(flags, image.known, chain.margin)
         return TilePixels(
@@ -189,7 +228,17 @@ class SingleImageScene:
             read_s=read - start,
             model_s=time.perf_counter() - read,
             saturated=saturated,
+            repaired=self._marked(source.repaired, core),
         )
+
+    def _marked(self, repaired: Mask | None, core: tuple[slice, slice]) -> Mask | None:
+        """Repaired numbers of all bands of a tile, on the target's pixels."""
+        if repaired is None:
+            return None
+        marked = repeated(repaired[(..., *core)], self.plan.scale)
+        out = np.zeros((self.plan.spec.bands, *marked.shape[1:]), bool)
+        out[np.flatnonzero(self.plan.spec.good)] = marked
+        return out
 
     def _changed(self, stored: Stored, before: Physical, after: Physical, known: Mask) -> tuple[Stored, int]:
         """The change of the good bands, added to the stored numbers where there is data; how many were cut.
@@ -210,7 +259,13 @@ class SingleImageScene:
     def _reader(self) -> SourceReader:
         assert self.plan.scene_facts is not None
         mean = array_from_json(self.plan.scene_facts["mean"])
-        return SourceReader(self.plan, Cube(self._root, self.plan.source), mean)
+        return SourceReader(self.plan, Cube(self._root, self.plan.source), mean, self._repair)
+
+    @cached_property
+    def _repair(self) -> Repair | None:
+        assert self.plan.scene_facts is not None
+        facts = self.plan.scene_facts.get("repair")
+        return None if facts is None else Repair.from_json(facts)
 
     @cached_property
     def _chain(self) -> Chain:

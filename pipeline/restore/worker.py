@@ -139,9 +139,12 @@ class RestoreWorker:
         out = scene.pixels(tile)
         start = time.perf_counter()
         stored = out.stored.astype(scene.plan.spec.dtype, copy=False)
-        shards = target.write(tile.core.y, tile.core.x, stored, out.flags)
+        shards = target.write(tile.core.y, tile.core.x, stored, out.flags, out.repaired)
         usable = int(np.count_nonzero(out.flags & VALID))
-        target.mark(*tile.index, shards, {"valid_px": usable})
+        counts = {"valid_px": usable}
+        if out.repaired is not None:
+            counts["repaired"] = int(np.count_nonzero(out.repaired))
+        target.mark(*tile.index, shards, counts)
         return TaskReceipt(
             tiles=(tile.index,),
             read_s=out.read_s,
@@ -152,6 +155,7 @@ class RestoreWorker:
             bytes_written=sum(shard.size for shard in shards),
             peak_bytes=peak_bytes(),
             saturated=out.saturated,
+            repaired=counts.get("repaired", 0),
         )
 
     def _finish(self, plan: Plan) -> SceneTotals:
@@ -160,6 +164,8 @@ class RestoreWorker:
         valid = sum(mark.extra["valid_px"] for mark in marks.values())
         models = [{"task": step.task, "model": step.model, "why": step.why} for step in plan.steps]
         figures = {"models": models, **self._open(plan).figures()}
+        if plan.spec.repaired:
+            figures["repaired"] = sum(mark.extra["repaired"] for mark in marks.values())
         return SceneTotals(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
 
     def _scene(self, key: str) -> tuple[OpenScene, Cube]:

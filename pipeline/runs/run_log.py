@@ -32,6 +32,8 @@ class TaskReceipt:
     """Largest resident size of the worker process so far."""
     saturated: int = 0
     """Numbers beyond the range of the cube's type, stored as its largest or smallest."""
+    repaired: int = 0
+    """Numbers that were predicted from the other bands of their pixel."""
     block: Index | None = None
     """The adaptation block, where the task adapted one."""
     figures: Mapping[str, Any] = field(default_factory=dict)

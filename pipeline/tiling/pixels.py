@@ -29,6 +29,8 @@ class TilePixels:
     model_s: float
     saturated: int = 0
     """Numbers beyond the range of the cube's type, stored as its largest or smallest."""
+    repaired: NDArray[np.bool_] | None = None
+    """(bands, h, w) numbers that were predicted from other bands; None where the scene has no defects."""
 
 
 FILL_REACH_PX = 8

@@ -188,11 +188,12 @@ def sample_windows(height: int, width: int, *, edge_px: int = 128, at_most: int 
     What a model estimates once per scene (noise, subspace) is estimated from these, so its cost is bounded.
     """
     per_axis = max(1, int(at_most**0.5))
-    ys, xs = (_starts(size, edge_px, per_axis) for size in (height, width))
+    ys, xs = (spread(size, edge_px, per_axis) for size in (height, width))
     return [Window(y0=y0, y1=min(y0 + edge_px, height), x0=x0, x1=min(x0 + edge_px, width)) for y0 in ys for x0 in xs]
 
 
-def _starts(size: int, edge_px: int, at_most: int) -> list[int]:
+def spread(size: int, edge_px: int, at_most: int) -> list[int]:
+    """First pixels of stretches of ``edge_px`` over a line: all of it, or ``at_most`` of them at equal distances."""
     count = -(-size // edge_px)
     if count <= at_most:
         return [i * edge_px for i in range(count)]
