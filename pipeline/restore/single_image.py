@@ -20,10 +20,9 @@ from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.model import StasModel
 from hypermend.models.restorer import Model, SceneStatistics, array_from_json, array_to_json
-from hypermend.models.signal.repair import Repair
+from hypermend.models.signal.repair import PlacedWindow, Repair, masked
 from hypermend.pipeline.registry.models import load_model
 from hypermend.pipeline.restore.chain import Chain, bind_steps
-from hypermend.pipeline.restore.defect_estimate import estimate_with_defects
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step
 from hypermend.pipeline.runs.run_log import TaskReceipt
@@ -44,7 +43,12 @@ from hypermend.pipeline.tiling.pixels import (
     repeated,
     to_stored,
 )
-from hypermend.pipeline.tiling.tiles import Index, Tile, Window, padded_window, sample_windows
+from hypermend.pipeline.tiling.tiles import Index, Tile, Window, padded_window, sample_windows, spread
+
+COLUMNS_PX, STRIP_PX = 256, 64
+"""Columns in a group, and rows of a strip: whole chunks of a cube."""
+MOST_STRIPS = 8
+"""Strips of a scene, spread over its height, in which defects are looked for."""
 
 
 def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
     repair: Repair | None = None
     for i, (step, model) in enumerate(zip(plan.steps, models, strict=True)):
         if i == 0 and isinstance(model, StasModel) and model.repairs:
-            statistics, repair = estimate_with_defects(plan.source_px, plan.spec.good, source, model)
+            statistics, repair = _with_defects(plan.source_px, plan.spec.good, source, model)
             facts.append([statistics])
         elif i == 0:
             # One estimate for each spectral window, on the bands that it feeds.
@@ -72,6 +76,42 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
             facts.append([model.estimate(_restored(plan, reader, before, position[b])) for b in _fed(plan, step)])
     found = {"mean": array_to_json(mean), "steps": facts}
     return found if repair is None else {**found, "repair": repair.to_json()}
+
+
+def _with_defects(
+    size: tuple[int, int], good: Sequence[bool], source: Cube, model: StasModel
+) -> tuple[SceneStatistics, Repair | None]:
+    """Estimate the statistics of a scene of (rows, columns), and its repair; None where it has no defects.
+
+    Defects are looked for over the whole width of the scene, in groups of columns and strips of rows: memory does not
+    depend on the size of the scene. Statistics come from the sampled windows, as without defects.
+    """
+    height, width = size
+    bands = np.flatnonzero(good)
+
+    def read(window: Window) -> PlacedWindow:
+        stored, flags = source.read(window.y, window.x)
+        values = physical(stored[bands], source.spec)
+        known = data_mask(values, flags)
+        missing = np.zeros(values.shape, dtype=bool)
+        if source.spec.defects:
+            missing = source.read_defects(window.y, window.x)[bands]
+        return np.where(known, values, np.float32(0)), known, missing & known, np.arange(window.x0, window.x1)
+
+    def windows() -> Iterator[PlacedWindow]:
+        return (w for w in map(read, sample_windows(height, width)) if w[1].any())
+
+    def columns() -> Iterator[Iterator[tuple[Physical, Mask, Mask]]]:
+        for x0 in range(0, width, COLUMNS_PX):
+            strips = (
+                Window(y0=y0, y1=min(y0 + STRIP_PX, height), x0=x0, x1=min(x0 + COLUMNS_PX, width))
+                for y0 in spread(height, STRIP_PX, MOST_STRIPS)
+            )
+            yield (read(strip)[:3] for strip in strips)
+
+    defects, lacking = masked(windows, columns)
+    statistics, fit = model.estimate_masked(lacking, defective=bool(defects) or source.spec.defects)
+    return statistics, None if fit is None else Repair(defects=defects, fit=fit)
 
 
 def _fed(plan: Plan, step: Step) -> list[NDArray[np.intp]]:
