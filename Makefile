@@ -58,6 +58,8 @@ search_tables = $(RUN).search ranking tau choices transfer strategies domains --
 denoise = $(RUN).denoise $(CAVE)
 denoise_low_noise = $(RUN).denoise $(CAVE) --low-noise
 denoise_real = $(RUN).denoise --real --data $(DATA)
+mixed = $(RUN).mixed $(CAVE) --crop 128 --seeds 1 --methods noisy moment column-l1 oracle hypermend
+clean_scenes = $(RUN).clean_scenes --data $(DATA) --crop 256
 fusion = $(RUN).fusion $(CAVE)
 fusion_harder = $(fusion) --snr-db 35 $(CLOSED) && $(fusion) --snr-db 30 $(CLOSED) && $(fusion) --scale 32 $(CLOSED)
 fusion_real = $(RUN).fusion_real --data $(DATA)
@@ -69,8 +71,8 @@ cluster = $(RUN).cluster
 real_cluster = $(RUN).real_cluster
 loader = $(RUN).loader
 
-BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real fusion fusion_harder fusion_real \
-	fusion_schedule sharpen training ssrnet cluster real_cluster loader
+BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed clean_scenes fusion \
+	fusion_harder fusion_real fusion_schedule sharpen training ssrnet cluster real_cluster loader
 
 bench: $(BENCHMARKS:%=$(RESULTS)/%.jsonl)
 
