@@ -64,7 +64,7 @@ def test_a_calm_background_has_no_dead_columns(image: np.ndarray) -> None:
     cube = image.copy()
     calm = [*range(20), 50, 51, 52]
     cube[:4, :, calm] = 0.001 * noisy(np.zeros_like(cube), 0.2)[:4][:, :, calm]
-    cube[6][:, [x for x in range(40) if x % 5]] = 0  # dark to the last count, but for a few columns
+    cube[6][:, :30] = 0  # dark to the last count
     assert not found_in(cube)
 
 
