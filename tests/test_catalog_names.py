@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hypermend.catalog.archive import Archive
@@ -74,7 +74,10 @@ SPECS = {stage: make_spec(stage=stage) for stage in ("source", "restored")}
 
 
 @given(st.lists(st.tuples(st.sampled_from(COLLECTIONS), st.sampled_from(IDS), st.sampled_from(TASKS)), max_size=5))
-@settings(max_examples=20)
+@example([("x", "S_1", "denoise-sharpen"), ("x-denoise", "S_1", "sharpen")])
+@example([("x", "S_1", "denoise"), ("x-denoise", "S_1", "denoise")])
+@example([("x-denoise", "S_1", "denoise"), ("x", "S_1", "denoise")])
+@settings(max_examples=10)
 def test_g2_an_item_is_never_replaced_by_that_of_another_scene(scenes: list[tuple[str, str, str]]) -> None:
     """Raw items, source cubes and restored cubes of related names: each is refused, or found with its own facts."""
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ import zarr
 from rasterio.transform import from_origin
 
 import hypermend
+from hypermend.catalog.readers.raster.source import TiffSource
 from hypermend.catalog.sensors import sensor
 from hypermend.catalog.stac.item import to_item
 from hypermend.catalog.storage import transport
@@ -100,14 +101,26 @@ def test_g2_a_local_file_that_changes_is_not_mixed(tmp_path: Path, change: Chang
     assert_new_alone(archive)
 
 
-def test_g2_a_tile_read_while_its_file_changes_is_not_marked(tmp_path: Path) -> None:
+def test_g2_a_tile_read_while_its_file_changes_is_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file put back as it was must not resume into tiles of the other version."""
     archive, new = tmp_path / "archive", write_tiff(tmp_path / "new.tif", NEW)
     (tmp_path / "delivery").mkdir()
     victim = write_tiff(tmp_path / "delivery" / "scene.tif", OLD)
     catalog_folder(str(archive), victim.parent, sensor="ali")
     os.utime(victim, ns=(10**18, 10**18))
-    assert_refused(ingest_and_change(str(archive), lambda: in_place(new, victim)), str(archive))
+    real, reads = TiffSource.read, []
+
+    def read(self: TiffSource, y: slice, x: slice) -> Any:
+        pixels = real(self, y, x)
+        reads.append(x)
+        if len(reads) == 4:  # after the first bytes of a tile and before its last
+            in_place(new, victim)
+        return pixels
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TiffSource, "read", read)
+        report = ingest(IngestJob(archive=str(archive), tile_px=TILE_PX), engine=serial).wait()
+    assert_refused(report, str(archive))
     marks = list(archive.glob("source/*/*.zarr.done/*.json"))
     assert len(marks) == 3  # those before the change
     write_tiff(victim, OLD)
