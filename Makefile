@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
-# What takes too long for every change: all mutations of the fuzz tests.
+# What takes too long for every change: all mutations of the fuzz tests, the largest real scenes.
 test-long: $(VENV)/.installed-test
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 

@@ -172,7 +172,7 @@ def test_a_cave_scene_and_a_camera(shared_data: Path, tmp_path: Path) -> None:
     assert again.bytes_written == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_tile_sizes_give_the_same_cube(shared_data: Path, tmp_path: Path) -> None:
     camera_pair(shared_data, tmp_path / "files", "feathers", edge=256, scale=4)
     archive, files = tmp_path / "archive", tmp_path / "files"
