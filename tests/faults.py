@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hypermend.catalog.storage.archive_store import ArchiveStore
@@ -43,10 +43,13 @@ def restored_bytes(archive: str) -> dict[str, str]:
     return {entry.key: hashlib.sha256(root.get(entry.key)).hexdigest() for entry in root.list("restored")}
 
 
-def command(archive: str, *options: str) -> list[str]:
+ON_RAY, IN_CHILD = ("--workers", "2"), ("--engine", "process")
+
+
+def command(archive: str, engine: Sequence[str] = ON_RAY) -> list[str]:
     return [
         sys.executable, "-c", "from hypermend.pipeline.cli.main import main; main()", "restore", "--archive", archive,
-        "--model", MODEL, "--tile-px", "16", "--workers", "2", "--json", *options,
+        "--model", MODEL, "--tile-px", "16", *engine, "--json",
     ]  # fmt: skip
 
 
@@ -62,7 +65,7 @@ def wait_for(happened: Callable[[], bool], *, limit_s: float = 240.0) -> None:
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
-    """Process ids of the run's Ray actors: the children of its raylet named after the actor class."""
+    """Process ids of the run's workers: Ray's actors, named after their class, or the engine's own process."""
     ids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -70,13 +73,15 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
             session = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3])
         except (OSError, IndexError):
             continue
-        if title.startswith(b"ray::_Worker") and session == process.pid:
+        is_worker = title.startswith(b"ray::_Worker") or b"child_process import serve" in title
+        if is_worker and session == process.pid:
             ids.append(int(entry.name))
     return ids
 
 
-def start(archive: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(archive), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+def start(archive: str, engine: Sequence[str] = ON_RAY) -> subprocess.Popen[bytes]:
+    words = command(archive, engine)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -24,6 +24,7 @@ from hypermend.models.fuse.interface import Adapted, BadPair, Pair, PairGeometry
 from hypermend.models.restorer import SceneStatistics, array_from_json, array_to_json
 from hypermend.models.signal.degrade import UPSAMPLE_TAPS, upsample
 from hypermend.pipeline.config import RestoreJob
+from hypermend.pipeline.engine.child_process import in_child
 from hypermend.pipeline.engine.outcome import HandlerFactory, Policy, Workers
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.restore.driver import restore
@@ -120,11 +121,17 @@ def engine(
     return on_ray(partial(knowing_it, factory), tasks, policy=policy, workers=workers)
 
 
+def child_engine(
+    factory: HandlerFactory[Any, Any], tasks: Iterator[Any], *, policy: Policy, workers: Workers
+) -> Iterator[Any]:
+    """`in_child` with a worker that knows the stub."""
+    return in_child(partial(knowing_it, factory), tasks, policy=policy, workers=workers)
+
+
 def main() -> None:
     """A driver of its own: the job as JSON in, the report as JSON out."""
-    from hypermend.pipeline.engine.cluster import start_ray
-
     checkpoint.ARCHITECTURES["stub-fusion"] = checkpoint.Architecture("fuse", StubFusion, of_pair=True)
-    start_ray(address=None)
-    report = restore(RestoreJob(**json.loads(sys.argv[1])), engine=engine).wait()
+    job = RestoreJob(**json.loads(sys.argv[1]))
+    chosen = child_engine if job.engine == "process" else engine
+    report = restore(job, engine=chosen).wait()
     print(json.dumps(report.to_dict()))

@@ -12,7 +12,6 @@ import pytest
 from hypermend.catalog.cube.spec import CLOUD, NODATA, VALID
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.readers.folder import from_folder
-from hypermend.catalog.readers.hierarchical.source import HierarchicalSource
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Scene
 from tests.hierarchical import ALL, BANDS, SIZE, emit_file, emit_mask, opened, prisma_file, scene_of
@@ -27,7 +26,6 @@ def test_an_item_as_cmr_lists_it(tmp_path: Path) -> None:
     emit_file(tmp_path / "b.nc", "reflectance_uncertainty")
     emit_mask(tmp_path / "c.nc")
     source = opened(tmp_path / "b.nc", tmp_path / "c.nc", tmp_path / "a.nc", tmp_path / "gone.png")
-    assert isinstance(source, HierarchicalSource)
     stored, flags = source.read(ALL, ALL)
     np.testing.assert_array_equal(stored, cube.transpose(2, 0, 1))
     expected = np.full(SIZE, VALID)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,30 @@ from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.maintenance.verify import verify
 from hypermend.pipeline.restore.driver import restore
-from tests.faults import MODEL, TILES, command, end, marks, restore_here, restored_bytes, start, wait_for, workers_of
+from tests.faults import (
+    IN_CHILD,
+    MODEL,
+    ON_RAY,
+    TILES,
+    command,
+    end,
+    marks,
+    restore_here,
+    restored_bytes,
+    start,
+    wait_for,
+    workers_of,
+)
+
+on_every_engine = pytest.mark.parametrize(
+    ("anywhere", "engine"),
+    [("disk", ON_RAY), ("s3", IN_CHILD)],
+    indirect=["anywhere"],
+    ids=["disk-ray", "s3-process"],
+)
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture
 def anywhere(request: pytest.FixtureRequest, ingested: Path) -> str:
     """The same archive on disk and on S3."""
     if request.param == "disk":
@@ -35,9 +56,12 @@ def anywhere(request: pytest.FixtureRequest, ingested: Path) -> str:
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(anywhere: str, clean: dict[str, str]) -> None:
+@on_every_engine
+def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
+    anywhere: str, engine: Sequence[str], clean: dict[str, str]
+) -> None:
     archive = anywhere
-    process = start(archive)
+    process = start(archive, engine)
     try:
         wait_for(lambda: marks(archive) >= 2)
         victims = workers_of(process)
@@ -53,9 +77,12 @@ def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(anywhere: st
 
 @pytest.mark.fault
 @pytest.mark.slow
-def test_f03_a_killed_driver_resumes_with_the_same_command(anywhere: str, clean: dict[str, str]) -> None:
+@on_every_engine
+def test_f03_a_killed_driver_resumes_with_the_same_command(
+    anywhere: str, engine: Sequence[str], clean: dict[str, str]
+) -> None:
     archive = anywhere
-    process = start(archive)
+    process = start(archive, engine)
     try:
         wait_for(lambda: marks(archive) >= 3)
         os.kill(process.pid, signal.SIGKILL)
@@ -64,7 +91,7 @@ def test_f03_a_killed_driver_resumes_with_the_same_command(anywhere: str, clean:
     done = marks(archive)
     assert 3 <= done < TILES
     assert hypermend.open(archive).search(stage="restored") == []
-    again = subprocess.run(command(archive), capture_output=True, check=False)
+    again = subprocess.run(command(archive, engine), capture_output=True, check=False)
     assert again.returncode == 0, again.stderr.decode()
     assert json.loads(again.stdout)["tiles_written"] <= TILES - done
     assert restored_bytes(archive) == clean

@@ -1,4 +1,4 @@
-"""Fusion on Ray: the same cube as in one process, and the same bytes after a kill in the block phase."""
+"""Fusion on Ray and in a process of its own: the same cube as here, and the same bytes after a kill of a block."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def clean(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
 
 
 def command(archive: str) -> list[str]:
-    job = {"task": "fuse", "guide_collection": "rgb", "model": "stub", "tile_px": 64, "workers": 2, "archive": archive}
+    """On Ray where the archive lies on S3, else in one process."""
+    job = {"task": "fuse", "guide_collection": "rgb", "model": "stub", "tile_px": 64, "archive": archive}
+    job |= {"workers": 2} if archive.startswith("s3://") else {"engine": "process"}
     return [sys.executable, "-c", "from tests.stub_fusion import main; main()", json.dumps(job)]
 
 
