@@ -65,11 +65,6 @@ def safe_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def one_line(text: str) -> str:
-    """A text of others as part of a line: it cannot begin a line of its own."""
-    return visible(text)
-
-
 def to_json(value: Any) -> str:
     """JSON for a program: the same values, with escapes for what a terminal would obey."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=list)

@@ -211,7 +211,7 @@ def test_a_file_gets_a_line_where_a_terminal_has_a_bar(monkeypatch: pytest.Monke
     progress.follow(Slow(), console)  # type: ignore[arg-type]
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[0] == "published a/first"
-    assert re.fullmatch(r"1 of 2 scenes ended; a/second 1 of 4; 0\.\d s, about 0\.\d s left", lines[-1])
+    assert re.fullmatch(r"1 of 2 scenes ended, 1 open \(25%\); 0\.\d s, about 0\.\d s left", lines[-1])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from hypermend.pipeline.maintenance.verify import verify
 from hypermend.pipeline.restore import make_plan as plan_module
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.runs.report import RunReport
-from tests.faults import end, marks, restored_bytes, start, wait_for
+from tests.faults import IN_CHILD, ON_RAY, end, marks, restored_bytes, start, wait_for
 from tests.synthetic import enmap_folder
 
 pytestmark = pytest.mark.fault
@@ -226,13 +226,18 @@ def _current(archive: str) -> str:
 
 
 @pytest.mark.slow
-def test_f04_a_driver_that_is_told_to_stop_finishes_its_tiles_and_goes_on_later(ingested: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "tell"), [(ON_RAY, os.kill), (IN_CHILD, os.killpg)], ids=["ray", "process-and-its-group"]
+)
+def test_f04_a_driver_that_is_told_to_stop_finishes_its_tiles_and_goes_on_later(
+    ingested: Path, tmp_path: Path, engine: Sequence[str], tell: Callable[[int, int], None]
+) -> None:
     """SIGTERM, as a scheduler or a leaving machine sends it: exit 130, a hint, no lease left behind."""
     archive = str(shutil.copytree(ingested, tmp_path / "archive"))
-    process = start(archive)
+    process = start(archive, engine)
     try:
         wait_for(lambda: marks(archive) >= 2)
-        os.kill(process.pid, signal.SIGTERM)
+        tell(process.pid, signal.SIGTERM)
         out, error = process.communicate(timeout=120)
     finally:
         end(process)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import hypermend
+from hypermend.catalog.documents import visible
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensors import SensorTables
 from hypermend.pipeline.cli.app import Archive, Json, app, emit, next_step, refuse
@@ -16,7 +17,7 @@ from hypermend.pipeline.cli.inspect import facts_json, line
 from hypermend.pipeline.cli.run_job import run_job, stdout_for_json, warn_undated
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import CatalogSettings, IngestJob, Job
-from hypermend.pipeline.terminal import Terminal, one_line
+from hypermend.pipeline.terminal import Terminal
 
 FORMATS = ("cog", "envi", "netcdf")
 
@@ -66,7 +67,7 @@ def catalog(
         show=show,
     )
     for skipped in made.skipped:
-        print(one_line(f"skipped {skipped.id}: {skipped.reason}"), file=sys.stderr)
+        print(visible(f"skipped {skipped.id}: {skipped.reason}"), file=sys.stderr)
     warn_undated(made.undated, "--datetime")
     if as_json:
         skips = [{"id": s.id, "reason": s.reason} for s in made.skipped]

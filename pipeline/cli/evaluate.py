@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hypermend.catalog.documents import visible
 from hypermend.pipeline.cli.app import Json, emit, refuse
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import EvaluateJob
-from hypermend.pipeline.terminal import Terminal, one_line
+from hypermend.pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
     from hypermend.pipeline.evaluate.driver import Evaluation
@@ -42,7 +43,7 @@ def evaluate(
     else:
         evaluation_table(evaluation, console)
     for id, reason in evaluation.failed.items():
-        print(one_line(f"{id}: {reason}"), file=sys.stderr)
+        print(visible(f"{id}: {reason}"), file=sys.stderr)
     raise typer.Exit(1 if evaluation.failed else 0)
 
 
@@ -99,7 +100,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 def _in_page(text: str) -> str:
     """A text that is itself in Markdown, and in the page that is made of it: no cell, link, picture or tag."""
-    return re.sub(r"([\\`|\[\]!])", r"\\\1", html.escape(one_line(text), quote=False))
+    return re.sub(r"([\\`|\[\]!])", r"\\\1", html.escape(visible(text), quote=False))
 
 
 def remarks(evaluation: Evaluation) -> Iterator[str]:

@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 import hypermend
+from hypermend.catalog.documents import visible
 from hypermend.catalog.sensor_tables import tables_of
 from hypermend.pipeline.cli.app import Json, app, emit, refuse
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import InspectSettings
-from hypermend.pipeline.terminal import Terminal, one_line
+from hypermend.pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
     from hypermend.pipeline.inspect.driver import Inspected
@@ -220,7 +221,7 @@ def facts_json(facts: SceneFacts) -> dict[str, Any]:
 def line(facts: SceneFacts) -> str:
     """One scene in one line: id, product and sensor, size, quantity and who says its scale, time, masks."""
     if facts.refusal is not None:
-        return one_line(f"{facts.id}  refused: {facts.refusal}")
+        return visible(f"{facts.id}  refused: {facts.refusal}")
     bands, height, width = facts.size or (0, 0, 0)
     product = f"{facts.product}, {facts.sensor}" if facts.product else str(facts.sensor)
     said = facts.fact("scale") or facts.fact("quantity")
@@ -234,4 +235,4 @@ def line(facts: SceneFacts) -> str:
         _shares(facts.sampled),
         *facts.notes,
     )
-    return one_line("  ".join(part for part in parts if part))
+    return visible("  ".join(part for part in parts if part))

@@ -20,8 +20,5 @@ def main() -> None:
     """Entry point."""
     try:
         app()
-    except KeyboardInterrupt:
-        print("hypermend: interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
     finally:
         sys.stdout = sys.stderr  # Ray prints its last messages at exit, and standard output may hold a JSON

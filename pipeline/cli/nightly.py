@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from hypermend.catalog.documents import visible
 from hypermend.pipeline.cli.app import Json, emit
 from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import NightlyJob
-from hypermend.pipeline.terminal import Terminal, one_line
+from hypermend.pipeline.terminal import Terminal
 
 
 @verb(
@@ -28,7 +29,7 @@ def nightly(job: NightlyJob, as_json: Json = False) -> None:
     with stdout_for_json(as_json):
         night = run_night(job, work=lambda run: work_through(run, job, console))
     for scene in [*night.given_up, *night.failed]:
-        console.print(one_line(f"{scene['scene']}: {scene['reason']}"), highlight=False, soft_wrap=True)
+        console.print(visible(f"{scene['scene']}: {scene['reason']}"), highlight=False, soft_wrap=True)
     console.print(f"night {job.name}: {night.line()}", highlight=False, soft_wrap=True)
     if as_json:
         emit(night.to_dict())

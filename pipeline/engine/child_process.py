@@ -186,7 +186,8 @@ class _Child:
 
 def serve() -> None:
     """The process: build the handler, then answer each task; end when the driver does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver too, which decides
+    for reaches_the_driver_too in (signal.SIGINT, signal.SIGTERM):  # which decides
+        signal.signal(reaches_the_driver_too, signal.SIG_IGN)
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
     inbox: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()

@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hypermend
-from hypermend.catalog.documents import MALFORMED, parse_json, validated
+from hypermend.catalog.documents import MALFORMED, parse_json, validated, visible
 from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 from hypermend.pipeline.runs.report import RunReport
 from hypermend.pipeline.runs.run_log import SEARCH
-from hypermend.pipeline.terminal import one_line
 
 log = logging.getLogger(__name__)
 _CURRENT = "current"
@@ -58,7 +57,7 @@ class Failure:
         tiles = f" tile {', '.join(f'{iy}-{ix}' for iy, ix in self.tiles[:4])}" if self.tiles else ""
         more = f" and {len(self.tiles) - 4} more" if len(self.tiles) > 4 else ""
         tried = f" after {self.attempts} tries" if self.attempts > 1 else ""
-        return one_line(f"{self.time}  {self.kind:8}  {where}{tiles}{more}, {self.step}{tried}: {self.message}")
+        return visible(f"{self.time}  {self.kind:8}  {where}{tiles}{more}, {self.step}{tried}: {self.message}")
 
 
 def failures(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
-from hypermend.catalog.documents import MALFORMED
+from hypermend.catalog.documents import MALFORMED, visible
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import RestoreJob
@@ -25,7 +25,6 @@ from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.work_list import scene_requests, sources
 from hypermend.pipeline.runs.report import unit_id
 from hypermend.pipeline.runs.run_log import SkippedScene
-from hypermend.pipeline.terminal import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +136,10 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
                 console.print(f"{name}: {line}", highlight=False)
     for row in planned:
         if row.plan is None:
-            console.print(Text.assemble(("refused", "red"), one_line(f": {row.reason}")), soft_wrap=True)
+            console.print(Text.assemble(("refused", "red"), visible(f": {row.reason}")), soft_wrap=True)
     warned = (f"{n}: {w}" for n, row in zip(names, planned, strict=True) if row.plan for w in row.plan.warnings)
     for line in dict.fromkeys(warned):
-        console.print(Text(one_line(line), "yellow"), soft_wrap=True)
+        console.print(Text(visible(line), "yellow"), soft_wrap=True)
 
 
 def _guide_lines(plan: Plan) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
+from hypermend.catalog.documents import visible
 from hypermend.pipeline.formatting import duration, plural, size
 from hypermend.pipeline.runs.report import Event, RunReport, Status
 from hypermend.pipeline.runs.run import Run
-from hypermend.pipeline.terminal import one_line
 
 STYLES = {"published": "green", "current": "dim", "failed": "red"}
 
@@ -26,7 +25,7 @@ def follow(run: Run, console: Console) -> RunReport:
     """Work to the end of ``run`` and print one line for each scene that has ended.
 
     A terminal also shows a bar for all scenes and one for each open scene; a file or a pipe gets a line every ten
-    seconds in which nothing else was printed.
+    seconds that says how far the run is.
     """
     with _progress(console) as progress:
         bars = _Bars(console, progress, run.scenes)
@@ -63,29 +62,29 @@ class _Bars:
         self._progress = progress
         self._all = progress.add_task("all scenes", total=scenes, unit="scenes")
         self._open: dict[str, TaskID] = {}
-        self._done: dict[str, tuple[int, int]] = {}
+        self._done: dict[str, float] = {}
+        """share of each open scene"""
         self._scenes, self._ended, self._began = scenes, 0, time.monotonic()
 
     def line(self) -> str:
         """How far the run is, and how long it will take, in one line."""
-        done = dict(self._done)
+        shares = list(self._done.values())
         of = "" if self._scenes is None else f" of {self._scenes}"
-        parts = [f"{self._ended}{of} scenes ended"]
-        parts += [f"{scene} {n} of {total}" for scene, (n, total) in done.items()][:2]
+        at_work = f", {len(shares)} open ({sum(shares) / len(shares):.0%})" if shares else ""
         seconds = time.monotonic() - self._began
-        fraction = (self._ended + sum(n / total for n, total in done.values() if total)) / (self._scenes or math.inf)
+        fraction = (self._ended + sum(shares)) / self._scenes if self._scenes else 0.0
         left = f", about {duration(seconds * (1 - fraction) / fraction)} left" if fraction > 0 else ""
-        return f"{'; '.join(parts)}; {duration(seconds)}{left}"
+        return f"{self._ended}{of} scenes ended{at_work}; {duration(seconds)}{left}"
 
     def show(self, event: Event) -> None:
         if event.kind in ("opened", "block", "tile"):
             if event.scene not in self._open:
                 self._open[event.scene] = self._progress.add_task(event.scene, total=event.total, unit="tiles")
-            self._done[event.scene] = event.done, event.total
+            self._done[event.scene] = event.done / event.total if event.total else 0.0
             unit = "blocks" if event.kind == "block" else "tiles"
             self._progress.update(self._open[event.scene], completed=event.done, total=event.total, unit=unit)
             if event.kind == "opened" and event.message:
-                self._console.print(Text.assemble(f"{event.scene}: ", (one_line(event.message), "yellow")))
+                self._console.print(Text.assemble(f"{event.scene}: ", (visible(event.message), "yellow")))
             return
         if event.scene in self._open:
             self._progress.remove_task(self._open.pop(event.scene))
@@ -94,7 +93,7 @@ class _Bars:
         self._ended += 1
         sign = event.kind, STYLES.get(event.kind, "yellow")
         reason = f": {event.message}" if event.message else ""
-        self._console.print(Text.assemble(sign, one_line(f" {event.scene}{reason}")), soft_wrap=True)
+        self._console.print(Text.assemble(sign, visible(f" {event.scene}{reason}")), soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
