@@ -283,6 +283,7 @@ def test_trainings_are_found_again_by_their_commands(archive: Path) -> None:
     assert ids == [TRAINED, UNFINISHED]
 
 
+@pytest.mark.long
 @same_training
 def test_a_finished_training_is_there_and_an_unfinished_one_goes_on(archive: Path, ray_session: None) -> None:
     before = (archive / "models" / "tiny" / "weights.safetensors").read_bytes()

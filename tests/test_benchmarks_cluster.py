@@ -10,8 +10,8 @@ from benchmarks import cluster
 from hypermend.catalog.storage.archive_store import ArchiveStore
 
 
+@pytest.mark.long
 @pytest.mark.fault
-@pytest.mark.slow
 def test_f24_many_small_tiles_with_random_faults_and_five_kills(ray_session: None, tmp_path: Path) -> None:
     """2,000 tiles; `python -m benchmarks.cluster soak --tiles 50000` is the long one."""
     figures = cluster.soak(str(tmp_path), 2_000)

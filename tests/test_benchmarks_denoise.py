@@ -22,7 +22,10 @@ def shipped() -> StasModel:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param("enmap_potsdam", marks=pytest.mark.slow), "paris_data_hs_ms-hyperion", "pavia_centre_crop"],
+    [
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("enmap_potsdam", "paris_data_hs_ms-hyperion")),
+        "pavia_centre_crop",
+    ],
 )
 def test_real_scenes_lose_noise_and_nothing_else(name: str, shipped: StasModel, shared_data: Path) -> None:
     cube, known = next((c, k) for found, c, k in denoise_real.scenes(shared_data) if found.startswith(name))

@@ -27,6 +27,8 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "deploy/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+LONG = {"docs/fusion.md", "docs/models.md"}
+"""Documents with blocks that take a minute: a fusion, a training."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 RUN = {"bash", "python", "toml"}
 SHOWN = {"text", "json"}
@@ -63,10 +65,6 @@ def excused(block: Block) -> bool:
     return False
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """`hypermend` and `python` as a reader has them after `make demo`, at 80 columns."""
@@ -80,10 +78,18 @@ def folder(tmp_path: Path, demo_archive: tuple[Path, dict[str, Any], str]) -> Pa
     return tmp_path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [p for p in DOCUMENTS if any(b.language in RUN for b in blocks(p.read_text()))], ids=name_of
-)
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def with_blocks() -> Iterator[Any]:
+    for path in DOCUMENTS:
+        if any(b.language in RUN for b in blocks(path.read_text())):
+            marks = [pytest.mark.long] if name_of(path) in LONG else [pytest.mark.slow]
+            yield pytest.param(path, id=name_of(path), marks=marks)
+
+
+@pytest.mark.parametrize("path", list(with_blocks()))
 def test_the_blocks_of_a_document_run(path: Path, request: pytest.FixtureRequest) -> None:
     """In document order, in one folder. The folder is made only where something is to be run."""
     todo = [block for block in blocks(path.read_text()) if block.language in RUN and not excused(block)]

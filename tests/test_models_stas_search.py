@@ -107,7 +107,7 @@ def test_a_path_through_the_super_net_is_the_discrete_network(form: Form) -> Non
         torch.testing.assert_close(discrete(x), along, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["darts", "spos"])
+@pytest.mark.parametrize("strategy", [pytest.param("darts", marks=pytest.mark.long), "spos"])
 def test_a_search_is_repeatable_and_goes_on_where_it_stopped(strategy: str) -> None:
     settings = SearchSettings(epochs=2, steps=3, strategy=strategy, alpha_rate=0.05)  # type: ignore[arg-type]
     whole_net, again_net = (SuperNet(CHANNELS, width=1, seed=5) for _ in range(2))

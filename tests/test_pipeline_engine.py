@@ -329,7 +329,7 @@ assert sorted(o.result for o in seen if isinstance(o, TaskResult)) == [1, 2, 3],
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_that_has_shrunk_to_its_head_is_given_time_to_grow() -> None:
     answer = subprocess.run([sys.executable, "-c", GROWS], capture_output=True, text=True, check=False, timeout=300)
     assert answer.returncode == 0, answer.stderr[-2000:]

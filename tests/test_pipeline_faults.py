@@ -34,12 +34,14 @@ from tests.faults import (
     workers_of,
 )
 
-on_every_engine = pytest.mark.parametrize(
-    ("anywhere", "engine"),
-    [("disk", ON_RAY), ("s3", IN_CHILD)],
-    indirect=["anywhere"],
-    ids=["disk-ray", "s3-process"],
-)
+
+def engines(*, usual: Sequence[str], long: Sequence[str]) -> pytest.MarkDecorator:
+    """One engine on disk in each run of the tests, the other one on S3 in the long ones."""
+    return pytest.mark.parametrize(
+        ("anywhere", "engine"),
+        [pytest.param("disk", usual, id="disk"), pytest.param("s3", long, id="s3", marks=pytest.mark.long)],
+        indirect=["anywhere"],
+    )
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def anywhere(request: pytest.FixtureRequest, ingested: Path) -> str:
 
 @pytest.mark.fault
 @pytest.mark.slow
-@on_every_engine
+@engines(usual=ON_RAY, long=IN_CHILD)
 def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
     anywhere: str, engine: Sequence[str], clean: dict[str, str]
 ) -> None:
@@ -77,7 +79,7 @@ def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
 
 @pytest.mark.fault
 @pytest.mark.slow
-@on_every_engine
+@engines(usual=IN_CHILD, long=ON_RAY)
 def test_f03_a_killed_driver_resumes_with_the_same_command(
     anywhere: str, engine: Sequence[str], clean: dict[str, str]
 ) -> None:

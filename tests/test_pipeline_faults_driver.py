@@ -227,7 +227,11 @@ def _current(archive: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("engine", "tell"), [(ON_RAY, os.kill), (IN_CHILD, os.killpg)], ids=["ray", "process-and-its-group"]
+    ("engine", "tell"),
+    [
+        pytest.param(ON_RAY, os.kill, id="ray", marks=pytest.mark.long),
+        pytest.param(IN_CHILD, os.killpg, id="process-and-its-group"),
+    ],
 )
 def test_f04_a_driver_that_is_told_to_stop_finishes_its_tiles_and_goes_on_later(
     ingested: Path, tmp_path: Path, engine: Sequence[str], tell: Callable[[int, int], None]

@@ -178,7 +178,11 @@ def test_the_static_stac_example(shared_data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "sensor", "only"),
-    [("enmap_potsdam", "enmap", None), ("hyperion_paris", "hyperion", None), ("cave", "cave", "paints")],
+    [
+        pytest.param("enmap_potsdam", "enmap", None, marks=pytest.mark.long),
+        ("hyperion_paris", "hyperion", None),
+        ("cave", "cave", "paints"),
+    ],
 )
 def test_real_scenes_are_restored_published_and_found(
     folder: str, sensor: str, only: str | None, deliver: Callable[..., Delivery]

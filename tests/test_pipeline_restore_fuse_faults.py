@@ -40,7 +40,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.long)])
 def anywhere(request: pytest.FixtureRequest, pair: Path, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(shutil.copytree(pair, tmp_path / "archive"))
@@ -91,8 +91,8 @@ def test_serial_and_ray_agree(tmp_path: Path, ray_session: None) -> None:
     assert len(report.scenes[0].figures["blocks"]) == BLOCKS
 
 
+@pytest.mark.long
 @pytest.mark.fault
-@pytest.mark.slow
 def test_f01_a_worker_killed_while_it_adapts_is_replaced(pair: Path, tmp_path: Path, clean: dict[str, str]) -> None:
     archive = str(shutil.copytree(pair, tmp_path / "archive"))
     environment = os.environ | {"STUB_DIES": str(tmp_path / "died")}

@@ -148,7 +148,7 @@ def camera_pair(shared_data: Path, folder: Path, name: str, *, edge: int, scale:
     return truth
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cave_scene_and_a_camera(shared_data: Path, tmp_path: Path) -> None:
     truth = camera_pair(shared_data, tmp_path / "files", "balloons", edge=256, scale=8)
     archive = tmp_path / "archive"

@@ -220,7 +220,9 @@ def outcome(record: TrialRecord) -> dict[str, Any]:
     return kept
 
 
-@pytest.mark.parametrize(("strategy", "domain"), [("darts", "subspace"), ("spos", "bands")])
+@pytest.mark.parametrize(
+    ("strategy", "domain"), [("darts", "subspace"), pytest.param("spos", "bands", marks=pytest.mark.long)]
+)
 def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(root: ArchiveStore, strategy: str, domain: str) -> None:
     plan = plan_for(root, strategy=strategy, domain=domain, budget=replace(TINY, epochs=2))
     whole = [*run_trial(root, plan, first_record(plan, 0))][-1]
@@ -320,7 +322,7 @@ def test_two_sensors_at_once_then_nothing_to_do(
     assert {e.key: e.version for e in root.list("")} == before, "finished trials were repeated"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.fault
 def test_f16_a_killed_worker_goes_on_and_bad_trials_stop_alone(root: ArchiveStore, ray_session: None) -> None:
     plan = plan_for(root, budget=replace(TINY, epochs=3, steps=1), trials=3)
@@ -372,7 +374,7 @@ search_archive(SearchJob(archive=sys.argv[1], sensors=("cave",), budget="smoke")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.fault
 def test_f16_a_killed_driver_repeats_nothing(
     root: ArchiveStore, ray_session: None, monkeypatch: pytest.MonkeyPatch

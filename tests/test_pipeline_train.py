@@ -293,7 +293,7 @@ def wait_for(what: Callable[[], Any], seconds: float = 180) -> Any:
     raise AssertionError("it did not happen in time")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.fault
 def test_f17_worker_and_driver_are_killed_and_the_same_command_finishes(
     scenes: ArchiveStore, ray_session: None

@@ -105,7 +105,8 @@ def _check_blocks(dataset: Any, asset: Asset, max_bytes: int) -> None:
 
 def mask_sidecar(asset: Asset, listed: Mapping[str, Asset]) -> Asset | None:
     """The `.msk` of a raster file: beside a local one, or among the scene's assets."""
-    found = next((a for a in listed.values() if a.href.split("?")[0] == f"{asset.href.split('?')[0]}.msk"), None)
+    name = f"{asset.href.split('?')[0]}.msk"
+    found = next((a for a in listed.values() if a.href.split("?")[0] == name), None)
     if found is None and not is_remote(asset.href) and Path(f"{asset.href}.msk").is_file():
         found = Asset(key=f"{asset.key}.msk", href=f"{asset.href}.msk", media_type="image/tiff")
     return found

@@ -25,9 +25,10 @@ def header_text(asset: Asset, fetcher: AssetFetcher) -> str:
 
 def header_beside(image: Asset, listed: Mapping[str, Asset]) -> Asset | None:
     """The `.hdr` of an image among the assets of its scene."""
-    name = file_name(image)
+    name = file_name(image).lower()
     names = (f"{name.rpartition('.')[0]}.hdr", f"{name}.hdr")
-    found = (a for a in listed.values() if file_name(a).lower() in [n.lower() for n in names])
+    headers = (a for a in listed.values() if ".hdr" in a.href.lower())  # few: a scene may have hundreds of files
+    found = (a for a in headers if file_name(a).lower() in names)
     return next((a for a in found if _folder(a) == _folder(image)), None)
 
 
