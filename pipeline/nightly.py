@@ -38,6 +38,7 @@ from hypermend.pipeline.runs.run import Engine, Run
 from hypermend.pipeline.runs.run_log import SEARCH, RunLog, SkippedScene
 
 Why = Literal["new", "replaced", "failed"]
+_SEARCH_UNIT = unit_id("", SEARCH)
 STALE_HOURS = 48.0
 """A night that has run for longer is reported as a problem."""
 _RESULT_SETTINGS = (
@@ -191,6 +192,7 @@ class _Night:
         self._engine, self._work = engine, work
         self._state_key = f"nightly/{job.name}/scenes.jsonl"
         self._records = {record.unit: record for record in read_state(root, job.name)}
+        self._had_state = bool(self._records)
         self._settings = digest(_settings(job, root))
         self._log = RunLog(root, night.run, job=job.to_record())
 
@@ -248,6 +250,12 @@ class _Night:
         except ArchiveError as error:
             self._night.problem = f"the search ended early: {error}"
             self._log.skipped(SkippedScene(scene=SEARCH, reason=self._night.problem))
+            self._records[_SEARCH_UNIT] = SceneRecord(
+                collection="", scene=SEARCH, work="", status="failed", reason=str(error), run=self._night.run
+            )
+        else:
+            if self._records.pop(_SEARCH_UNIT, None) is not None:
+                self._log.current(SkippedScene(scene=SEARCH, reason="this search went to its end"))
 
     def _bad_item(self, skipped: Skipped) -> None:
         """Count one failure of an item that is no scene, as for a scene that fails."""
@@ -328,7 +336,7 @@ class _Night:
 
     def _save_state(self) -> None:
         rows = [asdict(record) for _, record in sorted(self._records.items())]
-        if rows:
+        if rows or self._had_state:
             self._root.put_if_changed(self._state_key, _jsonl(rows))
 
 

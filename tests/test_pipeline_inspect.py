@@ -22,6 +22,7 @@ from hypermend.pipeline.config import IngestJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import ingest
 from hypermend.pipeline.inspect.sample import colour_bands, look, spectrum
+from tests.hierarchical import emit_file, emit_mask
 from tests.synthetic import enmap_folder, hyperion_folder
 
 
@@ -74,6 +75,16 @@ def test_every_value_has_its_source_and_what_is_missing_its_option(tmp_path: Pat
     with Image.open("flight-inspect.png") as picture:
         assert picture.width > 1000 and picture.convert("RGB").getcolors(1 << 24) is not None
     assert [p.name for p in Path().iterdir()] == ["flight-inspect.png"]
+
+
+def test_a_scene_without_the_mask_of_its_product_says_so(tmp_path: Path) -> None:
+    """A mask of EMIT's version 002 is a product of its own, and its items do not list it."""
+    emit_file(tmp_path / "EMIT_L2A_RFL_002_20240724T200145.nc")
+    (scene,) = seen(tmp_path, "--no-picture")
+    assert "until then clouds count as pixels" in scene["missing"]["mask"]
+    emit_mask(tmp_path / "EMIT_L2A_MASK_002_20240724T200145_2420613_013.nc")
+    (scene,) = seen(tmp_path, "--no-picture")
+    assert "mask" not in scene["missing"] and scene["masks"]["cloud"] > 0
 
 
 def test_the_users_word_wins_and_is_shown(tmp_path: Path) -> None:

@@ -171,6 +171,10 @@ def test_f14_a_search_that_dies_says_so_and_what_it_found_is_done(
     assert (failure.run, failure.scene, failure.step) == (night.run, "(search)", "discover")
     assert "search died at page 2" in failure.message
     assert jobs_to_retry(house.archive, [failure]) == []  # the next night searches again by itself
+    monkeypatch.undo()
+    assert house.night().exit_code == 0
+    assert failures(house.archive) == []
+    assert [f.scene for f in failures(house.archive, include_published=True)] == ["(search)"]
 
 
 def test_f14_an_item_that_is_no_scene_is_among_the_failures(house: House) -> None:

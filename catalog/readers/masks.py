@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from hypermend.catalog.arrays import Flags, Mask, Stored
 from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 
+MASKS_ATTR = "hypermend:masks"
+"""Attribute of a cube: names of the mask layers in its flags and defects."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:

@@ -25,7 +25,7 @@ from hypermend.catalog.meaning.resolve import Meaning, resolve
 from hypermend.catalog.meaning.statement import Field
 from hypermend.catalog.readers.bands import Band, select_bands
 from hypermend.catalog.readers.decode import decoded
-from hypermend.catalog.readers.masks import MaskRule
+from hypermend.catalog.readers.masks import MASKS_ATTR, MaskRule
 from hypermend.catalog.readers.pixel_format import make_spec, mosaic_fill, pixel_format
 from hypermend.catalog.readers.profile import Description, FormatRow
 from hypermend.catalog.readers.raster.choose import choose_files
@@ -42,8 +42,6 @@ from hypermend.catalog.storage.hrefs import is_remote, shown
 
 THERMAL = "TIR"
 LEFT_OUT = "hypermend:left_out"
-MASKS = "hypermend:masks"
-"""Attribute of a cube: names of the mask layers in its flags and defects"""
 _Found = tuple[Band, Group, int]
 """a band of the cube, its files, and its position (from 0) among their bands"""
 _Classes = tuple[MaskRule, Group, int]
@@ -207,7 +205,7 @@ def _facts(files: _Files, classes: Sequence[_Classes], left_out: Sequence[str]) 
     if left_out:
         facts[LEFT_OUT] = list(left_out)
     if names:
-        facts[MASKS] = list(dict.fromkeys(names))
+        facts[MASKS_ATTR] = list(dict.fromkeys(names))
     return facts
 
 

@@ -14,6 +14,7 @@ from hypermend.catalog.meaning.instrument import UNNAMED
 from hypermend.catalog.meaning.of_scene import completed
 from hypermend.catalog.meaning.resolve import Resolved, shown_value
 from hypermend.catalog.meaning.statement import Field, Source
+from hypermend.catalog.readers.masks import MASKS_ATTR
 from hypermend.catalog.readers.scene_reader import Source as SceneSource
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.fields import rfc3339
@@ -157,3 +158,5 @@ def _missing(scene: Scene, source: SceneSource) -> Iterator[Missing]:
         yield Missing(name="fwhm", remedy="--wavelengths FILE with columns wavelength,fwhm")
     if spec.crs is None and spec.transform is not None:
         yield Missing(name="crs", remedy="--crs EPSG:n")
+    if MASKS_ATTR not in spec.attrs and (spec.grid is not None or source.lonlat is not None):
+        yield Missing(name="mask", remedy="the mask file of the product beside it; until then clouds count as pixels")

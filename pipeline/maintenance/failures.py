@@ -16,10 +16,9 @@ from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
 from hypermend.pipeline.runs.report import RunReport
-from hypermend.pipeline.runs.run_log import SEARCH
+from hypermend.pipeline.runs.run_log import CURRENT, SEARCH
 
 log = logging.getLogger(__name__)
-_CURRENT = "current"
 _KINDS: dict[str, type[Job]] = {kind.__name__: kind for kind in (IngestJob, RestoreJob, NightlyJob)}
 
 
@@ -85,14 +84,14 @@ def failures(
     selected = [
         failure
         for failure in lines
-        if failure.kind != _CURRENT
+        if failure.kind != CURRENT
         and failure.run.startswith(run or "")
         and (scene is None or failure.scene == scene)
         and (reason is None or reason in (failure.kind, failure.error) or reason.lower() in failure.message.lower())
     ]
     published = _published(opened, sorted({failure.scene for failure in selected}))
     for line in lines:
-        if line.kind == _CURRENT:
+        if line.kind == CURRENT:
             published.setdefault((line.verb, line.scene), []).append(_time(line))
     checked = [
         Failure(**(asdict(failure) | {"open": not _since(published, failure)}))
@@ -106,7 +105,7 @@ def record_current(archive: str, report: RunReport) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"run": report.run, "time": now, "collection": r.collection, "scene": r.scene, "step": "prepare",
-         "kind": _CURRENT, "message": "nothing was left to do"}
+         "kind": CURRENT, "message": "nothing was left to do"}
         for r in report.scenes if r.status == "current"
     ]  # fmt: skip
     if lines:

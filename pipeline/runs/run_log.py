@@ -42,6 +42,8 @@ class TaskReceipt:
 
 SEARCH = "(search)"
 """In place of a scene: the search for scenes itself."""
+CURRENT = "current"
+"""Kind of a line that is no failure: it ends the failures before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,10 @@ class RunLog:
     def skipped(self, scene: SkippedScene) -> None:
         """Log a scene that is not worked on, or not published."""
         self._add("failures", scene, {"step": "discover", "message": scene.reason})
+
+    def current(self, scene: SkippedScene) -> None:
+        """Log that the earlier failures of a scene, or of the search, are over."""
+        self._add("failures", scene, {"step": "discover", "kind": CURRENT, "message": scene.reason})
 
     def _add(self, kind: str, scene: SceneRef, line: dict[str, Any]) -> None:
         line = {

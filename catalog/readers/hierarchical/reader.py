@@ -19,6 +19,7 @@ from hypermend.catalog.readers.hierarchical.layout import Arrays, CubeArray, Mas
 from hypermend.catalog.readers.hierarchical.roles import Opened, open_files
 from hypermend.catalog.readers.hierarchical.source import HierarchicalSource, Part, Parts
 from hypermend.catalog.readers.hierarchical.zarr_file import is_zarr, split_href, zarr_identity
+from hypermend.catalog.readers.masks import MASKS_ATTR
 from hypermend.catalog.readers.pixel_format import make_spec, pixel_format
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, SensorTables
@@ -45,7 +46,8 @@ def open_hdf(
     meaning = resolve(said, label=label)
     name, file_bands = _bands(meaning, arrays, tables, label)
     picked = select_bands(file_bands, bands, label)
-    attrs = {"hypermend:layout": opened.layout.product, **arrays.attrs}
+    masks = list(dict.fromkeys(mask.rule.name for mask in arrays.masks))
+    attrs = {"hypermend:layout": opened.layout.product, **({MASKS_ATTR: masks} if masks else {}), **arrays.attrs}
     pixels, file_bands = pixel_format(meaning, file_bands, dtype=opened.dtype, transform=arrays.transform, attrs=attrs)
     spec, order = make_spec([file_bands[i] for i in picked], opened.size, pixels, sensor=name)
     order = [picked[i] for i in order]
