@@ -9,6 +9,7 @@ TORCH := torch==2.13.0
 
 .PHONY: demo test test-long check lock audit bench clean FORCE
 .NOTPARALLEL:  # benchmarks must not share the cores
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of interpreters, which would each compile Hypermend anew
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
