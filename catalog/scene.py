@@ -6,9 +6,10 @@ import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from odc.geo.geobox import GeoBox
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 AUTO = "auto"
 """Sensor of a scene whose files have not been asked for it yet."""

@@ -10,13 +10,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from affine import Affine
-from odc.geo.geobox import GeoBox
 
 from hypermend.catalog.dateline import Bbox, Point, box_of_rings, outline_of_ring, unwrapped, width, wrap_box
 from hypermend.catalog.scene import TIME_FROM, UNKNOWN
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 _CRS_KEYS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
 _GRID_KEYS = (*_CRS_KEYS, "proj:shape", "proj:transform")
@@ -119,6 +121,8 @@ def grid_of(fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
     shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
     if crs is None or shape is None or transform is None:
         return None
+    from odc.geo.geobox import GeoBox  # it loads dask, a fifth of the start of a command that needs no grid
+
     try:
         height, width = (int(v) for v in shape)
         affine = Affine(*(float(v) for v in list(transform)[:6]))
