@@ -52,6 +52,12 @@ def restored_cube_key(scene_id: str, plan_id: str) -> str:
     return f"restored/{safe_name(scene_id)}/{plan_id}.zarr"
 
 
+def quicklook_keys(cube: str) -> dict[str, str]:
+    """{asset key: object key} of the pictures of a cube."""
+    stem = cube.removesuffix(".zarr")
+    return {name: f"{stem}.{name}.png" for name in ("overview", "thumbnail")}
+
+
 def check_raw_collection(name: str) -> None:
     """Refuse a collection of raw scenes whose name is that of source cubes: one of two scenes would hide the other.
 

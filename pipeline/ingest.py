@@ -100,6 +100,7 @@ class IngestUnit:
             key=cube.key,
             ingest_id=cube.ingest_id,
             valid_fraction=totals.valid_fraction,
+            quicklooks=totals.quicklooks,
         )
         if cube.scene.datetime is None:
             self._notes["undated"] = self._notes.get("undated", 0) + 1

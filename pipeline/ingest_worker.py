@@ -17,6 +17,7 @@ from hypermend.catalog.arrays import Flags, Stored
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.marks import DoneMarks
+from hypermend.catalog.cube.quicklook import write_quicklooks
 from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.keys import check_raw_collection, source_cube_key
@@ -177,7 +178,7 @@ class IngestWorker:
         )
 
     def _finish(self, task: Finish) -> SceneTotals:
-        """Fold the marks and add up the usable pixels.
+        """Draw the quicklooks, fold the marks and add up the usable pixels.
 
         Raises:
             BadAsset: the files have changed since the scene was prepared: the marks are removed, because a server that
@@ -202,7 +203,11 @@ class IngestWorker:
             counts.update({float(number): pixels for number, pixels in mark.extra.get("edges", {}).items()})
         border = edge_border(counts, cube.spec.height)
         figures = {} if border is None else {"border": border}
-        return SceneTotals(valid_fraction=valid / (cube.spec.height * cube.spec.width), figures=figures)
+        return SceneTotals(
+            valid_fraction=valid / (cube.spec.height * cube.spec.width),
+            figures=figures,
+            quicklooks=write_quicklooks(cube),
+        )
 
     def _same_source(self, unit: str, files: SceneFiles, state: str) -> SceneSource:
         """The files of a scene, as they were when it was prepared."""

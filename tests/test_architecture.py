@@ -33,7 +33,7 @@ FORBIDDEN = {
 }
 # Floors of each room, the highest first. A package imports only from floors below its own.
 FLOORS = {
-    "catalog": "archive > stac > readers pairs > meaning > cube keys band_names sensor_tables > storage sensors"
+    "catalog": "archive > stac > readers pairs > meaning > cube band_names sensor_tables > keys > storage sensors"
     " > sensor_csv > scene grids errors arrays documents recent > dateline",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
     # Training and evaluation score by the same protocols, and evaluation stands above restore and train.

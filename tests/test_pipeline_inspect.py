@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import hypermend as api
+from hypermend.catalog.cube.quicklook import colour_bands
 from hypermend.catalog.cube.spec import NODATA, VALID
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Asset, Scene
@@ -21,7 +22,7 @@ from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.config import IngestJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import ingest
-from hypermend.pipeline.inspect.sample import colour_bands, look, spectrum
+from hypermend.pipeline.inspect.sample import look, spectrum
 from tests.hierarchical import emit_file, emit_mask
 from tests.synthetic import enmap_folder, hyperion_folder
 

@@ -81,6 +81,32 @@ class Cube:
                 raise BadCube(f"{self._name(iy, ix)} is lost, and tile ({iy}, {ix}) has data; {_REPAIR}")
         return stored, flags
 
+    def overview(self, level: int, bands: Sequence[int]) -> F32:
+        """Physical values (band, h, w) of some bands of an overview; NaN where no pixel is usable.
+
+        Args:
+            level: one of the spec's, or 1 for the cube itself.
+            bands: positions.
+
+        Raises:
+            BadCube: an object is damaged.
+        """
+        group = "" if level == 1 else f"{level_name(level)}/"
+        flagged = level == 1 or has_level_flags(self.spec)
+        with (
+            metadata_errors(self.root, self.path),
+            self._read_errors(slice(0, self.spec.height), slice(0, self.spec.width)),
+        ):
+            array = zarr.open_array(self._reads, path=f"{group}reflectance", mode="r", zarr_format=3)
+            stored = np.stack([np.asarray(array[band]) for band in bands])
+            if flagged:
+                flags = zarr.open_array(self._reads, path=f"{group}valid", mode="r", zarr_format=3)
+                usable = (np.asarray(flags[...]) & VALID) != 0
+            else:
+                usable = np.isfinite(stored[0]) if np.isnan(array.fill_value) else stored[0] != array.fill_value
+        values = stored.astype(np.float32) * np.float32(self.spec.scale_factor) + np.float32(self.spec.add_offset)
+        return np.where(usable, values, np.float32(np.nan))
+
     def read_defects(self, y: slice, x: slice) -> Defects:
         """Defective bands (band, h, w), True where defective, of a window; all False where the cube keeps none.
 

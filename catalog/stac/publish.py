@@ -28,7 +28,13 @@ from typing import Any
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import Refused
 from hypermend.catalog.grids import footprint
-from hypermend.catalog.keys import check_raw_collection, item_key, scene_collection, source_collection
+from hypermend.catalog.keys import (
+    check_raw_collection,
+    item_key,
+    quicklook_keys,
+    scene_collection,
+    source_collection,
+)
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.stac import index
 from hypermend.catalog.stac.datacube import datacube_fields
@@ -48,13 +54,16 @@ _PROVENANCE = ("updated", "processing:software", "cube:dimensions", "cube:variab
 _FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|cube:.*|proj:.*|file:.*|created|updated|processing:.*)$")
 
 
-def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid_fraction: float) -> Scene:
+def source_item(
+    scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid_fraction: float, quicklooks: bool = False
+) -> Scene:
     """The item of a source cube.
 
     Args:
         scene: the ingested scene.
         key: key of the cube in the archive.
         valid_fraction: usable share of the pixels, 0 to 1.
+        quicklooks: the cube has pictures.
 
     Raises:
         Refused: the collection of the scene is named like one of source cubes.
@@ -65,7 +74,8 @@ def source_item(scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid
         "hypermend:derived_from": item_key(scene),
         "processing:lineage": f"read by hypermend from the files of {scene.collection}/{scene.id}",
     }
-    return _cube_scene(scene, spec, source_collection(scene.collection), key, valid_fraction, facts)
+    item = _cube_scene(scene, spec, source_collection(scene.collection), key, valid_fraction, facts)
+    return _with_quicklooks(item, key) if quicklooks else item
 
 
 def restored_item(
@@ -77,11 +87,13 @@ def restored_item(
     plan_id: str,
     model: str,
     valid_fraction: float,
+    quicklooks: bool = False,
 ) -> Scene:
     """The item of a restored cube; `source` is the scene of its source cube.
 
     Args:
         task: the chain of tasks, such as denoise; it names the collection.
+        quicklooks: the cube has pictures.
     """
     facts = {
         "hypermend:plan": plan_id,
@@ -90,7 +102,8 @@ def restored_item(
         "hypermend:derived_from": item_key(source),
         "processing:lineage": f"{task} with model {model} by hypermend, plan {plan_id}",
     }
-    return _cube_scene(source, spec, restored_collection(source, task), key, valid_fraction, facts)
+    item = _cube_scene(source, spec, restored_collection(source, task), key, valid_fraction, facts)
+    return _with_quicklooks(item, key) if quicklooks else item
 
 
 def restored_collection(source: Scene, task: str) -> str:
@@ -187,6 +200,15 @@ def _cube_scene(
             **facts,
         },
     )
+
+
+def _with_quicklooks(item: Scene, cube: str) -> Scene:
+    """The item of a cube with its pictures, whose roles are their names."""
+    pictures = {
+        name: Asset(key=name, href=key, roles=(name,), media_type="image/png")
+        for name, key in quicklook_keys(cube).items()
+    }
+    return replace(item, assets={**item.assets, **pictures})
 
 
 def _other_scene(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

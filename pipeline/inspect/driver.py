@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import hypermend
+from hypermend.catalog.cube.quicklook import colour_bands
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.meaning.instrument import check_sensor
 from hypermend.catalog.readers.border import constant_border
@@ -29,7 +30,6 @@ from hypermend.pipeline.inspect.sample import (
     MOST_REMOTE_BYTES,
     Spectrum,
     View,
-    colour_bands,
     look,
     sampled_masks,
     spectrum,

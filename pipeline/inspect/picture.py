@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hypermend.catalog.cube.quicklook import stretch_of
 from hypermend.catalog.cube.spec import FLAGS, NEAR_FILL, VALID, CubeSpec
-from hypermend.models.arrays import F32
 from hypermend.pipeline.inspect.sample import Spectrum, View
 
 _COLOURS = {
@@ -42,7 +42,7 @@ def draw(path: Path, *, title: str, spec: CubeSpec, view: View, spectrum: Spectr
 
 
 def _draw_image(axis: Any, view: View, quantity: str) -> None:
-    rgb, name = _stretched(view.image, apart=quantity != "reflectance"), "colour"
+    rgb, name = np.nan_to_num(stretch_of(view.image, quantity).to_unit(view.image)), "colour"  # black without data
     nm = ", ".join(f"{w:.0f}" for w in view.bands_nm)
     if len(view.bands_nm) == 1:
         rgb, name = np.repeat(rgb, 3, axis=0), "one band"
@@ -100,18 +100,3 @@ def share(part: float) -> str:
     if 99.99 < percent < 100:
         return "> 99.99 %"
     return f"{percent:.3g} %" if percent < 99 else f"{percent:.4g} %"
-
-
-def _stretched(image: F32, *, apart: bool) -> F32:
-    """Values as 0 to 1, from the 2nd to the 98th percentile; black without data.
-
-    Args:
-        apart: each band by itself, where their values do not compare: the sun's light colours a radiance.
-    """
-    out = np.zeros_like(image)
-    for bands in [[i] for i in range(len(image))] if apart else [list(range(len(image)))]:
-        known = image[bands][np.isfinite(image[bands])]
-        if known.size:
-            low, high = np.percentile(known, (2, 98))
-            out[bands] = np.clip((image[bands] - low) / max(float(high - low), 1e-12), 0, 1)
-    return np.where(np.isfinite(out), out, 0).astype(np.float32)

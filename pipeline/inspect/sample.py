@@ -25,9 +25,6 @@ EDGE_PX = 480
 WINDOW_PX = 32
 WINDOWS = 3
 """Windows along each axis from which the spectrum is taken"""
-COLOURS_NM = (650.0, 550.0, 450.0)
-NEAR_NM = 50.0
-"""A band farther from a colour does not show it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +52,6 @@ class Spectrum:
     pixels: int
     defects: float | None
     """share of the windows' numbers that the product marks as defective; None if it marks none"""
-
-
-def colour_bands(spec: CubeSpec) -> list[int]:
-    """Positions of the bands that look red, green and blue, or of the first good band where there are none."""
-    good = [i for i, g in enumerate(spec.good) if g] or list(range(spec.bands))
-    nm = np.array([spec.wavelength_nm[i] for i in good])
-    nearest = [int(np.argmin(np.abs(nm - colour))) for colour in COLOURS_NM]
-    far = max(abs(nm[i] - colour) for i, colour in zip(nearest, COLOURS_NM, strict=True))
-    return [good[i] for i in nearest] if far <= NEAR_NM and len(set(nearest)) == len(nearest) else good[:1]
 
 
 def look(source: Source, bands: Sequence[int], *, most_bytes: int = MOST_BYTES) -> View:

@@ -21,7 +21,7 @@ import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import NotFound, Refused
-from hypermend.catalog.keys import cube_key
+from hypermend.catalog.keys import cube_key, quicklook_keys
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.stac.index import search
@@ -244,5 +244,5 @@ def _remove(root: ArchiveStore, cube: str) -> None:
         root.delete(key)
     for prefix in (cube, f"{stem}.adapt", f"{stem}.adapt.done"):
         root.delete_prefix(prefix)
-    for key in (f"{stem}.adapt.done.json", plan_key(cube), _removal_mark(cube)):
+    for key in (f"{stem}.adapt.done.json", *quicklook_keys(cube).values(), plan_key(cube), _removal_mark(cube)):
         root.delete(key)

@@ -77,6 +77,7 @@ class RestoreUnit:
             plan_id=plan.id,
             model=plan.model,
             valid_fraction=totals.valid_fraction,
+            quicklooks=totals.quicklooks,
         )
         notes = [*prepared.warnings, *(f"model {step.model}: {step.why}" for step in plan.steps if step.why)]
         properties = self._request.item_properties | ({"hypermend:notes": notes} if notes else {})

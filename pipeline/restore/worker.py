@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create, open_cube, read_spec
 from hypermend.catalog.cube.marks import DoneMarks
+from hypermend.catalog.cube.quicklook import write_quicklooks
 from hypermend.catalog.cube.spec import VALID
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.pairs.pairing import finer_lonlat
@@ -159,14 +160,18 @@ class RestoreWorker:
         )
 
     def _finish(self, plan: Plan) -> SceneTotals:
-        """Fold the marks."""
+        """Fold the marks and draw the quicklooks."""
         marks = DoneMarks(self._root, plan.target).fold()
         valid = sum(mark.extra["valid_px"] for mark in marks.values())
         models = [{"task": step.task, "model": step.model, "why": step.why} for step in plan.steps]
         figures = {"models": models, **self._open(plan).figures()}
         if plan.spec.repaired:
             figures["repaired"] = sum(mark.extra["repaired"] for mark in marks.values())
-        return SceneTotals(valid_fraction=valid / (plan.spec.height * plan.spec.width), figures=figures)
+        return SceneTotals(
+            valid_fraction=valid / (plan.spec.height * plan.spec.width),
+            figures=figures,
+            quicklooks=write_quicklooks(Cube(self._root, plan.target), source=Cube(self._root, plan.source)),
+        )
 
     def _scene(self, key: str) -> tuple[OpenScene, Cube]:
         """The scene of a plan, kept open, and its restored cube."""

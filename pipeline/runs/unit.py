@@ -41,6 +41,8 @@ class SceneTotals:
     """Usable share of the scene, 0 to 1."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Figures of the scene for the run's report; JSON values."""
+    quicklooks: bool = False
+    """Whether the cube has pictures."""
 
 
 class Unit(Protocol):
