@@ -267,6 +267,8 @@ def test_a_cluster_that_cannot_is_told_in_a_line(archive: Path, monkeypatch: pyt
     def nobody(*, address: str | None) -> None:
         raise NoWorkers(f"no Ray cluster answers at {address}")
 
+    from hypermend.pipeline.engine import ray_actors  # noqa: F401 (were it loaded below, it would keep `nobody`)
+
     monkeypatch.setattr(cluster, "start_ray", nobody)
     asked = hypermend("restore", "--archive", archive, "--sensor", "enmap", "--address", "10.0.0.9:6379")
     assert asked.exit_code == 2
