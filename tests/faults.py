@@ -9,9 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import obstore
+import pytest
+
+from hypermend.catalog.cube.stores import WriteStore
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
@@ -89,3 +94,39 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of ours catches it, and nothing after it is done."""
+
+
+@contextlib.contextmanager
+def writes_that_fail(
+    monkeypatch: pytest.MonkeyPatch, after: int, fail: Callable[[], Exception | Killed] = Killed
+) -> Iterator[list[int]]:
+    """Everything that would change the archive fails, from the write or delete after so many; gives their number.
+
+    Objects are deleted one by one, as a kill may leave a batch.
+    """
+    count = [0]
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*args: Any, **options: Any) -> Any:
+            count[0] += 1
+            if count[0] > after:
+                raise fail()
+            return real(*args, **options)
+
+        return write
+
+    delete = counted(obstore.delete)
+
+    def one_by_one(store: Any, paths: Any) -> None:
+        for path in [paths] if isinstance(paths, str) else paths:
+            delete(store, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(obstore, "put", counted(obstore.put))
+        patch.setattr(obstore, "delete", one_by_one)
+        patch.setattr(WriteStore, "set", counted(WriteStore.set))
+        yield count

@@ -89,9 +89,9 @@ def test_g5_no_object_of_an_archive_that_is_no_file_is_waited_for(tmp_path: Path
     root = ArchiveStore(tmp_path)
     make(tmp_path / KEY)
     for read in (root.get, root.get_versioned, root.get_json):
-        with pytest.raises(ArchiveError, match="is no file"):
+        with pytest.raises(ArchiveError, match=r"is no file|is a link"):
             read(KEY)
-    with pytest.raises(ArchiveError, match="is no file"):
+    with pytest.raises(ArchiveError, match=r"is no file|is a link"):
         Leases(root, what="a").take(KEY)
 
 
@@ -105,7 +105,7 @@ def test_g5_no_object_of_a_cube_that_is_no_file_is_waited_for(
     file = tmp_path / "source" / "S1" / "a.zarr" / name
     file.unlink()
     make(file)
-    with pytest.raises(ArchiveError, match="is no file"):
+    with pytest.raises(ArchiveError, match=r"is no file|is a link"):
         Cube(root, "source/S1/a.zarr").read(slice(0, 4), slice(0, 4))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import obstore
 import pytest
 import zarr
 
@@ -24,7 +24,7 @@ from hypermend.pipeline.maintenance import prune as prune_module
 from hypermend.pipeline.maintenance.prune import prune
 from hypermend.pipeline.maintenance.verify import verify
 from hypermend.pipeline.restore.driver import restore
-from tests.faults import make_ingested
+from tests.faults import Killed, make_ingested, writes_that_fail
 
 pytestmark = pytest.mark.fault
 
@@ -140,33 +140,6 @@ def test_g1_prune_follows_no_link(archive: str, tmp_path: Path) -> None:
     assert [one.cube for one in prune(archive, older_than_hours=0).removed] == [old]
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing after it is done."""
-
-
-def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the store die after so many writes and deletes, in the middle of a batch of deletes, too."""
-    left = [count]
-    delete, put = obstore.delete, obstore.put
-
-    def tick() -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    def one_by_one(store: Any, paths: Any) -> None:
-        for path in [paths] if isinstance(paths, str) else paths:
-            tick()
-            delete(store, path)
-
-    def counted(*args: Any, **options: Any) -> Any:
-        tick()
-        return put(*args, **options)
-
-    monkeypatch.setattr(obstore, "delete", one_by_one)
-    monkeypatch.setattr(obstore, "put", counted)
-
-
 kill_at_each = pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.long)])
 
 
@@ -174,14 +147,9 @@ def every_kill(two_cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     """A copy of the archive after each possible kill of prune, or after every `step`-th."""
     for count in range(0, 200, step):
         archive = str(shutil.copytree(two_cubes, tmp_path / str(count)))
-        killed_after(count, monkeypatch)
-        try:
+        with writes_that_fail(monkeypatch, count), suppress(Killed):
             prune(archive, older_than_hours=0)
             return
-        except Killed:
-            pass
-        finally:
-            monkeypatch.undo()
         shutil.rmtree(Path(archive, "leases", "prune"), ignore_errors=True)  # what a dead process holds, nobody holds
         yield archive
         shutil.rmtree(archive)

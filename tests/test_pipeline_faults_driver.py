@@ -10,18 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import obstore
 import pytest
 
 import hypermend
-from hypermend.catalog.cube.stores import WriteStore
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.keys import cube_key
 from hypermend.catalog.stac import publish
@@ -35,7 +32,7 @@ from hypermend.pipeline.maintenance.verify import verify
 from hypermend.pipeline.restore import make_plan as plan_module
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.runs.report import RunReport
-from tests.faults import IN_CHILD, ON_RAY, end, marks, restored_bytes, start, wait_for
+from tests.faults import IN_CHILD, ON_RAY, Killed, end, marks, restored_bytes, start, wait_for, writes_that_fail
 from tests.synthetic import enmap_folder
 
 pytestmark = pytest.mark.fault
@@ -57,33 +54,6 @@ def restored(archive: str, **changes: Any) -> RunReport:
     return restore(job_of(archive, **changes), engine=serial).wait()
 
 
-class Killed(BaseException):
-    """No handler of ours catches it."""
-
-
-@contextmanager
-def writes_that_fail(
-    monkeypatch: pytest.MonkeyPatch, after: int, fail: Callable[[], Exception | Killed]
-) -> Iterator[Any]:
-    """Everything that would change the archive fails, from the write after so many; counts them."""
-    count = [0]
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def write(*args: Any, **options: Any) -> Any:
-            count[0] += 1
-            if count[0] > after:
-                raise fail()
-            return real(*args, **options)
-
-        return write
-
-    with monkeypatch.context() as patch:
-        patch.setattr(obstore, "put", counted(obstore.put))
-        patch.setattr(obstore, "delete", counted(obstore.delete))
-        patch.setattr(WriteStore, "set", counted(WriteStore.set))
-        yield count
-
-
 def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
     ingested: Path, tmp_path: Path, clean: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +61,7 @@ def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
 
     A driver that lives longer never leaves more to do.
     """
-    with writes_that_fail(monkeypatch, 10**9, Killed) as count:
+    with writes_that_fail(monkeypatch, 10**9) as count:
         restored(str(shutil.copytree(ingested, tmp_path / "count")))
     total = count[0]
     assert total > 40
@@ -99,7 +69,7 @@ def test_f03_a_driver_that_dies_at_any_write_loses_one_tile_at_most(
     left = SIX_TILES
     for after in (*range(0, total - 12, 10), *range(total - 12, total)):
         archive = str(shutil.copytree(ingested, tmp_path / f"{after}"))
-        with writes_that_fail(monkeypatch, after, Killed), pytest.raises(Killed):
+        with writes_that_fail(monkeypatch, after), pytest.raises(Killed):
             restored(archive)
         found = hypermend.open(archive).search(stage="restored")
         if found:  # published is whole

@@ -13,13 +13,14 @@ from zarr.storage import LocalStore, ObjectStore, WrapperStore
 from hypermend.catalog.cube.marks import Shard, crc32_hex
 from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.storage.regular_file import refuse_links
 
 
 def zarr_store(root: ArchiveStore, path: str, *, read_only: bool) -> Store:
     """The Zarr store whose root is the cube."""
     local = root.local_path(path)
     if local is not None:
-        return LocalFiles(local, read_only=read_only)
+        return ArchiveFiles(local, read_only=read_only)
     return ObjectStore(root.at(path), read_only=read_only)
 
 
@@ -47,6 +48,30 @@ class LocalFiles(LocalStore):
         path = self.root / key
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise BadAsset(f"{path}: is no file")
+
+
+class ArchiveFiles(LocalFiles):
+    """The folder of a cube in an archive: a link is refused, too."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        refuse_links(self.root, key)
+        await super().set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        refuse_links(self.root, key)
+        super().set_sync(key, value)
+
+    async def delete(self, key: str) -> None:
+        refuse_links(self.root, key)
+        await super().delete(key)
+
+    def delete_sync(self, key: str) -> None:
+        refuse_links(self.root, key)
+        super().delete_sync(key)
+
+    def _check(self, key: str) -> None:
+        refuse_links(self.root, key)
+        super()._check(key)
 
 
 class ReadStore(WrapperStore[Store]):

@@ -34,7 +34,7 @@ from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.catalog.stac.fields import bbox_of, parse_time, text, time_span
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import STAGES, from_item
-from hypermend.catalog.storage.archive_store import ArchiveStore, Entry, safe_name
+from hypermend.catalog.storage.archive_store import LINK, ArchiveStore, Entry, safe_name
 
 log = logging.getLogger(__name__)
 PART_ROWS = 128
@@ -268,7 +268,8 @@ def _rows(root: ArchiveStore, collections: Sequence[str], unreadable: dict[str, 
     entries: dict[str, Entry] = {}
     for folder in folders:
         for entry in root.list(f"items{folder}"):
-            if entry.key.endswith(".json") and not entry.key.endswith("/catalog.json"):
+            is_item = entry.key.endswith(".json") and not entry.key.endswith("/catalog.json")
+            if is_item or entry.version == LINK:  # a link is named as an item that cannot be read
                 entries[entry.key] = entry
     rows: dict[str, Row] = {}
     for folder in folders:
@@ -316,7 +317,7 @@ def _read_part(root: ArchiveStore, key: str, columns: list[str]) -> pa.Table | N
         part = pq.ParquetFile(pa.BufferReader(root.get(key)), pre_buffer=False)
         table = part.read(columns=columns, use_threads=False)
         table = table.cast(pa.schema([_SCHEMA.field(name) for name in columns]))
-    except (NotFound, pa.ArrowException, OSError, *MALFORMED) as e:
+    except (NotFound, Refused, pa.ArrowException, OSError, *MALFORMED) as e:
         log.warning("index part %s cannot be used (%s); `hypermend index` rebuilds it", root.href(key), e)
         return None
     return table if table.column_names == columns else None

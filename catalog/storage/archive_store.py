@@ -46,7 +46,7 @@ from obstore.store import LocalStore, S3Store
 from hypermend.catalog.documents import MALFORMED, parse_json
 from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, ReadOnly, Refused, Unreachable
 from hypermend.catalog.storage.hrefs import redact
-from hypermend.catalog.storage.regular_file import open_regular, status_of
+from hypermend.catalog.storage.regular_file import files_below, open_regular, refuse_links, status_of
 from hypermend.catalog.storage.transport import USER_AGENT
 
 # obstore tries again by itself on 429, 5xx, time-outs and resets, with exponential waits and jitter.
@@ -55,6 +55,7 @@ _RETRY = {
     "retry_timeout": timedelta(seconds=90),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
+LINK = "link"
 LOCK = ".lock"
 LOCK_WAIT_S = 30.0
 """A lock is held for one comparison and one put."""
@@ -76,14 +77,14 @@ class Entry:
     size: int
     """bytes"""
     version: str
-    """changes with the object: its ETag, or the time of its last change"""
+    """changes with the object: its ETag, or the time of its last change; `LINK` of a link"""
 
 
 class ArchiveStore:
     """One archive: a local folder or s3://bucket/prefix.
 
     Raises:
-        Refused: a scheme that is neither, credentials in the URL, a key that leaves the root.
+        Refused: a scheme that is neither, credentials in the URL, a key that leaves the root; a link inside it.
         NotFound, AccessDenied, Unreachable: see `catalog.errors`; only Unreachable is worth another try.
     """
 
@@ -127,8 +128,19 @@ class ArchiveStore:
         parts = urlsplit(self.url)
         return _s3(parts.netloc, parts.path.strip("/"))
 
+    def _checked(self, key: str) -> str:
+        """`key` without slashes at its ends.
+
+        Raises:
+            Refused: see `check_key`; or a link is on its way, in a local folder.
+        """
+        bare = check_key(key)
+        if self._folder is not None:
+            refuse_links(self._folder, bare)
+        return bare
+
     def _is_absent(self, key: str) -> bool:
-        check_key(key)
+        self._checked(key)
         return self._folder is not None and not self._folder.is_dir()
 
     def href(self, key: str) -> str:
@@ -138,7 +150,7 @@ class ArchiveStore:
 
     def local_path(self, key: str) -> Path | None:
         """The file of `key`, or None when the archive is not a local folder."""
-        return None if self._folder is None else self._folder / check_key(key)
+        return None if self._folder is None else self._folder / self._checked(key)
 
     def at(self, key: str) -> LocalStore | S3Store:
         """The obstore store whose root is the folder `key`, for a Zarr store on top of it."""
@@ -149,7 +161,7 @@ class ArchiveStore:
             if (file := self.local_path(key)) is not None:
                 with open_regular(file) as opened:  # takes a third of obstore's time for a small file
                     return opened.read()
-            return bytes(obstore.get(self.store, check_key(key)).bytes())
+            return bytes(obstore.get(self.store, self._checked(key)).bytes())
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         """The object and its version, as `put_if` takes it."""
@@ -158,20 +170,20 @@ class ArchiveStore:
         with self.errors("read", key):
             if (file := self.local_path(key)) is not None:
                 status_of(file)  # obstore would wait for a FIFO
-            result = obstore.get(self.store, check_key(key))
+            result = obstore.get(self.store, self._checked(key))
             return bytes(result.bytes()), _entry(result.meta).version
 
     def put(self, key: str, data: bytes) -> str:
         """Write the object whole, or leave the old one. Returns its version, as `stat` and `list` give it."""
         with self.errors("write", key):
-            tag = obstore.put(self.store, check_key(key), data)["e_tag"]
+            tag = obstore.put(self.store, self._checked(key), data)["e_tag"]
         return tag.strip('"') if tag else ""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write the object unless it exists. Returns whether it was written: one of several writers wins."""
         with self.errors("write", key):
             try:
-                obstore.put(self.store, check_key(key), data, mode="create")
+                obstore.put(self.store, self._checked(key), data, mode="create")
             except AlreadyExistsError:
                 return False
         return True
@@ -182,13 +194,13 @@ class ArchiveStore:
         A folder has no conditional put: there a lock that every driver of the archive takes stands in for it.
         """
         if version is not None and self._folder is not None:
-            with self.errors("lock", key), _locked(self._folder / "leases" / LOCK):
+            with self.errors("lock", key), _locked(self._folder / self._checked(f"leases/{LOCK}")):
                 entry = self.stat(key)
                 return self.put(key, data) if entry is not None and entry.version == version else None
         with self.errors("write", key):
             try:
                 mode: Any = "create" if version is None else {"e_tag": f'"{version}"'}
-                tag = obstore.put(self.store, check_key(key), data, mode=mode)["e_tag"]
+                tag = obstore.put(self.store, self._checked(key), data, mode=mode)["e_tag"]
             except (PreconditionError, AlreadyExistsError, FileNotFoundError):
                 return None
         return tag.strip('"') if tag else ""
@@ -203,7 +215,7 @@ class ArchiveStore:
         with self.errors("look at", key):
             try:
                 now = obstore.head(self.store, probe)["last_modified"]
-                then = obstore.head(self.store, check_key(key))
+                then = obstore.head(self.store, self._checked(key))
             except FileNotFoundError:
                 return None
             finally:
@@ -256,7 +268,7 @@ class ArchiveStore:
             return None
         try:
             with self.errors("look at", key):
-                return _entry(obstore.head(self.store, check_key(key)))
+                return _entry(obstore.head(self.store, self._checked(key)))
         except NotFound:
             return None
 
@@ -265,18 +277,22 @@ class ArchiveStore:
         if self._is_absent(prefix):
             return []
         with self.errors("list", prefix):
-            listing = obstore.list_with_delimiter(self.store, check_key(prefix) or None)
+            listing = obstore.list_with_delimiter(self.store, self._checked(prefix) or None)
         return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in listing["common_prefixes"])
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """Every object under the folder `prefix`, in no order."""
+        """Every object under the folder `prefix`, in no order.
+
+        A link in a local folder is not followed: it comes as an entry of version `LINK`, which every method refuses.
+        """
         if self._is_absent(prefix):
             return
         with self.errors("list", prefix):
-            for batch in obstore.list(self.store, check_key(prefix) or None, chunk_size=1000):
-                for meta in batch:
-                    if not (self.is_local and _LEFTOVER.search(meta["path"])):
-                        yield _entry(meta)
+            if self._folder is not None:
+                yield from _files(self._folder, self._checked(prefix))
+                return
+            for batch in obstore.list(self.store, self._checked(prefix) or None, chunk_size=1000):
+                yield from map(_entry, batch)
 
     def delete(self, key: str) -> None:
         """Delete one object; a missing one is no error."""
@@ -284,15 +300,15 @@ class ArchiveStore:
             return
         try:
             with self.errors("delete", key):
-                obstore.delete(self.store, check_key(key))
+                obstore.delete(self.store, self._checked(key))
         except NotFound:
             pass
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete every object under the folder `prefix`. Returns their number."""
-        if not check_key(prefix):
+        if not self._checked(prefix):
             raise Refused(f"delete everything in {self.url}: name a folder")
-        keys = [entry.key for entry in self.list(prefix)]
+        keys = [self._checked(entry.key) for entry in self.list(prefix)]  # all, before one is deleted
         for start in range(0, len(keys), 1000):
             with self.errors("delete", prefix):
                 obstore.delete(self.store, keys[start : start + 1000])
@@ -348,7 +364,7 @@ def _locked(file: Path) -> Iterator[None]:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     mode = _of_writers(file.parent.stat().st_mode)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         status = os.fstat(descriptor)
         if stat.S_IMODE(status.st_mode) != mode and status.st_uid == os.geteuid():
@@ -411,6 +427,16 @@ def _first_line(e: BaseException) -> str:
     """The first line of obstore's message without signed URLs; the others show internals."""
     line = (str(e).strip() or type(e).__name__).splitlines()[0]
     return re.sub(r"https?://[^\s\"')]+", lambda m: redact(m.group()), line)
+
+
+def _files(folder: Path, prefix: str) -> Iterator[Entry]:
+    """The objects of an archive in a folder, with the versions that obstore gives them."""
+    for key, status in files_below(folder, prefix):
+        if status is None:
+            yield Entry(key=key, size=0, version=LINK)
+        elif not _LEFTOVER.search(key):
+            tag = f"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"
+            yield Entry(key=key, size=status.st_size, version=tag)
 
 
 def _entry(meta: Any) -> Entry:

@@ -1,13 +1,18 @@
-"""Files of this machine that others name: regular ones only. A FIFO would make a reader wait, a device never ends."""
+"""Files of this machine that others name: regular ones only. A FIFO would make a reader wait, a device never ends.
+
+In an archive links are refused, too: what one points to is not the archive's, to read, to write or to delete.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hypermend.catalog.errors import BadAsset
+from hypermend.catalog.errors import BadAsset, Refused
 
 
 def status_of(path: str | Path) -> os.stat_result:
@@ -35,3 +40,47 @@ def open_regular(path: str | Path) -> BinaryIO:
         os.close(descriptor)
         raise BadAsset(f"{path}: is no file")
     return os.fdopen(descriptor, "rb")
+
+
+def refuse_links(folder: Path, key: str) -> None:
+    """Check that no part of a key below a folder is a link; the folder itself may be one.
+
+    Raises:
+        Refused: names the link.
+    """
+    path = os.fspath(folder)
+    for part in key.split("/"):
+        path = f"{path}/{part}"
+        try:
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except OSError:
+            return  # who opens it sees the error
+        if is_link:
+            raise Refused(
+                f"{path} is a link, and links in an archive are not followed: put what it points to in its place, or "
+                "remove it"
+            )
+
+
+def files_below(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Key and status of every regular file below a folder, and every link with None: links are not followed.
+
+    A name that is no part of a key, such as one with a control character, is left out.
+    """
+    waiting = [prefix]
+    while waiting:
+        above = waiting.pop()
+        try:
+            with os.scandir(folder / above) as entries:
+                found = [entry for entry in entries if entry.name.isprintable() and "\\" not in entry.name]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in found:
+            key = f"{above}/{entry.name}" if above else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(key)
+            elif entry.is_symlink():
+                yield key, None
+            elif entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):  # deleted since
+                    yield key, entry.stat(follow_symlinks=False)

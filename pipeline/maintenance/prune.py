@@ -8,13 +8,11 @@ finished is left for its job; one with a link in it, or on the way to it, is lef
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import hypermend
@@ -25,7 +23,7 @@ from hypermend.catalog.keys import cube_key, quicklook_keys
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.stac.index import search
-from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
+from hypermend.catalog.storage.archive_store import LINK, ArchiveStore, safe_name
 from hypermend.catalog.storage.cube_leases import at_work, prune_key
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.restore.plan import plan_key, read_plan
@@ -79,7 +77,7 @@ def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
     first = _Catalog(archive)
     scenes = [(stage, folder) for stage in _STAGES for folder in first.pruned_folders(stage, before)]
-    wanted = [(stage, folder) for stage, folder in scenes if set(_finished(root, stage, folder)) - first.named]
+    wanted = [(stage, folder) for stage, folder in scenes if _has_superseded(root, stage, folder, first.named)]
     removed: list[Superseded] = []
     refused: list[str] = []
     for start in range(0, len(wanted), BATCH):
@@ -95,7 +93,12 @@ def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False
                     continue
                 if any(_updated(scene) > before for scene in members):
                     continue
-                for cube in [c for c in _finished(root, stage, folder) if c not in now.named and c not in now.read]:
+                try:
+                    cubes = [c for c in _finished(root, stage, folder) if c not in now.named and c not in now.read]
+                except Refused as error:  # a link on the way to its cubes
+                    refused.append(f"{error}: nothing of {stage}/{folder} is removed")
+                    continue
+                for cube in cubes:
                     if (link := _link_in(root, cube)) is not None:
                         refused.append(f"{link} is a link: nothing of {cube} is removed; remove the link by hand")
                         continue
@@ -129,7 +132,8 @@ class _Catalog:
     def unknown(self, stage: str, folder: str) -> str | None:
         """Why it is not known which cubes of a scene are in use: a document that cannot be read may name one."""
         for key, why in self._unreadable.items():
-            if key.rpartition("/")[2] == f"{folder}.json":
+            is_item = key.count("/") == 3 and key.endswith(".json")
+            if not is_item or key.endswith(f"/{folder}.json"):  # a link may hide items of any scene
                 return f"item {key} cannot be read ({why})"
         if stage == "source" and self._plans[1]:
             return self._plans[1][0]
@@ -167,13 +171,14 @@ def _superseded(root: ArchiveStore, cube: str, scene: Scene) -> Superseded:
 
 
 def _link_in(root: ArchiveStore, cube: str) -> str | None:
-    """Return the first link on the way to a cube or inside it: what it points to is not the archive's."""
-    if not root.is_local:
-        return None
-    parts = cube.split("/")
-    above = [Path(root.url, *parts[: n + 1]) for n in range(len(parts))]
-    inside = (Path(folder, name) for folder, folders, files in os.walk(above[-1]) for name in (*folders, *files))
-    return next((str(path.relative_to(root.url)) for path in (*above, *inside) if path.is_symlink()), None)
+    """Return a link that is the cube, or is in it or beside it: what it points to is not the archive's."""
+    entries = root.list(cube.rpartition("/")[0])
+    return next((e.key for e in entries if e.version == LINK and _is_of(e.key, cube)), None)
+
+
+def _is_of(key: str, cube: str) -> bool:
+    """Whether an object belongs to a cube, or lies next to it for it."""
+    return key == cube or key.startswith((f"{cube}/", f"{cube.removesuffix('.zarr')}."))
 
 
 def _by_folder(scenes: list[Scene]) -> dict[str, list[Scene]]:
@@ -190,6 +195,14 @@ def _updated(scene: Scene) -> datetime:
         return parse_time(scene.properties["updated"])
     except MALFORMED:
         return _NEVER
+
+
+def _has_superseded(root: ArchiveStore, stage: str, folder: str, named: set[str]) -> bool:
+    """Whether a scene may have cubes to remove."""
+    try:
+        return bool(set(_finished(root, stage, folder)) - named)
+    except Refused:  # a link: it is named when the scene's turn comes
+        return True
 
 
 def _finished(root: ArchiveStore, stage: str, folder: str) -> Iterator[str]:
@@ -226,9 +239,7 @@ def _removal_mark(cube: str) -> str:
 
 def _objects(root: ArchiveStore, cube: str) -> dict[str, int]:
     """Map the key of every object of a cube, and of those next to it, to its size in bytes."""
-    stem = cube.removesuffix(".zarr")
-    folder = cube.rpartition("/")[0]
-    return {e.key: e.size for e in root.list(folder) if e.key.startswith((f"{cube}/", f"{stem}."))}
+    return {e.key: e.size for e in root.list(cube.rpartition("/")[0]) if _is_of(e.key, cube)}
 
 
 def _remove(root: ArchiveStore, cube: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hypermend.catalog.documents import MALFORMED, validated
-from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.registry.spectrum import Spectrum
 
@@ -107,7 +107,7 @@ def stored_genotypes(root: ArchiveStore) -> Iterator[StoredGenotype | BadGenotyp
                 yield read(root, entry.key.removeprefix(f"{FOLDER}/").removesuffix(".json"))
             except BadGenotype as e:
                 yield e
-            except NotJson as e:
+            except (NotJson, Refused) as e:
                 yield BadGenotype(str(e))
 
 

@@ -70,7 +70,7 @@ def _card(root: ArchiveStore, name: str) -> ModelCard:
     try:
         data = root.get_json(key)
         check_storable(data)
-    except (NotJson, ValueError) as error:
+    except (NotJson, Refused, ValueError) as error:
         raise BadCard(f"{root.href(key)}: {error}") from error
     if not isinstance(data, dict):
         raise BadCard(f"{root.href(key)} holds a {type(data).__name__}, not a JSON object")
