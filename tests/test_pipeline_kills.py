@@ -173,7 +173,7 @@ def test_g1_a_verb_killed_at_any_write_is_ended_by_the_same_command(
     total, clean = count[0], content(undisturbed)
     step = 1 if every else max(1, total // FEW)
     for after in sorted({*range(0, total, step), total - 1}):
-        archive = Path(shutil.copytree(start, tmp_path / "archive"))
+        archive = Path(shutil.copytree(start, tmp_path / f"{after}"))  # anew: a lease's thread outlives our kill
         with writes_that_fail(monkeypatch, after), pytest.raises(Killed):
             verb.run(archive)
         if verb.damage is None:

@@ -72,7 +72,7 @@ VERBS: dict[str, Callable[[Path], Any]] = {
     "genotypes": cli("genotypes"),
     "sensors": cli("sensors"),
     "plan": cli("plan", "--task", "denoise"),
-    "inspect": cli("inspect", GOOD),
+    "inspect": cli("inspect", GOOD, "--no-picture"),
     "export": lambda archive: run(
         archive, "export", f"enmap-denoise/{GOOD}", "--format", "envi", "--out", str(archive.parent / "out.img")
     ),
