@@ -20,6 +20,11 @@ class ModelTask:
     """Whether its models take two images."""
     finer: bool = False
     """Whether its models make pixels finer; then it has a default for each scale."""
+    seconds_per_sample: float
+    """CPU seconds of the built-in models for one band of one pixel of the result (benchmarks/results: io, sharpen,
+    fusion): the forecast of an archive that has no run yet."""
+    adapting_seconds_per_sample: float = 0.0
+    """The same for the adaptation of a model that adapts."""
 
     def slot(self, scale: int) -> str:
         """Name the place that a default model stands in: denoise, fuse, sharpen-x2 ..."""
@@ -53,9 +58,15 @@ UNTRAINED = "least-squares"
 TASKS: Mapping[str, ModelTask] = {
     task.name: task
     for task in (
-        ModelTask(name="denoise", builtins=("stas-subspace",)),
-        ModelTask(name="sharpen", builtins=("ssrnet-x{scale}-small",), finer=True),
-        ModelTask(name="fuse", builtins=(UNTRAINED, *TRAINED.values()), pairs=True),
+        ModelTask(name="denoise", builtins=("stas-subspace",), seconds_per_sample=4.6e-7),
+        ModelTask(name="sharpen", builtins=("ssrnet-x{scale}-small",), finer=True, seconds_per_sample=2.1e-6),
+        ModelTask(
+            name="fuse",
+            builtins=(UNTRAINED, *TRAINED.values()),
+            pairs=True,
+            seconds_per_sample=2.4e-7,
+            adapting_seconds_per_sample=8.9e-6,
+        ),
     )
 }
 

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 import hypermend
@@ -20,11 +19,14 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.memory_grant import granted_bytes
 from hypermend.pipeline.formatting import duration, plural, size
+from hypermend.pipeline.registry.tasks import TASKS
 from hypermend.pipeline.restore.make_plan import check_memory, plan_request
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.work_list import scene_requests, sources
 from hypermend.pipeline.runs.report import unit_id
 from hypermend.pipeline.runs.run_log import SkippedScene
+
+_COLUMNS = ("pixels", "bands", "tiles to do", "read", "tile memory", "time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,9 @@ class PlannedScene:
     read_bytes: int = 0
     """Uncompressed, halos included; what is stored is smaller."""
     seconds: float | None = None
-    """Time of one worker, at the rate of the latest run with the same model; None before the first."""
+    """Time of one worker; None for a scene that is refused."""
+    seconds_from: Literal["runs", "benchmark"] | None = None
+    """At which rate: that of the archive's latest run with the same models; before the first, that of a benchmark."""
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -76,15 +80,23 @@ def estimate_scenes(job: RestoreJob) -> Iterator[PlannedScene]:
             yield PlannedScene(collection=request.collection, scene=request.scene.id, reason=str(refusal))
             continue
         tiles = len(plan.grid) - len(DoneMarks(root, plan.target).tiles()[0])
-        rate_s = rate(plan.model)
+        own = rate(plan.model)
+        rate_s = _usual_seconds_per_sample(plan) if own is None else own
         yield PlannedScene(
             collection=plan.collection,
             scene=plan.scene_id,
             plan=plan,
             tiles_to_do=tiles,
             read_bytes=tiles * plan.read_bytes,
-            seconds=None if rate_s is None else rate_s * plan.samples * tiles / len(plan.grid),
+            seconds=rate_s * plan.samples * tiles / len(plan.grid),
+            seconds_from="benchmark" if own is None else "runs",
         )
+
+
+def _usual_seconds_per_sample(plan: Plan) -> float:
+    """Worker seconds for one band of one pixel, as benchmarked for the tasks of a plan."""
+    tasks = [TASKS[step.task] for step in plan.steps]
+    return sum(t.seconds_per_sample + (t.adapting_seconds_per_sample if plan.blocks else 0.0) for t in tasks)
 
 
 def _seconds_per_sample(root: ArchiveStore, model: str) -> float | None:
@@ -104,30 +116,17 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     """Scenes, tiles, bytes, memory and time of a restoration before it runs."""
     several = len({row.collection for row in planned}) > 1
     names = [unit_id(row.collection, row.scene) if several else row.scene for row in planned]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("scene", overflow="fold")
-    for name in ("pixels", "bands", "tiles to do", "read", "tile memory", "time"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, row in zip(names, planned, strict=True):
-        if row.plan is None:
-            table.add_row(name, "", "", Text("refused", "red"))
-            continue
-        spec = row.plan.spec
-        table.add_row(
-            name,
-            f"{spec.width} x {spec.height}",
-            str(spec.bands),
-            f"{row.tiles_to_do} of {len(row.plan.grid)}",
-            size(row.read_bytes),
-            size(row.plan.tile_bytes),
-            "-" if row.tiles_to_do == 0 else duration(row.seconds) if row.seconds is not None else "?",
-        )
-    console.print(table)
+    rows = [_COLUMNS, *map(_cells, planned)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    for cells, name in zip(rows, ("scene", *names), strict=True):  # the name last: few are broken there
+        line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        console.print(Text(f"{line}  {visible(name)}", "bold" if cells is _COLUMNS else ""), soft_wrap=True)
     todo = [row for row in planned if row.plan is not None and row.tiles_to_do]
-    known = [row.seconds for row in todo if row.seconds is not None]
-    time_left = f", about {duration(sum(known))} of one worker" if known else ""
+    total = f", about {duration(sum(row.seconds or 0.0 for row in todo))} of one worker" if todo else ""
     tiles = plural(sum(row.tiles_to_do for row in todo), "tile")
-    console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{time_left}", highlight=False)
+    console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{total}", highlight=False)
+    if any(map(_guessed, todo)):
+        console.print("~ the time of a benchmark; after a first run it is that of this archive's workers")
     for line, count in Counter(_models(row) for row in planned if row.plan is not None).items():
         console.print(f"{plural(count, 'scene')}: {line}", highlight=False, soft_wrap=True)
     for name, row in zip(names, planned, strict=True):
@@ -140,6 +139,26 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     warned = (f"{n}: {w}" for n, row in zip(names, planned, strict=True) if row.plan for w in row.plan.warnings)
     for line in dict.fromkeys(warned):
         console.print(Text(visible(line), "yellow"), soft_wrap=True)
+
+
+def _cells(row: PlannedScene) -> tuple[str, ...]:
+    """A row of the table."""
+    if row.plan is None:
+        return *[""] * (len(_COLUMNS) - 1), "refused"
+    spec = row.plan.spec
+    return (
+        f"{spec.width} x {spec.height}",
+        str(spec.bands),
+        f"{row.tiles_to_do} of {len(row.plan.grid)}",
+        size(row.read_bytes),
+        size(row.plan.tile_bytes),
+        "-" if row.tiles_to_do == 0 or row.seconds is None else _guessed(row) + duration(row.seconds),
+    )
+
+
+def _guessed(row: PlannedScene) -> str:
+    """The sign of a time that no run of this archive tells."""
+    return "~" if row.seconds_from == "benchmark" else ""
 
 
 def _guide_lines(plan: Plan) -> Iterator[str]:

@@ -73,7 +73,7 @@ class _Bars:
         at_work = f", {len(shares)} open ({sum(shares) / len(shares):.0%})" if shares else ""
         seconds = time.monotonic() - self._began
         fraction = (self._ended + sum(shares)) / self._scenes if self._scenes else 0.0
-        left = f", about {duration(seconds * (1 - fraction) / fraction)} left" if fraction > 0 else ""
+        left = f", about {duration(seconds * (1 - fraction) / fraction)} left" if 0 < fraction < 1 else ""
         return f"{self._ended}{of} scenes ended{at_work}; {duration(seconds)}{left}"
 
     def show(self, event: Event) -> None:
