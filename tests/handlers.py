@@ -75,3 +75,8 @@ def make_pid(file: Path) -> Callable[[int], int]:
         return os.getpid()
 
     return handle
+
+
+def make_ask() -> Callable[[str], str | None]:
+    """A handler that gives a variable of its environment."""
+    return os.environ.get

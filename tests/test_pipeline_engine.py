@@ -35,6 +35,7 @@ from tests.faults import wait_for
 from tests.handlers import (
     broken,
     dies_at_birth,
+    make_ask,
     make_dies_once,
     make_flaky,
     make_large,
@@ -68,6 +69,12 @@ def test_engines_agree(engine: Engine) -> None:
         if isinstance(a, TaskFailure) and isinstance(b, TaskFailure):
             assert (a.kind, a.error, a.message) == (b.kind, b.error, b.message)
             assert (a.kind, a.error, a.message) == (FailureKind.ERROR, "ValueError", "-1 is negative")
+
+
+@not_serial
+def test_idle_threads_of_a_worker_sleep(engine: Engine) -> None:
+    (outcome,) = engine(make_ask, iter(["OMP_WAIT_POLICY"]), policy=Policy(), workers=Workers(count=1))
+    assert isinstance(outcome, TaskResult) and outcome.result == "PASSIVE"
 
 
 def test_a_stream_may_wait_for_what_is_in_flight(engine: Engine) -> None:

@@ -37,6 +37,7 @@ from hypermend.pipeline.engine.outcome import (
     outcome_of,
     run_handler,
 )
+from hypermend.pipeline.engine.threads import let_threads_sleep
 
 START_LIMIT_S = 180.0
 """A process whose handler is not built by then counts as failed."""
@@ -192,6 +193,7 @@ def serve() -> None:
     inbox: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     factory, limit_bytes = inbox.get()
+    let_threads_sleep()
     built = run_handler(lambda make: make(), factory)
     if isinstance(built, HandlerError):
         pipe.send(built)

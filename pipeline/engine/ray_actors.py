@@ -40,6 +40,7 @@ from hypermend.pipeline.engine.outcome import (
     run_handler,
 )
 from hypermend.pipeline.engine.prometheus import RunMetrics
+from hypermend.pipeline.engine.threads import let_threads_sleep
 
 
 def on_ray(
@@ -72,6 +73,7 @@ class _Worker:
     """An actor: builds its handler once and keeps it for life."""
 
     def __init__(self, factory: Callable[[], Callable[[Any], Any]], limit_bytes: int | None) -> None:
+        let_threads_sleep()
         self._handle = factory()
         if limit_bytes is not None:
             limit_growth(limit_bytes)
