@@ -20,7 +20,8 @@ from benchmarks.scenes import Scenes, crop
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32, Mask
 from hypermend.models.denoise.model import StasModel
-from hypermend.models.signal.repair import PlacedWindow, masked
+from hypermend.models.signal.repair import masked
+from hypermend.models.signal.stripes import PlacedWindow
 from hypermend.pipeline.evaluate.scores import STRIP_ROWS
 from hypermend.pipeline.tiling.tiles import sample_windows
 
@@ -59,7 +60,7 @@ def found(model: StasModel, cube: F32, known: Mask) -> dict[str, object]:
             yield cube[:, w.y, w.x], known[w.y, w.x], nothing[:, w.y, w.x], np.arange(w.x0, w.x1)
 
     rows = [slice(y, y + STRIP_ROWS) for y in range(0, known.shape[0], STRIP_ROWS)]
-    defects, lacking = masked(windows, lambda: [((cube[:, y], known[y], nothing[:, y]) for y in rows)])
+    defects, _, lacking = masked(windows, lambda: [((cube[:, y], known[y], nothing[:, y]) for y in rows)])
     statistics, fit = model.estimate_masked(lacking, defective=bool(defects))
     return {
         "kind": statistics["kind"],

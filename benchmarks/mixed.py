@@ -4,7 +4,8 @@ One JSON line for each scene, case, seed and method. Cases are those of `benchma
 QRNN3D's, 6 to 10 what sensors do. --data is a folder of CAVE-style scene folders; --cubes adds those of satellites and
 aircraft below the folder --data/.. (divided by a bright value). Every output is clipped to [0, 1] before scoring.
 
-Methods: `noisy`; `hypermend`, the shipped model, which finds and repairs defects; `oracle`, the same told where every
+Methods: `noisy`; `hypermend`, the shipped model, which finds and repairs defects; `hypermend-destripe`, with
+`--destripe on`; `oracle`, the same told where every
 number is missing, on the image without stripes; `moment`, moment matching of columns; `muench`, the wavelet-FFT filter
 of Muench et al. 2009 (needs PyWavelets); `column-l1`, columns by medians of differences; `lrtdtv`.
 """
@@ -47,6 +48,12 @@ def hypermend() -> Method:
     """The shipped model on the whole crop; estimating the scene's facts is part of its time."""
     model = shipped()
     return lambda spoilt: restored(model, spoilt.image)
+
+
+def hypermend_destripe() -> Method:
+    """The same with `--destripe on`."""
+    model = shipped()
+    return lambda spoilt: restored(model, spoilt.image, destripe=True)
 
 
 def oracle() -> Method:
@@ -107,6 +114,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "lrtdtv": lambda: lambda spoilt: lrtdtv(spoilt.image),
     "oracle": oracle,
     "hypermend": hypermend,
+    "hypermend-destripe": hypermend_destripe,
 }
 
 

@@ -317,7 +317,7 @@ def _check_fields_of_tasks(job: Job, tasks: Sequence[str]) -> None:
         owner = owner_of(field)
         if owner is None:
             continue
-        given = getattr(job, name) not in (None, False)
+        given = getattr(job, name) not in (None, False, field.default)
         if given and owner.task not in tasks:
             raise ValueError(f"{name} belongs to task {owner.task!r}, and the task is {','.join(tasks)!r}")
         if owner.needed and not given and owner.task in tasks:
@@ -337,6 +337,11 @@ class RestoreJob(Job):
     )
     scale: Annotated[int | None, OfTask("sharpen")] = Field(
         default=None, ge=2, description="How many times finer; default: that of the model, or 2."
+    )
+    destripe: Annotated[Literal["off", "on"], OfTask("denoise")] = Field(
+        default="off",
+        description="on: subtract the offsets of single columns in single bands before denoising; for images in "
+        "detector geometry. Edges of the scene along the whole track may be taken for stripes.",
     )
     scenes: Scenes = Field(default=(), description="Id of a scene; default: all that match.")
     guide_collection: Annotated[str | None, OfTask("fuse", needed=True)] = Field(

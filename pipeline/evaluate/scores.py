@@ -59,6 +59,7 @@ def restored(
     *,
     windows: Sequence[SpectralWindow] | None = None,
     missing: Mask | None = None,
+    destripe: bool = False,
 ) -> F32:
     """A whole image through a model, in tiles and padded as a restoration does it: (b, h, w) -> (b, s*h, s*w).
 
@@ -67,12 +68,13 @@ def restored(
         known: where the scene's facts are estimated; None for everywhere.
         windows: where the model takes a window of the bands at a time.
         missing: (b, h, w) numbers that are known to be defective, for a model that repairs; None for none.
+        destripe: whether such a model subtracts stripes.
     """
     bands, h, w = image.shape
     known = np.ones((h, w), dtype=bool) if known is None else known
     if isinstance(model, StasModel) and model.repairs:
         statistics, image = repaired(
-            model, image, known, np.zeros(image.shape, dtype=bool) if missing is None else missing
+            model, image, known, np.zeros(image.shape, dtype=bool) if missing is None else missing, destripe=destripe
         )
         facts = [statistics]
     else:
@@ -97,24 +99,31 @@ def restored(
     return out
 
 
-def repaired(model: StasModel, image: F32, known: Mask, missing: Mask) -> tuple[SceneStatistics, F32]:
+def repaired(
+    model: StasModel, image: F32, known: Mask, missing: Mask, *, destripe: bool = False
+) -> tuple[SceneStatistics, F32]:
     """Statistics of a whole image, and the image with its defects repaired.
 
     Args:
         image: physical values (b, h, w), without holes.
         known: (h, w) pixels that hold data.
         missing: (b, h, w) numbers that are known to be defective.
+        destripe: whether stripes are subtracted.
     """
     x = np.arange(image.shape[2])
     strips = range(0, image.shape[1], STRIP_ROWS)
-    defects, windows = masked(
+    defects, stripes, windows = masked(
         lambda: [(image, known, missing, x)],
         lambda: [
             ((image[:, y : y + STRIP_ROWS], known[y : y + STRIP_ROWS], missing[:, y : y + STRIP_ROWS]) for y in strips)
         ],
+        destripe=destripe,
     )
-    statistics, fit = model.estimate_masked(windows, defective=bool(defects) or bool(missing.any()))
-    return statistics, image if fit is None else Repair(defects=defects, fit=fit)(image, known, missing, x)[0]
+    defective = bool(defects) or bool(missing.any()) or stripes is not None
+    statistics, fit = model.estimate_masked(windows, defective=defective)
+    if fit is None:
+        return statistics, image
+    return statistics, Repair(defects=defects, fit=fit, stripes=stripes)(image, known, missing, x)[0]
 
 
 def truncated_svd(noisy: F32, truth: F32) -> F32:

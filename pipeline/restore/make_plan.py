@@ -64,6 +64,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
         tile_px=tile_px,
         guide=draft.guide,
         budget=draft.budget,
+        destripe=draft.destripe,
         spec=replace(
             spec,
             stage="restored",

@@ -57,6 +57,8 @@ class Plan:
     tile_px: int
     """Target pixels, a multiple of ``scale``."""
     guide: Guide | None = None
+    destripe: str = "off"
+    """Whether stripes are subtracted before the first model: off or on."""
     budget: AdaptationBudget | None = None
     """Limit of each block's adaptation; None where the model does not adapt."""
     network_bytes: int = 0

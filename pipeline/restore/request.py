@@ -37,6 +37,7 @@ class PlanDraft:
     warnings: tuple[str, ...] = ()
     guide: Guide | None = None
     budget: AdaptationBudget | None = None
+    destripe: str = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class SceneRequest:
     """Target pixels; None for the default of model and cube."""
     overviews: bool = True
     """Whether the restored cube gets overviews; no part of the plan's id."""
+    destripe: str = "off"
+    """Whether stripes are subtracted before the first model: off or on."""
 
     @property
     def collection(self) -> str:
@@ -87,10 +90,22 @@ class SceneRequest:
         Args:
             specs: of ``cubes``.
             cards: for each task.
+
+        Raises:
+            Refused: stripes are to be subtracted, and the first model cannot.
         """
         steps = self._steps(cards)
         refines = any(step.scale > 1 for step in steps)
-        return PlanDraft(steps=steps, lattice_px=LATTICE_PX, bounded=refines or len(steps) > 1)
+        draft = PlanDraft(steps=steps, lattice_px=LATTICE_PX, bounded=refines or len(steps) > 1)
+        if self.destripe == "off":
+            return draft
+        first = next(iter(cards.values()))
+        if first.architecture != "stas" or first.config.get("domain") != "subspace":
+            raise Refused(
+                f"scene {self.scene.id}: model {first.name} cannot subtract stripes (--destripe on): only a denoiser "
+                "on the signal subspace can, such as stas-subspace; choose it with --model, or leave stripes"
+            )
+        return replace(draft, identity={"destripe": self.destripe}, destripe=self.destripe)
 
     def _steps(self, cards: Mapping[str, ModelCard]) -> tuple[Step, ...]:
         return tuple(_step(choice, cards[choice.task]) for choice in self.choices)

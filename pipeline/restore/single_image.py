@@ -20,7 +20,8 @@ from hypermend.catalog.errors import Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.denoise.model import StasModel
 from hypermend.models.restorer import Model, SceneStatistics, array_from_json, array_to_json
-from hypermend.models.signal.repair import PlacedWindow, Repair, masked
+from hypermend.models.signal.repair import Repair, masked
+from hypermend.models.signal.stripes import PlacedWindow
 from hypermend.pipeline.registry.models import load_model
 from hypermend.pipeline.restore.chain import Chain, bind_steps
 from hypermend.pipeline.restore.plan import Plan
@@ -64,7 +65,7 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
     repair: Repair | None = None
     for i, (step, model) in enumerate(zip(plan.steps, models, strict=True)):
         if i == 0 and isinstance(model, StasModel) and model.repairs:
-            statistics, repair = _with_defects(plan.source_px, plan.spec.good, source, model)
+            statistics, repair = _with_defects(plan, source, model)
             facts.append([statistics])
         elif i == 0:
             # One estimate for each spectral window, on the bands that it feeds.
@@ -78,16 +79,14 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
     return found if repair is None else {**found, "repair": repair.to_json()}
 
 
-def _with_defects(
-    size: tuple[int, int], good: Sequence[bool], source: Cube, model: StasModel
-) -> tuple[SceneStatistics, Repair | None]:
-    """Estimate the statistics of a scene of (rows, columns), and its repair; None where it has no defects.
+def _with_defects(plan: Plan, source: Cube, model: StasModel) -> tuple[SceneStatistics, Repair | None]:
+    """Estimate the statistics of a scene, and its repair; None where it has no defects.
 
     Defects are looked for over the whole width of the scene, in groups of columns and strips of rows: memory does not
     depend on the size of the scene. Statistics come from the sampled windows, as without defects.
     """
-    height, width = size
-    bands = np.flatnonzero(good)
+    height, width = plan.source_px
+    bands = np.flatnonzero(plan.spec.good)
 
     def read(window: Window) -> PlacedWindow:
         stored, flags = source.read(window.y, window.x)
@@ -109,9 +108,10 @@ def _with_defects(
             )
             yield (read(strip)[:3] for strip in strips)
 
-    defects, lacking = masked(windows, columns)
-    statistics, fit = model.estimate_masked(lacking, defective=bool(defects) or source.spec.defects)
-    return statistics, None if fit is None else Repair(defects=defects, fit=fit)
+    defects, stripes, lacking = masked(windows, columns, destripe=plan.destripe == "on")
+    defective = bool(defects) or source.spec.defects or stripes is not None
+    statistics, fit = model.estimate_masked(lacking, defective=defective)
+    return statistics, None if fit is None else Repair(defects=defects, fit=fit, stripes=stripes)
 
 
 def _fed(plan: Plan, step: Step) -> list[NDArray[np.intp]]:
@@ -240,7 +240,17 @@ class SingleImageScene:
             "repeated_values": values,
             "bands_with_spikes": bands[self._repair.fit.spiky].tolist(),
         }
-        return {"defects": defects}
+        if (stripes := self._repair.stripes) is None:
+            return {"defects": defects}
+        offsets = stripes.offsets
+        return {
+            "defects": defects,
+            "stripes": {
+                "columns": int(np.count_nonzero(offsets)),
+                "bands": bands[offsets.any(axis=1)].tolist(),
+                "largest": float(np.abs(offsets).max()),
+            },
+        }
 
     def pixels(self, tile: Tile) -> TilePixels:
         plan, reader, chain = self.plan, self._reader, self._chain

@@ -143,7 +143,13 @@ class _SceneRequests:
     def __call__(self, scene: Scene) -> SceneRequest | SkippedScene:
         choices = tuple(self._choice(task, scene) for task in self._job.tasks)
         overviews = self._job.overviews is not False
-        return SceneRequest(scene=scene, choices=choices, tile_px=self._job.tile_px, overviews=overviews)
+        return SceneRequest(
+            scene=scene,
+            choices=choices,
+            tile_px=self._job.tile_px,
+            overviews=overviews,
+            destripe=self._job.destripe,
+        )
 
     def _choice(self, task: str, scene: Scene, builtin: str | None = None) -> ModelChoice:
         return self._select(task, scene.sensor, lambda: read_spec(self._root, cube_key(scene)), builtin)
