@@ -3,6 +3,9 @@
 One JSON line for each scene and orientation (four turns, each also mirrored): `dead` (columns, over all bands),
 `values` (repeated values that would mark defects) and `spiky` (bands that would be searched for spikes). CAVE's scenes
 and those of satellites and aircraft. Exit code 1 where anything is found.
+
+With --destripe also `stripes` (columns, over all bands, from which `--destripe on` would subtract an offset) and
+`largest` (offset, in parts of the largest value); sensors may have some, so they raise no alarm.
 """
 
 from __future__ import annotations
@@ -51,8 +54,8 @@ def turned(image: np.ndarray, turn: int, mirrored: bool) -> np.ndarray:
     return np.ascontiguousarray(out[..., ::-1] if mirrored else out)
 
 
-def found(model: StasModel, cube: F32, known: Mask) -> dict[str, object]:
-    """Count what is taken for a defect in a scene."""
+def found(model: StasModel, cube: F32, known: Mask, *, destripe: bool = False) -> dict[str, object]:
+    """Count what is taken for a defect in a scene, and for a stripe."""
     nothing = np.zeros(cube.shape, dtype=bool)
 
     def windows() -> Iterator[PlacedWindow]:
@@ -60,13 +63,18 @@ def found(model: StasModel, cube: F32, known: Mask) -> dict[str, object]:
             yield cube[:, w.y, w.x], known[w.y, w.x], nothing[:, w.y, w.x], np.arange(w.x0, w.x1)
 
     rows = [slice(y, y + STRIP_ROWS) for y in range(0, known.shape[0], STRIP_ROWS)]
-    defects, _, lacking = masked(windows, lambda: [((cube[:, y], known[y], nothing[:, y]) for y in rows)])
+    defects, stripes, lacking = masked(
+        windows, lambda: [((cube[:, y], known[y], nothing[:, y]) for y in rows)], destripe=destripe
+    )
     statistics, fit = model.estimate_masked(lacking, defective=bool(defects))
+    offsets = np.zeros(1) if stripes is None else stripes.offsets
+    striped = {"stripes": int(np.count_nonzero(offsets)), "largest": float(np.abs(offsets).max() / cube.max())}
     return {
         "kind": statistics["kind"],
         "dead": int(defects.columns.sum()),
         "values": {b: v for b, v in enumerate(defects.values) if v},
         "spiky": [] if fit is None else np.flatnonzero(fit.spiky).tolist(),
+        **(striped if destripe else {}),
     }
 
 
@@ -76,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ap.add_argument("--data", type=Path, required=True, help="folder of folders of scenes")
     ap.add_argument("--crop", type=int, default=512, help="central pixels")
     ap.add_argument("--scenes", nargs="+", help="only scenes whose names begin so")
+    ap.add_argument("--destripe", action="store_true", help="also count stripes")
     a = ap.parse_args(argv)
     model = checkpoint.load(checkpoint.builtin("stas-subspace"))
     assert isinstance(model, StasModel)
@@ -86,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cube, known = crop(cube, a.crop), crop(known[None], a.crop)[0]
         for turn in TURNS:
             for mirrored in MIRRORED:
-                line = found(model, turned(cube, turn, mirrored), turned(known, turn, mirrored))
+                line = found(model, turned(cube, turn, mirrored), turned(known, turn, mirrored), destripe=a.destripe)
                 alarm = bool(line["dead"] or line["values"] or line["spiky"])
                 seen, alarms = seen + 1, alarms + alarm
                 print(json.dumps({"scene": name, "turn": 90 * turn, "mirrored": mirrored, **line}), flush=True)

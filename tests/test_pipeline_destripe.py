@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import hypermend
 from hypermend.catalog.cube.cube import Cube
@@ -49,6 +50,7 @@ def make_archive(archive: Path, *, striped: bool = True) -> Path:
     archive.mkdir()
     put_source(archive, "s", "hs", stored, flags, cube_spec(stored.shape, px=30.0, guide=False, lab=True))
     root = ArchiveStore(archive)
+    torch.manual_seed(0)
     put_stas(root, "small", SUBSPACE)
     put_stas(root, "never", NEVER)
     put_model(root, *sharpener("up", 2))
