@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from benchmarks.mixed import shipped
 from benchmarks.mixed_noise import spoil
@@ -99,6 +100,36 @@ def test_most_of_a_wall_of_a_material_of_its_own_stays(truth: F32) -> None:
     built = wall(truth.copy())
     stripes = found_in(noisy(built, 0.02))
     assert np.square(stripes.offsets).sum() < 0.05 * np.square((built - truth)[:, 0]).sum()
+
+
+def test_stripes_of_calm_bands_in_one_column_do_not_pull_the_others(truth: F32) -> None:
+    sigma = np.where(np.isin(np.arange(BANDS), [4, 6, 11]), 0.01, 0.1)[:, None, None]
+    cube = (truth + sigma * np.random.default_rng(0).standard_normal(truth.shape)).astype(np.float32)
+    cube[[4, 6], :, 33] += 0.15
+    cube[[4, 6, 11], :, 60] -= 0.12
+    offsets = found_in(cube).offsets
+    np.testing.assert_array_equal(np.flatnonzero(offsets[:, 33]), [4, 6])
+    np.testing.assert_array_equal(np.flatnonzero(offsets[:, 60]), [4, 6, 11])
+    np.testing.assert_allclose(offsets[[4, 6], 33], 0.15, atol=0.01)
+
+
+def test_a_column_that_differs_in_many_bands_is_no_stripe(truth: F32) -> None:
+    cube = noisy(truth, 0.02)
+    cube[:8, :, 30] += np.array([0.3, -0.2] * 4, np.float32)[:, None]
+    assert not found_in(cube).offsets[:, 30].any()
+
+
+def test_a_scene_that_varies_across_the_track_alone_has_few(truth: F32) -> None:
+    """Its axes are not seen in columns without their means."""
+    offsets = found_in(noisy(np.repeat(truth[:, 64:65], H, axis=1), 0.05)).offsets
+    assert np.count_nonzero(offsets) < 0.005 * offsets.size
+
+
+def test_texture_of_single_bands_is_no_stripe(truth: F32) -> None:
+    rng = np.random.default_rng(0)
+    blobs = np.stack([gaussian_filter(rng.standard_normal((H, W)), 3) for _ in range(BANDS)])
+    cube = noisy(truth + (0.05 * blobs / blobs.std()).astype(np.float32), 0.02)
+    assert np.count_nonzero(found_in(cube).offsets) < 0.005 * BANDS * W
 
 
 def test_a_scene_of_few_bands_has_no_stripes() -> None:

@@ -6,9 +6,9 @@ Along the track is y, as in `defects.py`. In units of each band's noise, the mea
 
 with u the axes of the scene (blind to stripes: from columns without their means), a its coefficients and o the stripes.
 Without what is wider than `WIDE` columns (running medians of the coefficients and of the residual), a is near 0 but for
-edges along the track, and o is 0 but for stripes: both get priors with heavy tails, Cauchy for numbers and Student for
-coefficients, and iterated least squares find the a that is most probable (Gelman et al., "Bayesian Data Analysis", 3rd
-ed., sections 14.7 and 17.2). The last steps leave out the prior of a, which would shrink true edges. What is left of a
+edges along the track, and o is 0 but for stripes. So o has a prior of heavy tails (Cauchy), and iterated least squares
+from a = 0 find the nearest a that is most probable (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 17.2): from
+the residual alone, two striped bands of low noise in one column would pull the others with them. What is left of a
 column, more than `CUT` standard errors, is its stripe.
 
 Memory depends on the width of the scene alone.
@@ -42,10 +42,8 @@ MOST_BANDS = 0.2
 """A column that differs in a larger share of the bands is an edge of the scene, not a fault of the detector."""
 PASSES = 2
 """The second with axes of the scene without the stripes of the first: these know edges along the track, too."""
-STEPS, FREE_STEPS = 12, 4
-"""Steps of the regression; the last ones without the prior of coefficients."""
-NUMBERS_TAIL, COEFFICIENTS_TAIL = 3.0, 4.0
-"""Standard errors from which a number counts little; degrees of freedom of the prior of coefficients."""
+STEPS, TAIL = 12, 3.0
+"""Steps of the regression; standard errors from which a number counts little."""
 LEAST_RIDGE = 1e-3
 
 
@@ -189,17 +187,11 @@ def _outside(profile: F64, error: F64, usable: Mask, u: F64) -> F64:
     weight = usable / np.square(error)
     ridge = LEAST_RIDGE * float(np.median(weight[usable])) if usable.any() else 1.0
     products = u[:, :, None] * u[:, None]
-    diagonal = np.arange(u.shape[1])
-    spread: F64 | None = None
-    for _ in range(2):  # the first turn tells how much coefficients vary
-        a = np.zeros((u.shape[1], profile.shape[1]))
-        for step in range(STEPS):
-            w = weight / (1 + np.square((profile - u @ a) / error / NUMBERS_TAIL))
-            gram = np.einsum("bx,bij->xij", w, products) + ridge * np.eye(u.shape[1])
-            if spread is not None and step < STEPS - FREE_STEPS:
-                gram[:, diagonal, diagonal] += (1 / (spread + np.square(a) / COEFFICIENTS_TAIL)).T
-            a = np.linalg.solve(gram, np.einsum("bx,bi,bx->xi", w, u, profile)[..., None])[..., 0].T
-        spread = np.maximum(np.square(1.4826 * np.median(np.abs(a), axis=1)), 1e-12)[:, None]
+    a = np.zeros((u.shape[1], profile.shape[1]))
+    for _ in range(STEPS):
+        w = weight / (1 + np.square((profile - u @ a) / error / TAIL))
+        gram = np.einsum("bx,bij->xij", w, products) + ridge * np.eye(u.shape[1])
+        a = np.linalg.solve(gram, np.einsum("bx,bi,bx->xi", w, u, profile)[..., None])[..., 0].T
     return np.where(usable, profile - u @ a, 0)
 
 
