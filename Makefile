@@ -60,7 +60,7 @@ denoise = $(RUN).denoise $(CAVE)
 denoise_low_noise = $(RUN).denoise $(CAVE) --low-noise
 denoise_real = $(RUN).denoise --real --data $(DATA)
 mixed = $(RUN).mixed --data $(DATA)/cave --scenes fake_and_real_peppers paints --crop 128 --seeds 1 \
-	--methods noisy moment column-l1 oracle hypermend
+	--methods noisy moment column-l1 oracle hypermend hypermend-destripe
 clean_scenes = $(RUN).clean_scenes --data $(DATA) --crop 256
 fusion = $(RUN).fusion $(CAVE)
 fusion_harder = $(fusion) --snr-db 35 $(CLOSED) && $(fusion) --snr-db 30 $(CLOSED) && $(fusion) --scale 32 $(CLOSED)

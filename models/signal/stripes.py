@@ -7,8 +7,8 @@ Along the track is y, as in `defects.py`. In units of each band's noise, the mea
 with u the axes of the scene (blind to stripes: from columns without their means), a its coefficients and o the stripes.
 Without what is wider than `WIDE` columns (running medians of the coefficients and of the residual), a is near 0 but for
 edges along the track, and o is 0 but for stripes. So o has a prior of heavy tails (Cauchy), and iterated least squares
-from a = 0 find the nearest a that is most probable (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 17.2): from
-the residual alone, two striped bands of low noise in one column would pull the others with them. What is left of a
+from a = 0 find the nearest a that is most probable (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 17.2).
+From the residual alone, two striped bands of low noise in one column would pull the others with them. What is left of a
 column, more than `CUT` standard errors, is its stripe.
 
 Memory depends on the width of the scene alone.
