@@ -98,6 +98,18 @@ def test_g7_no_number_ever_wraps(dtype: str, kind: str, exponent: int, share: fl
     assert count_saturated(value, np.ones((1, 1), bool), spec) in ((1,) if beyond else (0, 1))
 
 
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_g7_the_numbers_about_the_ends_of_a_type_do_not_wrap(dtype: str, kind: str) -> None:
+    """2**31 is no int32, but is what float32 makes of the largest one."""
+    info = np.iinfo(dtype)
+    ends = np.array([info.min, info.max], kind)
+    near = np.concatenate([ends, np.nextafter(ends, np.inf, dtype=kind), np.nextafter(ends, -np.inf, dtype=kind)])
+    spec = replace(make_spec(bands=1, size=16), dtype=dtype, fill=None)
+    exact = [min(max(round(float(number)), int(info.min)), int(info.max)) for number in near]
+    assert to_stored(near, spec).tolist() == exact
+
+
 def test_g7_what_is_cut_is_counted_where_there_is_data() -> None:
     spec = make_spec(bands=1, size=16)
     values = np.array([[[40000.0, -40000.0], [5.0, 40000.0]]], np.float32)
