@@ -61,6 +61,8 @@ denoise_low_noise = $(RUN).denoise $(CAVE) --low-noise
 denoise_real = $(RUN).denoise --real --data $(DATA)
 mixed = $(RUN).mixed --data $(DATA)/cave --scenes fake_and_real_peppers paints --crop 128 --seeds 1 \
 	--methods noisy moment column-l1 oracle hypermend hypermend-destripe
+mixed_realistic = $(RUN).mixed --data $(DATA)/cave --scenes fake_and_real_peppers --crop 128 --seeds 2 \
+	--cases 6 7 8 9 10 --methods noisy column-l1 oracle hypermend hypermend-destripe
 clean_scenes = $(RUN).clean_scenes --data $(DATA) --crop 256
 fusion = $(RUN).fusion $(CAVE)
 fusion_harder = $(fusion) --snr-db 35 $(CLOSED) && $(fusion) --snr-db 30 $(CLOSED) && $(fusion) --scale 32 $(CLOSED)
@@ -73,8 +75,8 @@ cluster = $(RUN).cluster
 real_cluster = $(RUN).real_cluster
 loader = $(RUN).loader
 
-BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed clean_scenes fusion \
-	fusion_harder fusion_real fusion_schedule sharpen training ssrnet cluster real_cluster loader
+BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed mixed_realistic \
+	clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen training ssrnet cluster real_cluster loader
 
 bench: $(BENCHMARKS:%=$(RESULTS)/%.jsonl)
 

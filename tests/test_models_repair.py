@@ -85,6 +85,22 @@ def test_repeated_values_are_found_and_floors_are_not(image: np.ndarray) -> None
     assert [set(v) for v in found_in(cube).values] == [{0.0, 1.0} if b == 2 else set() for b in range(BANDS)]
 
 
+def test_a_column_is_compared_with_those_around_it(image: np.ndarray) -> None:
+    """Beside a scene that varies 1000 times more, columns somewhat calmer than their neighbours are no faults."""
+    cube = image.copy()
+    level = float(cube[3].std(axis=0).mean())
+    calm = np.where(np.arange(30) % 2, 5e-4, 2e-3) * level
+    cube[3, :, :30] = 0.5 + calm * np.random.default_rng(0).standard_normal((H, 30))
+    assert not found_in(cube).columns.any()
+
+
+def test_a_scattered_floor_in_dark_places_is_no_repeated_value(image: np.ndarray) -> None:
+    cube = image.copy()
+    halves = np.where(X % 16 < 8, 0.2, 0.8)
+    cube[9] = np.maximum(0.12, halves + 0.1 * np.random.default_rng(0).standard_normal((H, W)))
+    assert not any(found_in(cube).values)
+
+
 def test_invalid_pixels_are_no_defects(image: np.ndarray) -> None:
     cube, known = image.copy(), KNOWN.copy()
     known[np.random.default_rng(0).random((H, W)) < 0.3] = False
