@@ -16,11 +16,11 @@ demo: $(VENV)/.installed
 	$(BIN)/hypermend demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 
 # What takes too long for every change: all mutations of the fuzz tests, the largest real scenes.
 test-long: $(VENV)/.installed-test
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m long
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -101,6 +101,13 @@ def test_a_scattered_floor_in_dark_places_is_no_repeated_value(image: np.ndarray
     assert not any(found_in(cube).values)
 
 
+def test_a_scattered_floor_where_a_whole_window_is_dark_is_no_repeated_value(image: np.ndarray) -> None:
+    cube = image.copy()
+    halves = np.where(X < W // 2, 0.2, 0.8)  # wider than a group of columns
+    cube[9] = np.maximum(0.12, halves + 0.1 * np.random.default_rng(0).standard_normal((H, W)))
+    assert not any(found_in(cube).values)
+
+
 def test_invalid_pixels_are_no_defects(image: np.ndarray) -> None:
     cube, known = image.copy(), KNOWN.copy()
     known[np.random.default_rng(0).random((H, W)) < 0.3] = False

@@ -121,7 +121,7 @@ def find_defects(columns: Columns) -> Defects:
     candidates = [_often(band, r) for band, r in zip(sampled, reach, strict=True)]
     found = Defects(columns=dead, values=tuple(() for _ in candidates))
     if any(candidates):
-        counts = _Counted(candidates, reach)
+        counts = _Counted(candidates, reach, [_middle(band, v) for band, v in zip(sampled, candidates, strict=True)])
         for values, valid, missing, columns_x in _windows(columns()):
             counts.add(values, ~(missing | found.missing(values, columns_x)) & valid)
         found = Defects(columns=dead, values=counts.kept())
@@ -187,11 +187,21 @@ def _often(band: F32, reach: float) -> list[float]:
     return out
 
 
+def _middle(band: F32, candidates: Sequence[float]) -> float:
+    """Median of a band without its candidates: one number for the scene, as a window may be all dark or all bright."""
+    rest = band[np.isfinite(band) & ~np.isin(band, np.asarray(candidates, np.float32))]
+    return float(np.median(rest)) if rest.size else 0.0
+
+
 class _Counted:
     """Counts of candidates over the windows of a scene."""
 
-    def __init__(self, candidates: Sequence[Sequence[float]], reach: F64) -> None:
-        self._candidates, self._reach = candidates, reach
+    def __init__(self, candidates: Sequence[Sequence[float]], reach: F64, middle: Sequence[float]) -> None:
+        """
+        Args:
+            middle: number of each band between its dark and its bright half.
+        """
+        self._candidates, self._reach, self._middle = candidates, reach, middle
         # for each candidate: numbers, its own, near it, pairs, pairs of it, bright, its own there, dark, its own there
         self._sums = {(b, v): np.zeros(9) for b, values in enumerate(candidates) for v in values}
 
@@ -203,7 +213,7 @@ class _Counted:
             band, ok = values[b], there[b]
             marked = np.isin(band, np.asarray(candidates, np.float32)) & ok
             smooth = local_fill(band[None], (marked | ~ok)[None])[0]
-            bright = ok & (smooth > np.median(smooth[ok]))
+            bright = ok & (smooth > self._middle[b])
             for value in candidates:
                 own = ok & (band == np.float32(value))
                 near = ok & (np.abs(band - value) <= self._reach[b]) & ~own
