@@ -45,6 +45,7 @@ _RESULT_SETTINGS = (
     "task",
     "model",
     "scale",
+    "destripe",
     "tile_px",
     "bands",
     "gsd_m",

@@ -154,6 +154,24 @@ def test_f19_a_night_that_was_killed_is_repeated_by_calling_it_again(house: Hous
     assert (night.published, night.exit_code) == (2, 0)
 
 
+def test_every_setting_makes_other_pixels_or_is_known_not_to() -> None:
+    """A night does a scene again when a setting has changed that decides its pixels."""
+    scenes = {"archive", "stac", "collections", "sensor", "bbox", "datetime", "query", "limit", "scenes"}
+    place = {
+        "sign",
+        "ray_address",
+        "engine",
+        "workers",
+        "gpus_per_worker",
+        "max_gpus",
+        "memory_gib",
+        "lane",
+        "deadline_s",
+    }
+    beside = {"overviews", "name", "attempts"}
+    assert set(NightlyJob.model_fields) == set(nights._RESULT_SETTINGS) | scenes | place | beside
+
+
 def test_f14_a_search_that_dies_says_so_and_what_it_found_is_done(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
