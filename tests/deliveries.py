@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
+from rasterio.session import DummySession
 
 from hypermend.catalog.sensors import sensor
 
@@ -38,9 +39,11 @@ def write_raster(
     place = {"crs": crs, "transform": Affine(pixel, 0, ORIGIN[0], 0, -pixel, ORIGIN[1])} if crs else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = jp2 if path.suffix == ".jp2" else {"driver": "GTiff"}
-    with rasterio.open(
-        path, "w", **kind, count=count, height=height, width=width, dtype=array.dtype, nodata=nodata, **place, **profile
-    ) as out:
+    form = {"count": count, "height": height, "width": width, "dtype": array.dtype, "nodata": nodata}
+    with (
+        rasterio.Env(session=DummySession()),  # no credentials of S3 are looked for
+        rasterio.open(path, "w", **kind, **form, **place, **profile) as out,
+    ):
         out.write(array)
         out.update_tags(**(tags or {}))
     return path

@@ -49,10 +49,10 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Units:
     ("table", "keys", "count"),
     [
         (ranking, {"sensor", "cells", "psnr", "parameters", "spread_db"}, 12),
-        (tau, {"tau", "confidence_95", "cells", "inherited_psnr", "alone_psnr"}, 1),
+        pytest.param(tau, {"tau", "confidence_95", "cells", "inherited_psnr", "alone_psnr"}, 1, marks=pytest.mark.long),
         (choices, {"bands", "grouped_dilated", "separable", "alpha_rate"}, 6),
-        (transfer, {"searched_on", "fitted_on", "psnr"}, 5),
-        (strategies, {"strategy", "search_cpu_s", "psnr", "cell"}, 4),
+        pytest.param(transfer, {"searched_on", "fitted_on", "psnr"}, 5, marks=pytest.mark.long),
+        pytest.param(strategies, {"strategy", "search_cpu_s", "psnr", "cell"}, 4, marks=pytest.mark.long),
     ],
 )
 def test_a_table_has_its_lines_and_measures_nothing_twice(
@@ -79,6 +79,7 @@ def test_the_order_of_the_paper_is_met_only_by_what_is_told_from_chance(units: U
     assert pooled([[1.0, 3.0], [5.0, 5.0]]) == pytest.approx(1.0)
 
 
+@pytest.mark.long
 def test_one_cell_in_two_domains(units: Units, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = [cube(34, 64, 0)], [cube(34, 32, 1)]
     monkeypatch.setattr(search_domains, "read_pair", lambda *_: pair)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio import session
 
 from hypermend.catalog.errors import ArchiveError, BadAsset, NotFound, Refused, Unreachable
 from hypermend.catalog.readers.scene_reader import open_scene
@@ -263,6 +264,16 @@ def test_gdal_is_never_sent_where_nobody_may_go(
     with pytest.raises(ArchiveError, match=words):
         AssetFetcher().raster(href, lambda dataset: dataset.read())
     assert door.requests() and not by_gdal(door)
+
+
+def test_no_credentials_are_looked_for_to_read_a_file_of_this_machine(
+    cog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rasterio would make a session of boto3 for every window, once the environment has credentials."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setattr(session.AWSSession, "__init__", lambda *args, **options: pytest.fail("it looked for them"))
+    assert AssetFetcher().raster(str(cog), lambda dataset: dataset.count) == 9
 
 
 def test_equal_over_http_and_from_disk(cog: Path, http_server: Callable[[Path], str]) -> None:

@@ -40,7 +40,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
-@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.long)])
+@pytest.fixture(params=["disk", "s3"])
 def anywhere(request: pytest.FixtureRequest, pair: Path, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(shutil.copytree(pair, tmp_path / "archive"))
@@ -105,8 +105,8 @@ def test_f01_a_worker_killed_while_it_adapts_is_replaced(pair: Path, tmp_path: P
     assert restored_bytes(archive) == clean
 
 
+@pytest.mark.long
 @pytest.mark.fault
-@pytest.mark.slow
 def test_f03_a_driver_killed_in_the_block_phase_goes_on_with_the_same_command(
     anywhere: str, clean: dict[str, str]
 ) -> None:

@@ -163,7 +163,7 @@ def lines_of(root: ArchiveStore, plan: TrainPlan, workers: int) -> list[Line]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*(pytest.param(task, marks=pytest.mark.long) for task in TASKS[1:]), TASKS[0]])
 def test_the_curve_is_that_of_the_global_batch_on_one_and_two_workers(scenes: ArchiveStore, task: str) -> None:
     # Adam's first steps are the signs of gradients, also of those that are rounding alone: hence the small rate.
     settings = {"steps": 20, "check_every": 20, "learning_rate": 3e-4}

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ import fsspec
 import rasterio
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.session import DummySession, Session
 
 from hypermend.catalog.errors import AccessDenied, ArchiveError, BadAsset, NotFound, Refused, Unreachable
 from hypermend.catalog.scene import Asset
@@ -75,6 +77,19 @@ class AssetFetcher:
         self._versions = Versions()
         self._read: set[str] = set()
         self._stores: dict[Callable[[], str], str] = {}
+
+    @cached_property
+    def _aws(self) -> Session:
+        """Credentials of S3 from the environment, if it has any; GDAL itself looks for others.
+
+        By itself rasterio makes a session for every read, of a file on this machine, too: ten times the time of a small
+        one.
+        """
+        return (
+            Session.from_environ()
+            if {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys()
+            else DummySession()
+        )
 
     def stat(self, href: str) -> Stat:
         """Size and version; raises NotFound, Refused, AccessDenied or Unreachable."""
@@ -218,7 +233,8 @@ class AssetFetcher:
             if attempt:
                 options["CPL_VSIL_CURL_USE_HEAD"] = "NO"  # some signatures are good for GET only
             try:
-                with rasterio.Env(**options), warnings.catch_warnings():
+                session = self._aws if name.startswith("/vsis3/") else DummySession()
+                with rasterio.Env(session=session, **options), warnings.catch_warnings():
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a lab image has no place on Earth
                     if opened is None:
                         with rasterio.open(name, driver=driver_of(href)) as dataset:

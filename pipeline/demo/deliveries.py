@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.session import DummySession
 
 from hypermend.models.arrays import F32, Mask
 
@@ -77,9 +79,8 @@ def write_enmap_tiles(
                 continue
             part = stored[:, y : y + tile_px, x : x + tile_px]
             half = path.with_suffix(".part")
-            with rasterio.open(
+            with _new_tiff(
                 half,
-                "w",
                 **_profile(part.shape, "float32", ENMAP_FILL),
                 crs=place.crs,
                 transform=place.shifted(x, y).transform,
@@ -124,7 +125,7 @@ def write_sentinel2_file(
     stored = np.clip(np.rint(reflectance * SENTINEL2_NUMBERS), 1, 65535).astype(np.uint16)
     half = path.with_suffix(".part")
     profile = _profile(stored.shape, "uint16", SENTINEL2_FILL)
-    with rasterio.open(half, "w", **profile, crs=place.crs, transform=place.transform, predictor=2) as file:
+    with _new_tiff(half, **profile, crs=place.crs, transform=place.transform, predictor=2) as file:
         file.write(stored)
         file.update_tags(DATETIME=time)
         for number, band in enumerate(bands, 1):
@@ -165,13 +166,20 @@ def write_hyperion_files(
             continue
         half = path.with_suffix(".part")
         profile = _profile((1, height, width), "int16", HYPERION_FILL)
-        with rasterio.open(half, "w", **profile, crs=place.crs, transform=place.transform, predictor=2) as file:
+        with _new_tiff(half, **profile, crs=place.crs, transform=place.transform, predictor=2) as file:
             file.write(stored[b], 1)
         half.rename(path)
     metadata = folder / f"{name}_MTL_L1T.TXT"
     if not metadata.exists():
         metadata.write_text(_hyperion_metadata(name, date, written))
     return [*written, metadata]
+
+
+@contextmanager
+def _new_tiff(path: Path, **profile: Any) -> Iterator[Any]:
+    """A new file. Without a session of its own rasterio would look for credentials of S3 for each."""
+    with rasterio.Env(session=DummySession()), rasterio.open(path, "w", **profile) as file:
+        yield file
 
 
 def _profile(shape: tuple[int, ...], dtype: str, nodata: float) -> dict[str, Any]:
