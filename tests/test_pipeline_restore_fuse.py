@@ -180,6 +180,7 @@ def test_it_is_nearer_to_the_truth_than_the_coarse_image(tmp_path: Path) -> None
 # ------------------------------------------------------------------------------------------------ tiled equals whole
 
 
+@pytest.mark.slow
 def test_tiled_equals_whole_with_blocks(tmp_path: Path) -> None:
     archive = make_archive(tmp_path / "a")
     whole, whole_flags, plan, _ = fused(archive, tile_px=None)
@@ -193,6 +194,7 @@ def test_tiled_equals_whole_with_blocks(tmp_path: Path) -> None:
         np.testing.assert_array_equal(flags, whole_flags)
 
 
+@pytest.mark.slow
 def test_gradients_across_block_borders_are_those_inside(tmp_path: Path) -> None:
     """The blocks learn numbers that differ by thousands of stored units; the blend must not show it."""
     archive = make_archive(tmp_path / "a")
@@ -227,6 +229,7 @@ def test_a_tile_that_cuts_source_pixels_is_refused(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- holes
 
 
+@pytest.mark.slow
 def test_holes_of_the_guide_fall_back_to_the_coarse_image(tmp_path: Path) -> None:
     coarse, guide = scene_pixels()
     flags = np.full(guide.shape[1:], VALID, np.uint8)
@@ -254,6 +257,7 @@ def test_holes_of_the_guide_fall_back_to_the_coarse_image(tmp_path: Path) -> Non
         np.testing.assert_array_equal(tiled_flags, whole_flags)
 
 
+@pytest.mark.slow
 def test_a_guide_off_the_grid_that_covers_a_part(tmp_path: Path) -> None:
     coarse, guide = scene_pixels()
     archive = make_archive(tmp_path / "a", lab=False)
@@ -275,6 +279,7 @@ def test_a_guide_off_the_grid_that_covers_a_part(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tiled_flags, flags)
 
 
+@pytest.mark.slow
 def test_holes_of_the_scene_stay_holes(tmp_path: Path) -> None:
     coarse, _ = scene_pixels()
     flags = np.full(coarse.shape[1:], VALID, np.uint8)
