@@ -175,7 +175,7 @@ def test_on_the_grid_the_guide_is_read_as_it_is(tmp_path: Path) -> None:
     assert (trusted[:, 5:65] == (flags[:50] == VALID)).all()
 
 
-@pytest.mark.parametrize("crs", [UTM32, "EPSG:32633"])
+@pytest.mark.parametrize("crs", [pytest.param(UTM32, marks=pytest.mark.long), "EPSG:32633"])
 def test_off_the_grid_it_is_reprojected_alike_in_every_window(tmp_path: Path, crs: str) -> None:
     size = 2 * SQUARE_PX + 40
     target = grid_spec(10.0, size)

@@ -208,7 +208,9 @@ def test_gradients_across_block_borders_are_those_inside(tmp_path: Path) -> None
     assert step < 1.6 * ramp
 
 
-@pytest.mark.parametrize(("scale", "size"), [(1, (60, 70)), (3, (40, 33)), (8, (30, 9)), (32, (10, 12))])
+@pytest.mark.parametrize(
+    ("scale", "size"), [(1, (60, 70)), (3, (40, 33)), (8, (30, 9)), pytest.param(32, (10, 12), marks=pytest.mark.long)]
+)
 def test_any_whole_scale_and_small_scenes(tmp_path: Path, scale: int, size: tuple[int, int]) -> None:
     archive = make_archive(tmp_path / "a", scale=scale, size=size)
     whole, _, plan, _ = fused(archive, tile_px=None)
