@@ -91,21 +91,23 @@ class Cube:
         Raises:
             BadCube: an object is damaged.
         """
-        group = "" if level == 1 else f"{level_name(level)}/"
         flagged = level == 1 or has_level_flags(self.spec)
-        with (
-            metadata_errors(self.root, self.path),
-            self._read_errors(slice(0, self.spec.height), slice(0, self.spec.width)),
-        ):
-            array = zarr.open_array(self._reads, path=f"{group}reflectance", mode="r", zarr_format=3)
-            stored = np.stack([np.asarray(array[band]) for band in bands])
+        whole = slice(0, self.spec.height), slice(0, self.spec.width)
+        with metadata_errors(self.root, self.path), self._read_errors(*whole):
+            pixels, flags = (self._stored, self._flags) if level == 1 else self._level(level, flagged)
+            stored = np.asarray(pixels.oindex[np.array(bands, dtype=np.int64), :, :])
             if flagged:
-                flags = zarr.open_array(self._reads, path=f"{group}valid", mode="r", zarr_format=3)
                 usable = (np.asarray(flags[...]) & VALID) != 0
             else:
-                usable = np.isfinite(stored[0]) if np.isnan(array.fill_value) else stored[0] != array.fill_value
+                usable = np.isfinite(stored[0]) if np.isnan(pixels.fill_value) else stored[0] != pixels.fill_value
         values = stored.astype(np.float32) * np.float32(self.spec.scale_factor) + np.float32(self.spec.add_offset)
         return np.where(usable, values, np.float32(np.nan))
+
+    def _level(self, level: int, flagged: bool) -> tuple[Any, Any]:
+        """The arrays of an overview: pixels, and flags where it has any."""
+        names = ("reflectance", "valid") if flagged else ("reflectance",)
+        arrays = [zarr.open_array(self._reads, path=f"{level_name(level)}/{n}", mode="r", zarr_format=3) for n in names]
+        return arrays[0], arrays[-1]
 
     def read_defects(self, y: slice, x: slice) -> Defects:
         """Defective bands (band, h, w), True where defective, of a window; all False where the cube keeps none.

@@ -1,6 +1,6 @@
 """Quicklooks: a cube as two PNG pictures beside it, made from its overviews when it is published.
 
-    overview    its longest edge has 257 to 1024 pixels, or all those of a smaller cube
+    overview    its longest edge has 129 to 512 pixels, or all those of a smaller cube
     thumbnail   its longest edge has at most 256 pixels
 
 Colours are those of the bands nearest to red, green and blue, or grey where there are none. A restored cube is shown on
@@ -20,7 +20,7 @@ from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.keys import quicklook_keys
 
-OVERVIEW_PX, THUMBNAIL_PX = 1024, 256
+OVERVIEW_PX, THUMBNAIL_PX = 512, 256
 """Longest edges of the pictures."""
 COLOURS_NM = (650.0, 550.0, 450.0)
 NEAR_NM = 50.0
@@ -97,7 +97,7 @@ def write_quicklooks(cube: Cube, *, source: Cube | None = None) -> bool:
     thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     for picture, key in zip((overview, thumbnail), quicklook_keys(cube.path).values(), strict=True):
         file = io.BytesIO()
-        picture.save(file, format="PNG", optimize=True)
+        picture.save(file, format="PNG", compress_level=1)  # a quarter of the usual time for a tenth more bytes
         cube.root.put_if_changed(key, file.getvalue())
     return True
 
