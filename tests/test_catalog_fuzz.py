@@ -27,7 +27,7 @@ from hypermend.catalog.stac.item import to_item
 from tests.deliveries import desis_folder, enmap_folder, hls_folder, landsat_folder, safe_folder
 from tests.test_catalog_readers_envi import write as write_envi
 
-SHORT, LONG = 10, 400
+SHORT, LONG = 20, 400
 """Mutations of each kind: five kinds of text, five of items."""
 SLOWEST_S = 20.0
 LANDSAT = "LT05_L2SP_010067_19860424_20200918_02_T2"
