@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 
-# What takes too long for every change: all mutations of the fuzz tests, the largest real scenes.
+# What takes too long for every change: all mutations and kills, second engines and stores, the largest real scenes.
 test-long: $(VENV)/.installed-test
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m long
 
@@ -61,6 +61,8 @@ denoise_low_noise = $(RUN).denoise $(CAVE) --low-noise
 denoise_real = $(RUN).denoise --real --data $(DATA)
 mixed = $(RUN).mixed --data $(DATA)/cave --scenes fake_and_real_peppers paints --crop 128 --seeds 1 \
 	--methods noisy moment column-l1 oracle hypermend hypermend-destripe
+mixed_256 = $(RUN).mixed --data $(DATA)/cave --scenes fake_and_real_peppers paints --crop 256 --seeds 1 \
+	--cases 2 5 --methods oracle hypermend hypermend-destripe
 mixed_realistic = $(RUN).mixed --data $(DATA)/cave --scenes fake_and_real_peppers --crop 128 --seeds 2 \
 	--cases 6 7 8 9 10 --methods noisy column-l1 oracle hypermend hypermend-destripe
 clean_scenes = $(RUN).clean_scenes --data $(DATA) --crop 256
@@ -75,7 +77,7 @@ cluster = $(RUN).cluster
 real_cluster = $(RUN).real_cluster
 loader = $(RUN).loader
 
-BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed mixed_realistic \
+BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed mixed_256 mixed_realistic \
 	clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen training ssrnet cluster real_cluster loader
 
 bench: $(BENCHMARKS:%=$(RESULTS)/%.jsonl)

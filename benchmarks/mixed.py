@@ -5,9 +5,9 @@ QRNN3D's, 6 to 10 what sensors do. --data is a folder of CAVE-style scene folder
 aircraft below the folder --data/.. (divided by a bright value). Every output is clipped to [0, 1] before scoring.
 
 Methods: `noisy`; `hypermend`, the shipped model, which finds and repairs defects; `hypermend-destripe`, with
-`--destripe on`; `oracle`, the same told where every
-number is missing, on the image without stripes; `moment`, moment matching of columns; `muench`, the wavelet-FFT filter
-of Muench et al. 2009 (needs PyWavelets); `column-l1`, columns by medians of differences; `lrtdtv`.
+`--destripe on`; `oracle`, the model told where every number is missing, on the image without stripes; `moment`, moment
+matching of columns; `muench`, the wavelet-FFT filter of Muench et al. 2009 (needs PyWavelets); `column-l1`, columns by
+medians of differences; `lrtdtv`.
 """
 
 from __future__ import annotations

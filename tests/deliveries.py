@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
-from rasterio.session import DummySession
 
 from hypermend.catalog.sensors import sensor
+from hypermend.catalog.storage.gdal import local_gdal
 
 ORIGIN = (370000.0, 5810000.0)
 SIZE = (12, 10)
@@ -41,7 +41,7 @@ def write_raster(
     kind = jp2 if path.suffix == ".jp2" else {"driver": "GTiff"}
     form = {"count": count, "height": height, "width": width, "dtype": array.dtype, "nodata": nodata}
     with (
-        rasterio.Env(session=DummySession()),  # no credentials of S3 are looked for
+        local_gdal(),
         rasterio.open(path, "w", **kind, **form, **place, **profile) as out,
     ):
         out.write(array)

@@ -99,7 +99,8 @@ class Cube:
             if flagged:
                 usable = (np.asarray(flags[...]) & VALID) != 0
             else:
-                usable = np.isfinite(stored[0]) if np.isnan(pixels.fill_value) else stored[0] != pixels.fill_value
+                fill = pixels.fill_value
+                usable = (np.isfinite(stored) if np.isnan(fill) else stored != fill).all(axis=0)
         values = stored.astype(np.float32) * np.float32(self.spec.scale_factor) + np.float32(self.spec.add_offset)
         return np.where(usable, values, np.float32(np.nan))
 

@@ -39,6 +39,7 @@ from hypermend.catalog.readers.raster.sidecar import header_text
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.sensors import SHIPPED, Sensor, SensorTables
 from hypermend.catalog.storage.fetch import AssetFetcher
+from hypermend.catalog.storage.gdal import local_gdal
 from hypermend.catalog.storage.hrefs import is_remote, shown
 
 _LAYOUT = ("samples", "lines", "bands", "header offset", "data type", "interleave", "byte order")
@@ -201,7 +202,7 @@ def _check_length(data: Asset, fetcher: AssetFetcher, declared: int, line_bytes:
 
 
 def _open_dataset(path: str) -> Any:
-    with warnings.catch_warnings():
+    with local_gdal(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a lab image has no place on Earth
         return rasterio.open(path, driver="ENVI")
 

@@ -121,7 +121,7 @@ def grid_of(fields: Mapping[str, Any], crs: str | None) -> GeoBox | None:
     shape, transform = fields.get("proj:shape"), fields.get("proj:transform")
     if crs is None or shape is None or transform is None:
         return None
-    from odc.geo.geobox import GeoBox  # it loads dask, a fifth of the start of a command that needs no grid
+    from odc.geo.geobox import GeoBox  # it loads dask, which most commands can do without
 
     try:
         height, width = (int(v) for v in shape)

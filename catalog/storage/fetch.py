@@ -82,8 +82,7 @@ class AssetFetcher:
     def _aws(self) -> Session:
         """Credentials of S3 from the environment, if it has any; GDAL itself looks for others.
 
-        By itself rasterio makes a session for every read, of a file on this machine, too: ten times the time of a small
-        one.
+        By itself rasterio makes a session for every read; so it is made once, and none for a file of this machine.
         """
         return (
             Session.from_environ()

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import rasterio
+from rasterio.session import DummySession
 
 from hypermend.catalog.storage.signing import Signed
 from hypermend.catalog.storage.transport import USER_AGENT, without_query
@@ -50,6 +51,13 @@ def driver_of(href: str) -> str:
 def is_raster(head: bytes) -> bool:
     """Whether a file begins as a TIFF or a JPEG 2000 does."""
     return head.startswith(_MAGIC)
+
+
+def local_gdal(**options: Any) -> rasterio.Env:
+    """GDAL for files of this machine. By itself rasterio makes a session of S3 for each, once the environment has
+    credentials.
+    """
+    return rasterio.Env(session=DummySession(), **options)
 
 
 def http_headers(headers: Mapping[str, str]) -> dict[str, str]:

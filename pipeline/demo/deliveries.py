@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
-from rasterio.session import DummySession
 
+from hypermend.catalog.storage.gdal import local_gdal
 from hypermend.models.arrays import F32, Mask
 
 ENMAP_FILL = -32768.0
@@ -177,8 +177,7 @@ def write_hyperion_files(
 
 @contextmanager
 def _new_tiff(path: Path, **profile: Any) -> Iterator[Any]:
-    """A new file. Without a session of its own rasterio would look for credentials of S3 for each."""
-    with rasterio.Env(session=DummySession()), rasterio.open(path, "w", **profile) as file:
+    with local_gdal(), rasterio.open(path, "w", **profile) as file:
         yield file
 
 

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.shutil import copy
 
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.storage.gdal import local_gdal
 from hypermend.pipeline.export.profile import GDAL_OPTIONS, raster_profile
 from hypermend.pipeline.export.selection import Selection
 
@@ -23,7 +24,7 @@ def write_cog(selection: Selection, path: Path) -> None:
     """Write a GeoTIFF tile by tile and let GDAL order it as a COG, with overviews."""
     spec = selection.spec
     plain = path.with_name("plain.tif")
-    with rasterio.Env(**GDAL_OPTIONS):
+    with local_gdal(**GDAL_OPTIONS):
         with rasterio.open(
             plain,
             "w",

@@ -12,6 +12,7 @@ from pathlib import Path
 import rasterio
 
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.storage.gdal import local_gdal
 from hypermend.pipeline.export.profile import GDAL_OPTIONS, raster_profile
 from hypermend.pipeline.export.selection import Selection
 
@@ -25,7 +26,7 @@ def write_envi(selection: Selection, path: Path) -> None:
     """Write the image tile by tile; GDAL makes the header with the georeference, and the spectrum is added to it."""
     spec = selection.spec
     with (
-        rasterio.Env(**GDAL_OPTIONS),
+        local_gdal(**GDAL_OPTIONS),
         rasterio.open(path, "w", driver="ENVI", interleave="bil", **raster_profile(spec)) as file,
     ):
         for i, name in enumerate(spec.band_name):

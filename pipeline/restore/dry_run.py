@@ -126,7 +126,7 @@ def plan_table(planned: Sequence[PlannedScene], console: Console) -> None:
     tiles = plural(sum(row.tiles_to_do for row in todo), "tile")
     console.print(f"{plural(len(planned), 'scene')}, {tiles} to do{total}", highlight=False)
     if any(map(_guessed, todo)):
-        console.print("~ the time of a benchmark; after a first run it is that of this archive's workers")
+        console.print("~ from a benchmark; after a first run, from this archive's own workers")
     for line, count in Counter(_models(row) for row in planned if row.plan is not None).items():
         console.print(f"{plural(count, 'scene')}: {line}", highlight=False, soft_wrap=True)
     for name, row in zip(names, planned, strict=True):
