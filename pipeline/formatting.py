@@ -1,4 +1,4 @@
-"""Numbers as text: plurals, sizes, durations."""
+"""Numbers as text: plurals, shares, sizes, durations."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def percent(share: float) -> str:
+    """Format a share in two digits: 0.31 %."""
+    return "under 0.0001 %" if 0 < share < 1e-6 else f"{float(f'{100 * share:.2g}'):.6f}".rstrip("0").rstrip(".") + " %"

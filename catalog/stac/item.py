@@ -52,7 +52,7 @@ MAX_ID = 1000
 _OF_AN_ARCHIVE = {
     "hypermend:cube", "hypermend:ingest", "hypermend:plan", "hypermend:task", "hypermend:model", "hypermend:guide",
     "hypermend:derived_from", "hypermend:overlap", "hypermend:days_apart", "hypermend:notes",
-    "hypermend:valid_fraction", "hypermend:wavelength_nm", "hypermend:fwhm_nm",
+    "hypermend:valid_fraction", "hypermend:wavelength_nm", "hypermend:fwhm_nm", "hypermend:figures",
 }  # fmt: skip
 _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 

@@ -88,20 +88,24 @@ def restored_item(
     model: str,
     valid_fraction: float,
     quicklooks: bool = False,
+    figures: Mapping[str, Any] | None = None,
 ) -> Scene:
     """The item of a restored cube; `source` is the scene of its source cube.
 
     Args:
         task: the chain of tasks, such as denoise; it names the collection.
         quicklooks: the cube has pictures.
+        figures: of what the restoration did, JSON values; None where nobody knows.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "hypermend:plan": plan_id,
         "hypermend:task": task,
         "hypermend:model": model,
         "hypermend:derived_from": item_key(source),
         "processing:lineage": f"{task} with model {model} by hypermend, plan {plan_id}",
     }
+    if figures:
+        facts["hypermend:figures"] = dict(figures)
     item = _cube_scene(source, spec, restored_collection(source, task), key, valid_fraction, facts)
     return _with_quicklooks(item, key) if quicklooks else item
 

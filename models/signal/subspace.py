@@ -36,6 +36,8 @@ BLOCK, CALM = 8, 0.7
 """Noise is measured in the calmer 0.7 of the 8x8 pixel blocks of each window."""
 EMPTY = 1.08
 """Measured power of coefficients without signal: 1 in theory, more because powers are estimated and sorted."""
+FEW_ITERATIONS = 6
+"""Iterations that settle the noise to 2 %, in an eighth of the time of all."""
 MIN_BANDS = 6
 """Fewest bands with which texture and noise can be separated."""
 
@@ -191,6 +193,37 @@ def noise_std(high: F64, samples: int, *, factors: int = FACTORS, iterations: in
         load = s[:, None] * vector * np.sqrt(np.where(value > edge, value - 1, 0))  # (b, factors)
         d = np.maximum(np.diag(high) - np.square(load).sum(axis=1), 1e-3 * start)
     return np.sqrt(d)
+
+
+def noise_removed(windows: Iterable[tuple[F32, F32, Mask]]) -> tuple[F64, F64] | None:
+    """Noise of each band in a few windows of a scene, and how much like it was removed; physical units, (b,) each.
+
+    The second is the standard deviation of the same 2x2 differences of the change. Where the error that is left does
+    not correlate with what was removed, as after a projection or an optimal shrinkage, variances add up: the noise that
+    is left is sqrt(noise^2 - removed^2). More removed than there was noise is signal. (An estimate from the result
+    itself finds no noise in a result of low rank, whatever is left in it.)
+
+    Args:
+        windows: values before and after (b, h, w), and which pixels are valid (h, w).
+
+    Returns:
+        None where noise cannot be told from texture: too few bands, or fewer 2x2 differences than twice the bands.
+    """
+    parts = []
+    for before, after, valid in windows:
+        if valid.any():
+            parts.append(_calm_differences(np.concatenate((before, before - after)).astype(np.float64), valid))
+    d, change = np.split(np.concatenate(parts, axis=1), 2) if parts else np.zeros((2, 0, 0))
+    b, samples = d.shape
+    if b < MIN_BANDS or samples < 2 * b:
+        return None
+    high = d @ d.T / samples
+    varies = np.diag(high) > 0
+    if not np.isfinite(high).all() or varies.sum() < MIN_BANDS:
+        return None
+    noise = np.zeros(b)
+    noise[varies] = noise_std(high[np.ix_(varies, varies)], samples, iterations=FEW_ITERATIONS)
+    return noise, np.sqrt(np.square(change).mean(axis=1))
 
 
 def subspace(m: Moments, missing: F64 | None = None) -> Subspace | None:

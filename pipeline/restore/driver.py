@@ -78,6 +78,7 @@ class RestoreUnit:
             model=plan.model,
             valid_fraction=totals.valid_fraction,
             quicklooks=totals.quicklooks,
+            figures=totals.item_figures,
         )
         notes = [*prepared.warnings, *(f"model {step.model}: {step.why}" for step in plan.steps if step.why)]
         properties = self._request.item_properties | ({"hypermend:notes": notes} if notes else {})

@@ -179,6 +179,8 @@ class ImagePairScene:
             read_s=read - start,
             model_s=time.perf_counter() - read,
             saturated=saturated,
+            source=window.stored[:, y, x],
+            known=window.y.known[y, x],
         )
 
     def _fused(self, window: PairWindow, core: Window) -> Physical:

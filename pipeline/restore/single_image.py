@@ -279,6 +279,8 @@ class SingleImageScene:
             model_s=time.perf_counter() - read,
             saturated=saturated,
             repaired=self._marked(source.repaired, core),
+            source=source.stored[(..., *core)],
+            known=known,
         )
 
     def _marked(self, repaired: Mask | None, core: tuple[slice, slice]) -> Mask | None:

@@ -9,6 +9,7 @@ tile size, worker and order gives the same cube (docs/concepts.md).
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ from hypermend.pipeline.restore.request import SceneRequest
 from hypermend.pipeline.restore.single_image import SingleImageScene
 from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
+from hypermend.pipeline.tiling.figures import all_bands, brief_figures, scene_figures, tile_figures
 from hypermend.pipeline.tiling.pixels import TilePixels
 from hypermend.pipeline.tiling.tiles import Index, Tile
 
@@ -142,10 +144,11 @@ class RestoreWorker:
         stored = out.stored.astype(scene.plan.spec.dtype, copy=False)
         shards = target.write(tile.core.y, tile.core.x, stored, out.flags, out.repaired)
         usable = int(np.count_nonzero(out.flags & VALID))
-        counts = {"valid_px": usable}
+        counts: dict[str, Any] = {"valid_px": usable}
         if out.repaired is not None:
             counts["repaired"] = int(np.count_nonzero(out.repaired))
-        target.mark(*tile.index, shards, counts)
+        figures = tile_figures(out.source, stored, out.known, scene.plan.spec)
+        target.mark(*tile.index, shards, counts | {"figures": figures})
         return TaskReceipt(
             tiles=(tile.index,),
             read_s=out.read_s,
@@ -167,9 +170,11 @@ class RestoreWorker:
         figures = {"models": models, **self._open(plan).figures()}
         if plan.spec.repaired:
             figures["repaired"] = sum(mark.extra["repaired"] for mark in marks.values())
+        changes = scene_figures([mark.extra.get("figures", {}) for mark in marks.values()], sum(plan.spec.good))
         return SceneTotals(
             valid_fraction=valid / (plan.spec.height * plan.spec.width),
-            figures=figures,
+            figures=figures | ({"changes": brief_figures(changes)} if changes else {}),
+            item_figures=_item_figures(figures) | all_bands(changes, plan.spec.good) if changes else {},
             quicklooks=write_quicklooks(Cube(self._root, plan.target), source=Cube(self._root, plan.source)),
         )
 
@@ -195,6 +200,14 @@ class RestoreWorker:
         """The card that lies beside the loaded weights."""
         card: ModelCard = self._model(kind.load_model, name).card
         return replace(card, name=name)
+
+
+def _item_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts among the figures of a scene that its item keeps."""
+    counts = {name: figures[name] for name in ("repaired", "blocks_adapted", "blocks_fallen_back") if name in figures}
+    if "defects" in figures:
+        counts |= {name: figures["defects"][name] for name in ("dead_columns", "bands_with_spikes")}
+    return counts | ({"stripes": figures["stripes"]} if "stripes" in figures else {})
 
 
 def _as_created(root: ArchiveStore, plan: Plan) -> Plan:

@@ -14,8 +14,8 @@ from rich.table import Column
 from rich.text import Text
 
 from hypermend.catalog.documents import visible
-from hypermend.pipeline.formatting import duration, plural, size
-from hypermend.pipeline.runs.report import Event, RunReport, Status
+from hypermend.pipeline.formatting import duration, percent, plural, size
+from hypermend.pipeline.runs.report import Event, RunReport, SceneResult, Status
 from hypermend.pipeline.runs.run import Run
 
 STYLES = {"published": "green", "current": "dim", "failed": "red"}
@@ -111,6 +111,34 @@ def _progress(console: Console) -> Progress:
     )
 
 
+COLUMNS = 80
+TOLD_SCENES = 10
+"""Scenes of a run whose figures are printed."""
+
+
+def scene_lines(result: SceneResult) -> Iterator[str]:
+    """Say in two lines of at most 80 columns what was done to a scene."""
+    figures, changes = result.figures, result.figures["changes"]
+    noise = [changes.get(f"noise_share_{side}") for side in ("before", "after")]
+    told = "unknown" if None in noise else " -> ".join(map(percent, noise))
+    line = f": noise {told}, spectra turned by {changes['angle_deg']:.2g} deg"
+    name = visible(result.scene)
+    yield (name if len(name) + len(line) <= COLUMNS else f"{name[: COLUMNS - len(line) - 3]}...") + line
+    defects, stripes = figures.get("defects", {}), figures.get("stripes", {})
+    counts = (
+        (changes.get("bands_losing_signal", 0), "{} losing signal", "band"),
+        (figures.get("repaired", 0), "repaired {}", "number"),
+        (defects.get("dead_columns", 0), "{}", "dead column"),
+        (len(defects.get("bands_with_spikes", ())), "spikes in {}", "band"),
+        (stripes.get("columns", 0), "{}", "striped column"),
+        (figures.get("blocks_adapted", 0), "{}", "adapted block"),
+        (figures.get("blocks_fallen_back", 0), "{} not adapted", "block"),
+    )
+    done = [text.format(plural(count, noun)) for count, text, noun in counts if count]
+    line = f"  {percent(changes['change'])} of the signal's energy removed; {', '.join(done) or 'no defect found'}"
+    yield line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."
+
+
 def summary(report: RunReport, console: Console) -> None:
     """Print the closing lines of a run: the number of scenes by status, bytes and time, and where the failures are."""
     counts = ", ".join(f"{n} {status}" for status in get_args(Status) if (n := report.count(status)))
@@ -120,6 +148,12 @@ def summary(report: RunReport, console: Console) -> None:
         f"in {duration(report.seconds)}",
         highlight=False,
     )
+    told = [result for result in report.scenes if result.status == "published" and "changes" in result.figures]
+    for result in told[:TOLD_SCENES]:
+        for line in scene_lines(result):
+            console.print(visible(line), highlight=False, soft_wrap=True)
+    if len(told) > TOLD_SCENES:
+        console.print(f"and {plural(len(told) - TOLD_SCENES, 'scene')} more, in the report", highlight=False)
     if "stopped" in report.notes:
         console.print(Text.assemble(("stopped", "red"), f": {report.notes['stopped']}"), soft_wrap=True)
     if report.exit_code == 1:

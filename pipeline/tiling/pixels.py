@@ -31,6 +31,10 @@ class TilePixels:
     """Numbers beyond the range of the cube's type, stored as its largest or smallest."""
     repaired: NDArray[np.bool_] | None = None
     """(bands, h, w) numbers that were predicted from other bands; None where the scene has no defects."""
+    source: Stored
+    """The numbers of the source, on its own pixels."""
+    known: Mask
+    """Pixels of the source that hold data."""
 
 
 FILL_REACH_PX = 8
