@@ -5,24 +5,30 @@ One child process opens and reads them all under a limit on its address space. W
 
 from __future__ import annotations
 
+import bz2
 import json
+import math
 import os
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import rasterio
 import zarr
 from scipy.io import savemat
 
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from tests.conftest import ROOT
+from tests.small_cubes import make_cube, make_spec
 
 pytestmark = pytest.mark.fault
 MIB = 1 << 20
@@ -36,14 +42,18 @@ WAVELENGTHS = [500.0, 600.0, 700.0]
 CHILD = """
 import json, resource, sys
 from pathlib import Path
-import h5py, imageio.v3, numpy, rasterio, scipy.io, zarr
+import h5py, imageio.v3, numpy, pyarrow, rasterio, scipy.io, xarray, zarr
 from PIL import Image
-from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.layout import open_cube
+from hypermend.catalog.errors import ArchiveError, BadCube
+from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.readers.raster.xml import read_xml
 from hypermend.catalog.readers.scene_reader import open_scene
 from hypermend.catalog.scene import Asset, Scene
 from hypermend.catalog.storage.fetch import AssetFetcher
 
+xarray.backends.list_engines()
 max_bytes, headroom = int(sys.argv[1]), int(sys.argv[2])
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + headroom,) * 2)
@@ -54,6 +64,13 @@ for line in sys.stdin:
     try:
         if files[0].endswith(".xml"):
             read_xml(assets[files[0]], AssetFetcher(max_bytes=max_bytes))
+        elif name.startswith("cube"):
+            Cube(ArchiveStore(files[0]), "a.zarr").read(slice(0, 2), slice(0, 2))
+        elif name.startswith("dataset"):
+            try:
+                open_cube(ArchiveStore(files[0]), "a.zarr")["reflectance"].values
+            except ValueError as error:  # of Zarr, as for any chunk that is damaged
+                raise BadCube(str(error))
         else:
             source = open_scene(scene, max_bytes=max_bytes)
             source.read(slice(0, 2), slice(0, 2))
@@ -66,6 +83,7 @@ for line in sys.stdin:
 """
 
 
+@cache
 def compressed(size: int, *, before: bytes = b"", gzip: bool = False) -> bytes:
     """`before` and then `size` zeros, in zlib or gzip; one piece of zeros is compressed and repeated."""
     stream = zlib.compressobj(1, wbits=-15)
@@ -137,12 +155,16 @@ def mat73_side_variable(folder: Path) -> None:
         file.create_dataset("wavelength", (BOMB // 8, 1), "f8", chunks=(1024, 1))
         for array in file.values():
             array.attrs["MATLAB_class"] = np.bytes_("double")
-    with (folder / "a.mat").open("r+b") as file:
+    as_matlab(folder / "a.mat")
+
+
+def as_matlab(path: Path) -> None:
+    with path.open("r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + struct.pack("<H", 0x0200) + b"IM")
 
 
 def hdf_cube(path: Path, edge: int = 4, chunks: tuple[int, ...] | None = None) -> h5py.File:
-    file = h5py.File(path, "w")
+    file = h5py.File(path, "w", userblock_size=512 if path.suffix == ".mat" else 0)
     cube = file.create_dataset("reflectance", (3, edge, edge), "u1", chunks=chunks, compression=chunks and 1)
     file["wavelength"] = WAVELENGTHS
     file["wavelength"].attrs["units"] = "nm"
@@ -155,6 +177,28 @@ def hdf_chunk(folder: Path) -> None:
     with hdf_cube(folder / "a.nc", EDGE, (1, EDGE, EDGE)) as file:
         packed = compressed(BOMB)
         file["reflectance"].id.write_direct_chunk((0, 0, 0), packed)
+
+
+def hdf_inflates(folder: Path, suffix: str) -> None:
+    """A chunk of 4 MB that unpacks to far more: in a NetCDF file, and in a MATLAB file of version 7.3."""
+    with hdf_cube(folder / f"a{suffix}", 1200, (3, 1200, 1200)) as file:
+        file["reflectance"].id.write_direct_chunk((0, 0, 0), compressed(BOMB))
+        file["reflectance"].attrs["MATLAB_class"] = np.bytes_("uint8")
+    if suffix == ".mat":
+        as_matlab(folder / "a.mat")
+
+
+def hdf_packed_twice(folder: Path) -> None:
+    with hdf_cube(folder / "a.nc") as file:
+        plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plan.set_chunk((3, 4, 4))
+        plan.set_deflate(1)
+        plan.set_deflate(1)
+        space, kind = file["reflectance"].id.get_space(), file["reflectance"].id.get_type()
+        del file["reflectance"]
+        cube = h5py.Dataset(h5py.h5d.create(file.id, b"reflectance", kind, space, plan))
+        cube.id.write_direct_chunk((0, 0, 0), zlib.compress(compressed(BOMB)))
+        cube.dims[0].attach_scale(file["wavelength"])
 
 
 def hdf_lonlat(folder: Path) -> None:
@@ -184,6 +228,78 @@ def zarr_chunk(folder: Path) -> None:
     chunk = folder / "a.zarr" / "reflectance" / "c" / "0" / "0" / "0"
     chunk.parent.mkdir(parents=True)
     chunk.write_bytes(compressed(BOMB, gzip=True))
+
+
+def zstd_of_size() -> bytes:
+    """A frame that says its size, of blocks that repeat a zero (RFC 8878)."""
+    block = struct.pack("<I", 1 << 1 | (128 << 10) << 3)[:3] + b"\0"
+    last = struct.pack("<I", 1 | 1 << 1 | (128 << 10) << 3)[:3] + b"\0"
+    return b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", BOMB) + block * (BOMB // (128 << 10) - 1) + last
+
+
+def zstd_of_no_size() -> bytes:
+    sized = zstd_of_size()
+    return sized[:4] + b"\0\x38" + sized[9:]  # the size of the window in place of the content's
+
+
+def blosc_of_size() -> bytes:
+    return struct.pack("<BBBBIII", 2, 1, 0x13, 1, BOMB, 1 << 18, 64) + bytes(48)
+
+
+BOMBS: dict[str, tuple[int, Any, Callable[[], bytes]]] = {
+    "zstd with its size": (3, zarr.codecs.ZstdCodec(), zstd_of_size),
+    "zstd without its size": (3, zarr.codecs.ZstdCodec(), zstd_of_no_size),
+    "blosc": (3, zarr.codecs.BloscCodec(), blosc_of_size),
+    "gzip": (3, zarr.codecs.GzipCodec(), lambda: compressed(BOMB, gzip=True)),
+    "zstd in version 2": (2, numcodecs.Zstd(), zstd_of_no_size),
+    "blosc in version 2": (2, numcodecs.Blosc(), blosc_of_size),
+    "gzip in version 2": (2, numcodecs.GZip(), lambda: compressed(BOMB, gzip=True)),
+    "zlib": (2, numcodecs.Zlib(), lambda: compressed(BOMB)),
+    "bz2": (2, numcodecs.BZ2(), lambda: bz2.compress(bytes(MIB)) * (BOMB // MIB)),
+    "lz4": (2, numcodecs.LZ4(), lambda: struct.pack("<I", BOMB) + bytes(60)),
+}
+"""What a Zarr chunk of 4 MB is packed with: format, codec, and a chunk that unpacks to far more."""
+
+
+def zarr_inflates(folder: Path, name: str, *, sharded: bool = False) -> None:
+    version, codec, bomb = BOMBS[name]
+    group = zarr.open_group(folder / "a.zarr", mode="w", zarr_format=version)
+    shape, dims = (3, 1200, 1200), ("wavelength", "y", "x")
+    options: dict[str, Any] = {"dimension_names": dims} if version == 3 else {"attributes": {"_ARRAY_DIMENSIONS": dims}}
+    group.create_array(
+        "reflectance", shape=shape, chunks=shape, shards=shape if sharded else None, dtype="u1", compressors=codec,
+        **options,
+    )  # fmt: skip
+    chunk = folder / "a.zarr" / "reflectance" / ("c/0/0/0" if version == 3 else "0.0.0")
+    chunk.parent.mkdir(parents=True, exist_ok=True)
+    chunk.write_bytes(shard_of(bomb(), 1) if sharded else bomb())
+
+
+def with_crc32c(data: bytes) -> bytes:
+    return bytes(numcodecs.CRC32C(location="end").encode(data))
+
+
+def shard_of(chunk: bytes, chunks: int) -> bytes:
+    """A shard with one chunk of so many."""
+    index = np.full((chunks, 2), 2**64 - 1, "<u8")
+    index[0] = 0, len(chunk)
+    return chunk + with_crc32c(index.tobytes())
+
+
+def zarr_object(folder: Path) -> None:
+    """A chunk that is not packed, and a file with a hole."""
+    zarr_inflates(folder, "gzip")
+    metadata = folder / "a.zarr" / "reflectance" / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"name": "gzip"', '"name": "crc32c"').replace('"level": 5', ""))
+    with (folder / "a.zarr" / "reflectance" / "c" / "0" / "0" / "0").open("wb") as file:
+        file.truncate(BOMB)
+
+
+def cube_inflates(folder: Path, key: str) -> None:
+    cube, _, _ = make_cube(ArchiveStore(folder), "a.zarr", make_spec((5, 256, 256), tile_px=256))
+    chunk = with_crc32c(zstd_of_size())
+    count = math.prod(cube.spec.shard) // math.prod(cube.spec.chunk)
+    (folder / "a.zarr" / key).write_bytes(chunk if key.startswith("valid") else shard_of(chunk, count))
 
 
 def tiff_block(folder: Path) -> None:
@@ -231,9 +347,18 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "tiff: a block": (tiff_block, "its blocks of"),
     "envi: a line": (envi_line, "a line of it has"),
     "netcdf: a chunk": (hdf_chunk, "has chunks of"),
+    "netcdf: a chunk that inflates": (partial(hdf_inflates, suffix=".nc"), "may take more than the limit"),
+    "mat 7.3: a chunk that inflates": (partial(hdf_inflates, suffix=".mat"), "may take more than the limit"),
+    "netcdf: a chunk that inflates twice": (hdf_packed_twice, "is packed 2 times"),
     "hdf5: planes of longitude and latitude": (hdf_lonlat, "doubles take"),
     "hdf5: coordinates that become planes": (hdf_coordinates, "doubles take"),
     "zarr: a chunk": (zarr_chunk, "has chunks of"),
+    "zarr: an object": (zarr_object, "has or names"),
+    "zarr: a chunk in a shard": (partial(zarr_inflates, name="gzip", sharded=True), "unpacks to more than"),
+    **{f"zarr: {name}": (partial(zarr_inflates, name=name), "unpacks to more than") for name in BOMBS},
+    "cube: flags": (partial(cube_inflates, key="valid/c/0/0"), "unpacks to more than"),
+    "cube: pixels": (partial(cube_inflates, key="reflectance/c/0/0/0"), "unpacks to more than"),
+    "dataset: pixels": (partial(cube_inflates, key="reflectance/c/0/0/0"), "unpacks to more than"),
     "mat: a variable that inflates": (mat_inflates, "a variable takes"),
     "mat: wavelengths": (mat_side_variable, "a variable takes"),
     "mat: cells": (mat_cells, "a variable takes"),
@@ -252,7 +377,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, (make, _) in CASES.items():
         folder = tmp_path_factory.mktemp("bomb")
         make(folder)
-        files = sorted(str(p) for p in folder.iterdir())
+        files = [str(folder)] if name.startswith(("cube", "dataset")) else sorted(str(p) for p in folder.iterdir())
         assert sum(p.stat().st_blocks * 512 for p in folder.rglob("*")) < MAX_BYTES  # small on the disk
         lines.append(json.dumps([name, files, {"hypermend:wavelengths": WAVELENGTHS}]) + "\n")
     child = subprocess.run(
@@ -267,5 +392,5 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_g4_no_file_takes_more_memory_than_the_limit(said: dict[str, str], case: str) -> None:
-    assert said[case].startswith("Refused: "), said[case]
+    assert said[case].startswith(("Refused: ", "BadAsset: ", "BadCube: ")), said[case]
     assert CASES[case][1] in said[case]

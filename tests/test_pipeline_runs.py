@@ -116,6 +116,13 @@ def test_a_finished_scene_is_current_and_writes_nothing(tmp_path: Path) -> None:
     assert (report.bytes_written, list(tmp_path.rglob("*.json*"))) == (0, [])
 
 
+def test_a_scene_of_many_tiles_is_worked_on_by_one_worker(tmp_path: Path) -> None:
+    """After each tile nothing is in flight, so that the next is looked at and put back."""
+    log: list[str] = []
+    report = start(tmp_path, [Toy("a", 3000, log)], log).wait()
+    assert (report.exit_code, report.tiles_written) == (0, 3000)
+
+
 def test_resume_does_only_what_is_missing(tmp_path: Path) -> None:
     log: list[str] = []
     report = start(tmp_path, [Toy("a", 5, log, done=3)], log).wait()

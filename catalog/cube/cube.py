@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 
 from hypermend.catalog.arrays import F32, Defects, Flags, Stored
+from hypermend.catalog.cube.bounded import bounded
 from hypermend.catalog.cube.cf import level_name
 from hypermend.catalog.cube.layout import has_level_flags, metadata_errors, read_spec
 from hypermend.catalog.cube.marks import DoneMarks, Shard, TileIndex
@@ -44,12 +45,12 @@ class Cube:
         self._reads = ReadStore(zarr_store(root, path, read_only=True))
         self._writes = WriteStore(zarr_store(root, path, read_only=False))
         with metadata_errors(root, path):
-            self._stored = zarr.open_array(self._reads, path="reflectance", mode="r", zarr_format=3)
-            self._flags = zarr.open_array(self._reads, path="valid", mode="r", zarr_format=3)
+            self._stored = self._in("reflectance")
+            self._flags = self._in("valid")
             self._stored_out = self._out("reflectance")
             self._flags_out = self._out("valid")
             if self.spec.defects:
-                self._defects = zarr.open_array(self._reads, path="defect", mode="r", zarr_format=3)
+                self._defects = self._in("defect")
                 self._defects_out = self._out("defect")[False]
             if self.spec.repaired:
                 self._repaired_out = self._out("repaired")[False]
@@ -107,7 +108,7 @@ class Cube:
     def _level(self, level: int, flagged: bool) -> tuple[Any, Any]:
         """The arrays of an overview: pixels, and flags where it has any."""
         names = ("reflectance", "valid") if flagged else ("reflectance",)
-        arrays = [zarr.open_array(self._reads, path=f"{level_name(level)}/{n}", mode="r", zarr_format=3) for n in names]
+        arrays = [self._in(f"{level_name(level)}/{n}") for n in names]
         return arrays[0], arrays[-1]
 
     def read_defects(self, y: slice, x: slice) -> Defects:
@@ -192,6 +193,10 @@ class Cube:
         names = ("reflectance", "valid") if has_level_flags(self.spec) else ("reflectance",)
         with metadata_errors(self.root, self.path):
             return {n: {name: self._out(f"{level_name(n)}/{name}") for name in names} for n in self.spec.levels}
+
+    def _in(self, name: str) -> Any:
+        """The array for reading."""
+        return bounded(zarr.open_array(self._reads, path=name, mode="r", zarr_format=3))
 
     def _out(self, name: str) -> dict[bool, Any]:
         """The array for writing; the key says whether chunks that hold only the fill are written too."""

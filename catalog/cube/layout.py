@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from xarray.backends import ZarrStore
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from hypermend.catalog.arrays import LonLat
 from hypermend.catalog.cube import cf
+from hypermend.catalog.cube.bounded import bounded
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.cube.stores import zarr_store
 from hypermend.catalog.documents import MALFORMED
@@ -94,7 +96,7 @@ def read_spec(root: ArchiveStore, path: str) -> CubeSpec:
 
 
 def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = None) -> xr.Dataset:
-    """The cube as a lazy Dataset in physical values, by plain `xarray.open_zarr`.
+    """The cube as a lazy Dataset in physical values, as `xarray.open_zarr` opens it.
 
     chunks: None reads on access without dask; {} makes dask arrays of the cube's chunks.
 
@@ -105,8 +107,10 @@ def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = 
     if not root.exists(f"{path}/zarr.json"):
         raise NotFound(f"{root.href(path)} is not there")
     with metadata_errors(root, path):
-        ds: xr.Dataset = xr.open_zarr(zarr_store(root, path, read_only=True), chunks=chunks, consolidated=True)
-    return ds
+        store = ZarrStore.open_group(zarr_store(root, path, read_only=True), consolidated=True)
+        for name in store.array_keys():
+            store.members[name] = bounded(store.members[name])
+        return xr.open_dataset(store, engine="store", chunks=chunks)
 
 
 def portable(ds: xr.Dataset) -> xr.Dataset:

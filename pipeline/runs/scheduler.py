@@ -328,5 +328,14 @@ def _held_by(claim: Claim) -> str:
 
 
 def _put_back(task: Any, tasks: Iterator[Any]) -> Iterator[Any]:
-    yield task
-    yield from tasks
+    """The tasks with their first again, which `next` gave: one of many thousands is put back after each other."""
+    return _Tasks([task], tasks.rest if isinstance(tasks, _Tasks) and not tasks.first else tasks)
+
+
+@dataclass
+class _Tasks(Iterator[Any]):
+    first: list[Any]
+    rest: Iterator[Any]
+
+    def __next__(self) -> Any:
+        return self.first.pop() if self.first else next(self.rest)

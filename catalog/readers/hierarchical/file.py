@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import h5py
 import numpy as np
 
 from hypermend.catalog.arrays import F64, Stored
 from hypermend.catalog.errors import BadAsset, Refused
-from hypermend.catalog.readers.hierarchical.zarr_file import is_zarr, zarr_group
+from hypermend.catalog.readers.hierarchical.packed_chunks import check_packed_chunks
+from hypermend.catalog.readers.hierarchical.zarr_file import is_zarr, zarr_array, zarr_group
 from hypermend.catalog.scene import Asset
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import shown
@@ -30,6 +32,9 @@ _OTHER_FORMATS = (
 )
 _MAX_LIST_BYTES = 64 << 20
 """Lists of bands and coordinates are read whole; a larger one is no list."""
+
+_CHECKED: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""Arrays of open HDF5 files whose packed chunks have been looked at."""
 
 
 @contextmanager
@@ -167,8 +172,8 @@ def require(group: Any, path: str, where: str, *, max_bytes: int) -> Any:
     """The array of a group, which must lie in the same file.
 
     Raises:
-        BadAsset: no such array; the error lists what there is.
-        Refused: one of its chunks takes more than `max_bytes` in memory.
+        BadAsset: no such array; the error lists what there is. Or a Zarr array of an unknown codec.
+        Refused: one of its chunks takes more than `max_bytes` in memory, or unpacks to more.
     """
     if path not in group:
         raise BadAsset(f"{where}: no {path!r}; it holds {', '.join(contents(group)) or 'nothing'}")
@@ -184,6 +189,11 @@ def require(group: Any, path: str, where: str, *, max_bytes: int) -> Any:
             f"{where}: {path!r} has chunks of {member.chunks} = {chunk} bytes, read whole, and the limit is "
             f"{max_bytes}; write it with smaller chunks"
         )
+    if not isinstance(member, h5py.Dataset):
+        return zarr_array(member, f"{where}: {path!r}")
+    if member.chunks and path not in (checked := _CHECKED.setdefault(group, set())):
+        check_packed_chunks(member, f"{where}: {path!r}", max_bytes)
+        checked.add(path)
     return member
 
 

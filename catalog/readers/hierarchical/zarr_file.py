@@ -19,6 +19,7 @@ import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from hypermend.catalog.cube.bounded import bounded
 from hypermend.catalog.cube.stores import LocalFiles
 from hypermend.catalog.errors import BadAsset, NotFound
 from hypermend.catalog.scene import Asset
@@ -83,6 +84,18 @@ def zarr_group(asset: Asset, fetcher: AssetFetcher) -> Iterator[Any]:
         yield group
     except _ERRORS as e:
         raise BadAsset(f"{where}: is no Zarr store that can be read: {e}") from e
+
+
+def zarr_array(array: zarr.Array[Any], what: str) -> zarr.Array[Any]:
+    """The array, for reading; its chunks take no more memory than it declares.
+
+    Raises:
+        BadAsset: one of its codecs is not read.
+    """
+    try:
+        return bounded(array)
+    except ValueError as e:
+        raise BadAsset(f"{what}: {e}") from e
 
 
 def zarr_identity(href: str, fetcher: AssetFetcher) -> str:
