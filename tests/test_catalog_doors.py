@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,31 @@ def test_g4_nobody_else_passes_the_gate(server: TrapServer) -> None:
         stranger.sendall(b"\x05\x01\x02" + b"\x01\x09hypermend\x01x")
         assert stranger.recv(2) == b"\x05\x02"
         assert stranger.recv(2) == b""
+
+
+def test_g4_the_gate_connects_to_no_name_that_leads_to_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    names(monkeypatch, {"innocent.test": ["169.254.169.254"]})
+    with gate._Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(("127.0.0.1", server.server_address[1])) as gdal:
+            user, password = b"hypermend", server.password.encode()
+            gdal.sendall(b"\x05\x01\x02\x01" + bytes([len(user)]) + user + bytes([len(password)]) + password)
+            assert gdal.recv(4, socket.MSG_WAITALL) == b"\x05\x02\x01\x00"
+            gdal.sendall(b"\x05\x01\x00\x03\x0dinnocent.test\x00\x50")
+            gdal.settimeout(10)
+            assert gdal.recv(2, socket.MSG_WAITALL) == b"\x05\x02"  # not allowed
+        server.shutdown()
+
+
+def test_g4_what_is_too_large_is_not_asked_for(server: TrapServer) -> None:
+    with pytest.raises(Refused, match="68 bytes, this format is read whole and the limit is 10"):
+        AssetFetcher(max_bytes=10).read(f"{server.url}/plain/a.json")
+    assert [request["headers"].get("Range") for request in server.requests()] == ["bytes=0-0"]
+
+
+def test_g4_a_file_that_says_it_is_empty_is_limited() -> None:
+    with pytest.raises(Refused, match="read whole and the limit is 10"):
+        AssetFetcher(max_bytes=10).read("/proc/self/status")
 
 
 def test_g4_a_document_is_limited_after_decompression(server: TrapServer, monkeypatch: pytest.MonkeyPatch) -> None:

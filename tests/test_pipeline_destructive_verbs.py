@@ -15,6 +15,7 @@ import zarr
 import hypermend
 from hypermend.catalog.keys import cube_key, quicklook_keys
 from hypermend.catalog.storage import cube_leases
+from hypermend.catalog.storage import leases as lease_module
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.config import IngestJob, RestoreJob
@@ -24,6 +25,7 @@ from hypermend.pipeline.maintenance import prune as prune_module
 from hypermend.pipeline.maintenance.prune import prune
 from hypermend.pipeline.maintenance.verify import verify
 from hypermend.pipeline.restore.driver import restore
+from hypermend.pipeline.restore.plan import plan_key, read_plan
 from tests.faults import Killed, make_ingested, writes_that_fail
 
 pytestmark = pytest.mark.fault
@@ -138,6 +140,52 @@ def test_g1_prune_follows_no_link(archive: str, tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
     (Path(archive, old) / "valid" / "more").unlink()
     assert [one.cube for one in prune(archive, older_than_hours=0).removed] == [old]
+
+
+def finish_unpublished(archive: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
+    """Restore a scene, killed between the last tile and the item; the key of the cube."""
+    before = set(Path(archive).glob("restored/*/*.zarr"))
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("hypermend.pipeline.restore.driver.put_item", killed)
+        do_restore(archive, **options)
+    (cube,) = set(Path(archive).glob("restored/*/*.zarr")) - before
+    return str(cube.relative_to(archive))
+
+
+def test_g1_prune_leaves_a_cube_that_was_finished_and_not_published(
+    archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The item that is there is that of an older cube, which replaces nothing."""
+    _, old = source_cubes(archive)
+    assert do_restore(archive) == 0
+    cube = finish_unpublished(archive, monkeypatch, tile_px=32)
+    monkeypatch.setattr(lease_module, "_has_ended", lambda claim: True)  # the process of a killed one
+    report = prune(archive, older_than_hours=0)
+    assert [one.cube for one in report.removed] == [old]
+    assert [line.partition(";")[0] for line in report.refused] == [
+        f"{cube} is finished and nothing that was published since takes its place: the command that made it publishes "
+        "it"
+    ]
+    (before,) = hypermend.open(archive).search(stage="restored")
+    assert do_restore(archive, tile_px=32) == 0
+    assert [one.cube for one in prune(archive, older_than_hours=0).removed] == [cube_key(before.scene)]
+
+
+def test_g1_prune_leaves_a_cube_of_a_task_that_nothing_was_published_of(
+    archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cube = finish_unpublished(archive, monkeypatch, tile_px=32)
+    plan = Path(archive, plan_key(cube))
+    plan.write_text(plan.read_text().replace('"task": "denoise"', '"task": "sharpen"'))
+    assert read_plan(ArchiveStore(archive), plan_key(cube)).task == "sharpen"
+    monkeypatch.setattr(lease_module, "_has_ended", lambda claim: True)
+    assert do_restore(archive) == 0  # of another task, and later
+    assert not [one for one in prune(archive, older_than_hours=0).removed if one.cube.startswith("restored")]
+    assert Path(archive, cube, "zarr.json").exists()
 
 
 kill_at_each = pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.long)])

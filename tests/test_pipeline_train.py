@@ -431,6 +431,22 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     assert f"models/taken of {root.url} was made by {plan.id}" in said
 
 
+@pytest.mark.fault
+def test_g2_of_two_trainings_for_one_name_the_first_to_end_gets_it(scenes: ArchiveStore) -> None:
+    """Both asked when they began, and the name was free."""
+    plans = [start(scenes, job(scenes, "sharpen", steps=1, seed=seed)) for seed in (11, 12)]
+    ledgers = [TrainingStore(scenes, plan.folder) for plan in plans]
+    for plan in plans:
+        list(work(scenes, plan, WorkerGroup()))
+        assert not published(scenes, "contested", plan)
+    first, second = (ledger.read() for ledger in ledgers)
+    assert first is not None and second is not None
+    card = publish(scenes, "contested", plans[0], ledgers[0], first)
+    with pytest.raises(Refused, match=f"models/contested of .* was made by {plans[0].id}"):
+        publish(scenes, "contested", plans[1], ledgers[1], second)
+    assert load_model(scenes, "contested").card == card
+
+
 def test_a_checkpoint_of_another_network_is_refused(scenes: ArchiveStore) -> None:
     plan = start(scenes, job(scenes, "sharpen", steps=2, patience=61))
     other = start(scenes, job(scenes, "sharpen", steps=2, patience=61, filters=5))

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -269,6 +269,17 @@ class ArchiveStore:
         try:
             with self.errors("look at", key):
                 return _entry(obstore.head(self.store, self._checked(key)))
+        except NotFound:
+            return None
+
+    def changed_at(self, key: str) -> datetime | None:
+        """When an object was written last, by the store's clock; None where there is none."""
+        if self._is_absent(key):
+            return None
+        try:
+            with self.errors("look at", key):
+                changed: datetime = obstore.head(self.store, self._checked(key))["last_modified"]
+                return changed
         except NotFound:
             return None
 

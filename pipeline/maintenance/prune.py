@@ -1,9 +1,10 @@
 """Prune: remove cubes that newer ones have replaced, never one that the catalog still names.
 
-A cube is removed when it is finished, no item names it, an item of the same stage and scene names another, that item is
-old enough (a user may still be reading the old cube), no plan of a current restored cube reads it, and no driver writes
-or reads the scene. All this is looked at under a lease on the scene, which drivers respect. A cube that was never
-finished is left for its job; one with a link in it, or on the way to it, is left and named.
+A cube is removed when it is finished, no item names it, an item of the same stage, scene and task names another and was
+published since, that item is old enough (a user may still be reading the old cube), no plan of a current restored cube
+reads it, and no driver writes or reads the scene. All this is looked at under a lease on the scene, which drivers
+respect. A cube that was never finished is left for its job; one with a link in it, or on the way to it, is left and
+named.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import NotFound, Refused
-from hypermend.catalog.keys import cube_key, quicklook_keys
+from hypermend.catalog.keys import cube_key, quicklook_keys, scene_collection
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.stac.index import search
@@ -30,6 +31,10 @@ from hypermend.pipeline.restore.plan import plan_key, read_plan
 
 _STAGES = ("source", "restored")
 _NEVER = datetime.max.replace(tzinfo=UTC)
+_UNPUBLISHED = (
+    "nothing that was published since takes its place: the command that made it publishes it; remove it by hand if it "
+    "is not wanted"
+)
 BATCH = 100
 """Scenes whose leases are held at a time; the catalog is read once for each batch."""
 
@@ -102,7 +107,11 @@ def prune(archive: str, *, older_than_hours: float = 24.0, dry_run: bool = False
                     if (link := _link_in(root, cube)) is not None:
                         refused.append(f"{link} is a link: nothing of {cube} is removed; remove the link by hand")
                         continue
-                    removed.append(_superseded(root, cube, members[0]))
+                    newer = _replaced_by(root, cube, members)
+                    if newer is None:
+                        refused.append(f"{cube} is finished and {_UNPUBLISHED}")
+                        continue
+                    removed.append(_superseded(root, cube, newer))
                     if not dry_run:
                         _remove(root, cube)
     return PruneReport(removed=tuple(removed), refused=tuple(refused), dry_run=dry_run)
@@ -168,6 +177,24 @@ def _superseded(root: ArchiveStore, cube: str, scene: Scene) -> Superseded:
     return Superseded(
         cube=cube, scene=scene.id, replaced_by=cube_key(scene), objects=len(sizes), bytes=sum(sizes.values())
     )
+
+
+def _replaced_by(root: ArchiveStore, cube: str, members: list[Scene]) -> Scene | None:
+    """Return the item whose cube has taken the place of another, None where none has.
+
+    A driver may have been killed between the last tile of a cube and its item: then the cube is newer than the item
+    that is there.
+    """
+    finished = root.changed_at(DoneMarks(root, cube).folded)
+    if finished is None:  # half removed, by a prune that was killed
+        return members[0]
+    try:
+        plan = read_plan(root, plan_key(cube))
+        collection = f"{scene_collection(plan.collection)}-{plan.task}"
+        members = [scene for scene in members if scene.collection == collection]
+    except (NotFound, Refused):  # a source cube, or one whose plan is lost
+        pass
+    return next((scene for scene in members if _updated(scene) > finished), None)
 
 
 def _link_in(root: ArchiveStore, cube: str) -> str | None:

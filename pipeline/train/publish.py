@@ -40,6 +40,7 @@ def publish(root: ArchiveStore, name: str, plan: TrainPlan, ledger: TrainingStor
 
     Raises:
         TrainingStopped: the best weights are gone or damaged.
+        Refused: something else has made a model of that name meanwhile.
     """
     state = ledger.load(record.best) if record.best else None
     if record.best is None or state is None:
@@ -65,6 +66,7 @@ def publish(root: ArchiveStore, name: str, plan: TrainPlan, ledger: TrainingStor
         },
     )
     task.model(card, state)  # the card fits the weights, or this raises
+    published(root, name, plan)  # again: a training takes days
     with tempfile.TemporaryDirectory() as folder:
         card = checkpoint.save(Path(folder), card, state)
         for file in (checkpoint.WEIGHTS, checkpoint.CARD):
