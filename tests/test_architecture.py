@@ -37,8 +37,8 @@ FLOORS = {
     " > sensor_csv > scene grids errors arrays documents recent > dateline",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
     # Training and evaluation score by the same protocols, and evaluation stands above restore and train.
-    "pipeline": "cli > nightly demo evaluate maintenance inspect > restore ingest search export > ingest_worker"
-    " > runs train > protocols > engine registry > tiling config formatting terminal > user_values",
+    "pipeline": "cli > report > nightly demo evaluate maintenance inspect > restore ingest search export"
+    " > ingest_worker > runs train > protocols > engine registry > tiling config formatting terminal > user_values",
 }
 # Libraries that only these files may import.
 ONLY_IN = {

@@ -105,6 +105,19 @@ class Cube:
         values = stored.astype(np.float32) * np.float32(self.spec.scale_factor) + np.float32(self.spec.add_offset)
         return np.where(usable, values, np.float32(np.nan))
 
+    def at(self, rows: Sequence[int], columns: Sequence[int]) -> F32:
+        """Physical values (band, rows, columns) of single pixels on a lattice; NaN where one is not usable.
+
+        Raises:
+            BadCube: an object is damaged.
+        """
+        y, x = (np.array(values, dtype=np.int64) for values in (rows, columns))
+        with metadata_errors(self.root, self.path), self._read_errors(slice(0, self.spec.height), slice(0, 1)):
+            stored = np.asarray(self._stored.oindex[:, y, x])
+            usable = (np.asarray(self._flags.oindex[y, x]) & VALID) != 0
+        values = stored.astype(np.float32) * np.float32(self.spec.scale_factor) + np.float32(self.spec.add_offset)
+        return np.where(usable, values, np.float32(np.nan))
+
     def _level(self, level: int, flagged: bool) -> tuple[Any, Any]:
         """The arrays of an overview: pixels, and flags where it has any."""
         names = ("reflectance", "valid") if flagged else ("reflectance",)

@@ -43,7 +43,7 @@ GROUPS = {
     "Start": ("inspect", "demo", "catalog", "ingest", "query", "export", "sensors"),
     "Restore": ("plan", "restore", "evaluate", "models"),
     "Learn": ("train", "search", "genotypes"),
-    "Operate": ("nightly", "submit", "jobs", "failures", "retry", "verify", "index", "prune"),
+    "Operate": ("nightly", "runs", "report", "submit", "jobs", "failures", "retry", "verify", "index", "prune"),
 }
 """The verbs as the help lists them."""
 

@@ -1,12 +1,16 @@
-"""The verbs ``failures``, ``retry`` and ``prune``."""
+"""The verbs ``runs``, ``report``, ``failures``, ``retry`` and ``prune``."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hypermend.catalog.documents import visible
 from hypermend.pipeline.cli.app import Archive, Json, app, emit
 from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
@@ -20,6 +24,51 @@ SceneId = Annotated[str | None, typer.Option("--scene", help="Id of a scene.")]
 Reason = Annotated[
     str | None, typer.Option(help="crash, deadline, memory, error, refused, a class of error, or part of its message.")
 ]
+
+
+@app.command()
+def runs(
+    archive: Archive,
+    limit: Annotated[int, typer.Option(min=1, help="Most runs.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the runs of an archive, the newest first.
+
+    With their state, scenes by how they ended, tiles and time.
+    """
+    from hypermend.pipeline.formatting import duration, plural, size
+    from hypermend.pipeline.report.runs import list_runs
+
+    found = list(islice(list_runs(archive), limit))
+    if as_json:
+        emit({"runs": [{k: v for k, v in asdict(run).items() if k != "scenes"} for run in found]})
+        return
+    for run in found:
+        counts = ", ".join(f"{count} {status}" for status, count in run.counts.items())
+        done = f"{plural(run.tiles, 'tile')}, {size(run.bytes_written)} in {duration(run.seconds)}"
+        print(visible(f"{run.state:10}  {run.run}\n            {counts or 'no scene ended'}; {done}"))
+    if not found:
+        print("no run", file=sys.stderr)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Id of a run, or how it begins; `hypermend runs` lists them.")],
+    archive: Archive,
+    out: Annotated[Path | None, typer.Option(help="The file; default: report.html in the run's folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the page of a run again.
+
+    One HTML file that needs no network: pictures, figures, spectra, failures, provenance.
+    """
+    from hypermend.pipeline.report.page import write_report
+
+    path = write_report(archive, run, out)
+    if as_json:
+        emit({"report": path})
+    else:
+        print(path)
 
 
 @app.command()

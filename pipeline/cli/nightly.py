@@ -6,7 +6,7 @@ import typer
 
 from hypermend.catalog.documents import visible
 from hypermend.pipeline.cli.app import Json, emit
-from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
+from hypermend.pipeline.cli.run_job import leave_report, stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import NightlyJob
 from hypermend.pipeline.terminal import Terminal
@@ -31,6 +31,8 @@ def nightly(job: NightlyJob, as_json: Json = False) -> None:
     for scene in [*night.given_up, *night.failed]:
         console.print(visible(f"{scene['scene']}: {scene['reason']}"), highlight=False, soft_wrap=True)
     console.print(f"night {job.name}: {night.line()}", highlight=False, soft_wrap=True)
+    if night.bytes_written or night.failed or night.given_up:
+        leave_report(job.archive, night.run)
     if as_json:
         emit(night.to_dict())
     raise typer.Exit(night.exit_code)

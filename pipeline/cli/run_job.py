@@ -12,6 +12,8 @@ from typing import Any, Never, Protocol, TypeVar
 
 import typer
 
+from hypermend.catalog.documents import MALFORMED
+from hypermend.catalog.errors import ArchiveError
 from hypermend.pipeline.cli.app import emit, next_step, refuse
 from hypermend.pipeline.config import Job
 from hypermend.pipeline.formatting import plural
@@ -42,6 +44,8 @@ def run_job(start: Callable[[J], Any], job: J, as_json: bool, *, then: Sequence[
     warn_undated(report.notes.get("undated", 0), "--scene-datetime")
     if as_json:
         emit(report.to_dict())
+    if report.bytes_written or report.count("failed") or report.count("skipped"):
+        leave_report(job.archive, report.run)
     if report.stopped:
         print("hypermend: stopped; run the same command again to resume", file=sys.stderr)
     elif not as_json:
@@ -63,6 +67,16 @@ def work_through(run: Run, job: Job, console: Terminal) -> RunReport:
             start_ray(address=job.ray_address)
     with stop_on_sigterm(run):
         return follow(run, console)
+
+
+def leave_report(archive: str, run: str) -> None:
+    """Write the page of a run and say where it is; a run does not fail for its page."""
+    from hypermend.pipeline.report.page import write_report
+
+    try:
+        print(f"report: {write_report(archive, run)}", file=sys.stderr)
+    except (ArchiveError, *MALFORMED, OSError) as error:
+        print(f"hypermend: no report of {run}: {error}; `hypermend report {run}` tries again", file=sys.stderr)
 
 
 def warn_undated(scenes: int, option: str) -> None:

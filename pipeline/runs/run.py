@@ -92,7 +92,8 @@ class Run:
         start = time.monotonic()
         yield from self._scheduler.run(self._work)
         self.report.seconds = time.monotonic() - start
-        if self.report.bytes_written and "stopped" not in self.report.notes:  # a run that wrote nothing leaves nothing
+        failed = any(scene.status in ("failed", "skipped") for scene in self.report.scenes)
+        if (self.report.bytes_written or failed) and "stopped" not in self.report.notes:  # else it leaves nothing
             self._root.put_json(f"runs/{self.report.run}/report.json", self.report.to_dict())
 
     def stop(self) -> None:

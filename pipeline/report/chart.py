@@ -1,0 +1,76 @@
+"""Noise of the bands before and after as an SVG: it shows without scripts, and in print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from statistics import median
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 84, 52, 12, 12
+GAP = 4
+"""A line is broken where bands are so many times farther apart than usual."""
+Series = Sequence[float | None]
+
+
+def noise_chart(nm: Sequence[float], detector: Sequence[str], before: Series, after: Series) -> str:
+    """Draw the noise of each band, on a logarithmic axis; "" where nothing is above 0.
+
+    Args:
+        nm: wavelength of each band, rising.
+        detector: that of each band; each has a line of its own.
+        before: noise of each band; None for a bad band.
+        after: the same of the result; a 0 is drawn at the lower end.
+    """
+    above = [value for value in (*before, *after) if value]
+    if len(nm) < 2 or not above or nm[-1] <= nm[0]:
+        return ""
+    top = math.ceil(math.log10(max(above)) * 2) / 2
+    low = max(math.floor(math.log10(min(above)) * 2) / 2, top - 4)
+    low = min(low, top - 0.5)
+
+    def x(wavelength: float) -> float:
+        return LEFT + (wavelength - nm[0]) / (nm[-1] - nm[0]) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        share = (math.log10(max(value, 10**low)) - low) / (top - low)
+        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+
+    parts = [*_y_axis(low, top, y), *_x_axis(nm[0], nm[-1], x)]
+    for name, values in (("before", before), ("after", after)):
+        runs = [run for one in dict.fromkeys(detector) for run in _unbroken(nm, [d == one for d in detector], values)]
+        lines = "".join("M" + "L".join(f"{x(at):.1f} {y(value):.1f}" for at, value in run) for run in runs)
+        parts.append(f'<path class="{name}" d="{lines}"/>')
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+
+
+def _y_axis(low: float, top: float, y: Callable[[float], float]) -> list[str]:
+    parts = []
+    for half in range(math.ceil(low * 2), math.floor(top * 2) + 1):
+        value = 10 ** (half / 2)
+        at = y(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        if half % 2 == 0 or top - low <= 1:
+            parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:.2g}</text>')
+    return parts
+
+
+def _x_axis(first: float, last: float, x: Callable[[float], float]) -> list[str]:
+    step = next(s for s in (20, 50, 100, 200, 500, 1000, 5000) if (last - first) / s <= 6 or s == 5000)
+    ticks = range(math.ceil(first / step) * step, math.floor(last) + 1, step)
+    parts = [f'<text x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{tick}</text>' for tick in ticks]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return [*parts, f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">wavelength, nm</text>']
+
+
+def _unbroken(nm: Sequence[float], on: Sequence[bool], values: Series) -> list[list[tuple[float, float]]]:
+    """Runs of (wavelength, value) of the bands that are on and have a value, none across a wide gap."""
+    there = [(at, value) for at, is_on, value in zip(nm, on, values, strict=True) if is_on and value is not None]
+    steps = [b[0] - a[0] for a, b in pairwise(there)]
+    widest = GAP * median(steps) if steps else 0.0
+    runs = [there[:1]]
+    for step, point in zip(steps, there[1:], strict=True):
+        if step > widest:
+            runs.append([])
+        runs[-1].append(point)
+    return [run for run in runs if run]

@@ -1,0 +1,143 @@
+"""The report of a run: one HTML file that needs no network, from a template whose every value is escaped.
+
+Its Content-Security-Policy names the style and the script of this package by their hashes: nothing else of the page
+runs or loads, whatever an id or a reason says.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hypermend
+from hypermend.catalog.documents import visible
+from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.checkpoint import BadCheckpoint
+from hypermend.pipeline.formatting import duration, percent, plural, size
+from hypermend.pipeline.maintenance.failures import failures
+from hypermend.pipeline.registry.models import model_card
+from hypermend.pipeline.report.runs import RunRecord, find_run, receipts
+from hypermend.pipeline.report.scenes import SceneView, scene_views
+
+MOST_ROWS, MOST_FAILURES, MOST_TEXT = 1000, 200, 400
+"""Rows of the table of scenes, failures, and characters of a text from outside."""
+_HERE = Path(__file__).parent
+
+
+def write_report(archive: str, run: str, out: Path | None = None) -> str:
+    """Make the report of a run; return its path or URL.
+
+    Args:
+        archive: folder or URL.
+        run: id of the run, or how it begins.
+        out: the file; None for ``runs/<run>/report.html`` of the archive.
+
+    Raises:
+        NotFound, Refused: as ``find_run``.
+        OSError: the file cannot be written.
+    """
+    record = find_run(archive, run)
+    page = report_page(archive, record).encode()
+    if out is not None:
+        out.write_bytes(page)
+        return str(out)
+    root, key = ArchiveStore(archive), f"runs/{record.run}/report.html"
+    root.put_if_changed(key, page)
+    return root.href(key)
+
+
+def report_page(archive: str, record: RunRecord) -> str:
+    """Make the page of a run."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, finalize=_shown,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"duration": duration, "percent": percent, "size": size}
+    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
+    scenes = scene_views(archive, record)
+    failed = failures(archive, run=record.run, include_published=True)
+    return environment.get_template("page.html").render(
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        run=record,
+        archive=archive,
+        scenes=scenes[:MOST_ROWS],
+        left_out=len(scenes) - min(len(scenes), MOST_ROWS),
+        shown=[scene for scene in scenes if scene.shown],
+        failures=failed[:MOST_FAILURES],
+        failures_left_out=max(0, len(failed) - MOST_FAILURES),
+        retry=shlex.join(["hypermend", "retry", "--archive", archive, "--run", record.run]),
+        again=shlex.join(["hypermend", "report", record.run, "--archive", archive]),
+        work=_work(ArchiveStore(archive), record),
+        settings=list(_settings(record)),
+        models=_models(archive, scenes),
+        plural=plural,
+    )
+
+
+def _shown(value: Any) -> Any:
+    """A text that steers nothing, and does not fill the page; what this package marked as HTML stays."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return visible(value if len(value) <= MOST_TEXT else f"{value[:MOST_TEXT]}...")
+
+
+def _policy(style: str, script: str) -> str:
+    styles, scripts = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)
+    )
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{styles}'; script-src 'sha256-{scripts}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _settings(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """What was asked for, and the notes of the run."""
+    for name, value in (*record.job.items(), *record.notes.items()):
+        if name not in ("archive", "stopped"):
+            yield name, value if isinstance(value, str) else json.dumps(value)
+
+
+def _work(root: ArchiveStore, record: RunRecord) -> dict[str, Any]:
+    """Worker seconds of a run by what they went into, and tasks by machine."""
+    seconds, machines, attempts = Counter[str](), Counter[str](), 0
+    for receipt in receipts(root, record.run):
+        for part in ("read_s", "model_s", "write_s"):
+            value = receipt.get(part)
+            seconds[part] += float(value) if isinstance(value, int | float) else 0.0  # type: ignore[assignment]
+        machines[str(receipt.get("node") or "this machine")] += 1
+        tries = receipt.get("attempts")
+        attempts += isinstance(tries, int) and tries > 1
+    return {
+        "seconds": dict(seconds),
+        "machines": machines.most_common(20),
+        "repeated": attempts,
+        "samples_per_s": record.samples / record.seconds if record.seconds else 0.0,
+        "workers": record.worker_s / record.seconds if record.seconds else 0.0,
+    }
+
+
+def _models(archive: str, scenes: list[SceneView]) -> list[tuple[Mapping[str, str], ModelCard | None]]:
+    """Models of the scenes that are shown, with their cards."""
+    used = {(step["model"], step["weights"]): step for scene in scenes for step in scene.models}
+    root = hypermend.open(archive).root
+    cards: list[tuple[Mapping[str, str], ModelCard | None]] = []
+    for step in used.values():
+        try:
+            card = model_card(root, step["model"])
+        except (ArchiveError, BadCard, BadCheckpoint):
+            card = None
+        cards.append((step, card if card is None or card.weights_sha256 == step["weights"] else None))
+    return cards

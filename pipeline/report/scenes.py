@@ -1,0 +1,191 @@
+"""Scenes of a report: how each ended and, as long as there is room, pictures, spectra, figures and provenance."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+import hypermend
+from hypermend.catalog.archive import Archive, Item
+from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.documents import MALFORMED
+from hypermend.catalog.errors import ArchiveError, NotFound
+from hypermend.catalog.keys import cube_key, quicklook_keys, scene_collection
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.pipeline.report.chart import noise_chart
+from hypermend.pipeline.report.runs import RunRecord
+from hypermend.pipeline.report.spectra import lattice_spectra
+from hypermend.pipeline.restore.plan import Plan, plan_key, read_plan
+
+MOST_SCENES = 12
+"""Scenes that are shown with pictures and spectra."""
+ROOM = 4_200_000
+"""Bytes of a page for these."""
+SPECTRA_ROOM = 800_000
+"""Most of them for the spectra of one scene."""
+
+
+@dataclass(kw_only=True)
+class SceneView:
+    """One scene of a run."""
+
+    collection: str
+    scene: str
+    status: str
+    reason: str = ""
+    warnings: Sequence[str] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Figures in brief."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Figures of its item."""
+    pictures: dict[str, str] = field(default_factory=dict)
+    """Data URLs of its pictures: before, after."""
+    chart: str = ""
+    """SVG of the noise of its bands."""
+    spectra: Mapping[str, Any] | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+    """Where it comes from: cubes, plan, software."""
+    models: Sequence[Mapping[str, str]] = ()
+
+    @property
+    def shown(self) -> bool:
+        return bool(self.facts)
+
+    @property
+    def bytes(self) -> int:
+        """Size on the page of what is large."""
+        spectra = sum(len(side) for side in self.spectra["values"]) if self.spectra else 0
+        return sum(map(len, self.pictures.values())) + len(self.chart) + spectra
+
+
+def scene_views(archive: str, record: RunRecord) -> list[SceneView]:
+    """Make the scenes of a run: what failed first, then what changed most. Damaged cubes and items lack their details.
+
+    Raises:
+        NotFound: no such archive.
+    """
+    views = sorted((_view(scene) for scene in record.scenes), key=_order)
+    candidates = [view for view in views if view.status in ("published", "current")][:MOST_SCENES]
+    opened = hypermend.open(archive)
+    items = _items(opened, record, [view.scene for view in candidates])
+    room = ROOM
+    for view in candidates:
+        item = items.get((view.collection, view.scene))
+        if item is None or room <= 0:
+            continue
+        with contextlib.suppress(ArchiveError, *MALFORMED):
+            _add_details(opened.root, view, item, room=min(SPECTRA_ROOM, ROOM // len(candidates) * 2 // 3))
+        room -= view.bytes
+        if room < 0:
+            view.pictures, view.spectra, view.chart = {}, None, ""
+    return views
+
+
+def _view(scene: Mapping[str, Any]) -> SceneView:
+    figures = scene.get("figures")
+    changes = figures.get("changes") if isinstance(figures, Mapping) else None
+    warnings = scene.get("warnings")
+    return SceneView(
+        collection=str(scene.get("collection") or ""),
+        scene=str(scene.get("scene", "")),
+        status=str(scene.get("status", "")),
+        reason=str(scene.get("reason") or ""),
+        warnings=[str(w) for w in warnings] if isinstance(warnings, list) else (),
+        changes={k: v for k, v in changes.items() if isinstance(v, int | float)}
+        if isinstance(changes, Mapping)
+        else {},
+    )
+
+
+def _order(view: SceneView) -> tuple[bool, float, str]:
+    return view.status in ("published", "current"), -view.changes.get("change", 0.0), view.scene
+
+
+def _items(archive: Archive, record: RunRecord, ids: Sequence[str]) -> dict[tuple[str, str], Item]:
+    """Items by collection and id of the scenes: the restored ones of the run's task, else those of the source."""
+    found: dict[tuple[str, str], Item] = {}
+    task = str(record.job.get("task") or record.notes.get("task") or "denoise").replace(",", "-")
+    for stage in ("source", "restored") if ids else ():
+        if stage == "restored" and record.verb == "ingest":
+            continue
+        for item in archive.search(stage=stage, ids=list(dict.fromkeys(ids))):
+            name = item.scene.collection
+            if stage == "source":
+                found[scene_collection(name), item.scene.id] = item
+            elif name.endswith(f"-{task}"):
+                found[name.removesuffix(f"-{task}"), item.scene.id] = item
+    return found
+
+
+def _add_details(root: ArchiveStore, view: SceneView, item: Item, *, room: int) -> None:
+    """Add what the archive tells about a scene, each part by itself: a damaged one costs itself alone."""
+    properties = item.scene.properties
+    cube = Cube(root, cube_key(item.scene))
+    plan = _plan(root, cube.path) if item.scene.stage == "restored" else None
+    before = None if plan is None else Cube(root, plan.source)
+    view.facts = dict(_facts(item, cube, plan))
+    view.figures = _checked(properties.get("hypermend:figures"))
+    view.models = [] if plan is None else [
+        {"task": step.task, "model": step.model, "weights": step.weights_sha256, "why": step.why} for step in plan.steps
+    ]  # fmt: skip
+    for side, shown in (("before", before), ("after", cube)):
+        if shown is not None and (url := _picture(root, shown.path)):
+            view.pictures[side] = url
+    noise = [view.figures.get(f"noise_{side}", ()) for side in ("before", "after")]
+    if all(len(values) == cube.spec.bands for values in noise):
+        view.chart = noise_chart(cube.spec.wavelength_nm, cube.spec.detector, *noise)
+    with contextlib.suppress(ArchiveError):
+        view.spectra = lattice_spectra(cube, before, room=room)
+
+
+def _checked(figures: Any) -> dict[str, Any]:
+    """The figures of an item that are numbers, or lists of these."""
+    if not isinstance(figures, Mapping):
+        return {}
+    numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+    lists = {k: v for k, v in figures.items() if isinstance(v, list)}
+    return numbers | {k: v for k, v in lists.items() if all(n is None or isinstance(n, int | float) for n in v)}
+
+
+def _plan(root: ArchiveStore, cube: str) -> Plan | None:
+    try:
+        return read_plan(root, plan_key(cube))
+    except ArchiveError:
+        return None
+
+
+def _facts(item: Item, cube: Cube, plan: Plan | None) -> Iterator[tuple[str, str]]:
+    spec, scene = cube.spec, item.scene
+    yield "cube", cube.path
+    yield "pixels", f"{spec.width} x {spec.height}, {spec.bands} bands ({sum(spec.good)} good), {spec.dtype}"
+    yield "sensor", spec.sensor
+    yield "time", "unknown" if scene.datetime is None else scene.datetime.isoformat()
+    yield "quantity", spec.quantity
+    valid = scene.properties.get("hypermend:valid_fraction")
+    if isinstance(valid, int | float):
+        yield "usable pixels", f"{100 * valid:.1f} %"
+    if plan is not None:
+        yield "source", plan.source
+        yield "plan", plan.id
+        yield "tile", f"{plan.tile_px} px, halo {plan.halo} px, scale {plan.scale}"
+        for guide in plan.guides:
+            yield "guide", f"{guide.collection}/{guide.scene_id}: {guide.source}"
+    software = scene.properties.get("processing:software")
+    if isinstance(software, Mapping):
+        yield "software", ", ".join(f"{name} {version}" for name, version in software.items())
+
+
+def _picture(root: ArchiveStore, cube: str) -> str | None:
+    """The overview of a cube as a data URL, in a format that takes a fifth of a PNG; None where there is none."""
+    with contextlib.suppress(NotFound, OSError, *MALFORMED):
+        picture = Image.open(io.BytesIO(root.get(quicklook_keys(cube)["overview"])))
+        file = io.BytesIO()
+        picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(file, format="WEBP", quality=82)
+        return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return None
