@@ -197,7 +197,8 @@ def test_report_and_runs_are_verbs(archive: str, tmp_path: Path) -> None:
     made = CliRunner().invoke(app, ["report", RUN[:10], "--archive", archive, "--out", str(out)])
     assert (made.exit_code, made.stdout.strip()) == (0, str(out)) and "</html>" in out.read_text()
     listed = CliRunner().invoke(app, ["runs", "--archive", archive])
-    assert RUN in listed.stdout and "2 published; 2 tiles" in listed.stdout
+    first, second = listed.stdout.splitlines()
+    assert first == f"done        {RUN}" and second.startswith("            2 published; 2 tiles, ")
     told = json.loads(CliRunner().invoke(app, ["runs", "--archive", archive, "--json"]).stdout)["runs"]
     assert [(run["run"], run["state"], run["counts"]) for run in told] == [(RUN, "done", {"published": 2})]
     unknown = CliRunner().invoke(app, ["report", "1999", "--archive", archive])

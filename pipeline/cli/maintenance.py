@@ -46,7 +46,8 @@ def runs(
     for run in found:
         counts = ", ".join(f"{count} {status}" for status, count in run.counts.items())
         done = f"{plural(run.tiles, 'tile')}, {size(run.bytes_written)} in {duration(run.seconds)}"
-        print(visible(f"{run.state:10}  {run.run}\n            {counts or 'no scene ended'}; {done}"))
+        print(visible(f"{run.state:10}  {run.run}"))
+        print(visible(f"            {counts or 'no scene ended'}; {done}"))
     if not found:
         print("no run", file=sys.stderr)
 
