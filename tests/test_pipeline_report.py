@@ -144,13 +144,17 @@ def test_its_figures_counts_and_pictures_are_those_of_the_archive(archive: str, 
         assert expected in parsed.text
     record = find_run(archive, RUN)
     assert (record.state, dict(record.counts), record.tiles) == ("done", {"published": 2}, 2)
-    sources = [attrs["src"] for tag, attrs in parsed.tags if tag == "img" and attrs.get("class")]
-    assert len(sources) == 4
-    for url in sources:
+    sources = [(attrs["class"], attrs["src"]) for tag, attrs in parsed.tags if tag == "img" and attrs.get("class")]
+    assert [name for name, _ in sources] == ["before", "after", "removed"] * 2
+    for name, url in sources:
         assert url is not None
         picture = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/webp;base64,"))))
         assert picture.size == (EDGE, EDGE)
-        assert np.asarray(picture)[2, 2, 3] == 0 and np.asarray(picture)[20, 20, 3] == 255
+        pixels = np.asarray(picture)
+        if name == "removed":  # grey without data; noise elsewhere
+            assert np.abs(pixels[1, 1].astype(int) - 127).max() < 12 and pixels[8:].std() > 15
+        else:
+            assert pixels[2, 2, 3] == 0 and pixels[20, 20, 3] == 255
     assert sum(tag == "path" for tag, _ in parsed.tags) == 4  # noise before and after, of both scenes
 
 
@@ -299,6 +303,39 @@ def test_a_browser_draws_the_spectra_and_blocks_nothing_of_it(chromium: str, pag
     assert dom.count('class="compare split"') == 2 and "of the pixel in row" in dom
     assert f"<title>Hypermend: restore {RUN}</title>" in dom
     assert "Content Security Policy" not in log and "Uncaught" not in log
+
+
+CLICKS = """<script>
+const shown = () => getComputedStyle(document.querySelector(".removed")).display;
+const told = [shown()];
+document.querySelector(".toggle input").click();
+const compare = document.querySelector(".compare"), where = document.querySelector(".where");
+told.push(shown(), where.textContent);
+compare.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp" }));
+told.push(where.textContent);
+const frame = compare.getBoundingClientRect();
+compare.dispatchEvent(new MouseEvent("click", { clientX: frame.right - 1, clientY: frame.bottom - 1 }));
+told.push(where.textContent);
+const slider = document.querySelector(".slider input");
+slider.value = 20;
+slider.dispatchEvent(new Event("input"));
+told.push(compare.style.getPropertyValue("--cut"));
+document.title = JSON.stringify(told);
+</script></html>"""
+
+
+def test_a_user_sees_what_was_removed_and_moves_the_point_by_keys_and_clicks(
+    chromium: str, page: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</html>", CLICKS))
+    title = re.search(r"<title>(.*?)</title>", shown(chromium, file)[0])
+    assert title is not None
+    hidden, toggled, first, above, corner, cut = json.loads(title[1])
+    assert (hidden, toggled, cut) == ("none", "block", "20%")
+    places = [tuple(map(int, re.findall(r"\d+", text))) for text in (first, above, corner)]
+    assert places[1][0] < places[0][0] and places[1][1] == places[0][1]
+    assert places[2] == (EDGE - 1, EDGE - 1)
 
 
 def test_g3_the_policy_runs_nothing_but_the_page_itself(chromium: str, page: str, tmp_path: Path) -> None:

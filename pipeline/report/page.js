@@ -129,5 +129,7 @@ for (const article of document.querySelectorAll("article.scene")) {
     slider.addEventListener("input", cut);
     cut();
   }
+  const toggle = article.querySelector(".toggle input");
+  if (toggle) toggle.addEventListener("change", () => { compare.querySelector(".removed").hidden = !toggle.checked; });
   setUpSpectra(article, compare);
 }

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def report_page(archive: str, record: RunRecord) -> str:
         failures_left_out=max(0, len(failed) - MOST_FAILURES),
         retry=shlex.join(["hypermend", "retry", "--archive", archive, "--run", record.run]),
         again=shlex.join(["hypermend", "report", record.run, "--archive", archive]),
-        work=_work(ArchiveStore(archive), record),
+        work=_work(ArchiveStore(archive), record, scenes),
         settings=list(_settings(record)),
         models=_models(archive, scenes),
         plural=plural,
@@ -110,8 +110,8 @@ def _settings(record: RunRecord) -> Iterator[tuple[str, str]]:
             yield name, value if isinstance(value, str) else json.dumps(value)
 
 
-def _work(root: ArchiveStore, record: RunRecord) -> dict[str, Any]:
-    """Worker seconds of a run by what they went into, and tasks by machine."""
+def _work(root: ArchiveStore, record: RunRecord, scenes: Sequence[SceneView]) -> dict[str, Any]:
+    """Worker seconds of a run by what they went into, beside those that a benchmark took; tasks by machine."""
     seconds, machines, attempts = Counter[str](), Counter[str](), 0
     for receipt in receipts(root, record.run):
         for part in ("read_s", "model_s", "write_s"):
@@ -120,8 +120,11 @@ def _work(root: ArchiveStore, record: RunRecord) -> dict[str, Any]:
         machines[str(receipt.get("node") or "this machine")] += 1
         tries = receipt.get("attempts")
         attempts += isinstance(tries, int) and tries > 1
+    rates = [scene.usual_s_per_sample for scene in scenes if scene.usual_s_per_sample]
     return {
         "seconds": dict(seconds),
+        "worker_s": record.worker_s,
+        "usual_s": record.samples * sum(rates) / len(rates) if rates else 0.0,
         "machines": machines.most_common(20),
         "repeated": attempts,
         "samples_per_s": record.samples / record.seconds if record.seconds else 0.0,

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 import hypermend
 from hypermend.catalog.archive import Archive, Item
 from hypermend.catalog.cube.cube import Cube
+from hypermend.catalog.cube.quicklook import picture_of
 from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.keys import cube_key, quicklook_keys, scene_collection
@@ -21,12 +23,15 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.report.chart import noise_chart
 from hypermend.pipeline.report.runs import RunRecord
 from hypermend.pipeline.report.spectra import lattice_spectra
+from hypermend.pipeline.restore.dry_run import usual_seconds_per_sample
 from hypermend.pipeline.restore.plan import Plan, plan_key, read_plan
 
 MOST_SCENES = 12
 """Scenes that are shown with pictures and spectra."""
 ROOM = 4_200_000
 """Bytes of a page for these."""
+SHOWN_PERCENT = 99
+"""Percentile of the change that is black or white in its picture."""
 SPECTRA_ROOM = 800_000
 """Most of them for the spectra of one scene."""
 
@@ -45,13 +50,17 @@ class SceneView:
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Figures of its item."""
     pictures: dict[str, str] = field(default_factory=dict)
-    """Data URLs of its pictures: before, after."""
+    """Data URLs of its pictures: before, after, removed."""
+    largest_change: float = 0.0
+    """Change that is black or white in the last, physical units."""
     chart: str = ""
     """SVG of the noise of its bands."""
     spectra: Mapping[str, Any] | None = None
     facts: dict[str, str] = field(default_factory=dict)
     """Where it comes from: cubes, plan, software."""
     models: Sequence[Mapping[str, str]] = ()
+    usual_s_per_sample: float = 0.0
+    """Worker seconds for one band of one pixel, as benchmarked for its plan."""
 
     @property
     def shown(self) -> bool:
@@ -131,12 +140,17 @@ def _add_details(root: ArchiveStore, view: SceneView, item: Item, *, room: int) 
     before = None if plan is None else Cube(root, plan.source)
     view.facts = dict(_facts(item, cube, plan))
     view.figures = _checked(properties.get("hypermend:figures"))
-    view.models = [] if plan is None else [
-        {"task": step.task, "model": step.model, "weights": step.weights_sha256, "why": step.why} for step in plan.steps
-    ]  # fmt: skip
+    if plan is not None:
+        view.usual_s_per_sample = usual_seconds_per_sample(plan)
+        view.models = [
+            {"task": step.task, "model": step.model, "weights": step.weights_sha256, "why": step.why}
+            for step in plan.steps
+        ]
     for side, shown in (("before", before), ("after", cube)):
         if shown is not None and (url := _picture(root, shown.path)):
             view.pictures[side] = url
+    if before is not None:
+        _add_removed(view, before, cube)
     noise = [view.figures.get(f"noise_{side}", ()) for side in ("before", "after")]
     if all(len(values) == cube.spec.bands for values in noise):
         view.chart = noise_chart(cube.spec.wavelength_nm, cube.spec.detector, *noise)
@@ -185,7 +199,28 @@ def _picture(root: ArchiveStore, cube: str) -> str | None:
     """The overview of a cube as a data URL, in a format that takes a fifth of a PNG; None where there is none."""
     with contextlib.suppress(NotFound, OSError, *MALFORMED):
         picture = Image.open(io.BytesIO(root.get(quicklook_keys(cube)["overview"])))
-        file = io.BytesIO()
-        picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(file, format="WEBP", quality=82)
-        return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+        return _data_url(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"))
     return None
+
+
+def _data_url(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, format="WEBP", quality=82)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _add_removed(view: SceneView, before: Cube, after: Cube) -> None:
+    """Add a picture of before minus after in the bands of the colours, grey where nothing was removed."""
+    images = []
+    with contextlib.suppress(ArchiveError):
+        images = [image for cube in (before, after) if (image := picture_of(cube)) is not None]
+    if len(images) != 2 or images[0].shape != images[1].shape:  # a finer result has no pixel to compare
+        return
+    change = images[0] - images[1]
+    known = np.isfinite(change).all(axis=0)
+    largest = float(np.percentile(np.abs(change[:, known]), SHOWN_PERCENT)) if known.any() else 0.0
+    if largest > 0:
+        grey = np.where(known, 127.5 + 127.5 * change / largest, 127.5).clip(0, 255).astype(np.uint8)
+        bands = grey if len(grey) == 3 else grey.repeat(3, axis=0)
+        view.pictures["removed"] = _data_url(Image.fromarray(np.ascontiguousarray(np.moveaxis(bands, 0, -1))))
+        view.largest_change = largest

@@ -81,7 +81,7 @@ def estimate_scenes(job: RestoreJob) -> Iterator[PlannedScene]:
             continue
         tiles = len(plan.grid) - len(DoneMarks(root, plan.target).tiles()[0])
         own = rate(plan.model)
-        rate_s = _usual_seconds_per_sample(plan) if own is None else own
+        rate_s = usual_seconds_per_sample(plan) if own is None else own
         yield PlannedScene(
             collection=plan.collection,
             scene=plan.scene_id,
@@ -93,7 +93,7 @@ def estimate_scenes(job: RestoreJob) -> Iterator[PlannedScene]:
         )
 
 
-def _usual_seconds_per_sample(plan: Plan) -> float:
+def usual_seconds_per_sample(plan: Plan) -> float:
     """Worker seconds for one band of one pixel, as benchmarked for the tasks of a plan."""
     tasks = [TASKS[step.task] for step in plan.steps]
     return sum(t.seconds_per_sample + (t.adapting_seconds_per_sample if plan.blocks else 0.0) for t in tasks)
