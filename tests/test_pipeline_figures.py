@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import hypermend
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.registry.models import load_model
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.messages import Finish, RestoreTile
 from hypermend.pipeline.restore.worker import RestoreWorker
@@ -74,6 +76,26 @@ def test_noise_angle_and_change_are_those_that_were_made() -> None:
     assert brief["bands_losing_signal"] == 0
     assert brief["noise_share_before"] == pytest.approx(np.median(SIGMA) * 1e-4 / scene["signal"], rel=0.12)
     assert not any(isinstance(value, list) for value in brief.values())
+
+
+def test_noise_after_the_denoiser_is_about_its_true_error(tmp_path: Path) -> None:
+    """An estimate from the result itself finds a hundredth of it: the result lies in the signal subspace."""
+    rng, edge, bands, sigma = np.random.default_rng(0), 64, 24, 150.0
+    y, x = np.mgrid[0:edge, 0:edge] / 9
+    materials = np.stack([np.sin(y) + 2, np.cos(1.3 * x) + 2, np.sin(x + y) + 2])
+    truth = np.einsum("bk,kyx->byx", rng.random((bands, 3)) + 0.1, materials) * 1000
+    noisy = (truth + sigma * rng.standard_normal(truth.shape)).astype(np.float32)
+    spec = make_spec(noisy.shape, dtype="float32")
+    model = load_model(ArchiveStore(tmp_path), "stas-subspace")
+    valid = np.ones((edge, edge), bool)
+    restorer = model.bind(model.estimate([(noisy, valid)]))
+    padded = np.pad(noisy, ((0, 0), (restorer.halo,) * 2, (restorer.halo,) * 2), mode="reflect")
+    inner = slice(restorer.halo, -restorer.halo)
+    got = restorer(torch.from_numpy(padded)[None])[0].numpy()[:, inner, inner]
+    scene = scene_figures([tile_figures(noisy, got, valid, spec)], bands)
+    error = np.sqrt(np.square(got - truth).mean(axis=(1, 2))) * spec.scale_factor
+    assert 0.5 < np.median(np.array(scene["noise_after"]) / error) < 2
+    assert np.median(error) < 0.5 * sigma * spec.scale_factor
 
 
 def test_more_removed_than_there_was_noise_is_signal_lost() -> None:
