@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import http.server
 import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import rasterio
 from hypermend.catalog.errors import ArchiveError, BadAsset, Refused, Unreachable
 from hypermend.catalog.stac.discover import discover
 from hypermend.catalog.storage import connect, gate, transport
+from hypermend.catalog.storage.download import decompressed
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import ALLOWED_HOSTS
 from tests.conftest import TrapServer
@@ -160,6 +165,59 @@ def test_g4_a_document_is_limited_after_decompression(server: TrapServer, monkey
     with pytest.raises(Refused, match=r"failed at page 1.*gzip hold more"):
         list(discover(f"{server.url}/stac/packed/"))
     assert len(AssetFetcher(max_bytes=1 << 24).read(f"{server.url}/packed/a.json")) > 8 << 20
+
+
+def test_g4_no_more_is_unpacked_than_the_limit() -> None:
+    body = gzip.compress(bytes(64 << 20))
+    tracemalloc.start()
+    with pytest.raises(Refused, match="hold more than the limit of 1048576"):
+        decompressed(body, "gzip", "http://a.test/a.json", 1 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "says"),
+    [
+        (gzip.compress(b"{}" * 50)[:-4], "gzip", "cut short"),
+        (gzip.compress(b"{}") + b"more", "gzip", "more after its end"),
+        (gzip.compress(b"{}")[:10] + bytes(20), "gzip", "damaged"),
+        (b"{}", "br", "which nobody asked for"),
+    ],
+)
+def test_g4_a_body_that_was_packed_is_whole_and_of_a_known_kind(body: bytes, encoding: str, says: str) -> None:
+    with pytest.raises(BadAsset, match=says):
+        decompressed(body, encoding, "http://a.test/a.json", 1 << 20)
+
+
+class Sizeless(http.server.BaseHTTPRequestHandler):
+    """Sends three megabytes to everybody and says no size."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(bytes(3 << 20))
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def test_g4_a_body_of_unknown_size_is_limited() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sizeless) as sizeless:
+        threading.Thread(target=sizeless.serve_forever, daemon=True).start()
+        href = f"http://127.0.0.1:{sizeless.server_port}/a.h5"
+        with pytest.raises(Refused, match="read whole and the limit is 1048576"):
+            AssetFetcher(max_bytes=1 << 20).read(href)
+        with pytest.raises(Refused, match="does not give its size"):
+            AssetFetcher().seekable(href)
+        sizeless.shutdown()
+
+
+def test_g4_a_page_is_limited(server: TrapServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypermend.catalog.stac.api.PAGE_BYTES", 200)
+    with pytest.raises(Refused, match="read whole and the limit is 200"):
+        list(discover(f"{server.url}/stac/turning/"))
 
 
 @pytest.mark.parametrize("way", ["drip", "dripping"])

@@ -112,6 +112,7 @@ def failed_before(archive: Path) -> None:
 
 
 def retried(archive: Path) -> None:
+    """Retry, and then the job that failed, which completes the catalogs for browsers: a retry ends with the items."""
     failed = failures(str(archive))
     for job in jobs_to_retry(str(archive), failed):
         assert isinstance(job, RestoreJob)
@@ -119,6 +120,7 @@ def retried(archive: Path) -> None:
         assert report.exit_code == 0
         record_current(str(archive), report)
     assert failures(str(archive)) == []
+    restored(archive)
 
 
 def train_records(archive: Path) -> None:

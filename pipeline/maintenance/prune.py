@@ -273,14 +273,15 @@ def _remove(root: ArchiveStore, cube: str) -> None:
     """Remove a cube in an order that a kill may interrupt anywhere.
 
     Its marks go first: what is half removed must not count as done. Then its group: a driver that wants the cube again
-    makes all of it anew.
+    makes all of it anew. Its folder goes last, by which a later prune finds it.
     """
     marks, stem = DoneMarks(root, cube), cube.removesuffix(".zarr")
     root.put(_removal_mark(cube), b"")
     root.delete_prefix(marks.folder)
     for key in (marks.folded, f"{cube}/zarr.json"):
         root.delete(key)
-    for prefix in (cube, f"{stem}.adapt", f"{stem}.adapt.done"):
-        root.delete_prefix(prefix)
-    for key in (f"{stem}.adapt.done.json", *quicklook_keys(cube).values(), plan_key(cube), _removal_mark(cube)):
+    for key in (f"{stem}.adapt.done.json", *quicklook_keys(cube).values(), plan_key(cube)):
         root.delete(key)
+    for prefix in (f"{stem}.adapt", f"{stem}.adapt.done", cube):
+        root.delete_prefix(prefix)
+    root.delete(_removal_mark(cube))

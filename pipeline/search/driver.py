@@ -44,6 +44,7 @@ from hypermend.pipeline.search.trial import (
     put_record,
     read_record,
     run_trial,
+    sweep_ended,
 )
 
 MAX_DEATHS = 3
@@ -130,6 +131,8 @@ def _reuse(candidates: Sequence[StoredGenotype], sensor: str, spectrum: Spectrum
 def _settle(root: ArchiveStore, plan: SearchPlan) -> Answer:
     """The best trial's genotype with its picture, kept in the archive."""
     records = tuple(r for n in range(plan.trials) if (r := read_record(root, plan.id, n)))
+    for record in records:
+        sweep_ended(root, plan.id, record)
     finished = [r for r in records if r.state == "finished"]
     if not finished:
         reasons = "; ".join(f"trial {r.number} {r.state}: {r.reason}" for r in records)

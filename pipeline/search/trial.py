@@ -147,6 +147,12 @@ def end(root: ArchiveStore, search: str, record: TrialRecord, *, state: TrialSta
     return record
 
 
+def sweep_ended(root: ArchiveStore, search: str, record: TrialRecord) -> None:
+    """Delete the weights of an ended trial that a kill may have left."""
+    if record.state in ENDED:
+        _store(root, search, record.number).sweep(())
+
+
 def _store(root: ArchiveStore, search: str, number: int) -> CheckpointStore:
     return CheckpointStore(root, f"searches/{search}/trials", prefix=f"{number:03d}-")
 
