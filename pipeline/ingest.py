@@ -23,6 +23,7 @@ from hypermend.catalog.sensors import SHIPPED, SensorTables
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
 from hypermend.catalog.stac.index import search
 from hypermend.catalog.stac.publish import names_cube, put_item, source_item
+from hypermend.catalog.stac.static_catalog import check_root_catalog
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import IngestJob
 from hypermend.pipeline.ingest_worker import Finish, IngestContext, IngestWorker, Prepare, SceneFiles, WriteTiles
@@ -131,6 +132,7 @@ def ingest(
     if job.stac is None:
         hypermend.open(job.archive)  # a misspelt archive is refused before it is made
     root = ArchiveStore(job.archive)
+    check_root_catalog(root)
     run_id = run or new_run_id("ingest")
     scenes = find_scenes(job) if scenes is None else scenes
     count = len(scenes) if isinstance(scenes, Sized) else None  # an API is asked for page after page during the run
@@ -214,12 +216,13 @@ def catalog_folder(
 
     Raises:
         NotFound: no such folder.
-        Refused: the collection has the name of one of source cubes.
+        Refused: the collection has the name of one of source cubes, or the folder has a catalog of another kind.
         BadSensor: no such sensor, or a table that cannot be read.
     """
     if collection is not None:
         check_raw_collection(collection)
     root, run = ArchiveStore(archive), new_run_id("catalog")
+    check_root_catalog(root)
     tables = tables_of(root, sensors)
     scenes, skipped, bytes_written = [], [], 0
     for scene in from_folder(path, sensor=sensor, collection=collection, overrides=overrides, tables=tables):

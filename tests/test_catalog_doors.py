@@ -232,6 +232,15 @@ def test_g5_an_answer_that_never_ends_is_given_up(
     assert time.monotonic() - begun < 10
 
 
+def test_g5_bytes_that_are_there_too_late_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "PATIENCE_S", -1.0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"x")
+        with pytest.raises(TimeoutError, match="too slow"):
+            connect._Paced(ours).readinto(bytearray(1))
+
+
 @pytest.mark.parametrize("kind", ["turning", "empty"])
 def test_g5_pages_without_a_new_item_end(server: TrapServer, kind: str) -> None:
     with pytest.raises(BadAsset, match="50 pages without a new item"):

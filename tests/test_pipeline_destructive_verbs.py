@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 import hypermend
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.keys import cube_key, quicklook_keys
 from hypermend.catalog.storage import cube_leases
 from hypermend.catalog.storage import leases as lease_module
@@ -20,7 +21,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.catalog.storage.leases import Leases
 from hypermend.pipeline.config import IngestJob, RestoreJob
 from hypermend.pipeline.engine.serial import serial
-from hypermend.pipeline.ingest import ingest
+from hypermend.pipeline.ingest import catalog_folder, ingest
 from hypermend.pipeline.maintenance import prune as prune_module
 from hypermend.pipeline.maintenance.prune import prune
 from hypermend.pipeline.maintenance.verify import verify
@@ -286,3 +287,26 @@ def test_g1_what_repair_sets_aside_is_kept_until_the_cube_is_whole(archive: str)
     assert do_restore(archive) == 0
     assert (group.read_bytes(), aside.exists()) == (sound, True)
     assert (verify(archive).torn, aside.exists()) == ((), False)
+
+
+# ------------------------------------------------------------------------------------------------------------ index
+
+
+@pytest.mark.parametrize("name", ["index", "catalog", "ingest"])
+def test_g1_the_catalog_of_somebody_else_is_not_touched(two_cubes: Path, tmp_path: Path, name: str) -> None:
+    """A static catalog has a folder `items` as an archive has; of its items none lies where those of an archive do."""
+    verbs: dict[str, Callable[[], Any]] = {
+        "index": lambda: hypermend.open(tmp_path).reindex(),
+        "catalog": lambda: catalog_folder(str(tmp_path), two_cubes.parent / "files", sensor="enmap"),
+        "ingest": lambda: ingest(IngestJob(archive=str(tmp_path), stac=str(two_cubes)), engine=serial).wait(),
+    }
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "a.json").write_text('{"type": "Feature", "id": "a"}')
+    link = {"rel": "item", "href": "./items/a.json"}
+    (tmp_path / "catalog.json").write_text(
+        json.dumps({"type": "Catalog", "id": "mine", "stac_version": "1.0.0", "links": [link]})
+    )
+    before = all_files(str(tmp_path))
+    with pytest.raises(Refused, match="is the catalog 'mine', not that of an archive of Hypermend"):
+        verbs[name]()
+    assert all_files(str(tmp_path)) == before

@@ -11,17 +11,37 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from hypermend.catalog.errors import NotFound
+from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.keys import item_folder, item_key
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.item import STAC_VERSION
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, to_json
 
+_ROOT_ID = "hypermend-archive"
 JSON, GEOJSON = "application/json", "application/geo+json"
 
 
+def check_root_catalog(root: ArchiveStore) -> None:
+    """Refuse a folder whose catalog.json somebody else wrote: it would be changed, or deleted where no item is found.
+
+    Raises:
+        Refused: names the catalog.
+    """
+    found = read_document(root, "catalog.json")
+    if found is not None and found.get("id") != _ROOT_ID:
+        raise Refused(
+            f"{root.href('catalog.json')} is the catalog {str(found.get('id'))[:80]!r}, not that of an archive of "
+            "Hypermend, and is not changed: give --archive a folder of its own, or move that file away"
+        )
+
+
 def rebuild_catalogs(root: ArchiveStore) -> None:
-    """Rebuild catalog.json, the collections and the date catalogs from the listing of the items."""
+    """Rebuild catalog.json, the collections and the date catalogs from the listing of the items.
+
+    Raises:
+        Refused: see `check_root_catalog`; nothing was written.
+    """
+    check_root_catalog(root)
     tree: dict[str, dict[str, list[str]]] = {}
     for entry in root.list("items"):
         parts = entry.key.split("/")
@@ -87,7 +107,7 @@ def _with_children(catalog: Mapping[str, Any], children: list[dict[str, str]]) -
 def _root_catalog() -> dict[str, Any]:
     return {
         "type": "Catalog",
-        "id": "hypermend-archive",
+        "id": _ROOT_ID,
         "stac_version": STAC_VERSION,
         "description": "An archive of hyperspectral scenes: raw files, source cubes and restored cubes.",
         "links": [make_link("root", "./catalog.json", JSON)],
