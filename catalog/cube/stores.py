@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Lock
 
 from zarr.abc.store import ByteRequest, Store
@@ -45,33 +48,47 @@ class LocalFiles(LocalStore):
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     def _check(self, key: str) -> None:
-        path = self.root / key
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise BadAsset(f"{path}: is no file")
+        with suppress(OSError):  # who opens it sees the error
+            self._refuse_special(key, os.stat(f"{self.root}/{key}"))  # noqa: PTH116 (one call for each chunk)
+
+    def _refuse_special(self, key: str, status: os.stat_result) -> None:
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise BadAsset(f"{self.root}/{key}: is no file")
 
 
 class ArchiveFiles(LocalFiles):
     """The folder of a cube in an archive: a link is refused, too."""
 
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._folders: set[str] = set()
+        """Keys of folders found without a link; each is looked at once, as a cube has many chunks in a folder."""
+
     async def set(self, key: str, value: Buffer) -> None:
-        refuse_links(self.root, key)
+        self._check(key)
         await super().set(key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        refuse_links(self.root, key)
+        self._check(key)
         super().set_sync(key, value)
 
     async def delete(self, key: str) -> None:
-        refuse_links(self.root, key)
+        self._check(key)
         await super().delete(key)
 
     def delete_sync(self, key: str) -> None:
-        refuse_links(self.root, key)
+        self._check(key)
         super().delete_sync(key)
 
     def _check(self, key: str) -> None:
-        refuse_links(self.root, key)
-        super()._check(key)
+        folder, _, name = key.rpartition("/")
+        if folder and folder not in self._folders:
+            if refuse_links(self.root, folder) is None:
+                return
+            self._folders.add(folder)
+        status = refuse_links(self.root / folder, name)
+        if status is not None:
+            self._refuse_special(key, status)
 
 
 class ReadStore(WrapperStore[Store]):

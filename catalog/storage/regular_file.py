@@ -42,24 +42,28 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def refuse_links(folder: Path, key: str) -> None:
+def refuse_links(folder: Path, key: str) -> os.stat_result | None:
     """Check that no part of a key below a folder is a link; the folder itself may be one.
+
+    Returns:
+        The status of the last part; None where there is no such file or folder.
 
     Raises:
         Refused: names the link.
     """
-    path = os.fspath(folder)
+    path, status = os.fspath(folder), None
     for part in key.split("/"):
         path = f"{path}/{part}"
         try:
-            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+            status = os.lstat(path)
         except OSError:
-            return  # who opens it sees the error
-        if is_link:
+            return None  # who opens it sees the error
+        if stat.S_ISLNK(status.st_mode):
             raise Refused(
                 f"{path} is a link, and links in an archive are not followed: put what it points to in its place, or "
                 "remove it"
             )
+    return status
 
 
 def files_below(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result | None]]:
