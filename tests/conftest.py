@@ -7,6 +7,7 @@ inherit it.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -246,13 +247,28 @@ def clean(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="session")
-def demo_archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """A small demo, run once: its archive, what `run` returned, and what it printed. Read it, or copy it."""
+def demo_archive(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], str]:
+    """A small demo, run once for all workers: archive, what `run` returned, what it printed. Read it, or copy it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "demo"
+    folder.mkdir(exist_ok=True)
+    archive, answer = folder / "demo-archive", folder / "answer.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not answer.exists():
+            request.getfixturevalue("ray_session")
+            answer.write_text(json.dumps(run_demo(archive)))
+    result, printed = json.loads(answer.read_text())
+    return archive, result, printed
+
+
+def run_demo(archive: Path) -> tuple[dict[str, Any], str]:
     from rich.console import Console
 
     from hypermend.pipeline.demo.driver import run
     from tests.synthetic import SMALL_DEMO
 
-    archive = tmp_path_factory.mktemp("demo") / "demo-archive"
     console = Console(width=80, record=True, file=io.StringIO())
-    return archive, run(archive, console, demo_size=SMALL_DEMO), console.export_text()
+    return run(archive, console, demo_size=SMALL_DEMO), console.export_text()

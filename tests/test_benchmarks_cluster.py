@@ -26,6 +26,7 @@ def test_a_resumed_scene_begins_with_what_is_missing(ray_session: None, tmp_path
     assert cluster.resume(str(tmp_path), 500)["first_tile_s"] < 60
 
 
+@pytest.mark.long
 def test_a_job_over_many_scenes_opens_the_first_before_it_has_seen_the_last(ray_session: None, tmp_path: Path) -> None:
     figures = cluster.many_scenes(str(tmp_path), 40)
     assert figures["scenes"] == 40

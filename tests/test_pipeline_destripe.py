@@ -29,6 +29,7 @@ from tests.test_pipeline_restore_sharpen import sharpener
 BANDS, HEIGHT, WIDTH = 13, 96, 72
 OFFSETS = {3: {10: 900.0, 41: -700.0}, 8: {30: 600.0, 70: -800.0}}
 """band: column: stripe, in stored numbers"""
+CHAIN = {"task": "denoise,sharpen", "model": "small,up", "tile_px": 64}
 DEAD = (5, 20)
 """Band and column that measure nothing."""
 
@@ -104,15 +105,17 @@ def test_a_scene_that_is_left_as_it_is_loses_its_stripes_and_nothing_else(tmp_pa
     np.testing.assert_array_equal(changed, expected)
 
 
-def test_a_chain_takes_the_scene_without_defects_and_ray_gives_what_serial_gives(
-    tmp_path: Path, ray_session: None
-) -> None:
-    chain = {"task": "denoise,sharpen", "model": "small,up", "tile_px": 64}
-    fine, plan, figures = run(make_archive(tmp_path / "serial"), **chain)
-    run(make_archive(tmp_path / "ray"), on_ray, workers=2, **chain)
+@pytest.mark.long
+def test_ray_gives_what_serial_gives(tmp_path: Path, ray_session: None) -> None:
+    run(make_archive(tmp_path / "serial"), **CHAIN)
+    run(make_archive(tmp_path / "ray"), on_ray, workers=2, **CHAIN)
     assert snapshot(tmp_path / "ray") == snapshot(tmp_path / "serial")
+
+
+def test_a_chain_takes_the_scene_without_defects(tmp_path: Path) -> None:
+    fine, plan, figures = run(make_archive(tmp_path / "a"), **CHAIN)
     assert (plan.scale, figures["stripes"]["columns"], figures["repaired"]) == (2, 4, 4 * HEIGHT)
-    clean, _, _ = run(make_archive(tmp_path / "clean", striped=False), **{**chain, "destripe": "off"})
+    clean, _, _ = run(make_archive(tmp_path / "clean", striped=False), **{**CHAIN, "destripe": "off"})
     column = fine[DEAD[0], 20:, 2 * DEAD[1] : 2 * DEAD[1] + 2]
     beside = fine[DEAD[0], 20:, 2 * DEAD[1] + 2 : 2 * DEAD[1] + 4]
     assert np.abs(column - beside).mean() < 300 < column.mean()  # not 0, as the dead column was

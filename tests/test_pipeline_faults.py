@@ -58,7 +58,7 @@ def anywhere(request: pytest.FixtureRequest, ingested: Path) -> str:
 
 @pytest.mark.fault
 @pytest.mark.slow
-@engines(usual=ON_RAY, long=IN_CHILD)
+@engines(usual=IN_CHILD, long=ON_RAY)
 def test_f01_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
     anywhere: str, engine: Sequence[str], clean: dict[str, str]
 ) -> None:

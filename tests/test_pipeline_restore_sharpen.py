@@ -160,6 +160,7 @@ def test_a_killed_chain_goes_on_and_twice_is_once(tmp_path: Path, monkeypatch: p
     assert (again.bytes_written, again.scenes[0].status) == (0, "current")
 
 
+@pytest.mark.long
 def test_ray_gives_what_serial_gives(tmp_path: Path, ray_session: None) -> None:
     run(make_archive(tmp_path / "serial"), tile_px=32, **CHAIN)
     run(make_archive(tmp_path / "ray"), on_ray, tile_px=32, workers=2, **CHAIN)

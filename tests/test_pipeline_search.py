@@ -300,14 +300,15 @@ def test_settings_are_drawn_near_the_default_and_repeatably(root: ArchiveStore) 
 # ------------------------------------------------------------------------------------------------------------- Ray
 
 
-def test_two_sensors_at_once_then_nothing_to_do(
-    root: ArchiveStore, ray_session: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sensors", [("cave",), pytest.param(("cave", "enmap"), marks=pytest.mark.long)])
+def test_some_sensors_at_once_then_nothing_to_do(
+    root: ArchiveStore, ray_session: None, monkeypatch: pytest.MonkeyPatch, sensors: tuple[str, ...]
 ) -> None:
     monkeypatch.setitem(BUDGETS, "smoke", replace(TINY, seeds=1))  # type: ignore[arg-type]
     said: list[str] = []
-    job = SearchJob(archive=root.url, sensors=("cave", "enmap"), budget="smoke")
+    job = SearchJob(archive=root.url, sensors=sensors, budget="smoke")
     answers = search_archive(job, said.append)
-    assert [a.sensor for a in answers] == ["cave", "enmap"] and not any(a.reused for a in answers)
+    assert [a.sensor for a in answers] == list(sensors) and not any(a.reused for a in answers)
     for answer in answers:
         assert answer.found is not None and answer.found == read(root, answer.found.id)
         assert root.exists(answer.found.picture)
