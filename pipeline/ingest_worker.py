@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hypermend.catalog.arrays import Flags, Stored
+from hypermend.catalog.cube.codec_pipeline import use_one_cpu
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.marks import DoneMarks
@@ -105,6 +106,7 @@ class IngestWorker:
     """Handler of ingest tasks; keeps the files and cubes of the last few scenes open."""
 
     def __init__(self, archive: str, tables: SensorTables = SHIPPED) -> None:
+        use_one_cpu()
         self._root = ArchiveStore(archive)
         self._tables = tables
         self._files: Recent[str, SceneSource] = Recent(KEEP_OPEN, close=lambda source: source.close())

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hypermend.catalog.cube.codec_pipeline import use_one_cpu
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create, open_cube, read_spec
 from hypermend.catalog.cube.marks import DoneMarks
@@ -85,6 +86,7 @@ class RestoreWorker:
 
     def __init__(self, archive: str) -> None:
         keep_freed_memory()
+        use_one_cpu()
         self._root = ArchiveStore(archive)
         self._scenes: Recent[str, tuple[OpenScene, Cube]] = Recent(KEEP_OPEN)
         self._model = cache(lambda load, name: load(self._root, name))
