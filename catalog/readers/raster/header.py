@@ -66,14 +66,15 @@ def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
         alpha = _alpha_band(dataset)
         kept = [i for i in dataset.indexes if i != alpha]
         tags = [BandTags.of(dataset, i) for i in kept]
+        dtypes, descriptions = dataset.dtypes, dataset.descriptions  # GDAL is asked for all bands each time
         georeferenced = dataset.crs is not None and not dataset.transform.is_identity
         return Header(
             asset=asset,
             size=(dataset.height, dataset.width),
-            dtypes=tuple(dataset.dtypes[i - 1] for i in kept),
+            dtypes=tuple(dtypes[i - 1] for i in kept),
             crs=_crs_text(dataset.crs) if georeferenced else None,
             transform=dataset.transform,
-            names=_names([dataset.descriptions[i - 1] for i in kept], tags),
+            names=_names([descriptions[i - 1] for i in kept], tags),
             statements=tuple(tag_statements(dataset, kept, tags, _file_name(asset))),
             start_time=dataset.tags().get("start_time"),
             positions=tuple(kept),
@@ -122,8 +123,8 @@ def _alpha_band(dataset: Any) -> int | None:
     GDAL marks the fourth of any four bytes so, and the second band of an image of five: a band with a wavelength, or
     with another name, is a measurement.
     """
-    for i, colour in zip(dataset.indexes, dataset.colorinterp, strict=True):
-        named = (dataset.descriptions[i - 1] or "").strip()
+    for i, colour, text in zip(dataset.indexes, dataset.colorinterp, dataset.descriptions, strict=True):
+        named = (text or "").strip()
         told = colour is ColorInterp.alpha and (not named or re.search(r"alpha|mask|valid", named, re.I))
         if (told or named.lower() == "alpha") and not BandTags.of(dataset, i).measures:
             return int(i)

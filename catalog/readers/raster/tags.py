@@ -70,11 +70,10 @@ def tag_statements(dataset: Any, kept: Sequence[int], tags: Sequence[BandTags], 
     def add(field: Field, value: object, key: str, source: Source = Source.FILE) -> None:
         said.add(field, value, source, f"{name}: {key}")
 
-    scales = tuple(float(dataset.scales[i - 1]) for i in kept)
-    offsets = tuple(float(dataset.offsets[i - 1]) for i in kept)
+    scales, offsets = ([float(of_band[i - 1]) for i in kept] for of_band in (dataset.scales, dataset.offsets))
     if any(s != 1.0 for s in scales) or any(o != 0.0 for o in offsets):
-        add(Field.SCALE, scales if len(set(scales)) > 1 else scales[0], "scale")
-        add(Field.OFFSET, offsets if len(set(offsets)) > 1 else offsets[0], "offset")
+        add(Field.SCALE, tuple(scales) if len(set(scales)) > 1 else scales[0], "scale")
+        add(Field.OFFSET, tuple(offsets) if len(set(offsets)) > 1 else offsets[0], "offset")
     add(Field.NODATA, dataset.nodata, "nodata")
     whole = _lower(dataset.tags())
     _add_spectrum(said, tags, whole, name)
