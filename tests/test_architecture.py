@@ -45,6 +45,7 @@ ONLY_IN = {
     # Cubes of the archive, and deliveries in Zarr: remote ones need our signers and errors, which Zarr's stores lack.
     "zarr": {
         "catalog/cube/bounded.py",
+        "catalog/cube/codec_pipeline.py",
         "catalog/cube/cube.py",
         "catalog/cube/layout.py",
         "catalog/cube/stores.py",

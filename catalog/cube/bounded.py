@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 import zarr
-from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec, Codec
+from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec, Codec, SupportsSyncCodec
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.codecs import ShardingCodec
 from zarr.codecs._v2 import V2Codec
@@ -100,7 +100,7 @@ def _all_bounded(codecs: Iterable[Codec], chunk: _Chunk) -> Iterator[Codec]:
         else:
             name = _known(str(codec.to_dict()["name"]).removeprefix("numcodecs."))
             if isinstance(codec, BytesBytesCodec) and name not in _FIXED:
-                yield _Packed(codec, name, chunk)
+                yield (_PackedSync if isinstance(codec, SupportsSyncCodec) else _Packed)(codec, name, chunk)
             else:
                 yield _Texts(codec, chunk) if isinstance(codec, ArrayBytesCodec) and name in _TEXTS else codec
 
@@ -140,6 +140,16 @@ class _Packed(BytesBytesCodec):
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
+
+
+class _PackedSync(_Packed):
+    """A compressor that a worker calls in its own thread, see `codec_pipeline`."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        unpacked = _unpacked(self.name, chunk_data.to_bytes(), self.chunk.bytes)
+        if unpacked is not None:
+            return chunk_spec.prototype.buffer.from_bytes(unpacked)
+        return cast("Buffer", cast("SupportsSyncCodec", self.codec)._decode_sync(chunk_data, chunk_spec))
 
 
 @dataclass(frozen=True)

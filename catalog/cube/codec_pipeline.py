@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import zarr
-from zarr.abc.codec import SupportsSyncCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.core.codec_pipeline import BatchedCodecPipeline, fill_value_or_default
@@ -27,7 +26,7 @@ class SerialCodecPipeline(BatchedCodecPipeline):
 
     async def read(self, batch_info: Iterable[Chunk], out: NDBuffer, drop_axes: tuple[int, ...] = ()) -> None:
         chunks = list(batch_info)
-        if not self._takes(chunks):
+        if not self._takes(chunks, "_decode_sync"):
             await super().read(chunks, out, drop_axes)
             return
         for getter, spec, selection, out_selection, _ in chunks:
@@ -40,7 +39,7 @@ class SerialCodecPipeline(BatchedCodecPipeline):
 
     async def write(self, batch_info: Iterable[Chunk], value: NDBuffer, drop_axes: tuple[int, ...] = ()) -> None:
         chunks = list(batch_info)
-        if not self._takes(chunks):
+        if not self._takes(chunks, "_encode_sync"):
             await super().write(chunks, value, drop_axes)
             return
         for setter, spec, selection, out_selection, whole in chunks:
@@ -51,10 +50,10 @@ class SerialCodecPipeline(BatchedCodecPipeline):
             else:
                 await setter.set(self._encoded(data, spec))
 
-    def _takes(self, chunks: list[Chunk]) -> bool:
-        """Whether these are parts of an object in memory, and each codec can be called where we are."""
+    def _takes(self, chunks: list[Chunk], method: str) -> bool:
+        """Whether these are parts of an object in memory, and each codec has the method of `SupportsSyncCodec`."""
         in_memory = bool(chunks) and not isinstance(chunks[0][0], StorePath)
-        return in_memory and all(isinstance(codec, SupportsSyncCodec) for codec in self)
+        return in_memory and all(hasattr(codec, method) for codec in self)
 
     def _decoded(self, data: Buffer | None, spec: ArraySpec) -> NDBuffer | None:
         if data is None:
