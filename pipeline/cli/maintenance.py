@@ -12,7 +12,7 @@ import typer
 
 from hypermend.catalog.documents import visible
 from hypermend.pipeline.cli.app import Archive, Json, app, emit
-from hypermend.pipeline.cli.run_job import stdout_for_json, work_through
+from hypermend.pipeline.cli.run_job import leave_report, stdout_for_json, work_through
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import IngestJob, Job, RestoreJob
 from hypermend.pipeline.terminal import Terminal
@@ -145,6 +145,8 @@ def _run_again(job: Job, console: Terminal, scenes: set[str]) -> dict[str, Any]:
         run = ingest(job, scenes=[scene for scene in find_scenes(everything) if scene.id in scenes])
     report = work_through(run, job, console)
     summary(report, console)
+    if report.bytes_written:
+        leave_report(job.archive, report.run)
     record_current(job.archive, report)
     return report.to_dict()
 
