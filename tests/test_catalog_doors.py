@@ -241,6 +241,17 @@ def test_g5_bytes_that_are_there_too_late_are_not_taken(monkeypatch: pytest.Monk
             connect._Paced(ours).readinto(bytearray(1))
 
 
+def test_g5_a_silent_server_is_waited_for_no_longer_than_an_answer_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "PATIENCE_S", 0.2)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(5)
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect._Paced(ours).readinto(bytearray(1))
+        assert time.monotonic() - begun < 3
+
+
 @pytest.mark.parametrize("kind", ["turning", "empty"])
 def test_g5_pages_without_a_new_item_end(server: TrapServer, kind: str) -> None:
     with pytest.raises(BadAsset, match="50 pages without a new item"):
