@@ -20,9 +20,7 @@ from hypermend.models import checkpoint
 from hypermend.pipeline.restore.driver import restore
 from tests.faults import end, restored_bytes, wait_for
 from tests.stub_fusion import StubFusion, engine
-from tests.test_pipeline_restore_fuse import fused, job_of, make_archive, put_model
-
-BLOCKS = 6
+from tests.test_pipeline_restore_fuse import BLOCKS, fused, job_of, make_archive, put_model
 
 
 @pytest.fixture(autouse=True)
