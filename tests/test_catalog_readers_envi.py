@@ -63,6 +63,19 @@ def test_every_interleave(tmp_path: Path, interleave: str, unit: str) -> None:
     assert flags[0, 0] == NODATA and (flags == 1).sum() == 23
 
 
+def test_an_open_image_leaves_nothing_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed worker removes no folder: what it needs is gone as soon as GDAL has opened it."""
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    cube = write(tmp_path, "bil")
+    source = open_scene(scene_of(tmp_path))
+    for _ in range(2):
+        stored, _ = source.read(slice(0, 4), slice(0, 6))
+        np.testing.assert_array_equal(stored, cube[BANDS, 0:4, 0:6])
+    assert not list(temporary.iterdir())
+    source.close()
+
+
 def test_without_map_info_there_is_no_grid(tmp_path: Path) -> None:
     write(tmp_path)
     header = tmp_path / "image.hdr"

@@ -7,7 +7,6 @@ A remote file is fetched whole, header and data, under the size limit.
 from __future__ import annotations
 
 import io
-import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -101,7 +100,7 @@ class EnviSource:
         x0, x1, _ = x.indices(self.spec.width)
         try:
             if self._dataset is None:
-                self._dataset = _open_dataset(self._local.path())
+                self._dataset = self._local.open()
             stored: Stored = self._dataset.read(self._file_bands, window=Window(x0, y0, x1 - x0, y1 - y0))
         except RasterioError as e:
             raise BadAsset(f"{shown(self._local.data.href)}: cannot be read: {e}") from e
@@ -120,7 +119,6 @@ class EnviSource:
         if self._dataset is not None:
             self._dataset.close()
             self._dataset = None
-        self._local.close()
 
 
 class _LocalCopy:
@@ -128,25 +126,20 @@ class _LocalCopy:
 
     def __init__(self, data: Asset, fields: Mapping[str, str], fetcher: AssetFetcher) -> None:
         self.data, self._fields, self._fetcher = data, fields, fetcher
-        self._folder: Path | None = None
 
-    def path(self) -> str:
-        if self._folder is None:
-            local = None if is_remote(self.data.href) else self._fetcher.seekable(self.data.href)
-            # a local file is read by windows, whatever its size
-            body = Path(local) if isinstance(local, str) else self._fetcher.fetch(self.data.href)
-            self._folder = Path(tempfile.mkdtemp(prefix="hypermend-envi-"))
-            (self._folder / "image.hdr").write_text(_header_of(self._fields, _LAYOUT), encoding="latin-1")
+    def open(self) -> Any:
+        """GDAL's dataset; the folder goes at once, since a killed worker removes none and an open file needs none."""
+        local = None if is_remote(self.data.href) else self._fetcher.seekable(self.data.href)
+        # a local file is read by windows, whatever its size
+        body = Path(local) if isinstance(local, str) else self._fetcher.fetch(self.data.href)
+        with tempfile.TemporaryDirectory(prefix="hypermend-envi-") as folder:
+            image = Path(folder) / "image.img"
+            image.with_suffix(".hdr").write_text(_header_of(self._fields, _LAYOUT), encoding="latin-1")
             if isinstance(body, io.BytesIO):
-                (self._folder / "image.img").write_bytes(body.getbuffer())
+                image.write_bytes(body.getbuffer())
             else:
-                (self._folder / "image.img").symlink_to(body.resolve())
-        return str(self._folder / "image.img")
-
-    def close(self) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+                image.symlink_to(body.resolve())
+            return _open_dataset(str(image))
 
 
 def _header_of(fields: Mapping[str, str], keys: Sequence[str], **others: object) -> str:
