@@ -3,6 +3,7 @@
 L1B has an image of each detector in sensor geometry; the two are registered to each other only in L1C. The place that
 an L1B image states is a fit of the scene's corners: its rational polynomial coefficients are kept instead.
 Source: DLR, EnMAP Product Specification, EN-PCV-ICD-2009 (bandCharacterisation, temporalCoverage, quality layers).
+The layers' values are those that two open readers use: GFZ's EnPT (classes 1 land, 2 water), hyperproc (3 background).
 """
 
 from __future__ import annotations
