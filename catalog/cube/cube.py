@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from hypermend.catalog.arrays import F32, Defects, Flags, Stored
+from hypermend.catalog.arrays import F32, Defects, Flags, LonLat, Stored
 from hypermend.catalog.cube.bounded import bounded
 from hypermend.catalog.cube.cf import level_name
 from hypermend.catalog.cube.layout import has_level_flags, metadata_errors, read_spec
@@ -62,6 +62,13 @@ class Cube:
 
     def __repr__(self) -> str:
         return f"Cube({self.root.url!r}, {self.path!r})"
+
+    def lonlat(self) -> LonLat | None:
+        """Longitude and latitude (y, x) in degrees of every pixel; None for a cube on a grid or without a place."""
+        if not self.root.exists(f"{self.path}/lon/zarr.json"):
+            return None
+        with metadata_errors(self.root, self.path):
+            return np.asarray(self._in("lon")[:]), np.asarray(self._in("lat")[:])
 
     def read(self, y: slice, x: slice) -> tuple[Stored, Flags]:
         """Stored numbers (band, h, w) and flags (h, w) of a window inside the scene.

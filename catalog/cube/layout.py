@@ -20,12 +20,10 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
-from xarray.backends import ZarrStore
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
@@ -38,6 +36,9 @@ from hypermend.catalog.cube.stores import zarr_store
 from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import BadCube, NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SPEC_ATTR = "hypermend:spec"
 ZSTD_LEVEL = 1
@@ -104,6 +105,9 @@ def open_cube(root: ArchiveStore, path: str, *, chunks: dict[str, int] | None = 
         NotFound: no cube there.
         BadCube: its metadata are damaged.
     """
+    import xarray as xr  # with pandas it takes as long to load as all that a job needs; only who opens a cube needs it
+    from xarray.backends import ZarrStore
+
     if not root.exists(f"{path}/zarr.json"):
         raise NotFound(f"{root.href(path)} is not there")
     with metadata_errors(root, path):

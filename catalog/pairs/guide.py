@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 from odc.geo.geobox import GeoBox
-from odc.geo.warp import rio_reproject
 
 from hypermend.catalog.arrays import Mask, Stored
 from hypermend.catalog.cube.cube import Cube
@@ -80,6 +79,8 @@ class GuideOnGrid:
         return stored, trusted
 
     def _reproject(self, iy: int, ix: int) -> tuple[Stored, Mask]:
+        from odc.geo.warp import rio_reproject  # loads rasterio, which a pair on one grid does not need
+
         height, width = self._shape
         y0, x0 = iy * SQUARE_PX, ix * SQUARE_PX
         target = self._grid[y0 : min(y0 + SQUARE_PX, height), x0 : min(x0 + SQUARE_PX, width)]

@@ -15,7 +15,6 @@ from hypermend.catalog.documents import MALFORMED, parse_json
 from hypermend.catalog.errors import ArchiveError, BadAsset, BadItem, NotFound
 from hypermend.catalog.readers.folder import Skipped, from_folder
 from hypermend.catalog.scene import Scene
-from hypermend.catalog.stac.api import search_items
 from hypermend.catalog.stac.fields import links_of
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item, items_in
@@ -95,6 +94,8 @@ def _scenes(
 
 
 def _api(url: str, filters: ItemFilter, *, sensor: str | None, limit: int | None) -> Iterator[Discovered]:
+    from hypermend.catalog.stac.api import search_items  # loads pystac-client, which no folder and no catalog needs
+
     items = search_items(url, filters, limit=limit)
     return _deduplicated(_scenes(items, filters, href=url, within=None, sensor=sensor), limit)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hypermend.catalog.cube.codec_pipeline import use_one_cpu
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.cube.layout import create, open_cube, read_spec
+from hypermend.catalog.cube.layout import create, read_spec
 from hypermend.catalog.cube.marks import DoneMarks
 from hypermend.catalog.cube.quicklook import write_quicklooks
 from hypermend.catalog.cube.spec import VALID
@@ -228,7 +228,5 @@ def _lonlat(root: ArchiveStore, plan: Plan) -> tuple[NDArray[Any], NDArray[Any]]
     """2-D longitude and latitude of a cube in sensor geometry, on the pixels of the target."""
     if plan.spec.grid is not None:
         return None
-    cube = open_cube(root, plan.source)
-    if "lon" not in cube.coords:
-        return None
-    return finer_lonlat(cube["lon"].values, cube["lat"].values, plan.scale)
+    coarse = Cube(root, plan.source).lonlat()
+    return None if coarse is None else finer_lonlat(*coarse, plan.scale)
