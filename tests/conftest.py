@@ -20,11 +20,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 # Tests import `tests.synthetic`, `tests.strategies` and `benchmarks.*`; neither is part of the installed package.
@@ -47,6 +49,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files with the most slow tests first, so that workers that share the files end at about the same time."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+class OneRay(LoadFileScheduling):
+    """`--dist loadfile`, with the files that need Ray on one worker: to start it takes as long as most of them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = super()._split_scope(nodeid)
+        return "on Ray" if needs_ray(ROOT / scope) else scope
+
+
+@cache
+def needs_ray(file: Path) -> bool:
+    return "ray_session" in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay | None:
+    return OneRay(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def free_port() -> int:
