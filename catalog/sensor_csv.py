@@ -105,10 +105,21 @@ class _Csv:
         data = [(n, line) for n, line in numbered if not line.startswith("#")]
         if len(data) < 2:
             raise BadSensor(f"{path}: no band in it; it needs a line of column names and one line for each band")
-        rows = [[cell.strip() for cell in row] for row in csv.reader(line for _, line in data)]
+        rows = [list(self._cells(n, line)) for n, line in data]
         (self.header_line, _), *_ = data
         self.columns, self.rows = rows[0], rows[1:]
         self.lines = [n for n, _ in data[1:]]
+
+    def _cells(self, number: int, line: str) -> Iterator[str]:
+        """The cells of one line: none goes on in the next line."""
+        try:
+            cells = next(csv.reader([line], strict=True))
+        except csv.Error as e:
+            raise BadSensor(f"{self.path}, line {number}: no line of a table ({e})") from None
+        for cell in map(str.strip, cells):
+            if not cell.isprintable():
+                raise BadSensor(f"{self.path}, line {number}: {cell!r} has a character that cannot be printed")
+            yield cell
 
     def demand(self, columns: Sequence[str]) -> None:
         """Refuse a file without one of these columns, or with a row of another length than its header."""

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.wavelengths import nm_per
+from hypermend.catalog.storage.regular_file import open_regular
 
 FEWEST_NM, MOST_NM = 100.0, 100_000.0
 """Range of a wavelength: a number outside is one in another unit."""
 MOST_FWHM_NM = 10_000.0
+MOST_BYTES = 1 << 20
+"""Of a file of wavelengths."""
 _NAMES = {"wavelength": "wavelength", "center": "wavelength", "centre": "wavelength", "fwhm": "fwhm", "width": "fwhm"}
 
 
@@ -73,11 +78,14 @@ def wavelengths(text: str) -> tuple[tuple[float, ...], tuple[float, ...] | None]
     Raises:
         ValueError: no such file, no number, or one that is no wavelength.
     """
-    if re.fullmatch(r"[\d.,;\s+eE-]+(\s*[a-zµμ]+)?", text) and not Path(text).is_file():
+    if re.fullmatch(r"[\d.,;\s+eE-]+[a-zµμ]*", text) and not os.path.isfile(text):  # noqa: PTH113 - any length
         return _listed(text), None
     path = Path(text).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with open_regular(path) as file:
+            lines = file.read(MOST_BYTES).decode("utf-8-sig").splitlines()
+    except BadAsset:
+        raise ValueError("it is no file") from None
     except FileNotFoundError:
         raise ValueError("there is no such file, and it is no list of numbers with commas") from None
     except (OSError, UnicodeDecodeError) as e:

@@ -345,7 +345,7 @@ class ArchiveStore:
         except AlreadyExistsError:
             raise
         except (BaseError, OSError) as e:
-            kind = _no_room(e) or (ArchiveError if self.is_local else Unreachable)
+            kind = error_of_disk(e) or (ArchiveError if self.is_local else Unreachable)
             raise kind(f"{verb} {self.href(key)}: {_first_line(e)}") from e
 
 
@@ -358,7 +358,7 @@ _NO_ROOM = {
 """Errors of a disk after which every further write would fail, too."""
 
 
-def _no_room(error: BaseException) -> type[ArchiveError] | None:
+def error_of_disk(error: BaseException) -> type[ArchiveError] | None:
     """The class of an error of the disk; obstore gives the text of the operating system in place of its number."""
     number, said = getattr(error, "errno", None), str(error)
     return next((k for n, k in _NO_ROOM.items() if n == number or f"{os.strerror(n)} (os error {n})" in said), None)

@@ -20,12 +20,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hypermend.catalog.documents import MALFORMED, parse_json
+from hypermend.catalog.documents import MALFORMED, parse_json, validated
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 
 TTL_S = 120.0
 """Seconds without renewal after which a holder may be replaced."""
+MOST_TTL_S = 86_400.0
+"""A lease that is valid for longer is damaged: nobody could ever take it over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +169,9 @@ def _read(root: ArchiveStore, key: str) -> tuple[str, Claim] | None:
     except NotFound:
         return None
     try:
-        claim = Claim(**parse_json(data))
-        if float(claim.ttl_s) >= 0 and isinstance(claim.pid, int) and isinstance(claim.process, str):
+        claim = validated(Claim, parse_json(data))
+        since = datetime.fromisoformat(claim.since)
+        if 0 <= claim.ttl_s <= MOST_TTL_S and since.tzinfo is not None and since.astimezone(UTC):
             return version, claim
     except MALFORMED:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -64,6 +65,10 @@ class _Verbs(TyperGroup):
                     return super().invoke(ctx)
             except USER_ERRORS as error:
                 refuse(str(error))
+            except OSError as error:  # of a file beside the archive; the archive's are ArchiveErrors
+                if error.errno in (None, errno.EPIPE):
+                    raise
+                refuse(": ".join(str(part) for part in (error.filename, error.strerror) if part))
             except KeyboardInterrupt:
                 print("hypermend: interrupted; run the same command again to resume", file=sys.stderr)
                 raise typer.Exit(130) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from hypermend.pipeline.export.cog import write_cog
 from hypermend.pipeline.export.envi import header_of, write_envi
 from hypermend.pipeline.export.netcdf import write_netcdf
 from hypermend.pipeline.export.selection import Bbox, Selection, select
+from hypermend.pipeline.export.written import check_written, writing
 
 Format = Literal["cog", "envi", "netcdf"]
 
@@ -58,14 +60,16 @@ def export(
     Raises:
         NotFound: no such archive or item, or its cube is gone.
         Refused: the file exists, the item is not unique, or the box or a band does not exist.
+        Full: there is no room for the file.
         BadCube: a tile of the cube is damaged.
     """
     found = find_item(archive, item)
     files = _files(out, format)
     cube = Cube(found.root, cube_key(found.scene))
     selection = select(cube, bbox=bbox, bands=bands)
-    with _complete(files) as partial:
+    with writing(out), _complete(files) as partial:
         _write(selection, partial, format)
+        check_written(selection, partial, out)
     warnings: tuple[str, ...] = ()
     if selection.spec.grid is None:
         warnings = ("the scene has no map coordinates: the file has none",)
@@ -105,7 +109,7 @@ def _files(out: Path, format: Format) -> tuple[Path, ...]:
         raise Refused(f"--out {out} is the name of a header; name the image, such as {out.with_suffix('.img')}")
     files = (header_of(out), out) if format == "envi" else (out,)
     for path in files:
-        if path.exists():
+        if os.path.lexists(path):  # a link that points nowhere, too
             raise Refused(f"{path} exists; remove it, or name another file with --out")
     if not out.parent.is_dir():
         raise Refused(f"{out.parent} is no folder; make it, or name another file with --out")
@@ -120,9 +124,11 @@ def _complete(files: tuple[Path, ...]) -> Iterator[Path]:
     try:
         yield folder / out.name
         for path in files:  # the image last: whoever sees it finds its header
-            if path.exists():
-                raise Refused(f"{path} was made while the export ran; remove it and export again")
-            (folder / path.name).rename(path)
+            try:
+                path.open("xb").close()  # of two exports one makes the name
+            except FileExistsError:
+                raise Refused(f"{path} was made while the export ran; remove it and export again") from None
+            (folder / path.name).replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

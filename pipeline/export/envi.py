@@ -6,12 +6,14 @@ Source: https://www.nv5geospatialsoftware.com/docs/enviheaderfiles.html
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import rasterio
 
 from hypermend.catalog.cube.spec import CubeSpec
+from hypermend.catalog.documents import visible
 from hypermend.catalog.storage.gdal import local_gdal
 from hypermend.pipeline.export.profile import GDAL_OPTIONS, raster_profile
 from hypermend.pipeline.export.selection import Selection
@@ -30,19 +32,19 @@ def write_envi(selection: Selection, path: Path) -> None:
         rasterio.open(path, "w", driver="ENVI", interleave="bil", **raster_profile(spec)) as file,
     ):
         for i, name in enumerate(spec.band_name):
-            file.set_band_description(i + 1, name)
+            file.set_band_description(i + 1, _text(name))
         for block in selection.blocks():
             file.write(block.stored, window=block.window)
     header = header_of(path)
-    lines = [line for line in header.read_text().splitlines() if line.strip()]
-    header.write_text("\n".join([*lines, *_spectral_lines(spec)]) + "\n")
+    lines = [line for line in header.read_text(encoding="utf-8").splitlines() if line.strip()]
+    header.write_text("\n".join([*lines, *_spectral_lines(spec)]) + "\n", encoding="utf-8")
 
 
 def _spectral_lines(spec: CubeSpec) -> Iterable[str]:
     """Fields that GDAL does not write. One kind of scale only, so that no reader applies two."""
-    yield f"sensor type = {spec.sensor}"
+    yield f"sensor type = {_text(spec.sensor)}"
     if spec.time is not None:
-        yield f"acquisition time = {spec.time}"
+        yield f"acquisition time = {_text(spec.time)}"
     yield "wavelength units = Nanometers"
     yield f"wavelength = {_list(spec.wavelength_nm)}"
     if all(math.isfinite(width) for width in spec.fwhm_nm):
@@ -53,7 +55,12 @@ def _spectral_lines(spec: CubeSpec) -> Iterable[str]:
     elif spec.scale_factor != 1 or spec.add_offset != 0:
         yield f"data gain values = {_list([spec.scale_factor] * spec.bands)}"
         yield f"data offset values = {_list([spec.add_offset] * spec.bands)}"
-    yield f"data units = {spec.quantity}, {spec.units}"
+    yield f"data units = {_text(spec.quantity)}, {_text(spec.units)}"
+
+
+def _text(text: str) -> str:
+    """A text of a delivery as one value: a line end, a brace or a comma in it would begin another field or band."""
+    return re.sub(r"[{},=]", "_", visible(text)).strip() or "_"
 
 
 def _list(values: Iterable[float]) -> str:

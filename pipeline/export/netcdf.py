@@ -12,6 +12,7 @@ from hypermend.catalog.arrays import LonLat
 from hypermend.catalog.cube import cf
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.pipeline.export.selection import Selection
+from hypermend.pipeline.export.written import TellingFile
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 
@@ -22,8 +23,14 @@ def write_netcdf(selection: Selection, path: Path, lonlat: LonLat | None) -> Non
     Args:
         lonlat: degrees of each exported pixel, of a scene in sensor geometry.
     """
+    with TellingFile(path, "w+b") as telling:
+        _write(selection, telling, lonlat)
+        telling.check()
+
+
+def _write(selection: Selection, telling: TellingFile, lonlat: LonLat | None) -> None:
     spec = selection.spec
-    with h5netcdf.File(path, "w") as file:
+    with h5netcdf.File(telling, "w") as file:
         file.dimensions = {"band": spec.bands, "y": spec.height, "x": spec.width}
         title = {"Conventions": "CF-1.11", "sensor": spec.sensor, "stage": spec.stage, "quantity": spec.quantity}
         file.attrs.update(title)
@@ -39,6 +46,7 @@ def write_netcdf(selection: Selection, path: Path, lonlat: LonLat | None) -> Non
         for block in selection.blocks():
             pixels[:, block.y, block.x] = block.stored
             flags[block.y, block.x] = block.flags
+            telling.check()
 
 
 def _put(file: Any, name: str, dims: tuple[str, ...], values: Any, attrs: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def band_positions(spec: CubeSpec, bands: str | None) -> tuple[int, ...]:
     chosen: set[int] = set()
     for part in (word.strip() for word in bands.split(",")):
         found = [i for i, name in enumerate(spec.band_name) if name == part]
-        if not found and (match := re.fullmatch(r"(\d+)(?:-(\d+))?", part)):
+        if not found and (match := re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)):
             first, last = int(match[1]), int(match[2] or match[1])
             found = [i for i, number in enumerate(spec.band) if first <= number <= last]
         if not found:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import hypermend
 from hypermend.catalog.cube.quicklook import colour_bands
+from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import ArchiveError, NotFound
 from hypermend.catalog.meaning.instrument import check_sensor
 from hypermend.catalog.readers.border import constant_border
@@ -19,7 +20,7 @@ from hypermend.catalog.scene import AUTO, SENSOR_FROM, TIME_FROM, UNKNOWN, USER,
 from hypermend.catalog.sensor_tables import tables_of
 from hypermend.catalog.sensors import SensorTables
 from hypermend.catalog.stac.discover import Skipped, discover, from_folder
-from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
 from hypermend.catalog.storage.hrefs import is_remote
 from hypermend.catalog.storage.signing import signer
 from hypermend.pipeline.config import InspectSettings
@@ -35,7 +36,7 @@ from hypermend.pipeline.inspect.sample import (
     spectrum,
 )
 
-FILE_ERRORS = (ArchiveError, ValueError, TypeError, KeyError)
+FILE_ERRORS = (ArchiveError, OSError, *MALFORMED)
 """Errors of files: refused by a reader, or with a text where a number belongs."""
 MOST_SCENES = 12
 """Scenes of a folder or catalog that are shown."""
@@ -72,7 +73,7 @@ def inspect(
         if isinstance(found, Skipped):
             yield Inspected(facts=SceneFacts(id=found.id, refusal=_without_name(found.id, found.reason))), None
             continue
-        path = picture or Path(f"{re.sub(r'[^A-Za-z0-9._-]', '_', found.id)}-inspect.png")
+        path = picture or Path(f"{safe_name(found.id)}-inspect.png")
         yield _inspected(settings.overrides.apply(found), settings, tables, path if pictures else None)
 
 

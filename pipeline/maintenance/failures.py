@@ -12,6 +12,7 @@ from typing import Any
 
 import hypermend
 from hypermend.catalog.documents import MALFORMED, parse_json, validated, visible
+from hypermend.catalog.errors import ArchiveError, Unreachable
 from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
 from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, parse
@@ -117,7 +118,14 @@ def record_current(archive: str, report: RunReport) -> None:
 def _lines(root: ArchiveStore) -> Iterator[Failure]:
     for folder in root.folders("runs"):
         for entry in sorted(root.list(f"runs/{folder}/failures"), key=lambda e: e.key):
-            for text in root.get(entry.key).splitlines():
+            try:
+                texts = root.get(entry.key).splitlines()
+            except Unreachable:
+                raise
+            except ArchiveError as error:  # a link, a FIFO
+                log.warning("a log of failures cannot be read (%s)", error)
+                continue
+            for text in texts:
                 try:
                     line = validated(Failure, parse_json(text))
                     _time(line)
@@ -176,7 +184,10 @@ def jobs_to_retry(archive: str, failed: list[Failure]) -> list[Job]:
     jobs = []
     for kind, record, ids in scenes.values():
         narrowed = {**record, "archive": archive} | ({"scenes": tuple(sorted(ids))} if kind is RestoreJob else {})
-        jobs.append(parse(kind, narrowed, where="the run's job.json"))
+        try:
+            jobs.append(parse(kind, narrowed, where="the run's job.json"))
+        except BadJob as error:  # of another version, or damaged
+            problems[", ".join(sorted(ids))] = error
     for problem in problems.values():
         if not jobs:
             raise problem
@@ -190,4 +201,8 @@ def _job_record(root: ArchiveStore, run: str) -> tuple[type[Job], dict[str, Any]
         raise BadJob(f"{root.href(key)} is not there: run the job of {run} again by hand")
     record = root.get_document(key, lambda value: {**value})
     kind = _KINDS.get(str(record.pop("job", "")), RestoreJob)
+    # Whoever may write the archive must not choose the cluster that this machine joins, nor a file that it reads.
+    record.pop("ray_address", None)
+    if isinstance(record.get("wavelengths"), str):
+        raise BadJob(f"{root.href(key)} names a file of wavelengths; run its job again by hand")
     return kind, record

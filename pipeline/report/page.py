@@ -12,23 +12,24 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import hypermend
 from hypermend.catalog.documents import visible
 from hypermend.catalog.errors import ArchiveError
-from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.catalog.storage.archive_store import ArchiveStore, error_of_disk
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.formatting import duration, percent, plural, size
 from hypermend.pipeline.maintenance.failures import failures
 from hypermend.pipeline.registry.models import model_card
-from hypermend.pipeline.report.runs import RunRecord, find_run, receipts
+from hypermend.pipeline.report.runs import RunRecord, find_run, number, receipts
 from hypermend.pipeline.report.scenes import SceneView, scene_views
 
-MOST_ROWS, MOST_FAILURES, MOST_TEXT = 1000, 200, 400
-"""Rows of the table of scenes, failures, and characters of a text from outside."""
+MOST_ROWS, MOST_FAILURES, MOST_SETTINGS, MOST_TEXT = 1000, 200, 200, 400
+"""Rows of the table of scenes, failures, settings, and characters of a text from outside."""
 _HERE = Path(__file__).parent
 
 
@@ -42,12 +43,15 @@ def write_report(archive: str, run: str, out: Path | None = None) -> str:
 
     Raises:
         NotFound, Refused: as ``find_run``.
-        OSError: the file cannot be written.
+        ArchiveError: the file cannot be written.
     """
     record = find_run(archive, run)
     page = report_page(archive, record).encode()
     if out is not None:
-        out.write_bytes(page)
+        try:
+            out.write_bytes(page)
+        except OSError as error:
+            raise (error_of_disk(error) or ArchiveError)(f"{out} cannot be written ({error.strerror})") from error
         return str(out)
     root, key = ArchiveStore(archive), f"runs/{record.run}/report.html"
     root.put_if_changed(key, page)
@@ -105,7 +109,7 @@ def _policy(style: str, script: str) -> str:
 
 def _settings(record: RunRecord) -> Iterator[tuple[str, str]]:
     """What was asked for, and the notes of the run."""
-    for name, value in (*record.job.items(), *record.notes.items()):
+    for name, value in islice((*record.job.items(), *record.notes.items()), MOST_SETTINGS):
         if name not in ("archive", "stopped"):
             yield name, value if isinstance(value, str) else json.dumps(value)
 
@@ -115,8 +119,7 @@ def _work(root: ArchiveStore, record: RunRecord, scenes: Sequence[SceneView]) ->
     seconds, machines, attempts = Counter[str](), Counter[str](), 0
     for receipt in receipts(root, record.run):
         for part in ("read_s", "model_s", "write_s"):
-            value = receipt.get(part)
-            seconds[part] += float(value) if isinstance(value, int | float) else 0.0  # type: ignore[assignment]
+            seconds[part] += number(receipt.get(part)) or 0.0  # type: ignore[assignment]
         machines[str(receipt.get("node") or "this machine")] += 1
         tries = receipt.get("attempts")
         attempts += isinstance(tries, int) and tries > 1

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import hypermend
 from hypermend.catalog.documents import MALFORMED, parse_json
-from hypermend.catalog.errors import NotFound, Refused
-from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson
+from hypermend.catalog.errors import ArchiveError, NotFound, Refused, Unreachable
+from hypermend.catalog.storage.archive_store import ArchiveStore
+from hypermend.pipeline.runs.report import Status
 
 State = Literal["done", "failures", "stopped", "unfinished"]
 """done: every scene is published; failures: some are not; stopped: by its user; unfinished: at work or killed."""
 _STATES: dict[int, State] = {0: "done", 1: "failures", 130: "stopped"}
 _NOTHING: Mapping[str, Any] = {}
+MOST = 1e18
+"""Largest number of a document that is believed: more than bytes of any archive."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +86,10 @@ def read_run(root: ArchiveStore, run: str) -> RunRecord:
     return RunRecord(
         run=run,
         verb=run.rsplit("-", 1)[-1],
-        state=_STATES.get(report.get("exit_code", -1), "failures") if report else "unfinished",
+        state=_state(report) if report else "unfinished",
         started=_started(run),
         seconds=_number(report, "seconds"),
-        counts=dict(Counter(str(scene.get("status")) for scene in scenes)),
+        counts=_counts(scenes),
         tiles=int(_number(report, "tiles_written")) if report else sum(1 for _ in receipts(root, run)),
         bytes_written=int(_number(report, "bytes_written")),
         samples=int(_number(report, "samples")),
@@ -100,14 +105,14 @@ def _night(root: ArchiveStore, run: str) -> RunRecord:
     night = _document(root, f"runs/{run}/night.json")
     folders = [folder for folder in root.folders("runs") if folder.startswith(f"{run}-")]
     parts = [read_run(root, folder) for folder in sorted(folders, key=lambda f: (not f.endswith("-ingest"), f))]
-    last = {(s.get("collection"), s.get("scene")): s for part in parts for s in part.scenes}
+    last = {(str(s.get("collection")), str(s.get("scene"))): s for part in parts for s in part.scenes}
     return RunRecord(
         run=run,
         verb="nightly",
-        state=_STATES.get(night.get("exit_code", -1), "failures") if night else "unfinished",
+        state=_state(night) if night else "unfinished",
         started=_started(run),
         seconds=_number(night, "seconds") or sum(part.seconds for part in parts),
-        counts=dict(Counter(str(scene.get("status")) for scene in last.values())),
+        counts=_counts(last.values()),
         tiles=sum(part.tiles for part in parts),
         bytes_written=sum(part.bytes_written for part in parts),
         samples=sum(part.samples for part in parts),
@@ -123,7 +128,14 @@ def receipts(root: ArchiveStore, run: str) -> Iterator[Mapping[str, Any]]:
     folders = [f for f in root.folders("runs") if f == run or (run.endswith("-nightly") and f.startswith(f"{run}-"))]
     for folder in sorted(folders):
         for entry in sorted(root.list(f"runs/{folder}/receipts"), key=lambda e: e.key):
-            for line in root.get(entry.key).splitlines():
+            try:
+                lines = root.get(entry.key).splitlines()
+            except Unreachable:
+                raise
+            except ArchiveError as error:
+                log.warning("a log of a run cannot be read (%s)", error)
+                continue
+            for line in lines:
                 try:
                     receipt = parse_json(line)
                 except MALFORMED:
@@ -142,9 +154,24 @@ def _started(run: str) -> str:
 def _document(root: ArchiveStore, key: str) -> Mapping[str, Any]:
     try:
         value = root.get_json(key)
-    except (NotFound, NotJson):
+    except NotFound:
+        return _NOTHING
+    except Unreachable:
+        raise
+    except ArchiveError as error:  # damaged, a link, a FIFO: it costs itself alone
+        log.warning("a document of a run cannot be read (%s)", error)
         return _NOTHING
     return value if isinstance(value, Mapping) else _NOTHING
+
+
+def _state(document: Mapping[str, Any]) -> State:
+    code = document.get("exit_code")
+    return _STATES.get(code, "failures") if isinstance(code, int) else "failures"
+
+
+def _counts(scenes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    statuses = (scene.get("status") for scene in scenes)
+    return dict(Counter(s if s in get_args(Status) else "unknown" for s in statuses if isinstance(s, str)))
 
 
 def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -158,5 +185,9 @@ def _sequence(document: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _number(document: Mapping[str, Any], key: str) -> float:
-    value = document.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return number(document.get(key)) or 0.0
+
+
+def number(value: Any) -> float | None:
+    """A JSON value as a number that can be shown and added; None where it is none, not finite, or absurd."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= MOST else None

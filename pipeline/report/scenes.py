@@ -15,13 +15,13 @@ from PIL import Image
 import hypermend
 from hypermend.catalog.archive import Archive, Item
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.cube.quicklook import picture_of
+from hypermend.catalog.cube.quicklook import OVERVIEW_PX, picture_of
 from hypermend.catalog.documents import MALFORMED
-from hypermend.catalog.errors import ArchiveError, NotFound
+from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.keys import cube_key, quicklook_keys, scene_collection
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.report.chart import noise_chart
-from hypermend.pipeline.report.runs import RunRecord
+from hypermend.pipeline.report.runs import RunRecord, number
 from hypermend.pipeline.report.spectra import lattice_spectra
 from hypermend.pipeline.restore.dry_run import usual_seconds_per_sample
 from hypermend.pipeline.restore.plan import Plan, plan_key, read_plan
@@ -32,6 +32,10 @@ ROOM = 4_200_000
 """Bytes of a page for these."""
 SHOWN_PERCENT = 99
 """Percentile of the change that is black or white in its picture."""
+MOST_WARNINGS = 20
+CHANGES = ("change", "angle_deg", "bands_losing_signal")
+"""Figures in brief of a scene that the page shows."""
+LISTS = ("noise_before", "noise_after", "bands_with_spikes")
 SPECTRA_ROOM = 800_000
 """Most of them for the spectra of one scene."""
 
@@ -105,11 +109,18 @@ def _view(scene: Mapping[str, Any]) -> SceneView:
         scene=str(scene.get("scene", "")),
         status=str(scene.get("status", "")),
         reason=str(scene.get("reason") or ""),
-        warnings=[str(w) for w in warnings] if isinstance(warnings, list) else (),
-        changes={k: v for k, v in changes.items() if isinstance(v, int | float)}
-        if isinstance(changes, Mapping)
-        else {},
+        warnings=[str(w) for w in warnings[:MOST_WARNINGS]] if isinstance(warnings, list) else (),
+        changes=_changes(changes),
     )
+
+
+def _changes(changes: Any) -> dict[str, Any]:
+    """The figures in brief, all of them or none: the page shows them together."""
+    if not isinstance(changes, Mapping) or any(number(changes.get(name)) is None for name in CHANGES):
+        return {}
+    known = {k: v for k, v in changes.items() if number(v) is not None}
+    both = {"noise_share_before", "noise_share_after"} <= known.keys()
+    return {k: v for k, v in known.items() if both or not k.startswith("noise_share")}
 
 
 def _order(view: SceneView) -> tuple[bool, float, str]:
@@ -139,7 +150,7 @@ def _add_details(root: ArchiveStore, view: SceneView, item: Item, *, room: int) 
     plan = _plan(root, cube.path) if item.scene.stage == "restored" else None
     before = None if plan is None else Cube(root, plan.source)
     view.facts = dict(_facts(item, cube, plan))
-    view.figures = _checked(properties.get("hypermend:figures"))
+    view.figures = _checked(properties.get("hypermend:figures"), cube.spec.bands)
     if plan is not None:
         view.usual_s_per_sample = usual_seconds_per_sample(plan)
         view.models = [
@@ -158,13 +169,13 @@ def _add_details(root: ArchiveStore, view: SceneView, item: Item, *, room: int) 
         view.spectra = lattice_spectra(cube, before, room=room)
 
 
-def _checked(figures: Any) -> dict[str, Any]:
-    """The figures of an item that are numbers, or lists of these."""
+def _checked(figures: Any, bands: int) -> dict[str, Any]:
+    """The figures of an item that are numbers, or lists of these, one for each band at most."""
     if not isinstance(figures, Mapping):
         return {}
-    numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
-    lists = {k: v for k, v in figures.items() if isinstance(v, list)}
-    return numbers | {k: v for k, v in lists.items() if all(n is None or isinstance(n, int | float) for n in v)}
+    numbers = {k: v for k, v in figures.items() if k not in LISTS and number(v) is not None}
+    lists = {k: v for k, v in figures.items() if k in LISTS and isinstance(v, list) and len(v) <= bands}
+    return numbers | {k: v for k, v in lists.items() if all(n is None or number(n) is not None for n in v)}
 
 
 def _plan(root: ArchiveStore, cube: str) -> Plan | None:
@@ -197,9 +208,10 @@ def _facts(item: Item, cube: Cube, plan: Plan | None) -> Iterator[tuple[str, str
 
 def _picture(root: ArchiveStore, cube: str) -> str | None:
     """The overview of a cube as a data URL, in a format that takes a fifth of a PNG; None where there is none."""
-    with contextlib.suppress(NotFound, OSError, *MALFORMED):
-        picture = Image.open(io.BytesIO(root.get(quicklook_keys(cube)["overview"])))
-        return _data_url(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"))
+    with contextlib.suppress(ArchiveError, OSError, SyntaxError, Image.DecompressionBombError, *MALFORMED):
+        picture = Image.open(io.BytesIO(root.get(quicklook_keys(cube)["overview"])), formats=("PNG",))
+        if max(picture.size) <= OVERVIEW_PX:  # known before it is unpacked
+            return _data_url(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"))
     return None
 
 
