@@ -109,6 +109,12 @@ def test_g6_a_name_that_no_file_can_have_is_refused_in_a_line(tmp_path: Path, ou
         assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
 
 
+def test_g6_an_error_of_the_system_is_a_line() -> None:
+    result = CliRunner().invoke(app, ["sensors", "--sensors", "x" * 5000])
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
+    assert "File name too long" in result.stderr
+
+
 def put_run(root: ArchiveStore, run: str = RUN, **documents: Any) -> None:
     root.put_json("catalog.json", {})
     for name, value in documents.items():
