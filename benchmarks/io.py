@@ -9,6 +9,7 @@ holds here.
     memory    largest resident size of a worker for a scene and for one of 16 times its area (bytes)
     ingest    files to a source cube against odc.stac.load(...).to_zarr of the same files (s); needs --data
     overviews files to a source cube with overviews against the same without (s); also a real scene with --data
+    report    a restoration with its figures, quicklooks and page against the same without (CPU s)
     scales    a file whose bands have scales of their own, so decoded to float32, against one with one scale (s, bytes)
 """
 
@@ -26,6 +27,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import odc.stac
 import pystac
@@ -58,6 +60,8 @@ from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.ingest import catalog_folder, ingest
 from hypermend.pipeline.registry.tasks import TASKS
+from hypermend.pipeline.report.page import write_report
+from hypermend.pipeline.restore import worker
 from hypermend.pipeline.restore.chain import bind_steps
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.plan import Plan
@@ -335,6 +339,39 @@ def _ingested_anew(archive: Path, clock: Clock, *, overviews: bool = False) -> f
     return timed(lambda: finished(ingest(job, engine=serial).wait()), clock)
 
 
+# ----------------------------------------------------------------------------------------------------------- report
+
+
+def bench_report(scratch: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Two scenes of one tile and 31 bands, the smallest job that people run, with and without what shows its result."""
+    archive = scratch / "report"
+    for name in ("one", "two"):
+        make_source(archive, name, bands=31, edge_px=512, noise=WORTH_RESTORING)
+    job = RestoreJob(archive=str(archive), model=options.model)
+
+    def restored() -> str:
+        forget_restored(archive)
+        return finished(restore(job, engine=serial).wait()).run
+
+    def ours() -> float:
+        return timed(lambda: write_report(str(archive), restored()), time.process_time)
+
+    def bare() -> float:
+        with (
+            patch.object(worker, "tile_figures", lambda *_: {}),
+            patch.object(worker, "write_quicklooks", lambda *_, **__: ()),
+        ):
+            return timed(restored, time.process_time)
+
+    ours()  # imports and models are loaded from now on
+    mine, reference = in_turn(ours, bare, options.turns)
+    yield line(
+        "restore-with-figures-quicklooks-and-page", statistics.median(mine), statistics.median(reference), target=1.05,
+        lower_is_better=True, unit="CPU s, serial engine", shapes=[[31, 512, 512]] * 2, model=options.model,
+        turns={"ours": rounded(mine), "reference": rounded(reference)},
+    )  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------------------------- scales
 
 
@@ -368,6 +405,7 @@ BENCHES = {
     "memory": bench_memory,
     "ingest": bench_ingest,
     "overviews": bench_overviews,
+    "report": bench_report,
     "scales": bench_scales,
 }
 

@@ -53,9 +53,9 @@ def restored_cube_key(scene_id: str, plan_id: str) -> str:
 
 
 def quicklook_keys(cube: str) -> dict[str, str]:
-    """{asset key: object key} of the pictures of a cube."""
+    """{asset key: object key} of the pictures that a cube may have."""
     stem = cube.removesuffix(".zarr")
-    return {name: f"{stem}.{name}.png" for name in ("overview", "thumbnail")}
+    return {name: f"{stem}.{name}.png" for name in ("overview", "thumbnail", "false_colour", "removed")}
 
 
 def check_raw_collection(name: str) -> None:

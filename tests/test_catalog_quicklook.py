@@ -25,6 +25,7 @@ from hypermend.pipeline.restore.driver import restore
 from tests.small_cubes import make_spec, write_tiles
 
 RGB_NM = (450.0, 550.0, 650.0)
+PICTURES = ("overview", "thumbnail", "false_colour")
 
 
 def cube_of(folder: Path, size: tuple[int, int], *, name: str = "a", **changes: object) -> Cube:
@@ -97,6 +98,33 @@ def test_a_restored_cube_is_shown_on_the_stretch_of_its_source(tmp_path: Path) -
     np.testing.assert_array_equal(np.asarray(png(dark, "overview"))[:, 1:, 0], np.rint(unit[0, :, 1:] * 255))
 
 
+def test_false_colours_are_infrared_red_and_green_each_on_its_own_stretch(tmp_path: Path) -> None:
+    root, key = ArchiveStore(tmp_path), "source/s/a.zarr"
+    create(root, key, make_spec((4, 8, 101), wavelength_nm=(450.0, 550.0, 650.0, 845.0), dtype="int16", fill=-1))
+    ramp = np.arange(101, dtype=np.int16)
+    stored = np.stack([ramp, 2 * ramp, ramp[::-1], 9 * ramp])[:, None].repeat(8, axis=1)
+    write_tiles(cube := Cube(root, key), stored, np.full((8, 101), VALID, np.uint8))
+    assert write_quicklooks(cube) == PICTURES
+    false = np.asarray(png(cube, "false_colour"))[3].astype(int)
+    np.testing.assert_allclose(false[:, 0], false[::-1, 1], atol=1)  # infrared rises as red falls, whatever their range
+    np.testing.assert_allclose(false[:, 0], false[:, 2], atol=1)
+    assert (false[0, 0], false[-1, 0]) == (0, 255)
+    assert write_quicklooks(cube_of(tmp_path, (32, 48))) == PICTURES[:2]
+
+
+def test_what_was_removed_is_grey_where_nothing_was(tmp_path: Path) -> None:
+    source, result = cube_of(tmp_path, (32, 48)), cube_of(tmp_path, (32, 48), name="b")
+    stored, flags = result.read(slice(0, 32), slice(0, 48))
+    stored[:, 3:5, 8:32] += np.array([[5], [-5]], np.int16)
+    write_tiles(result, stored, flags)
+    assert write_quicklooks(result, source=source) == ("overview", "thumbnail", "removed")
+    picture = png(result, "removed")
+    pixels = np.asarray(picture)
+    assert (np.abs(pixels[5:, 1:, :3].astype(int) - 127) <= 1).all() and (pixels[:, 0, 3] == 0).all()
+    assert (pixels[3, 10, :3] == 0).all() and (pixels[4, 10, :3] == 255).all()
+    assert float(picture.info["largest change"]) > 0
+
+
 def test_pictures_are_assets_of_both_items_and_go_with_their_cube(archive: str) -> None:
     for tile_px in (16, 32):
         job = RestoreJob(archive=archive, model="identity", tile_px=tile_px)
@@ -104,23 +132,25 @@ def test_pictures_are_assets_of_both_items_and_go_with_their_cube(archive: str) 
     found = hypermend.open(archive)
     for stage in ("source", "restored"):
         (item,) = found.search(stage=stage)
-        for name in ("overview", "thumbnail"):
+        for name in PICTURES:
             asset = item.scene.assets[name]
-            assert (asset.roles, asset.media_type) == ((name,), "image/png")
+            role = "thumbnail" if name == "thumbnail" else "overview"
+            assert (asset.roles, asset.media_type) == ((role,), "image/png")
             assert Image.open(asset.href).size == (96, 64)
     (document,) = (p for p in Path(archive, "items").rglob("*-denoise/*/*.json") if p.name != "catalog.json")
     assert json.loads(document.read_text())["assets"]["thumbnail"]["href"].startswith("../../../restored/")
-    assert len(list(Path(archive, "restored").rglob("*.png"))) == 4
+    assert "removed" not in item.scene.assets  # the identity removes nothing
+    assert len(list(Path(archive, "restored").rglob("*.png"))) == 2 * len(PICTURES)
     assert verify(archive).torn == ()
     prune(archive, older_than_hours=0)
     left = {p.name for p in Path(archive, "restored").rglob("*.png")}
-    assert left == {f"{item.scene.properties['hypermend:plan']}.{name}.png" for name in ("overview", "thumbnail")}
+    assert left == {f"{item.scene.properties['hypermend:plan']}.{name}.png" for name in PICTURES}
 
 
 def test_a_rerun_writes_no_picture_again(archive: str) -> None:
     job = RestoreJob(archive=archive, model="identity", tile_px=16)
     restore(job, engine=serial).wait()
     before = {p: p.stat().st_mtime_ns for p in Path(archive).rglob("*.png")}
-    assert len(before) == 4
+    assert len(before) == 2 * len(PICTURES)
     assert restore(job, engine=serial).wait().bytes_written == 0
     assert {p: p.stat().st_mtime_ns for p in Path(archive).rglob("*.png")} == before

@@ -1,7 +1,10 @@
-"""Quicklooks: a cube as two PNG pictures beside it, made from its overviews when it is published.
+"""Quicklooks: a cube as PNG pictures beside it, made from its overviews when it is published.
 
-    overview    its longest edge has 129 to 512 pixels, or all those of a smaller cube
-    thumbnail   its longest edge has at most 256 pixels
+    overview       its longest edge has 129 to 512 pixels, or all those of a smaller cube
+    thumbnail      its longest edge has at most 256 pixels
+    false_colour   near infrared, red and green as red, green and blue, as large as the overview; each band on a stretch
+                   of its own; only where the cube has these bands
+    removed        of a restored cube on its source's pixels: source minus result, grey where they are equal
 
 Colours are those of the bands nearest to red, green and blue, or grey where there are none. A restored cube is shown on
 the stretch of its source cube, so that the two compare. Pixels without data are transparent.
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from hypermend.catalog.arrays import F32
 from hypermend.catalog.cube.cube import Cube
@@ -23,8 +27,13 @@ from hypermend.catalog.keys import quicklook_keys
 OVERVIEW_PX, THUMBNAIL_PX = 512, 256
 """Longest edges of the pictures."""
 COLOURS_NM = (650.0, 550.0, 450.0)
+INFRARED_NM = 850.0
 NEAR_NM = 50.0
 """A band farther from a colour does not show it."""
+REMOVED_PERCENT = 99
+"""Percentile of the change that is black or white in its picture."""
+LARGEST_CHANGE = "largest change"
+"""Text chunk of that picture: the change that is black or white, physical units."""
 LOW_PERCENT, HIGH_PERCENT = 2, 98
 
 
@@ -67,19 +76,32 @@ def stretch_of(image: F32, quantity: str) -> Stretch:
     return Stretch(low=tuple(map(float, low)), high=tuple(map(float, high)))
 
 
+def infrared_band(spec: CubeSpec) -> int | None:
+    """Position of the good band nearest to the near infrared; None where the spec has none near it, or no colours."""
+    good = [i for i, g in enumerate(spec.good) if g]
+    nearest = min(good, key=lambda i: abs(spec.wavelength_nm[i] - INFRARED_NM), default=None)
+    if nearest is None or len(colour_bands(spec)) != len(COLOURS_NM):
+        return None
+    return nearest if abs(spec.wavelength_nm[nearest] - INFRARED_NM) <= NEAR_NM else None
+
+
 def picture_of(cube: Cube) -> F32 | None:
-    """Physical values (3 or 1, h, w) for the overview picture; None for a large cube without overviews.
+    """Physical values (bands, h, w) for the pictures; None for a large cube without overviews.
+
+    Bands are red, green, blue, or one for grey; then near infrared, where the cube has it.
 
     Raises:
         BadCube: a shard is damaged.
     """
     longest = max(cube.spec.height, cube.spec.width)
     level = next((n for n in (1, *cube.spec.levels) if -(-longest // n) <= OVERVIEW_PX), None)
-    return None if level is None else cube.overview(level, colour_bands(cube.spec))
+    infrared = infrared_band(cube.spec)
+    bands = colour_bands(cube.spec) + ([] if infrared is None else [infrared])
+    return None if level is None else cube.overview(level, bands)
 
 
-def write_quicklooks(cube: Cube, *, source: Cube | None = None) -> bool:
-    """Write the pictures of a whole cube, where they are not there already. False: there are none.
+def write_quicklooks(cube: Cube, *, source: Cube | None = None) -> tuple[str, ...]:
+    """Write the pictures of a whole cube, where they are not there already; return their names.
 
     Args:
         source: the cube that it was restored from, whose stretch it gets.
@@ -89,20 +111,50 @@ def write_quicklooks(cube: Cube, *, source: Cube | None = None) -> bool:
     """
     image = picture_of(cube)
     if image is None:
-        return False
-    reference = None if source is None else picture_of(source)
-    stretch = stretch_of(image if reference is None or len(reference) != len(image) else reference, cube.spec.quantity)
-    overview = _picture(stretch.to_unit(image))
-    thumbnail = overview.copy()
-    thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
-    for picture, key in zip((overview, thumbnail), quicklook_keys(cube.path).values(), strict=True):
-        file = io.BytesIO()
-        picture.save(file, format="PNG", compress_level=1)  # the fastest; they are small
-        cube.root.put_if_changed(key, file.getvalue())
-    return True
+        return ()
+    before = None if source is None else picture_of(source)
+    reference = image if before is None or len(before) != len(image) else before
+    pictures = {"overview": _picture(_colours(reference), _colours(image), cube.spec.quantity)}
+    pictures["thumbnail"] = pictures["overview"].copy()
+    pictures["thumbnail"].thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    if len(image) == len(COLOURS_NM) + 1:
+        pictures["false_colour"] = _picture(reference[[3, 0, 1]], image[[3, 0, 1]], "")
+    if before is not None and (removed := _removed(_colours(before), _colours(image))) is not None:
+        pictures["removed"] = removed
+    keys = quicklook_keys(cube.path)
+    for name, picture in pictures.items():
+        file, texts = io.BytesIO(), PngInfo()
+        for key, value in picture.info.items():
+            texts.add_text(key, value)
+        picture.save(file, format="PNG", compress_level=1, pnginfo=texts)  # the fastest; they are small
+        cube.root.put_if_changed(keys[name], file.getvalue())
+    return tuple(pictures)
 
 
-def _picture(values: F32) -> Image.Image:
+def _colours(image: F32) -> F32:
+    return image[: len(COLOURS_NM)] if len(image) > len(COLOURS_NM) else image
+
+
+def _removed(before: F32, after: F32) -> Image.Image | None:
+    """A picture of before minus after, grey where nothing was removed; None where there is no pixel to compare."""
+    if before.shape != after.shape:  # a finer result
+        return None
+    change = before - after
+    known = np.isfinite(change).all(axis=0)
+    largest = float(np.percentile(np.abs(change[:, known]), REMOVED_PERCENT)) if known.any() else 0.0
+    if not largest > 0:
+        return None
+    picture = _image(np.where(known, 0.5 + 0.5 * change / np.float32(largest), np.nan).clip(0, 1))
+    picture.info[LARGEST_CHANGE] = f"{largest:.3g}"
+    return picture
+
+
+def _picture(reference: F32, image: F32, quantity: str) -> Image.Image:
+    """A picture of an image (3 or 1, h, w) on the stretch of another."""
+    return _image(stretch_of(reference, quantity).to_unit(image))
+
+
+def _image(values: F32) -> Image.Image:
     """A picture of values (3 or 1, h, w) from 0 to 1, with an alpha channel where some are NaN."""
     usable = np.isfinite(values).all(axis=0)
     pixels = np.rint(np.where(usable, values, 0) * 255).astype(np.uint8)

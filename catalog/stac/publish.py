@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -55,7 +55,7 @@ _FILE_PROPERTIES = re.compile(r"^(bands|eo:bands|raster:bands|cube:.*|proj:.*|fi
 
 
 def source_item(
-    scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid_fraction: float, quicklooks: bool = False
+    scene: Scene, spec: CubeSpec, *, key: str, ingest_id: str, valid_fraction: float, quicklooks: Sequence[str] = ()
 ) -> Scene:
     """The item of a source cube.
 
@@ -63,7 +63,7 @@ def source_item(
         scene: the ingested scene.
         key: key of the cube in the archive.
         valid_fraction: usable share of the pixels, 0 to 1.
-        quicklooks: the cube has pictures.
+        quicklooks: names of the cube's pictures.
 
     Raises:
         Refused: the collection of the scene is named like one of source cubes.
@@ -75,7 +75,7 @@ def source_item(
         "processing:lineage": f"read by hypermend from the files of {scene.collection}/{scene.id}",
     }
     item = _cube_scene(scene, spec, source_collection(scene.collection), key, valid_fraction, facts)
-    return _with_quicklooks(item, key) if quicklooks else item
+    return _with_quicklooks(item, key, quicklooks)
 
 
 def restored_item(
@@ -87,14 +87,14 @@ def restored_item(
     plan_id: str,
     model: str,
     valid_fraction: float,
-    quicklooks: bool = False,
+    quicklooks: Sequence[str] = (),
     figures: Mapping[str, Any] | None = None,
 ) -> Scene:
     """The item of a restored cube; `source` is the scene of its source cube.
 
     Args:
         task: the chain of tasks, such as denoise; it names the collection.
-        quicklooks: the cube has pictures.
+        quicklooks: names of the cube's pictures.
         figures: of what the restoration did, JSON values; None where nobody knows.
     """
     facts: dict[str, Any] = {
@@ -107,7 +107,7 @@ def restored_item(
     if figures:
         facts["hypermend:figures"] = dict(figures)
     item = _cube_scene(source, spec, restored_collection(source, task), key, valid_fraction, facts)
-    return _with_quicklooks(item, key) if quicklooks else item
+    return _with_quicklooks(item, key, quicklooks)
 
 
 def restored_collection(source: Scene, task: str) -> str:
@@ -206,11 +206,17 @@ def _cube_scene(
     )
 
 
-def _with_quicklooks(item: Scene, cube: str) -> Scene:
-    """The item of a cube with its pictures, whose roles are their names."""
+def _with_quicklooks(item: Scene, cube: str, names: Sequence[str]) -> Scene:
+    """The item of a cube with its pictures: each has a role that makes a viewer show it, and no reader read it."""
+    keys = quicklook_keys(cube)
     pictures = {
-        name: Asset(key=name, href=key, roles=(name,), media_type="image/png")
-        for name, key in quicklook_keys(cube).items()
+        name: Asset(
+            key=name,
+            href=keys[name],
+            roles=("thumbnail" if name == "thumbnail" else "overview",),
+            media_type="image/png",
+        )
+        for name in names
     }
     return replace(item, assets={**item.assets, **pictures})
 

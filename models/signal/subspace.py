@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hypermend.models.arrays import F32, F64, Mask
 from hypermend.models.restorer import ArrayJson, Window, array_from_json, array_to_json
@@ -143,7 +144,7 @@ def moments(windows: Iterable[Window]) -> Moments | None:
     return out
 
 
-def _calm_differences(y: F64, valid: Mask) -> F64:
+def _calm_differences(y: NDArray[Any], valid: Mask) -> NDArray[Any]:
     """(bands, m) diagonal differences of 2x2 pixels, from the less textured blocks of a window.
 
     Blocks are ranked by their horizontal and vertical differences. White noise makes those independent of the diagonal
@@ -158,7 +159,7 @@ def _calm_differences(y: F64, valid: Mask) -> F64:
     diagonal = (p00 - p01 - p10 + p11) / 2
     if h % BLOCK or w % BLOCK or not ok.any():
         return diagonal[:, ok]
-    scale = np.sqrt(np.square(diagonal[:, ok]).mean(axis=1))[:, None, None] + np.finfo(np.float64).tiny
+    scale = np.sqrt(np.square(diagonal[:, ok]).mean(axis=1))[:, None, None] + np.finfo(y.dtype).tiny
     texture = (np.square((p00 - p01 + p10 - p11) / scale) + np.square((p00 + p01 - p10 - p11) / scale)).sum(axis=0)
     n = BLOCK // 2
     in_blocks = (h // BLOCK, n, w // BLOCK, n)
@@ -212,8 +213,8 @@ def noise_removed(windows: Iterable[tuple[F32, F32, Mask]]) -> tuple[F64, F64] |
     parts = []
     for before, after, valid in windows:
         if valid.any():
-            parts.append(_calm_differences(np.concatenate((before, before - after)).astype(np.float64), valid))
-    d, change = np.split(np.concatenate(parts, axis=1), 2) if parts else np.zeros((2, 0, 0))
+            parts.append(_calm_differences(np.concatenate((before, before - after)), valid))
+    d, change = np.split(np.concatenate(parts, axis=1).astype(np.float64), 2) if parts else np.zeros((2, 0, 0))
     b, samples = d.shape
     if b < MIN_BANDS or samples < 2 * b:
         return None

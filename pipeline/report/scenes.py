@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 import hypermend
 from hypermend.catalog.archive import Archive, Item
 from hypermend.catalog.cube.cube import Cube
-from hypermend.catalog.cube.quicklook import OVERVIEW_PX, picture_of
+from hypermend.catalog.cube.quicklook import LARGEST_CHANGE, OVERVIEW_PX
 from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.keys import cube_key, quicklook_keys, scene_collection
@@ -30,8 +29,6 @@ MOST_SCENES = 12
 """Scenes that are shown with pictures and spectra."""
 ROOM = 4_200_000
 """Bytes of a page for these."""
-SHOWN_PERCENT = 99
-"""Percentile of the change that is black or white in its picture."""
 MOST_WARNINGS = 20
 CHANGES = ("change", "angle_deg", "bands_losing_signal")
 """Figures in brief of a scene that the page shows."""
@@ -54,7 +51,7 @@ class SceneView:
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Figures of its item."""
     pictures: dict[str, str] = field(default_factory=dict)
-    """Data URLs of its pictures: before, after, removed."""
+    """Data URLs of its pictures: before, after, before_infrared, after_infrared, removed."""
     largest_change: float = 0.0
     """Change that is black or white in the last, physical units."""
     chart: str = ""
@@ -129,18 +126,15 @@ def _order(view: SceneView) -> tuple[bool, float, str]:
 
 def _items(archive: Archive, record: RunRecord, ids: Sequence[str]) -> dict[tuple[str, str], Item]:
     """Items by collection and id of the scenes: the restored ones of the run's task, else those of the source."""
-    found: dict[tuple[str, str], Item] = {}
     task = str(record.job.get("task") or record.notes.get("task") or "denoise").replace(",", "-")
-    for stage in ("source", "restored") if ids else ():
-        if stage == "restored" and record.verb == "ingest":
-            continue
-        for item in archive.search(stage=stage, ids=list(dict.fromkeys(ids))):
-            name = item.scene.collection
-            if stage == "source":
-                found[scene_collection(name), item.scene.id] = item
-            elif name.endswith(f"-{task}"):
-                found[name.removesuffix(f"-{task}"), item.scene.id] = item
-    return found
+    source, restored = {}, {}
+    for item in archive.search(ids=list(dict.fromkeys(ids))) if ids else ():
+        name, scene = item.scene.collection, item.scene.id
+        if item.scene.stage == "source":
+            source[scene_collection(name), scene] = item
+        elif item.scene.stage == "restored" and record.verb != "ingest" and name.endswith(f"-{task}"):
+            restored[name.removesuffix(f"-{task}"), scene] = item
+    return source | restored
 
 
 def _add_details(root: ArchiveStore, view: SceneView, item: Item, *, room: int) -> None:
@@ -158,10 +152,8 @@ def _add_details(root: ArchiveStore, view: SceneView, item: Item, *, room: int) 
             for step in plan.steps
         ]
     for side, shown in (("before", before), ("after", cube)):
-        if shown is not None and (url := _picture(root, shown.path)):
-            view.pictures[side] = url
-    if before is not None:
-        _add_removed(view, before, cube)
+        if shown is not None:
+            _add_pictures(root, view, shown.path, side)
     noise = [view.figures.get(f"noise_{side}", ()) for side in ("before", "after")]
     if all(len(values) == cube.spec.bands for values in noise):
         view.chart = noise_chart(cube.spec.wavelength_nm, cube.spec.detector, *noise)
@@ -206,33 +198,16 @@ def _facts(item: Item, cube: Cube, plan: Plan | None) -> Iterator[tuple[str, str
         yield "software", ", ".join(f"{name} {version}" for name, version in software.items())
 
 
-def _picture(root: ArchiveStore, cube: str) -> str | None:
-    """The overview of a cube as a data URL, in a format that takes a fifth of a PNG; None where there is none."""
-    with contextlib.suppress(ArchiveError, OSError, SyntaxError, Image.DecompressionBombError, *MALFORMED):
-        picture = Image.open(io.BytesIO(root.get(quicklook_keys(cube)["overview"])), formats=("PNG",))
-        if max(picture.size) <= OVERVIEW_PX:  # known before it is unpacked
-            return _data_url(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"))
-    return None
-
-
-def _data_url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, format="WEBP", quality=82)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-
-def _add_removed(view: SceneView, before: Cube, after: Cube) -> None:
-    """Add a picture of before minus after in the bands of the colours, grey where nothing was removed."""
-    images = []
-    with contextlib.suppress(ArchiveError):
-        images = [image for cube in (before, after) if (image := picture_of(cube)) is not None]
-    if len(images) != 2 or images[0].shape != images[1].shape:  # a finer result has no pixel to compare
-        return
-    change = images[0] - images[1]
-    known = np.isfinite(change).all(axis=0)
-    largest = float(np.percentile(np.abs(change[:, known]), SHOWN_PERCENT)) if known.any() else 0.0
-    if largest > 0:
-        grey = np.where(known, 127.5 + 127.5 * change / largest, 127.5).clip(0, 255).astype(np.uint8)
-        bands = grey if len(grey) == 3 else grey.repeat(3, axis=0)
-        view.pictures["removed"] = _data_url(Image.fromarray(np.ascontiguousarray(np.moveaxis(bands, 0, -1))))
-        view.largest_change = largest
+def _add_pictures(root: ArchiveStore, view: SceneView, cube: str, side: str) -> None:
+    """Add the pictures of a cube as data URLs, in a format that takes a fifth of a PNG."""
+    keys = quicklook_keys(cube)
+    for name, shown in (("overview", side), ("false_colour", f"{side}_infrared"), ("removed", "removed")):
+        with contextlib.suppress(ArchiveError, OSError, SyntaxError, Image.DecompressionBombError, *MALFORMED):
+            picture = Image.open(io.BytesIO(root.get(keys[name])), formats=("PNG",))
+            if max(picture.size) > OVERVIEW_PX:  # known before it is unpacked
+                continue
+            if name == "removed":
+                view.largest_change = float(picture.info[LARGEST_CHANGE])
+            file = io.BytesIO()
+            picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(file, format="WEBP", quality=82)
+            view.pictures[shown] = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -43,8 +43,8 @@ class SceneTotals:
     """Figures of the scene for the run's report; JSON values."""
     item_figures: Mapping[str, Any] = field(default_factory=dict)
     """Figures for its item, those of each band among them; the report of a long run has no room for these."""
-    quicklooks: bool = False
-    """Whether the cube has pictures."""
+    quicklooks: tuple[str, ...] = ()
+    """Names of the cube's pictures."""
 
 
 class Unit(Protocol):

@@ -52,10 +52,9 @@ def tile_figures(before: Stored, after: Stored, known: Mask, spec: CubeSpec) -> 
         rows = slice(0, None)
     there = known[rows]
     old, new = _decoded(before, height, spec), _decoded(after, height, spec)
-    same = before.shape == after.shape and np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
     with np.errstate(over="ignore", invalid="ignore"):
         x = old(rows, slice(None))[:, there].astype(np.float64)
-        y = x if same else new(rows, slice(None))[:, there].astype(np.float64)
+        y = new(rows, slice(None))[:, there].astype(np.float64)
         gone = x - y
         xx, yy, xy, change = (np.einsum("bn,bn->n", a, b) for a, b in ((x, x), (y, y), (x, y), (gone, gone)))
         angle = np.degrees(np.arctan2(np.sqrt(np.maximum(xx * yy - xy * xy, 0)), xy))
@@ -65,7 +64,8 @@ def tile_figures(before: Stored, after: Stored, known: Mask, spec: CubeSpec) -> 
     figures: dict[str, Any] = {"pixels": pixels}
     figures |= zip(("signal", "change", "angle_deg"), (_short(value, _DIGITS) for value in sums), strict=True)
     windows = sample_windows(*known.shape, edge_px=NOISE_EDGE_PX, at_most=NOISE_WINDOWS)
-    noise = noise_removed(_compared(old, new, known, window) for window in windows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        noise = noise_removed(_compared(old, new, known, window) for window in windows)
     if noise is not None:
         figures["noise"] = [[_short(float(v), _NOISE_DIGITS) for v in values] for values in noise]
     return figures
