@@ -1,9 +1,9 @@
-"""Noise of the bands before and after as an SVG: it shows without scripts, and in print."""
+"""Charts of a run as SVG: noise of bands, maps of tiles, timeline of tasks. They show without scripts, and in print."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 
@@ -74,3 +74,56 @@ def _unbroken(nm: Sequence[float], on: Sequence[bool], values: Series) -> list[l
             runs.append([])
         runs[-1].append(point)
     return [run for run in runs if run]
+
+
+TIMELINE_ROW, MOST_LANES = 14, 32
+PARTS = ("read", "model", "write")
+
+
+def tile_map(values: Mapping[tuple[int, int], float], shape: tuple[int, int]) -> str:
+    """Draw one value of each tile as a shade, darkest for the largest; "" for a scene of one tile or without values.
+
+    Args:
+        values: by (iy, ix), each 0 or more; a tile without one stays empty.
+        shape: rows and columns of tiles.
+    """
+    rows, columns = shape
+    if rows * columns < 2 or not values:
+        return ""
+    top = max(values.values()) or 1.0
+    cells = [
+        f'<rect class="tile" x="{ix}" y="{iy}" width="1" height="1" fill-opacity="{value / top:.3f}">'
+        f"<title>tile {iy}-{ix}: {value:.3g}</title></rect>"
+        for (iy, ix), value in sorted(values.items())
+    ]
+    return f'<svg class="map" viewBox="0 0 {columns} {rows}" role="img">{"".join(cells)}</svg>'
+
+
+def timeline(tasks: Sequence[tuple[str, float, Sequence[float]]]) -> str:
+    """Draw when tasks ran, a row for each that ran at once on a machine; "" for fewer than two.
+
+    Args:
+        tasks: machine, end in seconds, and seconds of reading, of the model and of writing.
+    """
+    spans = sorted((machine, end - sum(parts), end, parts) for machine, end, parts in tasks)
+    if len(spans) < 2:
+        return ""
+    first, last = min(span[1] for span in spans), max(span[2] for span in spans)
+    lanes: list[tuple[str, float]] = []
+    marks = []
+    for machine, start, end, parts in spans:
+        free = (
+            i for i, (at, busy) in enumerate(lanes) if at == machine and busy <= start + 1
+        )  # ends are whole seconds
+        lane = next(free, len(lanes))
+        lanes[lane : lane + 1] = [(machine, end)]
+        at = start
+        for name, seconds in zip(PARTS, parts, strict=True) if lane < MOST_LANES else ():
+            x, width = ((value / max(last - first, 1e-9)) * WIDTH for value in (at - first, seconds))
+            marks.append(
+                f'<rect class="{name}" x="{x:.1f}" y="{lane * TIMELINE_ROW}" width="{width:.1f}" '
+                f'height="{TIMELINE_ROW - 3}"/>'
+            )
+            at += seconds
+    height = min(len(lanes), MOST_LANES) * TIMELINE_ROW
+    return f'<svg class="timeline" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(marks)}</svg>'

@@ -131,5 +131,12 @@ for (const article of document.querySelectorAll("article.scene")) {
   }
   const toggle = article.querySelector(".toggle input");
   if (toggle) toggle.addEventListener("change", () => { compare.querySelector(".removed").hidden = !toggle.checked; });
+  const infrared = article.querySelector(".infrared input");
+  if (infrared) infrared.addEventListener("change", () => {
+    for (const side of ["before", "after"]) {
+      const shown = compare.querySelector("." + side), other = article.querySelector("." + side + "-infrared");
+      if (shown && other) [shown.src, other.src] = [other.src, shown.src];
+    }
+  });
   setUpSpectra(article, compare);
 }

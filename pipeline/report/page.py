@@ -7,6 +7,7 @@ runs or loads, whatever an id or a reason says.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import shlex
@@ -17,19 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import hypermend
-from hypermend.catalog.documents import visible
+from hypermend.catalog.documents import MALFORMED, visible
 from hypermend.catalog.errors import ArchiveError
+from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.storage.archive_store import ArchiveStore, error_of_disk
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.checkpoint import BadCheckpoint
 from hypermend.pipeline.formatting import duration, percent, plural, size
 from hypermend.pipeline.maintenance.failures import failures
 from hypermend.pipeline.registry.models import model_card
+from hypermend.pipeline.report.chart import PARTS, timeline
 from hypermend.pipeline.report.runs import RunRecord, find_run, number, receipts
 from hypermend.pipeline.report.scenes import SceneView, scene_views
 
-MOST_ROWS, MOST_FAILURES, MOST_SETTINGS, MOST_TEXT = 1000, 200, 200, 400
-"""Rows of the table of scenes, failures, settings, and characters of a text from outside."""
+MOST_ROWS, MOST_FAILURES, MOST_SETTINGS, MOST_TEXT, MOST_TASKS = 1000, 200, 200, 400, 2000
+"""Rows of the table of scenes, failures, settings, characters of a text from outside, and tasks of the timeline."""
 _HERE = Path(__file__).parent
 
 
@@ -117,10 +120,15 @@ def _settings(record: RunRecord) -> Iterator[tuple[str, str]]:
 def _work(root: ArchiveStore, record: RunRecord, scenes: Sequence[SceneView]) -> dict[str, Any]:
     """Worker seconds of a run by what they went into, beside those that a benchmark took; tasks by machine."""
     seconds, machines, attempts = Counter[str](), Counter[str](), 0
+    tasks: list[tuple[str, float, list[float]]] = []
     for receipt in receipts(root, record.run):
-        for part in ("read_s", "model_s", "write_s"):
-            seconds[part] += number(receipt.get(part)) or 0.0  # type: ignore[assignment]
-        machines[str(receipt.get("node") or "this machine")] += 1
+        parts = [max(0.0, number(receipt.get(f"{part}_s")) or 0.0) for part in PARTS]
+        for part, value in zip(PARTS, parts, strict=True):
+            seconds[f"{part}_s"] += value  # type: ignore[assignment]
+        machine = str(receipt.get("node") or "this machine")
+        machines[machine] += 1
+        with contextlib.suppress(*MALFORMED):
+            tasks.append((machine, parse_time(str(receipt.get("time"))).timestamp(), parts))
         tries = receipt.get("attempts")
         attempts += isinstance(tries, int) and tries > 1
     rates = [scene.usual_s_per_sample for scene in scenes if scene.usual_s_per_sample]
@@ -129,6 +137,7 @@ def _work(root: ArchiveStore, record: RunRecord, scenes: Sequence[SceneView]) ->
         "worker_s": record.worker_s,
         "usual_s": record.samples * sum(rates) / len(rates) if rates else 0.0,
         "machines": machines.most_common(20),
+        "timeline": timeline(tasks[:MOST_TASKS]),
         "repeated": attempts,
         "samples_per_s": record.samples / record.seconds if record.seconds else 0.0,
         "workers": record.worker_s / record.seconds if record.seconds else 0.0,

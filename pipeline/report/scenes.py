@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.keys import cube_key, quicklook_keys, scene_collection
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.pipeline.report.chart import noise_chart
+from hypermend.pipeline.report.chart import noise_chart, tile_map
 from hypermend.pipeline.report.runs import RunRecord, number
 from hypermend.pipeline.report.spectra import lattice_spectra
 from hypermend.pipeline.restore.dry_run import usual_seconds_per_sample
@@ -56,6 +57,8 @@ class SceneView:
     """Change that is black or white in the last, physical units."""
     chart: str = ""
     """SVG of the noise of its bands."""
+    maps: dict[str, str] = field(default_factory=dict)
+    """SVGs of its tiles by what they show."""
     spectra: Mapping[str, Any] | None = None
     facts: dict[str, str] = field(default_factory=dict)
     """Where it comes from: cubes, plan, software."""
@@ -71,7 +74,7 @@ class SceneView:
     def bytes(self) -> int:
         """Size on the page of what is large."""
         spectra = sum(len(side) for side in self.spectra["values"]) if self.spectra else 0
-        return sum(map(len, self.pictures.values())) + len(self.chart) + spectra
+        return sum(map(len, self.pictures.values())) + len(self.chart) + sum(map(len, self.maps.values())) + spectra
 
 
 def scene_views(archive: str, record: RunRecord) -> list[SceneView]:
@@ -93,7 +96,7 @@ def scene_views(archive: str, record: RunRecord) -> list[SceneView]:
             _add_details(opened.root, view, item, room=min(SPECTRA_ROOM, ROOM // len(candidates) * 2 // 3))
         room -= view.bytes
         if room < 0:
-            view.pictures, view.spectra, view.chart = {}, None, ""
+            view.pictures, view.spectra, view.chart, view.maps = {}, None, "", {}
     return views
 
 
@@ -157,8 +160,33 @@ def _add_details(root: ArchiveStore, view: SceneView, item: Item, *, room: int) 
     noise = [view.figures.get(f"noise_{side}", ()) for side in ("before", "after")]
     if all(len(values) == cube.spec.bands for values in noise):
         view.chart = noise_chart(cube.spec.wavelength_nm, cube.spec.detector, *noise)
+    with contextlib.suppress(ArchiveError, *MALFORMED):
+        view.maps = _maps(cube)
     with contextlib.suppress(ArchiveError):
         view.spectra = lattice_spectra(cube, before, room=room)
+
+
+def _maps(cube: Cube) -> dict[str, str]:
+    """Maps of what the marks of a cube's tiles tell, of which no pixel is read."""
+    values: dict[str, dict[tuple[int, int], float]] = {"pixels not usable": {}, "numbers repaired": {}, "removed": {}}
+    for index, mark in cube.marks.done().items():
+        figures = mark.extra.get("figures", {})
+        pixels, valid = figures.get("pixels", 0), mark.extra.get("valid_px")
+        if isinstance(valid, int):
+            values["pixels not usable"][index] = max(0.0, _tile_pixels(cube, index) - valid)
+        if isinstance(repaired := mark.extra.get("repaired"), int):
+            values["numbers repaired"][index] = float(repaired)
+        if pixels and figures["signal"]:
+            values["removed"][index] = number(math.sqrt(max(0.0, figures["change"] / figures["signal"]))) or 0.0
+    return {name: drawn for name, of in values.items() if any(of.values()) and (drawn := tile_map(of, cube.spec.tiles))}
+
+
+def _tile_pixels(cube: Cube, index: tuple[int, int]) -> int:
+    edge = cube.spec.shard[1]
+    height, width = (
+        min(edge, size - i * edge) for i, size in zip(index, (cube.spec.height, cube.spec.width), strict=True)
+    )
+    return height * width
 
 
 def _checked(figures: Any, bands: int) -> dict[str, Any]:
