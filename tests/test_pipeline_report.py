@@ -32,7 +32,7 @@ from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.cli.run_job import run_job
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.serial import serial
-from hypermend.pipeline.report.chart import noise_chart
+from hypermend.pipeline.report.chart import noise_chart, tile_map, timeline
 from hypermend.pipeline.report.page import report_page
 from hypermend.pipeline.report.runs import find_run, list_runs, read_run
 from hypermend.pipeline.report.scenes import scene_views
@@ -265,6 +265,26 @@ def test_a_chart_breaks_its_lines_at_gaps_and_between_detectors() -> None:
     assert "nan" not in chart and after.count("M") == 3
     assert noise_chart(nm, detector, [None] * 7, [0.0] * 7) == ""
     assert noise_chart([500.0], ["a"], [0.1], [0.1]) == ""
+
+
+def test_a_map_shades_each_tile_by_its_value_and_one_tile_has_none() -> None:
+    drawn = tile_map({(0, 0): 2.0, (1, 2): 4.0}, (2, 3))
+    cells = re.findall(r'x="(\d)" y="(\d)" width="1" height="1" fill-opacity="([\d.]+)"', drawn)
+    assert cells == [("0", "0", "0.500"), ("2", "1", "1.000")] and 'viewBox="0 0 3 2"' in drawn
+    assert tile_map({(0, 0): 2.0}, (1, 1)) == tile_map({}, (2, 3)) == ""
+
+
+def test_a_timeline_has_a_row_for_each_task_that_ran_at_once_on_a_machine() -> None:
+    tasks = [
+        ("a", 10.0, (1.0, 8.0, 1.0)),
+        ("a", 20.0, (1.0, 8.0, 1.0)),
+        ("a", 12.0, (0.0, 9.0, 1.0)),
+        ("b", 20.0, (0, 5, 0)),
+    ]
+    drawn = timeline(tasks)
+    rows = re.findall(r'class="model" x="([\d.]+)" y="(\d+)" width="([\d.]+)"', drawn)
+    assert rows == [("32.0", "0", "256.0"), ("64.0", "14", "288.0"), ("352.0", "0", "256.0"), ("480.0", "28", "160.0")]
+    assert timeline(tasks[:1]) == ""
 
 
 # ------------------------------------------------------------------------------------------------------- in a browser

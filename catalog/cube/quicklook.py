@@ -125,7 +125,7 @@ def write_quicklooks(cube: Cube, *, source: Cube | None = None) -> tuple[str, ..
     for name, picture in pictures.items():
         file, texts = io.BytesIO(), PngInfo()
         for key, value in picture.info.items():
-            texts.add_text(key, value)
+            texts.add_text(str(key), str(value))
         picture.save(file, format="PNG", compress_level=1, pnginfo=texts)  # the fastest; they are small
         cube.root.put_if_changed(keys[name], file.getvalue())
     return tuple(pictures)

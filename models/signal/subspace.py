@@ -156,9 +156,9 @@ def _calm_differences(y: NDArray[Any], valid: Mask) -> NDArray[Any]:
     q = y[:, :h, :w].reshape(b, h // 2, 2, w // 2, 2)
     p00, p01, p10, p11 = q[:, :, 0, :, 0], q[:, :, 0, :, 1], q[:, :, 1, :, 0], q[:, :, 1, :, 1]  # (b, h/2, w/2)
     ok = valid[:h, :w].reshape(h // 2, 2, w // 2, 2).all(axis=(1, 3))
-    diagonal = (p00 - p01 - p10 + p11) / 2
+    diagonal: NDArray[Any] = (p00 - p01 - p10 + p11) / 2
     if h % BLOCK or w % BLOCK or not ok.any():
-        return diagonal[:, ok]
+        return np.asarray(diagonal[:, ok])
     scale = np.sqrt(np.square(diagonal[:, ok]).mean(axis=1))[:, None, None] + np.finfo(y.dtype).tiny
     texture = (np.square((p00 - p01 + p10 - p11) / scale) + np.square((p00 + p01 - p10 - p11) / scale)).sum(axis=0)
     n = BLOCK // 2
@@ -166,7 +166,7 @@ def _calm_differences(y: NDArray[Any], valid: Mask) -> NDArray[Any]:
     count = ok.reshape(in_blocks).sum(axis=(1, 3))
     mean = np.where(ok, texture, 0.0).reshape(in_blocks).sum(axis=(1, 3)) / np.maximum(count, 1)  # (h/8, w/8)
     calm = mean <= np.quantile(mean[count > 0], CALM)
-    return diagonal[:, ok & np.kron(calm, np.ones((n, n), dtype=bool))]
+    return np.asarray(diagonal[:, ok & np.kron(calm, np.ones((n, n), dtype=bool))])
 
 
 def noise_std(high: F64, samples: int, *, factors: int = FACTORS, iterations: int = 50) -> F64:
