@@ -228,14 +228,21 @@ def _facts(item: Item, cube: Cube, plan: Plan | None) -> Iterator[tuple[str, str
 
 def _add_pictures(root: ArchiveStore, view: SceneView, cube: str, side: str) -> None:
     """Add the pictures of a cube as data URLs, in a format that takes a fifth of a PNG."""
-    keys = quicklook_keys(cube)
     for name, shown in (("overview", side), ("false_colour", f"{side}_infrared"), ("removed", "removed")):
-        with contextlib.suppress(ArchiveError, OSError, SyntaxError, Image.DecompressionBombError, *MALFORMED):
-            picture = Image.open(io.BytesIO(root.get(keys[name])), formats=("PNG",))
-            if max(picture.size) > OVERVIEW_PX:  # known before it is unpacked
-                continue
+        if (picture := _picture(root, cube, name)) is None:
+            continue
+        with contextlib.suppress(*MALFORMED):
             if name == "removed":
                 view.largest_change = float(picture.info[LARGEST_CHANGE])
             file = io.BytesIO()
-            picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(file, format="WEBP", quality=82)
+            picture.save(file, format="WEBP", quality=82)
             view.pictures[shown] = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _picture(root: ArchiveStore, cube: str, name: str = "overview") -> Image.Image | None:
+    """A picture of a cube; None where there is none, or one that is damaged or too large to be one."""
+    with contextlib.suppress(ArchiveError, OSError, SyntaxError, Image.DecompressionBombError, *MALFORMED):
+        picture = Image.open(io.BytesIO(root.get(quicklook_keys(cube)[name])), formats=("PNG",))
+        if max(picture.size) <= OVERVIEW_PX:  # known before it is unpacked
+            return picture.convert("RGBA" if "A" in picture.getbands() else "RGB")
+    return None
