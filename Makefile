@@ -71,6 +71,7 @@ fusion_harder = $(fusion) --snr-db 35 $(CLOSED) && $(fusion) --snr-db 30 $(CLOSE
 fusion_real = $(RUN).fusion_real --data $(DATA)
 fusion_schedule = $(RUN).fusion --data $(DATA)/cave --scenes paints --crop 128 --methods hypermend paper-schedule
 sharpen = $(RUN).sharpen $(CAVE)
+sharpen_real = $(RUN).sharpen --real --data $(DATA) --scale 2
 training = $(RUN).training --data $(DATA)
 ssrnet = $(RUN).ssrnet
 cluster = $(RUN).cluster
@@ -78,7 +79,8 @@ real_cluster = $(RUN).real_cluster
 loader = $(RUN).loader
 
 BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed mixed_256 mixed_realistic \
-	clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen training ssrnet cluster real_cluster loader
+	clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen sharpen_real training ssrnet cluster \
+	real_cluster loader
 
 bench: $(BENCHMARKS:%=$(RESULTS)/%.jsonl)
 
