@@ -178,6 +178,15 @@ def test_usage_errors_leave_with_2(tmp_path: Path) -> None:
         assert result.exit_code == 2 and told in result.stderr, result.output
 
 
+def test_one_picture_is_not_drawn_over_by_the_next_scene(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        envi_file(tmp_path / f"{name}.img")
+    both, first = hypermend("inspect", tmp_path, "--picture", "p.png"), hypermend("inspect", tmp_path / "a.img")
+    assert both.exit_code == 2 and "has several scenes" in both.stderr
+    assert first.exit_code == 0, first.output
+    assert Path("p.png").read_bytes() == Path("a-inspect.png").read_bytes()
+
+
 def test_an_item_is_inspected_by_its_file_and_by_its_id(tmp_path: Path) -> None:
     file = envi_file(tmp_path / "flight.img")
     assert hypermend("catalog", file, "--archive", tmp_path / "a", "--nodata", 0, "--collection", "c").exit_code == 0

@@ -46,10 +46,6 @@ def inspect(
     rows: list[dict[str, Any]] = []
     refused = False
     for seen, drawn in look_into(target, settings, picture=picture, pictures=not no_picture):
-        if rows and picture is not None:
-            refuse(
-                f"--picture {picture}: {target} has several scenes; leave it out, and each has a picture by its name"
-            )
         refused |= seen.facts.refusal is not None
         rows.append(to_dict(seen, drawn))
         if not as_json:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import hypermend
 from hypermend.catalog.cube.quicklook import colour_bands
 from hypermend.catalog.documents import MALFORMED
-from hypermend.catalog.errors import ArchiveError, NotFound
+from hypermend.catalog.errors import ArchiveError, NotFound, Refused
 from hypermend.catalog.meaning.instrument import check_sensor
 from hypermend.catalog.readers.border import constant_border
 from hypermend.catalog.readers.scene_reader import Source, file_format, open_scene
@@ -65,11 +65,16 @@ def inspect(
     Raises:
         NotFound: there is nothing at the target.
         BadSensor: an unknown sensor, or a table that cannot be read.
+        Refused: one picture for several scenes.
     """
     root = None if settings.archive is None else hypermend.open(settings.archive).root
     tables = tables_of(root, settings.sensors)
     check_sensor(settings.sensor, tables)
-    for found in _limited(scenes_at(target, settings, root, tables)):
+    for n, found in enumerate(_limited(scenes_at(target, settings, root, tables))):
+        if n and picture is not None:
+            raise Refused(
+                f"--picture {picture}: {target} has several scenes; leave it out, and each has a picture by its name"
+            )
         if isinstance(found, Skipped):
             yield Inspected(facts=SceneFacts(id=found.id, refusal=_without_name(found.id, found.reason))), None
             continue
