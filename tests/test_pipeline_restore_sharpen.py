@@ -20,8 +20,9 @@ from hypermend.models.sharpen.model import SsrnetModel, network
 from hypermend.pipeline.config import BadJob, RestoreJob, parse
 from hypermend.pipeline.engine.ray_actors import on_ray
 from hypermend.pipeline.engine.serial import serial
+from hypermend.pipeline.registry.tasks import TASKS
 from hypermend.pipeline.restore.driver import restore
-from hypermend.pipeline.restore.dry_run import estimate_scenes
+from hypermend.pipeline.restore.dry_run import estimate_scenes, usual_seconds_per_sample
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step, margins
 from hypermend.pipeline.runs.report import RunReport
@@ -181,6 +182,22 @@ def test_longitudes_are_interpolated_over_the_date_line() -> None:
     np.testing.assert_allclose(fine_lat[:, 0], [10.05, 9.95, 9.85, 9.75], atol=1e-3)
     one = finer_lonlat(np.array([[5.0]]), np.array([[1.0]]), 3)
     np.testing.assert_allclose(one, [np.full((3, 3), 5.0), np.full((3, 3), 1.0)], atol=1e-9)
+
+
+def test_the_forecast_counts_the_halo_of_every_tile(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "a")
+    per_sample = [
+        usual_seconds_per_sample(row.plan)
+        for tile_px in (32, 64)
+        for row in estimate_scenes(RestoreJob(archive=str(archive), tile_px=tile_px, **CHAIN))
+        if row.plan is not None
+    ]
+    (row,) = estimate_scenes(RestoreJob(archive=str(archive), tile_px=32, **CHAIN))
+    assert row.plan is not None and row.seconds is not None
+    margin = 2 * row.plan.halo * row.plan.scale
+    bare = sum(TASKS[name].seconds_per_sample for name in ("denoise", "sharpen"))
+    assert per_sample[0] == pytest.approx(bare * ((32 + margin) / 32) ** 2)
+    assert row.seconds == pytest.approx(per_sample[0] * row.plan.samples) and per_sample[1] < per_sample[0]
 
 
 def test_the_plan_shows_the_chain(tmp_path: Path) -> None:

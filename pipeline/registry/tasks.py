@@ -21,8 +21,8 @@ class ModelTask:
     finer: bool = False
     """Whether its models make pixels finer; then it has a default for each scale."""
     seconds_per_sample: float
-    """CPU seconds of the built-in models for one band of one pixel of the result (benchmarks/results: io, sharpen,
-    fusion): the forecast of an archive that has no run yet."""
+    """CPU seconds of the built-in models for one band of one pixel of the result, on a whole image (benchmarks/results:
+    io, sharpen, fusion): for the forecast of an archive that has no run yet."""
     adapting_seconds_per_sample: float = 0.0
     """The same for the adaptation of a model that adapts."""
 

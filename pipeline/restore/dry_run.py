@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -94,9 +95,15 @@ def estimate_scenes(job: RestoreJob) -> Iterator[PlannedScene]:
 
 
 def usual_seconds_per_sample(plan: Plan) -> float:
-    """Worker seconds for one band of one pixel, as benchmarked for the tasks of a plan."""
+    """Worker seconds for one band of one pixel of the result, as benchmarked for the tasks of a plan.
+
+    The networks also compute the halo of every tile, which small tiles pay for more often.
+    """
     tasks = [TASKS[step.task] for step in plan.steps]
-    return sum(t.seconds_per_sample + (t.adapting_seconds_per_sample if plan.blocks else 0.0) for t in tasks)
+    margin = 2 * plan.halo * plan.scale
+    computed = math.prod((px + margin) / px for px in plan.grid.read_px)
+    adapting = sum(t.adapting_seconds_per_sample for t in tasks) if plan.blocks else 0.0
+    return computed * sum(t.seconds_per_sample for t in tasks) + adapting
 
 
 def _seconds_per_sample(root: ArchiveStore, model: str) -> float | None:
