@@ -82,15 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 1 when a scene could not be read or there is none of a name."""
     ap = argparse.ArgumentParser(prog="python -m benchmarks.sharpen", description=__doc__.split("\n")[0])
     ap.add_argument("--data", type=Path, required=True, help="folder of scene folders")
-    ap.add_argument("--real", action="store_true", help="scenes of sensors that no training saw")
     ap.add_argument("--scale", type=int, nargs="+", default=[2, 3, 4], choices=[2, 3, 4])
     ap.add_argument("--crop", type=int, default=512, help="top-left pixels")
     ap.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all that there are for the scale")
-    ap.add_argument("--scenes", nargs="+", help="only these scenes, by name")
+    which = ap.add_mutually_exclusive_group()
+    which.add_argument("--scenes", nargs="+", help="only these scenes, by name")
+    which.add_argument("--real", action="store_true", help="scenes of sensors that no training saw")
     a = ap.parse_args(argv)
     methods = {scale: _methods(a.methods, scale) for scale in a.scale}
     lab = None if a.real else Scenes(a.data, names=a.scenes, peak=FULL_SCALE)
+    done = False
     for name, cube in real(a.data) if lab is None else lab:
+        done = True
         for scale in a.scale:
             h, w = (min(a.crop, n) // scale * scale for n in cube.shape[1:])
             truth = cube[:, :h, :w]
@@ -103,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 line |= quality(truth, estimate)
                 line["model"] = MODEL.format(scale=scale) if method == "hypermend" else None
                 print(json.dumps(line, allow_nan=False), flush=True)
-    return 1 if lab is not None and lab.failed else 0
+    if a.real and not done:
+        print(f"{a.data}: none of the folders {', '.join(denoise_real.SCENES)} in it", file=sys.stderr)
+    return 0 if done and not (lab and lab.failed) else 1
 
 
 if __name__ == "__main__":

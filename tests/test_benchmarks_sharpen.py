@@ -49,6 +49,11 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(tmp_path: Path, capsy
     assert code == 1 and not lines and "no such scene" in err
 
 
+def test_a_folder_without_real_scenes_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, err = run(capsys, "--real", "--data", str(tmp_path), "--methods", "bicubic")
+    assert code == 1 and not lines and "none of the folders enmap_potsdam" in err
+
+
 def test_full_scale_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Half the counts, 6 dB more: scenes are not divided by their own maximum."""
     write_scene(tmp_path / "bright")
