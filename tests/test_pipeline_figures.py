@@ -231,6 +231,7 @@ def test_two_lines_of_eighty_columns_tell_a_scene() -> None:
     for name in ("x" * 1000, "\x1b[31mred" * 9):
         lines = list(scene_lines(result(name, changes=CHANGES, **many, blocks_adapted=3, blocks_fallen_back=9)))
         assert len(lines) == 2 and all(len(line) <= 80 and "\x1b" not in line for line in lines)
+        assert lines[1].endswith("; repaired 123456 numbers, 5 more")
     unknown = {"change": 0.0, "angle_deg": 0.0}
     assert list(scene_lines(result("A", changes=unknown))) == [
         "A: noise unknown, spectra turned by 0 deg", "  0 % of the signal's energy removed; no defect found"

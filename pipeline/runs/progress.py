@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import get_args
 
@@ -135,8 +135,17 @@ def scene_lines(result: SceneResult) -> Iterator[str]:
         (figures.get("blocks_fallen_back", 0), "{} not adapted", "block"),
     )
     done = [text.format(plural(count, noun)) for count, text, noun in counts if count]
-    line = f"  {percent(changes['change'])} of the signal's energy removed; {', '.join(done) or 'no defect found'}"
-    yield line if len(line) <= COLUMNS else f"{line[: COLUMNS - 3]}..."
+    begin = f"  {percent(changes['change'])} of the signal's energy removed; "
+    shown = len(done)
+    while (line := begin + _enumerated(done, shown)) and len(line) > COLUMNS and shown:
+        shown -= 1
+    yield line
+
+
+def _enumerated(facts: Sequence[str], shown: int) -> str:
+    """Name the first facts, and how many more there are, for which the report has room."""
+    more = [f"{len(facts) - shown} more"] if shown < len(facts) else []
+    return ", ".join([*facts[:shown], *more]) or "no defect found"
 
 
 def summary(report: RunReport, console: Console) -> None:
