@@ -37,7 +37,7 @@ FLOORS = {
     " > sensor_csv > scene grids errors arrays documents recent > dateline",
     "models": "checkpoint > denoise sharpen fuse > signal > restorer memory sampling > fit card budget arrays",
     # Training and evaluation score by the same protocols, and evaluation stands above restore and train.
-    "pipeline": "cli > report > nightly demo evaluate maintenance inspect > restore ingest search export"
+    "pipeline": "cli > serve > report > nightly demo evaluate maintenance inspect > restore ingest search export"
     " > ingest_worker > runs train > protocols > engine registry > tiling config formatting terminal > user_values",
 }
 # Libraries that only these files may import.
@@ -60,6 +60,7 @@ ONLY_IN = {
         "pipeline/train/driver.py",
     },
     "pystac_client": {"catalog/stac/api.py"},
+    "aiohttp": {"pipeline/serve/server.py"},
 }
 LAPTOP = (
     "hypermend",

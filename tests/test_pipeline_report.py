@@ -67,9 +67,11 @@ def put_scenes(archive: Path) -> None:
         key = source_cube_key(name, "i")
         create(root, key, spec)
         write_tiles(Cube(root, key), stored, flags)
-        assert write_quicklooks(Cube(root, key))
+        pictures = write_quicklooks(Cube(root, key))
+        assert pictures
         scene = make_scene(name, collection="hs", sensor=spec.sensor, grid=None)
-        put_item(root, source_item(scene, spec, key=key, ingest_id="i", valid_fraction=1.0), run="r")
+        item = source_item(scene, spec, key=key, ingest_id="i", valid_fraction=1.0, quicklooks=pictures)
+        put_item(root, item, run="r")
     torch.manual_seed(0)
     put_stas(root, "small", SUBSPACE)
 

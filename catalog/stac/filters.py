@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import operator
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,11 @@ _OPERATORS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "=": ("eq", operator.eq),
     "!=": ("neq", operator.ne),
 }
+_TEXT_OPERATORS: dict[str, Callable[[str, str], bool]] = {
+    "startsWith": str.startswith,
+    "endsWith": str.endswith,
+    "contains": operator.contains,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class ItemFilter:
     datetime: str | None = None
     """RFC 3339 time or interval, '..' for an open end; a day, month or year means the whole of it"""
     comparisons: tuple[tuple[str, str, Any], ...] = ()
-    """(property, operator, value)"""
+    """(property, operator, value); the value of `in` is a tuple"""
 
     @classmethod
     def of(
@@ -80,7 +86,30 @@ class ItemFilter:
         wanted = self.interval()
         if wanted is not None and not _intervals_overlap(wanted, span):
             return False
+        return self.holds(properties)
+
+    def holds(self, properties: Mapping[str, Any]) -> bool:
+        """Whether properties pass the comparisons."""
         return all(_holds(properties, *c) for c in self.comparisons)
+
+    @classmethod
+    def of_query(cls, query: Mapping[str, Any]) -> ItemFilter:
+        """The comparisons of the STAC API query extension, such as {"eo:cloud_cover": {"lt": 20}}.
+
+        Raises:
+            BadAsset: an operator that there is not, or a value that it cannot compare with.
+        """
+        signs = {name: sign for sign, (name, _) in _OPERATORS.items()}
+        known = (*signs, *_TEXT_OPERATORS, "in")
+        comparisons: list[tuple[str, str, Any]] = []
+        for key, tests in query.items():
+            if not isinstance(tests, Mapping):
+                raise BadAsset(f"query of {key!r} is no object of operators and values")
+            for name, value in tests.items():
+                if name not in known:
+                    raise BadAsset(f"query operator {name!r} of {key!r}; there are {', '.join(known)}")
+                comparisons.append((key, str(signs.get(name, name)), _operand(key, name, value)))
+        return cls(comparisons=tuple(comparisons))
 
     def as_query(self) -> dict[str, dict[str, Any]]:
         """The comparisons in the form of the STAC API query extension."""
@@ -119,11 +148,30 @@ def _comparison(text: str) -> tuple[str, str, Any]:
         return key, sign, value.strip("'\"")
 
 
+def _operand(key: str, name: str, value: Any) -> Any:
+    """The value of an operator of the query extension, as `_holds` compares it."""
+    if name == "in":
+        if not isinstance(value, list):
+            raise BadAsset(f"query operator 'in' of {key!r} takes a list")
+        return tuple(_operand(key, "eq", one) for one in value)
+    if isinstance(value, bool) and name not in _TEXT_OPERATORS:
+        return str(value).lower()
+    if isinstance(value, int | float) and name not in _TEXT_OPERATORS and abs(value) <= sys.float_info.max:
+        return float(value)
+    if not isinstance(value, str):
+        raise BadAsset(f"query operator {name!r} of {key!r} cannot compare with {str(value)[:60]}")
+    return value
+
+
 def _holds(properties: Mapping[str, Any], key: str, sign: str, value: Any) -> bool:
     """Whether a property passes a comparison. A missing one, or one of another type, does not."""
     value_there = properties.get(key)
     if value_there is None:
         return False
+    if sign == "in":
+        return any(_holds(properties, key, "=", one) for one in value)
+    if sign in _TEXT_OPERATORS:
+        return isinstance(value_there, str) and _TEXT_OPERATORS[sign](value_there, value)
     if isinstance(value, float):
         if isinstance(value_there, str):
             try:

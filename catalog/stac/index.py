@@ -38,6 +38,8 @@ from hypermend.catalog.storage.archive_store import LINK, ArchiveStore, Entry, s
 
 log = logging.getLogger(__name__)
 PART_ROWS = 128
+FEW_ROWS = 128
+"""Items that are read one by one: a part may hold 10,000."""
 COMPACT_ROWS = 10_000
 _THREADS = 16
 _SCHEMA = pa.schema(
@@ -157,22 +159,35 @@ class SearchResult:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Scene]:
+        for row, item in self.documents():
+            try:
+                scene = from_item(item, href=self._root.href(row.key), own=True)
+            except (BadItem, *MALFORMED) as e:
+                self._leave_out(row, e)
+                continue
+            yield scene
+
+    def documents(self) -> Iterator[tuple[Row, Mapping[str, Any]]]:
+        """Each row with its item as it is stored."""
         for start in range(0, len(self.rows), self.batch_items):
             batch = self.rows[start : start + self.batch_items]
             items = dict(_with_items(self._root, batch))
             for row in batch:
-                if row.key in items and (scene := self._scene(row, items[row.key])) is not None:
-                    yield scene
+                if row.key in items and (item := self._accepted(row, items[row.key])) is not None:
+                    yield row, item
 
-    def _scene(self, row: Row, item: str) -> Scene | None:
+    def _accepted(self, row: Row, text: str) -> Mapping[str, Any] | None:
         try:
-            parsed = parse_json(item)
-            accepted = self._properties.accepts(parsed)
-            return from_item(parsed, href=self._root.href(row.key), own=True) if accepted else None
+            item: Mapping[str, Any] = parse_json(text)
+            return item if self._properties.accepts(item) else None
         except (BadItem, *MALFORMED) as e:
-            self.unreadable[row.key] = reason = e.reason if isinstance(e, BadItem) else f"{type(e).__name__}: {e}"
-            log.warning("item %s cannot be read and is left out: %s", self._root.href(row.key), visible(reason))
+            self._leave_out(row, e)
             return None
+
+    def _leave_out(self, row: Row, error: BaseException) -> None:
+        reason = error.reason if isinstance(error, BadItem) else f"{type(error).__name__}: {error}"
+        self.unreadable[row.key] = reason
+        log.warning("item %s cannot be read and is left out: %s", self._root.href(row.key), visible(reason))
 
     def where(self, wanted: Callable[[Row], bool]) -> SearchResult:
         """The items whose row is wanted."""
@@ -220,9 +235,9 @@ def search(
         if (stage is None or row.stage == stage)
         and (sensor is None or row.sensor == sensor)
         and (wanted_ids is None or row.id in wanted_ids)
-        and _accepts(filters, row)
+        and accepts(filters, row)
     ]
-    return SearchResult(root, sorted(wanted, key=_sort_key), properties, unreadable)
+    return SearchResult(root, sorted(wanted, key=order), properties, unreadable)
 
 
 def _check_sensor(root: ArchiveStore, name: str, rows: Sequence[Row]) -> None:
@@ -347,7 +362,8 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
     return list(best.values())
 
 
-def _accepts(filters: ItemFilter, row: Row) -> bool:
+def accepts(filters: ItemFilter, row: Row) -> bool:
+    """Whether a row passes a filter of collections, box and time."""
     item: dict[str, Any] = {
         "id": row.id,
         "collection": row.collection,
@@ -358,12 +374,13 @@ def _accepts(filters: ItemFilter, row: Row) -> bool:
     return filters.accepts(item)
 
 
-def _sort_key(row: Row) -> tuple[datetime, str, str]:
-    return parse_time(row.start) if row.start else _END_OF_TIME, row.id, row.collection
+def order(row: Row) -> tuple[datetime, str, str, str]:
+    """Key by which a search sorts: time, id, collection; no two rows have the same."""
+    return parse_time(row.start) if row.start else _END_OF_TIME, row.id, row.collection, row.key
 
 
 def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """(key, JSON) of the items that still exist; each part of the index is read once."""
+    """(key, JSON) of the items that still exist; each part of the index is read once, or its few items alone."""
     by_part: dict[str, list[Row]] = {}
     for row in rows:
         if row.item is not None:
@@ -371,14 +388,14 @@ def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, 
         else:
             by_part.setdefault(str(row.part), []).append(row)
     for part, members in by_part.items():
-        table = _read_part(root, part, ["key", "item"])
+        table = None if len(members) <= FEW_ROWS else _read_part(root, part, ["key", "item"])
         inside = [row.position for row in members if table is not None and row.position < table.num_rows]
         items = {} if table is None else {pair["key"]: pair["item"] for pair in table.take(inside).to_pylist()}
-        for row in members:
-            # The part may have been replaced since its columns were read. Then the item itself is read, if it exists.
-            text = items.get(row.key) or _item_text(root, row.key)
-            if text is not None:
-                yield row.key, text
+        # The part may have been replaced since its columns were read. Then the item itself is read, if it exists.
+        absent = [row.key for row in members if items.get(row.key) is None]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            items |= zip(absent, pool.map(lambda key: _item_text(root, key), absent), strict=True)
+        yield from ((row.key, text) for row in members if (text := items[row.key]) is not None)
 
 
 def _item_text(root: ArchiveStore, key: str) -> str | None:

@@ -44,7 +44,16 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, S3Store
 
 from hypermend.catalog.documents import MALFORMED, parse_json
-from hypermend.catalog.errors import AccessDenied, ArchiveError, Full, NotFound, ReadOnly, Refused, Unreachable
+from hypermend.catalog.errors import (
+    AccessDenied,
+    ArchiveError,
+    BadAsset,
+    Full,
+    NotFound,
+    ReadOnly,
+    Refused,
+    Unreachable,
+)
 from hypermend.catalog.storage.hrefs import redact
 from hypermend.catalog.storage.regular_file import files_below, open_regular, refuse_links, status_of
 from hypermend.catalog.storage.transport import USER_AGENT
@@ -133,10 +142,13 @@ class ArchiveStore:
 
         Raises:
             Refused: see `check_key`; or a link is on its way, in a local folder.
+            BadAsset: a FIFO, a socket or a device, for which obstore would wait.
         """
         bare = check_key(key)
         if self._folder is not None:
-            refuse_links(self._folder, bare)
+            status = refuse_links(self._folder, bare)
+            if status is not None and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise BadAsset(f"{self._folder / bare}: is no file")
         return bare
 
     def _is_absent(self, key: str) -> bool:
@@ -162,6 +174,17 @@ class ArchiveStore:
                 with open_regular(file) as opened:  # takes a third of obstore's time for a small file
                     return opened.read()
             return bytes(obstore.get(self.store, self._checked(key)).bytes())
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes of one object, from start up to stop."""
+        if self._is_absent(key):
+            raise NotFound(f"{self.href(key)} is not there")
+        with self.errors("read", key):
+            if (file := self.local_path(key)) is not None:
+                with open_regular(file) as opened:
+                    opened.seek(start)
+                    return opened.read(stop - start)
+            return bytes(obstore.get_range(self.store, self._checked(key), start=start, end=stop))
 
     def get_versioned(self, key: str) -> tuple[bytes, str]:
         """The object and its version, as `put_if` takes it."""

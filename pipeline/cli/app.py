@@ -41,7 +41,7 @@ USER_ERRORS = (ArchiveError, BadJob, BadCard, BadCheckpoint, NoWorkers)
 
 
 GROUPS = {
-    "Start": ("inspect", "demo", "catalog", "ingest", "query", "export", "sensors"),
+    "Start": ("inspect", "demo", "catalog", "ingest", "query", "serve", "export", "sensors"),
     "Restore": ("plan", "restore", "evaluate", "models"),
     "Learn": ("train", "search", "genotypes"),
     "Operate": ("nightly", "runs", "report", "submit", "jobs", "failures", "retry", "verify", "index", "prune"),

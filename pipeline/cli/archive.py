@@ -1,4 +1,6 @@
-"""The verbs of an archive: ``demo``, ``catalog``, ``ingest``, ``query``, ``export``, ``verify`` and ``index``."""
+"""The verbs of an archive: ``demo``, ``catalog``, ``ingest``, ``query``, ``serve``, ``export``, ``verify``,
+``index``.
+"""
 
 from __future__ import annotations
 
@@ -129,6 +131,27 @@ def query(
         print("   ", s.assets["cube"].href if "cube" in s.assets else f"{len(s.assets)} files of {s.sensor}")
     if not items:
         print("no scene matches", file=sys.stderr)
+
+
+@app.command()
+def serve(
+    archive: Archive,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; by default only this machine reaches the server.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8080,
+) -> None:
+    """Browse an archive in a web page, and search it by a STAC API.
+
+    Read-only. Ends with Ctrl-C.
+    """
+    from hypermend.pipeline.serve.server import is_loopback
+    from hypermend.pipeline.serve.server import serve as answer
+
+    root = hypermend.open(archive).root
+    if not is_loopback(host):
+        print("warning: everyone who reaches this address can read the archive's cubes", file=sys.stderr)
+    answer(root, host=host, port=port, started=lambda url: print(f"{url} (Ctrl-C ends)", flush=True))
 
 
 @app.command()

@@ -70,13 +70,13 @@ def report_page(archive: str, record: RunRecord) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"duration": duration, "percent": percent, "size": size}
-    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
+    style, script = page_style(), drawing_script() + (_HERE / "page.js").read_text()
     scenes = scene_views(archive, record)
     failed = failures(archive, run=record.run, include_published=True)
     return environment.get_template("page.html").render(
         style=style,
         script=script,
-        policy=_policy(style, script),
+        policy=content_policy(style, script),
         run=record,
         archive=archive,
         scenes=scenes[:MOST_ROWS],
@@ -100,14 +100,25 @@ def _shown(value: Any) -> Any:
     return visible(value if len(value) <= MOST_TEXT else f"{value[:MOST_TEXT]}...")
 
 
-def _policy(style: str, script: str) -> str:
+def content_policy(style: str, script: str, *, sources: str = "img-src data:") -> str:
+    """The Content-Security-Policy of a page that has one style and one script, and loads nothing but `sources`."""
     styles, scripts = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)
     )
     return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{styles}'; script-src 'sha256-{scripts}'; "
+        f"default-src 'none'; {sources}; style-src 'sha256-{styles}'; script-src 'sha256-{scripts}'; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def drawing_script() -> str:
+    """The functions of the page that draw spectra and compare pictures."""
+    return (_HERE / "drawing.js").read_text()
+
+
+def page_style() -> str:
+    """The style of the page."""
+    return (_HERE / "page.css").read_text()
 
 
 def _settings(record: RunRecord) -> Iterator[tuple[str, str]]:
