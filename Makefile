@@ -77,10 +77,11 @@ ssrnet = $(RUN).ssrnet
 cluster = $(RUN).cluster
 real_cluster = $(RUN).real_cluster
 loader = $(RUN).loader
+browse = $(RUN).browse
 
 BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed mixed_256 mixed_realistic \
 	clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen sharpen_real training ssrnet cluster \
-	real_cluster loader
+	real_cluster loader browse
 
 bench: $(BENCHMARKS:%=$(RESULTS)/%.jsonl)
 

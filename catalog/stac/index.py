@@ -364,6 +364,8 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
 
 def accepts(filters: ItemFilter, row: Row) -> bool:
     """Whether a row passes a filter of collections, box and time."""
+    if filters.bbox is None and filters.datetime is None:
+        return not filters.collections or row.collection in filters.collections
     item: dict[str, Any] = {
         "id": row.id,
         "collection": row.collection,

@@ -271,6 +271,7 @@ async def _serve(root: ArchiveStore, host: str, port: int, started: Callable[[st
     runner = web.AppRunner(
         Server(root, host=host).application(),
         access_log=None,
+        auto_decompress=False,  # a small body would become a large one
         keepalive_timeout=WAIT_S,  # it also ends a connection whose request never comes
         handle_signals=False,
         shutdown_timeout=1.0,
