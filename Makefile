@@ -58,6 +58,7 @@ search_tables = $(RUN).search ranking tau choices transfer strategies domains --
 	--units $(RESULTS)/search_units.part && mv $(RESULTS)/search_units.part $(RESULTS)/search_units.jsonl
 denoise = $(RUN).denoise $(CAVE)
 denoise_low_noise = $(RUN).denoise $(CAVE) --low-noise
+denoise_sensors = $(RUN).denoise --sensors --data $(DATA) --crop 192 --sigma 10 30 50 --methods noisy estimate hypermend
 denoise_real = $(RUN).denoise --real --data $(DATA)
 mixed = $(RUN).mixed --data $(DATA)/cave --scenes fake_and_real_peppers paints --crop 128 --seeds 1 \
 	--methods noisy moment column-l1 oracle hypermend hypermend-destripe
@@ -79,7 +80,7 @@ real_cluster = $(RUN).real_cluster
 loader = $(RUN).loader
 browse = $(RUN).browse
 
-BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_real mixed mixed_256 mixed_realistic \
+BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_sensors denoise_real mixed mixed_256 mixed_realistic \
 	clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen sharpen_real training ssrnet cluster \
 	real_cluster loader browse
 

@@ -30,6 +30,8 @@ from hypermend.pipeline.tiling.tiles import sample_windows
 
 SENSORS = {**denoise_real.SCENES, "aviris": "aviris", "muufl": "muufl"}
 """Folder of --data -> sensor."""
+BRIGHT = 0.9999
+"""Quantile of a cube of a real sensor that it is divided by."""
 TURNS, MIRRORED = range(4), (False, True)
 
 
@@ -38,6 +40,13 @@ def real(data: Path) -> Iterator[tuple[str, F32, Mask]]:
     for folder, sensor in SENSORS.items():
         if (data / folder).is_dir():
             yield from denoise_real.read(data / folder, sensor)
+
+
+def scaled(data: Path, size: int) -> Iterator[tuple[str, F32]]:
+    """(name, centre of the cube, 0 to 1) of the same."""
+    for name, cube, _ in real(data):
+        cut = crop(cube, size)
+        yield name, np.clip(cut / np.quantile(cut, BRIGHT), 0, 1).astype(np.float32)
 
 
 def scenes(data: Path) -> Iterator[tuple[str, F32, Mask]]:

@@ -10,7 +10,11 @@ variation; `svd8-tv`, rank 8 and 2-D total variation on each eigenimage; `svd-bm
 package bm3d, which is not free software and no dependency); `hypermend`, the shipped model. All but hypermend are told
 sigma. The weights of the total variations, in units of sigma, are those of the best mean PSNR on crops of training
 scenes (`TV3D`, `TV2D`). `fasthyde` is HyDe's FastHyDe as shipped (its own noise estimate, rank 10, BM3D on each
-eigenimage); it needs `pip install hyde-images pytorch_wavelets "setuptools<80"`, and with them bm3d again.
+eigenimage); it needs `pip install hyde-images pytorch_wavelets "setuptools<80"`, and with them bm3d again. `estimate`
+is hypermend without its network.
+
+With --sensors, --data is the folder above: EnMAP, Hyperion, Pavia, AVIRIS and MUUFL, divided by a bright value, with
+the same noise; what the sensor itself left in them counts as truth.
 
 With --real, --data is the folder above: EnMAP, Hyperion and Pavia as they are (`benchmarks/denoise_real.py`).
 """
@@ -23,15 +27,16 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks import denoise_real
+from benchmarks import clean_scenes, denoise_real
 from benchmarks.scenes import Scenes, crop, quality
+from benchmarks.search_scaled import begin_with_nothing
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32
 from hypermend.models.denoise.model import StasModel
@@ -109,6 +114,15 @@ def hypermend() -> Method:
     return lambda noisy, std, truth: restored(model, noisy)
 
 
+def estimate() -> Method:
+    """The same with a network that corrects nothing."""
+    model = checkpoint.load(checkpoint.builtin(MODEL))
+    assert isinstance(model, StasModel)
+    begin_with_nothing(model.net.conv3)
+
+    return lambda noisy, std, truth: restored(model, noisy)
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "noisy": lambda: noisy_itself,
     "svd": lambda: svd,
@@ -116,6 +130,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "svd8-tv": lambda: svd8_tv,
     "svd-bm3d": lambda: svd_bm3d,
     "fasthyde": lambda: fasthyde,
+    "estimate": estimate,
     "hypermend": hypermend,
 }
 NEEDS = {"tv3d": "skimage", "svd8-tv": "skimage", "svd-bm3d": "bm3d", "fasthyde": "hyde"}
@@ -151,6 +166,11 @@ def real(data: Path, picture: Path | None) -> int:
     return 0 if found else 1
 
 
+def _cropped(scenes: Scenes, size: int) -> Iterator[tuple[str, F32]]:
+    for name, cube in scenes:
+        yield name, crop(cube, size)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 1 when a scene could not be read."""
     ap = argparse.ArgumentParser(prog="python -m benchmarks.denoise", description=__doc__.split("\n")[0])
@@ -158,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = ap.add_mutually_exclusive_group()
     level.add_argument("--sigma", type=int, nargs="+", default=[30, 50, 70], help="noise, of 255")
     level.add_argument("--low-noise", action="store_true", help=f"sigma {LOW_NOISE}: is anything good spoilt?")
+    ap.add_argument("--sensors", action="store_true", help="scenes of satellites and aircraft instead of folders")
     level.add_argument("--real", action="store_true", help="real scenes as they are: is anything of them lost?")
     ap.add_argument("--picture", type=Path, help="with --real: folder for PNGs of what was removed")
     ap.add_argument("--crop", type=int, default=300, help="central pixels")
@@ -167,9 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if a.real:
         return real(a.data, a.picture)
     methods = {m: METHODS[m]() for m in _chosen(a.methods)}
-    scenes = Scenes(a.data, names=a.scenes)
-    for name, cube in scenes:
-        truth = crop(cube, a.crop)
+    folders = Scenes(a.data, names=a.scenes)
+    for name, truth in clean_scenes.scaled(a.data, a.crop) if a.sensors else _cropped(folders, a.crop):
         for sigma in LOW_NOISE if a.low_noise else a.sigma:
             noisy = noisy_image(truth, sigma)
             for method, run in methods.items():
@@ -179,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 line: dict[str, object] = {"scene": name, "sigma": sigma, "method": method, "seconds": seconds}
                 line |= quality(truth, estimate)
                 print(json.dumps(line, allow_nan=False), flush=True)
-    return 1 if scenes.failed else 0
+    return 1 if folders.failed else 0
 
 
 if __name__ == "__main__":

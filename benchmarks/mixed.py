@@ -34,8 +34,6 @@ from hypermend.pipeline.evaluate.scores import restored
 
 Method = Callable[[Spoilt], F32]
 NEEDS = {"muench": "pywt"}
-BRIGHT = 0.9999
-"""Quantile of a cube of a real sensor that it is divided by."""
 
 
 def shipped() -> StasModel:
@@ -122,9 +120,8 @@ def scenes(data: Path, names: Sequence[str] | None, cubes: bool, size: int) -> I
     """(name, values 0..1) of the scenes."""
     for name, cube in Scenes(data, names=names):
         yield name, crop(cube, size)
-    for name, cube, _ in clean_scenes.real(data.parent) if cubes else ():
-        cut = crop(cube, size)
-        yield name, np.clip(cut / np.quantile(cut, BRIGHT), 0, 1).astype(np.float32)
+    if cubes:
+        yield from clean_scenes.scaled(data.parent, size)
 
 
 def chosen(names: Sequence[str] | None) -> list[str]:

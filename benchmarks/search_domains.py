@@ -44,7 +44,7 @@ from hypermend.models.denoise.stas_search import log_mse
 from hypermend.models.fit import FitSettings, fit
 from hypermend.models.signal import metrics
 from hypermend.models.signal.degrade import gaussian
-from hypermend.models.signal.subspace import moments, subspace
+from hypermend.models.signal.subspace import moments, signal_axes, subspace
 
 SENSORS = ("cave", "muufl", "rosis", "enmap")
 FOLDERS = {"muufl": "muufl", "rosis": "pavia", "enmap": "enmap_potsdam"}
@@ -139,8 +139,8 @@ def on_subspace(net: nn.Module, halo: int) -> Method:
     def run(noisy: F32) -> F32:
         m = moments([(noisy, np.ones(noisy.shape[1:], dtype=bool))])
         s = subspace(m) if m else None
-        assert s is not None
-        restorer = SubspaceDenoiser(net, s, [True] * len(noisy), halo)  # type: ignore[arg-type]
+        assert m is not None and s is not None
+        restorer = SubspaceDenoiser(net, signal_axes(m, s), [True] * len(noisy), halo)  # type: ignore[arg-type]
         return restorer(torch.from_numpy(_padded(noisy, halo))[None])[0, :, halo:-halo, halo:-halo].numpy()
 
     return run

@@ -13,11 +13,11 @@ import torch
 
 from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
-from hypermend.models.denoise.model import CONTEXT_PX, NoiseGate, StasModel, network
+from hypermend.models.denoise.model import CONTEXT_PX, NoiseGate, StasModel, network, rare_share
 from hypermend.models.denoise.stas import Genotype
 from hypermend.models.restorer import SceneStatistics, Window
 from hypermend.models.signal.metrics import psnr, sam
-from hypermend.models.signal.subspace import FACTORS, Subspace, moments, subspace
+from hypermend.models.signal.subspace import FACTORS, Subspace, moments, signal_axes, subspace
 from tests.test_models_stas import COUNTED
 
 GENOTYPE = Genotype(("conv3",) * 10)
@@ -79,6 +79,60 @@ def test_noise_is_not_taken_for_texture() -> None:
     s = subspace(m) if m else None
     assert s is not None
     assert abs(float(np.median(s.noise_std / std)) - 1) < 0.01
+
+
+@pytest.mark.parametrize("bands", [31, 200])
+def test_weak_signal_has_an_axis(bands: int) -> None:
+    """A material of 1/20 of the noise's power in a pixel, in long waves: the eigenvectors of pixels point elsewhere."""
+    std, h = 0.1, 192
+    line = np.exp(-(((np.arange(bands) / bands - 0.3) / 0.05) ** 2))
+    line /= np.linalg.norm(line)
+    wave = np.sin(2 * np.pi * np.arange(h) / 96)[:, None] * np.sin(2 * np.pi * np.arange(h) / 64)
+    cube = noisy(scene(bands, h, h) + (0.45 * std * line[:, None, None] * wave).astype(np.float32), std)
+    m = moments(whole(cube))
+    s = subspace(m) if m else None
+    assert m is not None and s is not None
+    signal = signal_axes(m, s)
+    np.testing.assert_allclose(signal.basis.T @ signal.basis, np.eye(signal.basis.shape[1]), atol=1e-8)
+    assert np.linalg.norm(signal.basis.T @ line) > 0.9 > 0.8 > np.linalg.norm(s.basis[:, :5].T @ line)
+    assert (signal.power[6:] < 1.05).all()  # four materials, the line, and little of the noise
+    np.testing.assert_allclose(signal.power[:3], s.power[:3], rtol=0.05)
+
+
+def test_noise_alone_has_one_axis_without_power() -> None:
+    m = moments(whole(noisy(np.full((31, 96, 96), 0.0, np.float32), 0.1)))
+    s = subspace(m) if m else None
+    assert m is not None and s is not None
+    signal = signal_axes(m, s)
+    assert signal.power.tolist() == [1.0] and np.isfinite(signal.basis).all()
+
+
+def test_a_spectrum_that_five_pixels_have_is_kept() -> None:
+    """It has no axis; the neighbouring bands of its pixels agree, which noise, spikes and stripes do not."""
+    std, at = 0.04, (np.array([10, 20, 37, 61, 80]), np.array([70, 12, 33, 50, 5]))
+    clean = scene(64)
+    line = 0.35 * np.exp(-0.5 * ((np.arange(64) - 40) / 1.5) ** 2)
+    rare = clean.copy()
+    rare[:, *at] += line[:, None].astype(np.float32)
+    model = checkpoint.load(checkpoint.builtin("stas-subspace"))
+    out = {}
+    for name, image in (("rare", rare), ("clean", clean)):
+        cube = noisy(image, std)
+        out[name] = model.bind(model.estimate(whole(cube)))(torch.from_numpy(cube)[None])[0].numpy()
+    kept = line @ (out["rare"] - rare)[:, *at] / (line @ line)
+    assert np.abs(kept).max() < 0.4 and np.abs(kept).mean() < 0.2
+    out["rare"][:, *at] = clean[:, *at]
+    assert psnr(clean, out["rare"]) > psnr(clean, out["clean"]) - 0.2
+
+
+def test_what_a_single_band_has_is_not_rare_but_noise() -> None:
+    rest, one = torch.randn(1, 200, 64, 64, generator=torch.Generator().manual_seed(0)), torch.ones(200, 1, 1)
+    assert float(rare_share(rest, one).max()) == 0.0
+    rest[:, 50] += 40.0  # a stripe
+    assert float(rare_share(rest, one).max()) == 0.0
+    rest[:, 48:53] += 20.0
+    assert float(rare_share(rest / 7, 7 * one).min()) > 0.8
+    assert float(rare_share(torch.zeros(1, 3, 4, 4), 0 * one[:3]).max()) == 0.0
 
 
 def test_facts_are_json_small_and_deterministic() -> None:

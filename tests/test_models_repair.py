@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.mixed_noise import spoil
 from hypermend.models.signal.defects import Defects, find_defects
-from hypermend.models.signal.masked_estimate import MaskedWindow, estimate_masked, local_fill
+from hypermend.models.signal.masked_estimate import MaskedEstimate, MaskedWindow, estimate_masked, local_fill
 from hypermend.models.signal.masked_fit import MaskedFit
 from hypermend.models.signal.repair import Repair
-from hypermend.models.signal.subspace import moments, subspace
+from hypermend.models.signal.subspace import moments, signal_axes, subspace
 from tests.test_models_denoise import noisy, scene
 
 BANDS, H, W = 24, 96, 80
@@ -34,7 +34,13 @@ def found_in(cube: np.ndarray, known: np.ndarray = KNOWN, group: int = 32) -> De
 
 
 def fitted(cube: np.ndarray, missing: np.ndarray) -> MaskedFit | None:
-    return estimate_masked(lambda: [(cube, KNOWN, missing)], defective=False)[1]
+    return estimated(cube, missing).fit
+
+
+def estimated(cube: np.ndarray, missing: np.ndarray, *, defective: bool = False) -> MaskedEstimate:
+    found = estimate_masked(lambda: [(cube, KNOWN, missing)], defective=defective)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +171,11 @@ def test_spikes_at_no_exact_value_are_found_and_lines_and_clean_scenes_have_none
 def test_without_defects_the_statistics_are_those_of_the_plain_estimate(image: np.ndarray) -> None:
     m = moments([(image, KNOWN)])
     assert m is not None
-    s, fit, any_valid = estimate_masked(lambda: [(image, KNOWN, NOTHING)], defective=False)
-    plain = subspace(m)
-    assert fit is None and any_valid and s is not None and plain is not None
-    assert s.to_json() == plain.to_json()
-    _, always, _ = estimate_masked(lambda: [(image, KNOWN, NOTHING)], defective=True)
+    found, plain = estimated(image, NOTHING), subspace(m)
+    assert found.fit is None and found.space is not None and found.signal is not None and plain is not None
+    assert found.space.to_json() == plain.to_json()
+    assert found.signal.to_json() == signal_axes(m, plain).to_json()
+    always = estimated(image, NOTHING, defective=True).fit
     assert always is not None and not always.spiky.any()  # a defect may lie outside the sample
 
 
@@ -180,7 +186,7 @@ def test_a_window_is_repaired_as_the_scene_is() -> None:
     missing = NOTHING | defects.missing(spoilt.image, X)
     rng = np.random.default_rng(2)
     spoilt.image[1][rng.random((H, W)) < 0.1] = 0.9321  # and spikes
-    _, fit, _ = estimate_masked(lambda: [(spoilt.image, KNOWN, missing)], defective=True)
+    fit = estimated(spoilt.image, missing, defective=True).fit
     assert fit is not None
     first = Repair(defects=defects, fit=fit)
     repair = Repair.from_json(json.loads(json.dumps(first.to_json())))

@@ -4,13 +4,13 @@ Domain "subspace" (the shipped models). Noise, whitening W and axes U of a scene
 (`signal/subspace.py`). Then, in each pixel, z = U^T W y has white noise of standard deviation 1 in every coefficient,
 for any sensor and noise:
 
-    z_k' = dct(z)_k - t_k c_k   dct: `signal/dct_shrinkage.py`; c = STAS(features) corrects it for k = 1..K,
-                                and t_k (`trust`) is near 1 where there is signal, 0 where there is noise alone
-    z_j' = z_j - z_j q / power_j  the further stored coefficients (Wiener, one weight for the scene; q = 1.08)
-    z'   = z' + long waves      of all stored coefficients, from means of 4x4 pixels
-                                (`dct_shrinkage.low_frequency_residual`)
-    r'   = r - r q / power_r    the rest of the whitened pixel, outside the stored axes
-    y'   = W^-1 (U z' + r')
+    z' = wiener(dct(z))         on the axes of the signal: `signal/dct_shrinkage.py`, then `signal/spectral_wiener.py`
+         - t_k c_k              c = STAS(features) corrects the first K of them, and t_k (`trust`) is near 1 where
+                                there is signal, 0 where there is noise alone
+         + long waves           from means of 4x4 pixels (`dct_shrinkage.low_frequency_residual`)
+    r' = g r                    the rest of the whitened pixel, outside the axes: noise, but for a spectrum that is rare
+                                in the scene (`rare_share`)
+    y' = W^-1 (U z' + r')
 
 Every correction is a multiple of the noise: it vanishes with the noise, and no signal is cut off. A low-noise scene
 gets the conservative restorer (`low_noise.py`), a clean scene is returned bit for bit (`NoiseGate`).
@@ -20,6 +20,7 @@ Domain "bands": y' = scale * STAS(y / scale) in windows of as many bands as the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NotRequired, TypedDict, cast
@@ -36,14 +37,21 @@ from hypermend.models.restorer import Identity, Restorer, SceneStatistics, Windo
 from hypermend.models.signal import dct_shrinkage
 from hypermend.models.signal.masked_estimate import MaskedWindow, estimate_masked
 from hypermend.models.signal.masked_fit import MaskedFit
-from hypermend.models.signal.subspace import Subspace, SubspaceStatistics, moments, subspace
+from hypermend.models.signal.spectral_wiener import REACH_PX, spectral_wiener
+from hypermend.models.signal.subspace import Subspace, SubspaceStatistics, moments, signal_axes, subspace
 
 CONTRAST_RADIUS_PX = 2
 """Radius of the local mean among the features, in pixels."""
 CONTEXT_PX = dct_shrinkage.HALO
 """Pixels on each side of a pixel that its features depend on."""
+LEAST_HALO = max(low_noise.HALO, CONTEXT_PX + REACH_PX)
+"""Pixels on each side that the estimates without the network depend on."""
 LARGEST_CORRECTION = 4.0
 """Largest correction of the DCT estimate, in standard deviations of the noise."""
+RARE = 6.0
+"""Standard deviations above which the rest of a pixel is no noise: of a million pixels noise exceeds it in a few."""
+LARGEST_REST = 10.0
+"""Most that a band tells of a rare spectrum, in standard deviations of the noise: a stripe is in one band."""
 
 
 def features(z: torch.Tensor, first: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
@@ -182,7 +190,7 @@ class StasModel:
             raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
         self.net = _channels_last(fold(net)).requires_grad_(False)
         self.on_bands = card.config["domain"] == "bands"
-        self.halo = net.halo if self.on_bands else max(net.halo + CONTEXT_PX, low_noise.HALO)
+        self.halo = net.halo if self.on_bands else max(net.halo + CONTEXT_PX, LEAST_HALO)
         if card.halo != self.halo:
             raise BadCard(f"model {card.name!r}: card says halo {card.halo}, its genotype reaches {self.halo}")
         if card.window_bands != (net.channels if self.on_bands else None):
@@ -197,7 +205,7 @@ class StasModel:
         if self.gate is None:
             return {"kind": "bands", "input_scale": m.bright}
         s = subspace(m)
-        return NO_SUBSPACE if s is None else self._statistics(s, s.noise_std)
+        return NO_SUBSPACE if s is None else self._statistics(s, signal_axes(m, s), s.noise_std)
 
     @property
     def repairs(self) -> bool:
@@ -215,15 +223,16 @@ class StasModel:
             windows: gives a sample of the scene, the same in each call.
             defective: whether numbers may be missing elsewhere in the scene.
         """
-        s, fit, any_valid = estimate_masked(windows, defective=defective)
-        if not any_valid:
+        found = estimate_masked(windows, defective=defective)
+        if found is None:
             return NO_PIXEL, None
-        if s is None:
+        if found.space is None or found.signal is None:
             return NO_SUBSPACE, None
-        return self._statistics(s, s.noise_std if fit is None else fit.noise), fit
+        fit = found.fit
+        return self._statistics(found.space, found.signal, found.space.noise_std if fit is None else fit.noise), fit
 
-    def _statistics(self, s: Subspace, noise_std: F64) -> Untouched | NoiseStatistics:
-        """Choose the restorer of a scene, by the noise of each band (b,)."""
+    def _statistics(self, s: Subspace, signal: Subspace, noise_std: F64) -> Untouched | NoiseStatistics:
+        """Choose the restorer of a scene, by the noise of each band (b,); its axes come with it."""
         assert self.gate is not None
         own = replace(s, noise_std=noise_std)
         full = self.gate.noisy_bands(own)
@@ -246,7 +255,7 @@ class StasModel:
             "bands_restored": sum(restored),
             "bands": len(restored),
             "restored": [int(r) for r in restored],
-            **s.to_json(),
+            **(signal if any(full) else s).to_json(),
         }
 
     def bind(self, statistics: SceneStatistics) -> Restorer:
@@ -286,12 +295,12 @@ class SubspaceDenoiser:
 
     def __init__(self, net: Stas, s: Subspace, restored: list[bool], halo: int) -> None:
         self.net, self.halo = net, halo
+        live = s.noise_std > 0
+        white = np.divide(1.0, s.noise_std, where=live, out=np.zeros_like(s.noise_std))
         self.project = torch.from_numpy(s.project)  # (J, bands): z = project y
         self.back = torch.from_numpy((s.basis * s.noise_std[:, None]).astype(np.float32))  # (bands, J)
         self.power = torch.from_numpy(s.power.astype(np.float32))
-        shares, self.removed_rest = s.noise_share
-        self.removed = torch.from_numpy(shares)[:, None, None]  # (J, 1, 1)
-        self.live = torch.from_numpy(s.noise_std > 0)[:, None, None]
+        self.white = torch.from_numpy(white.astype(np.float32))[:, None, None]  # (bands, 1, 1), 0: does not vary
         self.restored = torch.tensor(restored)[:, None, None]
 
     @torch.inference_mode()
@@ -307,32 +316,51 @@ class SubspaceDenoiser:
             )
         self._move(x.device)
         z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
-        first, noise = z * (1 - self.removed), z * self.removed
-        first[:, : self.net.channels], noise[:, : self.net.channels] = self._predict(z[:, : self.net.channels])
-        noise -= dct_shrinkage.low_frequency_residual(z, first)
-        # y - y' = W^-1 (U noise + q (W y - U z)), q the share of the rest that is removed
-        rest = torch.where(self.live, x, 0.0) * self.removed_rest
-        gone = rest + torch.einsum("bj,njhw->nbhw", self.back, noise - self.removed_rest * z)
+        first = dct_shrinkage.dct_denoise(z, self.power)
+        signal = spectral_wiener(first) + dct_shrinkage.low_frequency_residual(z, first)
+        k = min(self.net.channels, z.shape[1])
+        signal[:, :k] -= self._correction(z[:, :k], first[:, :k])
+        gone = torch.where(self.white > 0, x, 0.0)
+        gone -= torch.einsum("bj,njhw->nbhw", self.back, z)  # the rest; in place, because a tile has hundreds of bands
+        gone *= 1 - rare_share(gone, self.white)
+        gone += torch.einsum("bj,njhw->nbhw", self.back, z - signal)
         return torch.where(self.restored, x - gone, x)
 
     def _move(self, device: torch.device) -> None:
         """Move network and tensors to a device, once."""
         if self.project.device != device:
             self.net.to(device)
-            for name in ("project", "back", "power", "removed", "live", "restored"):
+            for name in ("project", "back", "power", "white", "restored"):
                 setattr(self, name, getattr(self, name).to(device))
 
-    def _predict(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the DCT estimate of the first coefficients, and the noise in them, (B, K, H, W) each.
+    def _correction(self, z: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Return the noise that the network sees in the DCT estimate of the first coefficients, (B, K, H, W).
 
-        Scenes with fewer than K bands are padded with zeros.
+        Scenes with fewer than K axes are padded with zeros.
         """
         k, missing = z.shape[1], self.net.channels - z.shape[1]
         power = torch.cat((self.power[:k], self.power.new_ones(missing)))[None]  # (1, K)
-        z = functional.pad(z, (0, 0, 0, 0, 0, missing))
-        first = dct_shrinkage.dct_denoise(z, power[0])
+        z, first = (functional.pad(t, (0, 0, 0, 0, 0, missing)) for t in (z, first))
         x = features(z, first, power).contiguous(memory_format=torch.channels_last)
         correction: torch.Tensor = self.net(x) - x[:, : self.net.channels]
-        return first[:, :k], (z - first + trust(power) * correction.clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION))[
-            :, :k
-        ]
+        return (trust(power) * correction.clamp(-LARGEST_CORRECTION, LARGEST_CORRECTION))[:, :k]
+
+
+def rare_share(rest: torch.Tensor, white: torch.Tensor) -> torch.Tensor:
+    """Return the share of the rest that is no noise, in each pixel: a spectrum that no axis holds, being rare.
+
+    Noise is independent in two neighbouring bands, a spectrum is alike in them; a spike or a stripe is in one band. So
+    the sum over bands of r_b r_b+1 tells it: noise gives 0, with a standard deviation of the root of their number.
+
+    Args:
+        rest: (B, bands, H, W).
+        white: (bands, 1, 1) the inverse of each band's noise; 0 for a band that does not vary.
+
+    Returns:
+        (B, 1, H, W): 0 below `RARE` standard deviations, 1 above twice that, linear between.
+    """
+    alike = before = torch.zeros_like(rest[:, :1])
+    for b in range(rest.shape[1]):
+        now = (rest[:, b : b + 1] * white[b]).clamp_(-LARGEST_REST, LARGEST_REST)
+        alike, before = alike + before * now, now
+    return (alike / (RARE * math.sqrt(rest.shape[1] - 1)) - 1).clamp_(0, 1)

@@ -19,7 +19,7 @@ from hypermend.models.fit import Batch
 from hypermend.models.sampling import SampleStream
 from hypermend.models.signal.dct_shrinkage import dct_denoise
 from hypermend.models.signal.degrade import gaussian, stripes
-from hypermend.models.signal.subspace import moments, subspace
+from hypermend.models.signal.subspace import moments, signal_axes, subspace
 
 MARGIN_PX = 16
 """Outer pixels of a realisation that no patch is cut from: the DCT estimate there depends on the replicated edge."""
@@ -94,8 +94,9 @@ def simulate(scene: TrainingScene, s: SampleSettings, rng: np.random.Generator) 
         noisy = stripes(noisy, level, rng, bands=0.3, columns=0.1)
     m = moments([(noisy, np.ones(noisy.shape[1:], dtype=bool))])
     space = subspace(m) if m else None
-    if space is None or (space.noise_std <= 0).any():
+    if m is None or space is None or (space.noise_std <= 0).any():
         return None
+    space = signal_axes(m, space)
     k = min(s.channels, space.basis.shape[1])
     project = (space.basis[:, :k] / space.noise_std[:, None]).T.astype(np.float32)  # (k, bands)
     z, noise = np.tensordot(project, noisy, 1), np.tensordot(project, noisy - clean, 1)  # (k, h, w)

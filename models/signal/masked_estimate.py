@@ -23,7 +23,7 @@ from scipy.ndimage import convolve1d
 from hypermend.models.arrays import F32, F64, Mask
 from hypermend.models.restorer import Window
 from hypermend.models.signal.masked_fit import AXES, LEAST, MaskedFit
-from hypermend.models.signal.subspace import Moments, Subspace, moments, subspace
+from hypermend.models.signal.subspace import Moments, Subspace, moments, signal_axes, subspace
 
 MaskedWindow = tuple[F32, Mask, Mask]
 """Values (b, h, w), which pixels are valid (h, w), and which of their numbers are missing (b, h, w)."""
@@ -67,9 +67,22 @@ class _Counts:
         return np.asarray(self.found / np.maximum(self.valid - self.missing, 1) > DENSE)
 
 
-def estimate_masked(
-    windows: Callable[[], Iterable[MaskedWindow]], *, defective: bool
-) -> tuple[Subspace | None, MaskedFit | None, bool]:
+@dataclass(frozen=True, kw_only=True)
+class MaskedEstimate:
+    """What the windows of a scene tell."""
+
+    space: Subspace | None
+    """None as in `subspace`."""
+    signal: Subspace | None
+    """The same on the axes of the signal."""
+    fit: MaskedFit | None
+    """None where nothing is missing in the scene and no band has spikes."""
+
+
+NO_SPACE = MaskedEstimate(space=None, signal=None, fit=None)
+
+
+def estimate_masked(windows: Callable[[], Iterable[MaskedWindow]], *, defective: bool) -> MaskedEstimate | None:
     """Estimate the subspace of a scene, and the fit that predicts what is missing.
 
     Args:
@@ -77,36 +90,39 @@ def estimate_masked(
         defective: whether numbers may be missing elsewhere in the scene.
 
     Returns:
-        The subspace, None as in `subspace`; the fit, None where nothing is missing in the scene and no band has spikes;
-        whether any pixel is valid.
+        The subspace, and the fit that predicts numbers; None where no pixel is valid.
     """
     counts = _Counts()
     first = moments(_filled(windows(), counts))
     if first is None:
-        return None, None, False
+        return None
     share = np.minimum(counts.share(counts.missing), MOST_SHARE)
-    s = subspace(first, share if share.any() else None)
+    some = share if share.any() else None
+    s = subspace(first, some)
     if s is None:
-        return None, None, True
+        return NO_SPACE
     noise = np.median(counts.noise, axis=0)
     fit = _fit(s, first, share, noise)
     if not share.any() and not _has_spikes(windows(), fit):
-        return s, _fit(s, first, share, noise, np.zeros(len(share), bool)) if defective else None, True
+        nothing = _fit(s, first, share, noise, np.zeros(len(share), bool)) if defective else None
+        return MaskedEstimate(space=s, signal=signal_axes(first, s, some), fit=nothing)
+    again, now = first, share
     for turn in range(MOST_TURNS):
         counts = _Counts()
-        again = moments(_predicted(windows(), fit, counts))
-        assert again is not None
+        sums = moments(_predicted(windows(), fit, counts))
+        assert sums is not None
+        again = sums
         spiky, dense = counts.spiky, counts.dense
         missing = counts.missing + np.where(spiky, counts.found, 0)
         now = np.minimum(counts.share(missing), MOST_SHARE)
         s = subspace(again, now)
         if s is None:
-            return None, None, True
+            return NO_SPACE
         settled = turn > 0 and np.array_equal(spiky, fit.spiky) and np.abs(now - fit.missing).max() < 1e-3
         fit = _fit(s, again, now, noise, spiky, dense)
         if settled:
             break
-    return s, fit, True
+    return MaskedEstimate(space=s, signal=signal_axes(again, s, now), fit=fit)
 
 
 def _has_spikes(windows: Iterable[MaskedWindow], fit: MaskedFit) -> bool:

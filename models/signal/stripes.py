@@ -101,10 +101,10 @@ def find_stripes(windows: Callable[[], Iterable[PlacedWindow]], columns: Columns
     """
     found: Stripes | None = None
     for _ in range(PASSES):
-        _, fit, _ = estimate_masked(partial(_blind, windows, found), defective=True)
-        if fit is None:
+        estimate = estimate_masked(partial(_blind, windows, found), defective=True)
+        if estimate is None or estimate.fit is None:
             return found
-        found = Stripes(offsets=_offsets(columns, fit))
+        found = Stripes(offsets=_offsets(columns, estimate.fit))
     return found
 
 

@@ -14,10 +14,9 @@ from torch import nn
 from hypermend.catalog.errors import NotFound, Refused
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
-from hypermend.models.denoise import low_noise
 from hypermend.models.denoise import model as denoise_model
 from hypermend.models.denoise import samples as denoise_samples
-from hypermend.models.denoise.model import CONTEXT_PX, StasModel
+from hypermend.models.denoise.model import CONTEXT_PX, LEAST_HALO, StasModel
 from hypermend.models.denoise.stas import OPS, Genotype, Stas
 from hypermend.models.fit import Loss
 from hypermend.models.sampling import SampleStream
@@ -111,7 +110,7 @@ def card(config: Config, net: Stas) -> dict[str, Any]:
         return {"architecture": "stas", "halo": net.halo, "window_bands": net.channels, "input_scaling": scaling}
     return {
         "architecture": "stas",
-        "halo": max(net.halo + CONTEXT_PX, low_noise.HALO),
+        "halo": max(net.halo + CONTEXT_PX, LEAST_HALO),
         "input_scaling": "whitened coefficients of the scene's signal subspace; noise and axes estimated from the "
         "scene",
     }
