@@ -343,6 +343,11 @@ class RestoreJob(Job):
         description="on: subtract the offsets of single columns in single bands before denoising; for images in "
         "detector geometry. Edges of the scene along the whole track may be taken for stripes.",
     )
+    fill_bands: Annotated[Literal["off", "on"], OfTask("denoise")] = Field(
+        default="off",
+        description="on: predict isolated bad bands from the good bands beside them; they stay marked as bad. Never in "
+        "absorption windows.",
+    )
     scenes: Scenes = Field(default=(), description="Id of a scene; default: all that match.")
     guide_collection: Annotated[str | None, OfTask("fuse", needed=True)] = Field(
         default=None, description="Collection of the sharper images; its source cubes are the guides."

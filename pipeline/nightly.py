@@ -46,6 +46,7 @@ _RESULT_SETTINGS = (
     "model",
     "scale",
     "destripe",
+    "fill_bands",
     "tile_px",
     "bands",
     "gsd_m",

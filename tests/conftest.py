@@ -43,12 +43,17 @@ settings.register_profile("hypermend", deadline=None, max_examples=60)
 settings.load_profile("hypermend")
 
 START_SECONDS = 60.0
+LONG_SECONDS = 3600
+"""Limit of a test of `make test-long`; others have the limit of pyproject.toml."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files with the most slow tests first, so that workers that share the files end at about the same time."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
 
 
 class OneRay(LoadFileScheduling):

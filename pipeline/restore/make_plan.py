@@ -65,6 +65,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
         guide=draft.guide,
         budget=draft.budget,
         destripe=draft.destripe,
+        fill_bands=draft.fill_bands,
         spec=replace(
             spec,
             stage="restored",

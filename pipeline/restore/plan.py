@@ -59,6 +59,8 @@ class Plan:
     guide: Guide | None = None
     destripe: str = "off"
     """Whether stripes are subtracted before the first model: off or on."""
+    fill_bands: str = "off"
+    """Whether isolated bad bands are predicted from their neighbours: off or on."""
     budget: AdaptationBudget | None = None
     """Limit of each block's adaptation; None where the model does not adapt."""
     network_bytes: int = 0

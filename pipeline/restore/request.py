@@ -14,6 +14,7 @@ from hypermend.catalog.scene import Scene
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
 from hypermend.pipeline.registry.selection import ModelChoice
+from hypermend.pipeline.restore.bad_bands import FILLED_ATTR, isolated
 from hypermend.pipeline.restore.plan import Guide
 from hypermend.pipeline.restore.steps import LATTICE_PX, Step
 
@@ -32,12 +33,13 @@ class PlanDraft:
     """Whether the size of a window in memory limits the default tile."""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """Values that decide pixels and enter the plan's id, beside those of the steps."""
-    attrs: Mapping[str, str] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
     """Attributes of the restored cube."""
     warnings: tuple[str, ...] = ()
     guide: Guide | None = None
     budget: AdaptationBudget | None = None
     destripe: str = "off"
+    fill_bands: str = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class SceneRequest:
     """Whether the restored cube gets overviews; no part of the plan's id."""
     destripe: str = "off"
     """Whether stripes are subtracted before the first model: off or on."""
+    fill_bands: str = "off"
+    """Whether isolated bad bands are predicted from their neighbours: off or on."""
 
     @property
     def collection(self) -> str:
@@ -97,6 +101,8 @@ class SceneRequest:
         steps = self._steps(cards)
         refines = any(step.scale > 1 for step in steps)
         draft = PlanDraft(steps=steps, lattice_px=LATTICE_PX, bounded=refines or len(steps) > 1)
+        if self.fill_bands == "on":
+            draft = self._filling(draft, specs[0])
         if self.destripe == "off":
             return draft
         first = next(iter(cards.values()))
@@ -105,7 +111,21 @@ class SceneRequest:
                 f"scene {self.scene.id}: model {first.name} cannot subtract stripes (--destripe on): only a denoiser "
                 "on the signal subspace can, such as stas-subspace; choose it with --model, or leave stripes"
             )
-        return replace(draft, identity={"destripe": self.destripe}, destripe=self.destripe)
+        return replace(draft, identity={**draft.identity, "destripe": self.destripe}, destripe=self.destripe)
+
+    def _filling(self, draft: PlanDraft, spec: CubeSpec) -> PlanDraft:
+        """The draft with isolated bad bands filled; a warning where there are bad bands and none is."""
+        filled = [spec.band[band.band] for band in isolated(spec).bands]
+        if not filled:
+            bad = len(spec.good) - sum(spec.good)
+            told = "no band is bad" if not bad else f"none of the {bad} bad bands is isolated outside of absorption"
+            return replace(draft, warnings=(*draft.warnings, f"--fill-bands fills nothing: {told}"))
+        return replace(
+            draft,
+            identity={**draft.identity, "fill_bands": filled},
+            attrs={**draft.attrs, FILLED_ATTR: filled},
+            fill_bands="on",
+        )
 
     def _steps(self, cards: Mapping[str, ModelCard]) -> tuple[Step, ...]:
         return tuple(_step(choice, cards[choice.task]) for choice in self.choices)

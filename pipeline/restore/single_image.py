@@ -23,6 +23,7 @@ from hypermend.models.restorer import Model, SceneStatistics, array_from_json, a
 from hypermend.models.signal.repair import Repair, masked
 from hypermend.models.signal.stripes import PlacedWindow
 from hypermend.pipeline.registry.models import load_model
+from hypermend.pipeline.restore.bad_bands import FilledBands, isolated
 from hypermend.pipeline.restore.chain import Chain, bind_steps
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step
@@ -272,6 +273,11 @@ class SingleImageScene:
                     stored, repeated(source.measured[(..., *core)], plan.scale), output, fine
                 )
             flags = mark_near_fill(flags, image.known, chain.margin)
+        fill_errors = None
+        if self._filled is not None:
+            fine = repeated(known, plan.scale)
+            fill_errors = self._filled.errors(stored, fine, plan.spec)
+            stored = self._filled.fill(stored.astype(plan.spec.dtype), fine, plan.spec)
         return TilePixels(
             stored=stored,
             flags=repeated(flags[core], plan.scale),
@@ -279,6 +285,7 @@ class SingleImageScene:
             model_s=time.perf_counter() - read,
             saturated=saturated,
             repaired=self._marked(source.repaired, core),
+            fill_errors=fill_errors,
             source=source.stored[(..., *core)],
             known=known,
         )
@@ -306,6 +313,10 @@ class SingleImageScene:
 
     def _models(self) -> list[Model]:
         return [self._load(step.model) for step in self.plan.steps]
+
+    @cached_property
+    def _filled(self) -> FilledBands | None:
+        return isolated(self.plan.spec) if self.plan.fill_bands == "on" else None
 
     @cached_property
     def _reader(self) -> SourceReader:

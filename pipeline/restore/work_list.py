@@ -149,6 +149,7 @@ class _SceneRequests:
             tile_px=self._job.tile_px,
             overviews=overviews,
             destripe=self._job.destripe,
+            fill_bands=self._job.fill_bands,
         )
 
     def _choice(self, task: str, scene: Scene, builtin: str | None = None) -> ModelChoice:

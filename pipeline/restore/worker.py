@@ -30,6 +30,7 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import SceneStatistics
 from hypermend.pipeline.engine.memory_grant import keep_freed_memory, peak_bytes
+from hypermend.pipeline.restore.bad_bands import isolated, rms_errors
 from hypermend.pipeline.restore.image_pair import ImagePairScene
 from hypermend.pipeline.restore.make_plan import check_memory, plan_request
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, Prepare, RestoreContext, RestoreTile
@@ -149,6 +150,8 @@ class RestoreWorker:
         counts: dict[str, Any] = {"valid_px": usable}
         if out.repaired is not None:
             counts["repaired"] = int(np.count_nonzero(out.repaired))
+        if out.fill_errors is not None:
+            counts["fill_errors"] = out.fill_errors
         figures = tile_figures(out.source, stored, out.known, scene.plan.spec)
         target.mark(*tile.index, shards, counts | {"figures": figures})
         return TaskReceipt(
@@ -172,6 +175,9 @@ class RestoreWorker:
         figures = {"models": models, **self._open(plan).figures()}
         if plan.spec.repaired:
             figures["repaired"] = sum(mark.extra["repaired"] for mark in marks.values())
+        if plan.fill_bands == "on":
+            extras = (mark.extra for mark in marks.values())
+            figures["filled_bands"] = rms_errors(plan.spec, isolated(plan.spec), extras)
         changes = scene_figures([mark.extra.get("figures", {}) for mark in marks.values()], sum(plan.spec.good))
         return SceneTotals(
             valid_fraction=valid / (plan.spec.height * plan.spec.width),
@@ -209,6 +215,7 @@ def _item_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
     counts = {name: figures[name] for name in ("repaired", "blocks_adapted", "blocks_fallen_back") if name in figures}
     if "defects" in figures:
         counts |= {name: figures["defects"][name] for name in ("dead_columns", "bands_with_spikes")}
+    counts |= {name: figures[name] for name in ("filled_bands",) if name in figures}
     return counts | ({"stripes": figures["stripes"]} if "stripes" in figures else {})
 
 

@@ -131,6 +131,7 @@ def scene_lines(result: SceneResult) -> Iterator[str]:
         (defects.get("dead_columns", 0), "{}", "dead column"),
         (len(defects.get("bands_with_spikes", ())), "spikes in {}", "band"),
         (stripes.get("columns", 0), "{}", "striped column"),
+        (len(figures.get("filled_bands", ())), "filled {}", "bad band"),
         (figures.get("blocks_adapted", 0), "{}", "adapted block"),
         (figures.get("blocks_fallen_back", 0), "{} not adapted", "block"),
     )
