@@ -16,9 +16,9 @@ from hypermend.catalog.cube.spec import NODATA, VALID, CubeSpec
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.config import BadJob, RestoreJob, parse
 from hypermend.pipeline.engine.serial import serial
-from hypermend.pipeline.restore.bad_bands import FILLED_ATTR, isolated
 from hypermend.pipeline.restore.driver import restore
 from hypermend.pipeline.restore.plan import Plan
+from hypermend.pipeline.tiling.bad_bands import FILLED_ATTR, isolated
 from hypermend.pipeline.tiling.pixels import Stored
 from tests.small_cubes import make_spec
 from tests.test_models_denoise import SUBSPACE

@@ -14,9 +14,9 @@ from hypermend.catalog.scene import Scene
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
 from hypermend.pipeline.registry.selection import ModelChoice
-from hypermend.pipeline.restore.bad_bands import FILLED_ATTR, isolated
 from hypermend.pipeline.restore.plan import Guide
 from hypermend.pipeline.restore.steps import LATTICE_PX, Step
+from hypermend.pipeline.tiling.bad_bands import FILLED_ATTR, isolated
 
 FULL_OVERLAP = 0.995
 """A smaller overlap is reported: outlines in two coordinate systems never agree exactly."""

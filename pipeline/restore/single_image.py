@@ -23,11 +23,11 @@ from hypermend.models.restorer import Model, SceneStatistics, array_from_json, a
 from hypermend.models.signal.repair import Repair, masked
 from hypermend.models.signal.stripes import PlacedWindow
 from hypermend.pipeline.registry.models import load_model
-from hypermend.pipeline.restore.bad_bands import FilledBands, isolated
 from hypermend.pipeline.restore.chain import Chain, bind_steps
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step
 from hypermend.pipeline.runs.run_log import TaskReceipt
+from hypermend.pipeline.tiling.bad_bands import FilledBands, isolated
 from hypermend.pipeline.tiling.pixels import (
     FILL_REACH_PX,
     Flags,

@@ -30,7 +30,6 @@ from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
 from hypermend.models.card import ModelCard
 from hypermend.models.restorer import SceneStatistics
 from hypermend.pipeline.engine.memory_grant import keep_freed_memory, peak_bytes
-from hypermend.pipeline.restore.bad_bands import isolated, rms_errors
 from hypermend.pipeline.restore.image_pair import ImagePairScene
 from hypermend.pipeline.restore.make_plan import check_memory, plan_request
 from hypermend.pipeline.restore.messages import AdaptBlock, Finish, Prepare, RestoreContext, RestoreTile
@@ -39,6 +38,7 @@ from hypermend.pipeline.restore.request import SceneRequest
 from hypermend.pipeline.restore.single_image import SingleImageScene
 from hypermend.pipeline.runs.run_log import TaskReceipt
 from hypermend.pipeline.runs.unit import PreparedScene, SceneTotals
+from hypermend.pipeline.tiling.bad_bands import isolated, rms_errors
 from hypermend.pipeline.tiling.figures import all_bands, brief_figures, scene_figures, tile_figures
 from hypermend.pipeline.tiling.pixels import TilePixels
 from hypermend.pipeline.tiling.tiles import Index, Tile
