@@ -60,6 +60,13 @@ def test_f01_what_a_killed_writer_left_goes_with_its_folder(tmp_path: Path) -> N
     assert not (tmp_path / "cube.done").exists()
 
 
+def test_a_part_of_an_object_is_read(root: ArchiveStore) -> None:
+    root.put("a/b", bytes(range(100)))
+    assert root.get_range("a/b", 5, 20) == bytes(range(5, 20)) and root.get_range("a/b", 99, 100) == b"c"
+    with pytest.raises(NotFound):
+        root.get_range("a/none", 0, 1)
+
+
 def test_of_two_who_create_one_wins(root: ArchiveStore) -> None:
     assert root.put_if_absent("lease", b"first")
     assert not root.put_if_absent("lease", b"second")

@@ -19,6 +19,7 @@ import hypermend
 from hypermend.catalog.errors import ArchiveError, BadSensor, Refused
 from hypermend.catalog.keys import item_key
 from hypermend.catalog.stac import index
+from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item
 from hypermend.catalog.stac.publish import put_item, source_item
 from hypermend.catalog.storage.archive_store import ArchiveStore
@@ -152,6 +153,39 @@ def test_items_are_read_when_their_turn_comes(root: ArchiveStore, monkeypatch: p
     root.delete_prefix("index")
     assert [scene.id for scene in scenes] == ["S1", "S4"]
     assert [scene.id for scene in found.where(lambda row: row.id > "S3")] == ["S4"]
+
+
+def test_a_few_items_of_a_large_part_are_read_without_it(root: ArchiveStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(5):
+        put_item(root, make_scene(f"S{i}", day=i + 1), run="a")
+    index.rebuild(root)
+    read: list[list[str]] = []
+    part = index._read_part
+    monkeypatch.setattr(index, "_read_part", lambda *where: read.append(where[2]) or part(*where))
+    monkeypatch.setattr(index, "FEW_ROWS", 2)
+    assert [scene.id for scene in index.search(root, ids=["S1", "S3"])] == ["S1", "S3"]
+    assert "item" not in [name for names in read for name in names]
+    assert len(list(index.search(root))) == 5 and read[-1] == ["key", "item"]
+
+
+def test_the_query_of_a_stac_api_is_read_as_it_is_written() -> None:
+    filters = ItemFilter.of(query=["a<5", "a>=2", "b!=x", "c=y"])
+    assert ItemFilter.of_query(filters.as_query()) == filters
+    properties = {"n": 5, "s": "12", "t": "text", "yes": True, "none": None, "list": [1]}
+    for query, holds in (
+        ({"n": {"in": [4, 5]}}, True),
+        ({"n": {"in": []}}, False),
+        ({"s": {"eq": 12}}, True),
+        ({"t": {"contains": "ex"}}, True),
+        ({"t": {"startsWith": "ex"}}, False),
+        ({"n": {"startsWith": "5"}}, False),
+        ({"yes": {"eq": True}}, True),
+        ({"yes": {"eq": False}}, False),
+        ({"none": {"neq": 1}}, False),
+        ({"no": {"eq": 1}}, False),
+        ({"list": {"in": ["x"]}}, False),
+    ):
+        assert ItemFilter.of_query(query).holds(properties) is holds, query
 
 
 def test_an_item_that_cannot_be_read_is_left_out_with_a_warning(

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ def test_g5_no_document_that_is_no_file_is_waited_for(tmp_path: Path, make: Call
 def test_g5_no_object_of_an_archive_that_is_no_file_is_waited_for(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     root = ArchiveStore(tmp_path)
     make(tmp_path / KEY)
-    for read in (root.get, root.get_versioned, root.get_json):
+    reads = (root.get, root.get_versioned, root.get_json, root.stat, root.exists, root.changed_at)
+    for read in (*reads, partial(root.get_range, start=0, stop=9), partial(root.put_if_changed, data=b"a")):
         with pytest.raises(ArchiveError, match=r"is no file|is a link"):
             read(KEY)
     with pytest.raises(ArchiveError, match=r"is no file|is a link"):

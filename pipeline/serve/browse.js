@@ -20,6 +20,8 @@ async function json(url, options) {
   return value;
 }
 
+const grouping = (count) => count.toLocaleString("en");
+
 function urlOf(version, id) {
   return "/collections/" + encodeURIComponent(version.collection) + "/items/" + encodeURIComponent(id);
 }
@@ -83,8 +85,8 @@ function filter() {
   if (place === "point" && point) matching = matching.filter((s) => s.box && map.meets(s.box, point));
   first = 0;
   const placeless = matching.filter((s) => !s.box).length;
-  at("count").textContent = matching.length + " of " + scenes.length + " scenes"
-    + (placeless ? ", " + placeless + " without a place" : "") + leftOut;
+  at("count").textContent = grouping(matching.length) + " of " + grouping(scenes.length) + " scenes"
+    + (placeless ? ", " + grouping(placeless) + " without a place" : "") + leftOut;
   list();
 }
 
@@ -92,7 +94,7 @@ async function list() {
   const shown = matching.slice(first, first + PER_PAGE);
   at("newer").disabled = first === 0;
   at("older").disabled = first + PER_PAGE >= matching.length;
-  at("range").textContent = shown.length ? first + 1 + " to " + (first + shown.length) + " of " + matching.length : "no scene matches";
+  at("range").textContent = shown.length ? grouping(first + 1) + " to " + grouping(first + shown.length) + " of " + grouping(matching.length) : "no scene matches";
   at("list").replaceChildren(...shown.map((scene) => {
     const order = ["raw", "source", "restored"];
     const stages = [...scene.versions].sort((a, b) => order.indexOf(a.stage) - order.indexOf(b.stage)).map((v) => v.task || v.stage).join(", ");
@@ -195,7 +197,7 @@ function pictures(scene, after, before) {
       }
     }));
   }
-  figure.append(make("figcaption", {}, (both ? "Both on the stretch of the source. " : "") + "Click the picture for a pixel's spectrum."));
+  if (after.assets.overview) figure.append(make("figcaption", {}, (both ? "Both on the stretch of the source. " : "") + "Click the picture for a pixel's spectrum."));
   return figure;
 }
 
@@ -206,7 +208,7 @@ function toggle(className, text, change) {
 }
 
 function spectra() {
-  const box = make("div", { className: "facts spectra" });
+  const box = make("div", { className: "spectra" });
   const title = make("h4", {}, "Spectrum ", make("span", { className: "where" }));
   title.lastChild.setAttribute("aria-live", "polite");
   const svg = element("svg", { viewBox: "0 0 640 360", role: "img", "aria-label": "Spectra of the chosen pixel" });
@@ -405,7 +407,9 @@ const map = {
       const [left, right, top, bottom] = [this.x(w), this.x(e), this.y(n), this.y(s)];
       if (right < -DOT_PX || left > width + DOT_PX || bottom < -DOT_PX || top > height + DOT_PX) continue;
       if (Math.max(right - left, bottom - top) < DOT_PX) {
+        pen.globalAlpha = thick > 2 ? 1 : 0.6;
         pen.beginPath(); pen.arc((left + right) / 2, (top + bottom) / 2, DOT_PX / 2 + thick - 1.5, 0, 7); pen.fill();
+        pen.globalAlpha = 1;
         continue;
       }
       pen.globalAlpha = 0.12;
@@ -472,7 +476,7 @@ async function start() {
   try {
     const data = await json("/footprints");
     scenes = grouped(data);
-    if (data.left_out) leftOut = "; " + data.left_out + " older items are not listed here, but by /search";
+    if (data.left_out) leftOut = "; " + grouping(data.left_out) + " older items are not listed here, but by /search";
   } catch (error) {
     at("count").textContent = "The list of scenes cannot be read: " + error.message;
     return;
@@ -480,6 +484,7 @@ async function start() {
   setUpFilters();
   filter();
   map.fit();
+  if (!scenes.length) at("count").textContent = "No scene yet: hypermend catalog, then hypermend ingest bring some.";
   const [base, id] = location.hash.slice(1).split("/").map((part) => { try { return decodeURIComponent(part); } catch (error) { return ""; } });
   const scene = scenes.find((s) => s.base === base && s.id === id) || scenes.find((s) => best(s).stage === "restored") || scenes[0];
   if (scene) choose(scene, false);
