@@ -9,7 +9,8 @@ less than `target` seconds. The items are those of restored scenes with 200 band
     first page   a search without a filter, 10 items
     sensor       a search by sensor, time and box, 100 items
     by id        the item of one scene
-    one of all   a search by a property that the index lacks, met by one item in ten
+    one in ten   a search by a property that the index lacks, met by one item in ten
+    none         the same, met by none: every item is read; without a target
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ REQUESTS = {
     "sensor": "/search?limit=100&datetime=2024-06-01/2024-07-01&bbox=-90,-60,90,60&query="
     + urllib.parse.quote('{"hypermend:sensor": {"eq": "enmap"}}'),
     "by id": "/collections/hs-denoise/items/scene-05000",
-    "one of all": "/search?query=" + urllib.parse.quote('{"eo:cloud_cover": {"lt": 10}}'),
+    "one in ten": "/search?query=" + urllib.parse.quote('{"eo:cloud_cover": {"lt": 10}}'),
+    "none": "/search?query=" + urllib.parse.quote('{"eo:cloud_cover": {"lt": 0}}'),
 }
 
 
@@ -82,9 +84,10 @@ def answers(url: str, turns: int) -> Iterator[dict[str, Any]]:
                 size = len(answer.read())
             times.append(time.perf_counter() - begun)
         first, middle = times[0], statistics.median(times[1:])
+        target = None if name == "none" else TARGET_S
         yield {
-            "name": name, "seconds": round(middle, 4), "first_s": round(first, 4), "target": TARGET_S,
-            "met": max(first, middle) < TARGET_S, "bytes": size,
+            "name": name, "seconds": round(middle, 4), "first_s": round(first, 4), "target": target,
+            "met": target is None or max(first, middle) < target, "bytes": size,
         }  # fmt: skip
 
 

@@ -100,6 +100,7 @@ def hostile_item() -> dict[str, Any]:
             "script": {"href": "javascript:document.title='owned'"}, "file": {"href": "/etc/passwd"},
             "scheme": {"href": "file:///etc/passwd"}, "climb": {"href": "../../../../../etc/passwd"},
             "lease": {"href": "../../../leases/a.json"}, "data": {"href": "data:text/html,<script>alert(1)</script>"},
+            "none": 5, "nowhere": {}, "half": {"href": "../../../source/\ud800"},
             "signed": {
                 "href": "https://u:p@example.org/a.tif?X-Amz-Signature=secret&v=1",
                 "alternate": {"x": {"href": "/etc/passwd"}},
@@ -190,11 +191,11 @@ def test_a_stac_client_walks_the_whole_api(url: str, archive: Path) -> None:
     client = pystac_client.Client.open(url)
     expected = hypermend.open(archive).search()
     assert client.conforms_to("ITEM_SEARCH") and client.conforms_to("QUERY") and not client.conforms_to("FILTER")
-    assert {c.id for c in client.get_collections()} == {i.scene.collection for i in expected}
+    assert {c.id for c in client.get_collections()} == {i.scene.collection for i in expected} | {"hostile"}
     for method in ("GET", "POST"):
         items = list(client.search(method=method, limit=7).items())
         ids = [(item.collection_id, item.id) for item in items]
-        assert sorted(ids) == sorted([(i.scene.collection, i.scene.id) for i in expected])
+        assert sorted(ids) == sorted([*((i.scene.collection, i.scene.id) for i in expected), ("hostile", "hostile")])
     one = placed(5)
     item = client.get_collection(one.collection).get_item(one.id)
     assert item is not None and item.to_dict()["geometry"] == one.geometry and item.properties["eo:cloud_cover"] == 5
@@ -268,6 +269,11 @@ def test_a_new_item_is_found_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not listings.now().rows
     monkeypatch.setattr(listing, "FRESH_S", 0.0)
     assert [row.id for row in listings.now().rows] == [placed(1).id]
+    again = listings.now()
+    assert again is listings.now()
+    item = json.loads(root.get(again.rows[0].key))
+    root.put(again.rows[0].key, json.dumps({**item, "id": "other"}).encode())
+    assert [row.id for row in listings.now().rows] == ["other"]
 
 
 def test_what_is_declared_is_served(url: str) -> None:

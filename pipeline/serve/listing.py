@@ -1,9 +1,10 @@
-"""The items of an archive as a server knows them: searched anew after a few seconds, and once for all who ask."""
+"""The items of an archive as a server knows them: looked at anew after a few seconds, and once for all who ask."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from hypermend.catalog.errors import NotFound
 from hypermend.catalog.scene import Scene
 from hypermend.catalog.stac.fields import parse_time
 from hypermend.catalog.stac.filters import ItemFilter
-from hypermend.catalog.stac.index import Row, SearchResult, search
+from hypermend.catalog.stac.index import FEW_ROWS, Row, SearchResult, search
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.pipeline.serve.search_request import SearchRequest, after, token_after
 
@@ -57,7 +58,6 @@ class Listing:
         self.root = root
         found = search(root)
         self.rows = [row for row in found.rows if all(name == visible(name) for name in (row.id, row.collection))]
-        self.read_at = time.monotonic()
 
     def page(self, request: SearchRequest) -> Page:
         """Find a page.
@@ -68,7 +68,7 @@ class Listing:
         wanted = [row for row in self.rows if request.wants(row)]
         rest = wanted if request.token is None else after(request.token, wanted)
         found = SearchResult(self.root, rest, request.of_items)
-        found.batch_items = min(request.limit + 1, found.batch_items)
+        found.batch_items = FEW_ROWS if request.reads_items else min(request.limit + 1, FEW_ROWS)
         items: list[tuple[Row, Mapping[str, Any]]] = []
         token = None
         for row, item in found.documents():
@@ -157,14 +157,19 @@ class Listings:
     def __init__(self, root: ArchiveStore) -> None:
         self._root, self._lock = root, Lock()
         self._now: Listing | None = None
+        self._versions: set[tuple[str, str]] = set()
+        self._looked_at = -math.inf
 
     def now(self) -> Listing:
-        """The last listing, or a new one.
+        """The last listing, or a new one where an item has changed since.
 
         Raises:
             Unreachable, AccessDenied: the archive cannot be read.
         """
         with self._lock:
-            if self._now is None or time.monotonic() - self._now.read_at > FRESH_S:
-                self._now = Listing(self._root)
+            if self._now is None or time.monotonic() - self._looked_at > FRESH_S:
+                versions = {(entry.key, entry.version) for entry in self._root.list("items")}
+                if self._now is None or versions != self._versions:
+                    self._now, self._versions = Listing(self._root), versions
+                self._looked_at = time.monotonic()
             return self._now

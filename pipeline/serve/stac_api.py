@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from hypermend.catalog.documents import MALFORMED
 from hypermend.catalog.errors import NotFound, Refused
-from hypermend.catalog.stac.fields import links_of, mapping
+from hypermend.catalog.stac.fields import links_of
 from hypermend.catalog.stac.index import Row
 from hypermend.catalog.stac.item import STAC_VERSION
 from hypermend.catalog.stac.static_catalog import GEOJSON, JSON, make_link
@@ -106,15 +105,13 @@ def item(base: str, listing: Listing, row: Row, stored: Mapping[str, Any]) -> di
     """An item as it is stored, with addresses of this server.
 
     Assets that lie neither in the archive nor on another server are left out: they would name files of this machine.
-
-    Raises:
-        ValueError and the like: it is no item (documents.MALFORMED).
+    So are assets that are none.
     """
     folder = posixpath.dirname(row.key)
+    listed = stored.get("assets")
     assets = {}
-    for name, asset in mapping("assets", stored.get("assets")).items():
-        href = _served_href(base, listing.root, folder, str(asset["href"]))
-        if href is not None:
+    for name, asset in (listed if isinstance(listed, Mapping) else {}).items():
+        if isinstance(asset, Mapping) and (href := _served_href(base, listing.root, folder, str(asset.get("href")))):
             assets[name] = {**{k: v for k, v in asset.items() if k != "alternate"}, "href": href}
     parent = _of_collection(base, row.collection)
     links = [
@@ -132,12 +129,7 @@ def item(base: str, listing: Listing, row: Row, stored: Mapping[str, Any]) -> di
 
 def items(base: str, listing: Listing, page: Page) -> dict[str, Any]:
     """An item collection of a page, without its links."""
-    features = []
-    for row, stored in page.items:
-        try:
-            features.append(item(base, listing, row, stored))
-        except MALFORMED:
-            continue
+    features = [item(base, listing, row, stored) for row, stored in page.items]
     found: dict[str, Any] = {"type": "FeatureCollection", "features": features, "numberReturned": len(features)}
     return found if page.matched is None else {**found, "numberMatched": page.matched}
 
@@ -223,7 +215,7 @@ def _served_href(base: str, root: ArchiveStore, folder: str, href: str) -> str |
         key = posixpath.normpath(posixpath.join(folder, href))
     try:
         return data_href(base, served_key(key))
-    except (NotFound, Refused):
+    except (NotFound, Refused, ValueError):  # a ValueError of a text that is no Unicode
         return None
 
 
