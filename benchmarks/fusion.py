@@ -13,8 +13,9 @@ Methods, the whole crop in one call (the pipeline cuts its windows at the scene'
     gauss-ls       the floor with an assumed Gaussian kernel (full width at half maximum s)
     floor          kernel in closed form, one least-squares map, interpolated residual (`models/least_squares.py`)
     least-squares  the better training-free start: a map that changes from place to place
-    fusion         the shipped network, not adapted
-    hypermend      the same, adapted in the blocks of the pipeline's lattice, blended as the pipeline does it
+    hypermend      the filter of this pair of sensors, the default
+    fusion         the network `ual-fusion`, not adapted
+    ual            the same, adapted in the blocks of the pipeline's lattice, blended as the pipeline does it
     paper-schedule the paper's adaptation on the same fusion (`benchmarks/paper_schedule.py`); use --crop 128
 
 Published, not ours, and under the paper's own kernels and split: UAL, s = 8, 40 dB, 43.23 dB / 6.72 degrees on its
@@ -36,7 +37,7 @@ import numpy as np
 from benchmarks import paper_schedule
 from benchmarks.kernels import read
 from benchmarks.scenes import Scenes, crop, quality
-from hypermend.catalog.sensors import srf
+from hypermend.catalog.sensors import sensor, srf
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32, F64
 from hypermend.models.budget import AdaptationBudget
@@ -52,7 +53,7 @@ from hypermend.pipeline.restore.guide_selection import DEFAULT_STEPS
 from hypermend.pipeline.tiling.blocks import BlockGrid
 from hypermend.pipeline.tiling.tiles import Window
 
-NETWORK = "ual-fusion"
+NETWORK, FILTER = "ual-fusion", "cave-d700-filter"
 FLOOR = ModelCard(name="floor", architecture="least-squares", config={"local": False})
 PAPER = "UAL as published (CAVE, s = 8, 40 dB, its own kernels): 43.23 dB / 6.72 degrees on K1, 43.08 / 6.74 over four"
 CAVE_BANDS = 31
@@ -211,10 +212,11 @@ METHODS: dict[str, Callable[[], Method]] = {
     "floor": lambda: unadapted(LeastSquaresModel(FLOOR, {})),
     "least-squares": lambda: unadapted(checkpoint.load_fusion(checkpoint.builtin("least-squares"))),
     "fusion": lambda: unadapted(_network()),
-    "hypermend": lambda: adapted(_network()),
+    "hypermend": lambda: unadapted(checkpoint.load_fusion(checkpoint.builtin(FILTER))),
+    "ual": lambda: adapted(_network()),
     "paper-schedule": lambda: paper(_network()),
 }
-DEFAULT = ("bicubic", "gauss-ls", "floor", "fusion", "hypermend")
+DEFAULT = ("bicubic", "gauss-ls", "floor", "least-squares", "hypermend")
 
 
 def laboratory(bands: int, scale: int) -> PairGeometry:
@@ -226,7 +228,8 @@ def laboratory(bands: int, scale: int) -> PairGeometry:
     if bands != CAVE_BANDS:
         raise SystemExit(f"{bands} bands: the folder holds no wavelengths, and only CAVE's 31 of 400-700 nm are known")
     response = srf("cave", "nikon-d700").astype(np.float32)
-    return PairGeometry(scale=scale, response=response, expected_centroid_px=0.0)
+    nm = tuple(sensor("cave").wavelength_nm)
+    return PairGeometry(scale=scale, response=response, expected_centroid_px=0.0, wavelength_nm=nm)
 
 
 def line(p: Problem, answer: Answer, scale: int) -> dict[str, object]:

@@ -67,6 +67,12 @@ def _least_squares(card: ModelCard, state: State) -> FusionModel:
     return LeastSquaresModel(card, state)
 
 
+def _pair_filter(card: ModelCard, state: State) -> FusionModel:
+    from hypermend.models.fuse.pair_filter import PairFilterModel
+
+    return PairFilterModel(card, state)
+
+
 def _ual(card: ModelCard, state: State) -> FusionModel:
     from hypermend.models.fuse.model import UalModel
 
@@ -76,6 +82,7 @@ def _ual(card: ModelCard, state: State) -> FusionModel:
 ARCHITECTURES: dict[str, Architecture] = {
     "identity": Architecture(None, _identity),
     "least-squares": Architecture("fuse", _least_squares, of_pair=True),
+    "pair-filter": Architecture("fuse", _pair_filter, of_pair=True),
     "ssrnet": Architecture("sharpen", _ssrnet),
     "stas": Architecture("denoise", _stas),
     "ual": Architecture("fuse", _ual, of_pair=True),

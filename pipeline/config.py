@@ -450,6 +450,12 @@ class TrainJob(Job):
     guide_collection: Annotated[str | None, OfTask("fuse")] = Field(
         default=None, description="Half of the pairs have the spectral response of its sensors."
     )
+    pair_scale: Annotated[int | None, OfTask("fuse")] = Field(
+        default=None,
+        ge=2,
+        description="Learn a filter of one pair of sensors, that of the scenes and the guide collection, whose pixels "
+        "are so many times finer; default: a network for any pair.",
+    )
     genotype: Annotated[str | None, OfTask("denoise")] = Field(
         default=None,
         description="Id of an architecture that `hypermend search` found; default: that of the shipped denoiser.",

@@ -17,9 +17,12 @@ import hypermend
 from hypermend.catalog.cube.cube import Cube
 from hypermend.catalog.cube.layout import create
 from hypermend.catalog.cube.spec import CLOUD, NEAR_FILL, NODATA, SATURATED, VALID, CubeSpec
+from hypermend.catalog.sensors import sensor, srf
 from hypermend.catalog.stac.publish import put_item, source_item
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models import checkpoint
+from hypermend.models.fuse.candidates import NAMES
+from hypermend.models.fuse.sensor_pair import SensorPair
 from hypermend.pipeline.config import RestoreJob
 from hypermend.pipeline.engine.serial import serial
 from hypermend.pipeline.maintenance.verify import verify
@@ -435,6 +438,58 @@ def test_bands_beyond_the_guide_and_left_out_bands_are_said(tmp_path: Path) -> N
     assert re.search(r"\d bands below 600 nm or above 690 nm lie outside the range of the guide", said)
     (item,) = hypermend.open(str(tmp_path / "a")).search(stage="restored")
     assert item.scene.properties["hypermend:notes"] == [*scene.warnings, "model stub: asked for"]
+
+
+def test_a_filter_of_other_sensors_is_not_used_and_plan_item_and_receipt_say_so(tmp_path: Path) -> None:
+    """The same pair twice: with a filter of its own sensors, and with one whose guide has other responses."""
+    own = srf(BANDS_NM, sensor("nikon-d700"), bands=RGB)
+    wide = (own + 0.05) / (own + 0.05).sum(axis=1, keepdims=True)
+    values = {}
+    for name, response in (("own", own), ("other", wide)):
+        archive = make_archive(tmp_path / name)
+        pair = SensorPair(scale=S, wavelength_nm=BANDS_NM, response=response.astype(np.float32))
+        b = len(BANDS_NM)
+        weights = {"filter": torch.full((b, len(NAMES) * b), 1e-3), "missed": torch.eye(b)}
+        checkpoint.save(
+            archive / "models" / "mine",
+            replace(CARD, name="mine", architecture="pair-filter", config=pair.to_config(), halo=26, guide_halo=43),
+            weights,
+        )
+        values[name], _, plan, report = fused(archive, model="mine")
+        (scene,) = report.scenes
+        (item,) = hypermend.open(str(archive)).search(stage="restored")
+        facts = scene.figures["pair"]["filter"]
+        assert plan.blocks is None and facts["used"] == (name == "own")
+        if name == "other":
+            said = "model mine was learned on other sensors (this pair has another response of the guide's band 1"
+            for lines in (plan.warnings, scene.warnings, item.scene.properties["hypermend:notes"]):
+                assert any(line.startswith(said) and line.endswith("fused without it") for line in lines)
+            assert "another response" in facts["reason"]
+            start, _, _, _ = fused(make_archive(tmp_path / "start"), model="least-squares")
+            np.testing.assert_array_equal(values[name], start)
+        else:
+            assert scene.warnings == () or not any("learned on other" in line for line in scene.warnings)
+    assert not np.array_equal(values["own"], values["other"])
+
+
+def test_a_filter_gives_the_same_cube_in_tiles_of_any_size(tmp_path: Path) -> None:
+    own = srf(BANDS_NM, sensor("nikon-d700"), bands=RGB).astype(np.float32)
+    b = len(BANDS_NM)
+    rng = np.random.default_rng(3)
+    noise = torch.from_numpy(rng.normal(0, 0.01, (b, len(NAMES) * b)).astype(np.float32))
+    whole: Stored | None = None
+    for tile_px in (288, 128, 96):
+        archive = make_archive(tmp_path / str(tile_px))
+        pair = SensorPair(scale=S, wavelength_nm=BANDS_NM, response=own)
+        checkpoint.save(
+            archive / "models" / "mine",
+            replace(CARD, name="mine", architecture="pair-filter", config=pair.to_config(), halo=26, guide_halo=43),
+            {"filter": noise, "missed": torch.eye(b)},
+        )
+        cube, _, plan, _ = fused(archive, model="mine", tile_px=tile_px)
+        values = cube * plan.spec.scale_factor
+        whole = values if whole is None else whole
+        assert np.abs(values - whole).max() <= 1e-5
 
 
 def test_a_model_that_does_not_adapt_has_no_blocks(tmp_path: Path) -> None:

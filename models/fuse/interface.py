@@ -82,6 +82,8 @@ class PairGeometry:
     expected_centroid_px: float
     """Centroid of the blur kernel of an aligned pair, in HR pixels from HR pixel (s*i, s*j) along both axes:
     (s - 1) / 2 where LR pixels cover HR pixels (every georeferenced pair), 0 in a laboratory pair."""
+    wavelength_nm: tuple[float, ...] | None = None
+    """(b,) centres of the image's bands; None where they are not known."""
     kernel: Floats | None = None
     """(n, n), sum 1, if the blur is given (a simulated image). None: it is estimated from the pair."""
 

@@ -167,8 +167,8 @@ class LocalRegressionModel:
         weights = self.t["weights"]
         first = torch.einsum("kg,nghw->nkhw", weights[:, :-1], g) + weights[:, -1, None, None]
         rest = c - torch.einsum("kg,nghw->nkhw", weights[:, :-1], low) - weights[:, -1, None, None]
-        loose, left_out = self._local(rest, low, g, *LOOSE_FIT)
-        stiff, _ = self._local(rest, low, g, *STIFF_FIT)
+        loose, left_out = self.fit(rest, low, g, *LOOSE_FIT)
+        stiff, _ = self.fit(rest, low, g, *STIFF_FIT)
         trust = self.up(trusted(rest, rest - left_out)).clamp(0, 1)
         mixed = first + stiff + trust * (loose - stiff)
         left = c - self.down(mixed)
@@ -182,10 +182,24 @@ class LocalRegressionModel:
             out = out + self.up(self.rest_kept * (y - torch.einsum("bk,nkhw->nbhw", self.t["back"], s.y)))
         return out
 
-    def _local(
-        self, r: torch.Tensor, low: torch.Tensor, g: torch.Tensor, sigma: float, ridge: float
+    def fit(
+        self,
+        r: torch.Tensor,
+        low: torch.Tensor,
+        g: torch.Tensor,
+        sigma: float,
+        ridge: float,
+        level: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Fit r (B, k, h, w) by a local regression.
+
+        Args:
+            r: residual of the global map.
+            low: (B, g, h, w) guide on LR pixels.
+            g: (B, g, H, W) guide.
+            sigma: of the window, in LR pixels.
+            ridge: as a share of `level`.
+            level: (g + 1,) mean squares of (low, 1); None for those of the guide's axes.
 
         Returns:
             Prediction on the sharp guide (B, k, H, W), and leave-one-out prediction on LR pixels (B, k, h, w):
@@ -194,7 +208,7 @@ class LocalRegressionModel:
         n, k, h, w = r.shape
         # In double: the equations are ill-conditioned where the guide is smooth, and a tile must equal the whole. In
         # units of the scene's root mean squares, so that the ridge is the same along every axis.
-        size = self.t["level"].double().clamp_min(1e-30).sqrt()[:, None, None]
+        size = (self.t["level"] if level is None else level).double().clamp_min(1e-30).sqrt()[:, None, None]
         f = torch.cat((low, torch.ones_like(low[:, :1])), dim=1).double() / size  # (B, g + 1, h, w)
         r, m = r.double(), f.shape[1]
         ff = smooth((f[:, :, None] * f[:, None]).flatten(1, 2), sigma).reshape(n, m, m, h, w)
@@ -206,13 +220,13 @@ class LocalRegressionModel:
             1, keepdim=True
         )  # (B, 1, h, w)
         left_out = ((a * f[:, :, None]).sum(1) - leverage * r) / (1 - leverage).clamp_min(1e-3)
-        a, left_out, g = (a / size[:, None]).float(), left_out.float(), self._clamped(low, g)
+        a, left_out, g = (a / size[:, None]).float(), left_out.float(), self.clamped(low, g)
         out = self.up(a[:, -1])
         for i in range(m - 1):
             out = out + self.up(a[:, i]) * g[:, i, None]
         return out, left_out
 
-    def _clamped(self, low: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    def clamped(self, low: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         """Clamp the guide to the range of the LR pixels around, extended by `BEYOND_GUIDE_RANGE` on both sides.
 
         A local regression does not extrapolate: at a glint it would follow a slope that was fitted to the shade around.

@@ -34,17 +34,25 @@ BORDER_PX = 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionSampleSettings:
+class PairNoise:
+    """Distribution of the errors of simulated pairs."""
+
+    snr_db: tuple[float, float] = (28.0, 44.0)
+    """Smallest and largest signal-to-noise ratio."""
+    clean_guide: float = 0.5
+    """Share of pairs whose guide has almost no noise except the cube's own."""
+    kernel_error: tuple[float, float] = (0.02, 0.25)
+    """Smallest and largest relative error of the kernel that the local regression is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionSampleSettings(PairNoise):
     """Distribution of the samples."""
 
     channels: int
     """Coefficients that the network corrects."""
     scales: tuple[int, ...] = (8, 8, 8, 8, 4, 3)
     """Scales, drawn evenly."""
-    snr_db: tuple[float, float] = (28.0, 44.0)
-    """Smallest and largest signal-to-noise ratio."""
-    clean_guide: float = 0.5
-    """Share of pairs whose guide has almost no noise except the cube's own."""
     scene_px: int = 224
     """Edge of the part of a scene that a pair is simulated from."""
     patch_px: int = 44
@@ -52,8 +60,6 @@ class FusionSampleSettings:
     """Steps between two new pairs of a slot."""
     keep: int = 6
     """Pairs of each slot that patches are cut from."""
-    kernel_error: tuple[float, float] = (0.02, 0.25)
-    """Smallest and largest relative error of the kernel that the local regression is given."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def simulate(cube: F32, responses: Sequence[F32], s: FusionSampleSettings, rng: 
         rng: source of all randomness.
     """
     scale = int(rng.choice(s.scales))
-    z = _part(cube, min(s.scene_px, *cube.shape[1:]) // scale * scale, rng)
+    z = part(cube, min(s.scene_px, *cube.shape[1:]) // scale * scale, rng, coarser=0.25)
     p = responses[int(rng.integers(len(responses)))] if responses and rng.random() < 0.5 else response(len(z), rng)
     if rng.random() < 0.4:
         some = np.sort(rng.choice(len(z), int(rng.integers(len(z) // 2, len(z) + 1)), replace=False))
@@ -146,26 +152,10 @@ def simulate(cube: F32, responses: Sequence[F32], s: FusionSampleSettings, rng: 
             z, p = z[some], p[:, some] / p[:, some].sum(axis=1, keepdims=True)
     if rng.random() < 0.4:  # another illuminant
         z = z * np.exp(ndimage.gaussian_filter(rng.normal(0, 1.5, len(z)), 3)).astype(np.float32)[:, None, None]
-    blur = kernel(scale, rng)
-    sharp = torch.from_numpy(np.ascontiguousarray(z))
-    y = blur_down(sharp[None], torch.from_numpy(blur.astype(np.float32)), scale)[0].numpy()
-    x = np.tensordot(p, z, 1).astype(np.float32)
-    snr = float(rng.uniform(*s.snr_db))
-    std_y, std_x = snr_std(y, snr), snr_std(x, snr + float(rng.uniform(-2, 2)))
-    if rng.random() < s.clean_guide:
-        std_x = std_x / 30
-    y, x = gaussian(y, std_y, rng), gaussian(x, std_x, rng)
-    pair = Pair(y=y, y_valid=np.ones(y.shape[1:], bool), x=x, x_valid=np.ones(x.shape[1:], bool))
-    guess = mistaken(blur, float(rng.uniform(*s.kernel_error)), rng)
-    scene = estimate(
-        lambda: [pair],
-        _blur(guess, np.full(len(x), std_x * rng.uniform(0.9, 1.4))),
-        scale,
-        pair_moments(lambda: [pair], guess, scale),
-        np.ones((1, 1)),
-    )
-    regression = LocalRegressionModel(scene)
-    start = regression(torch.from_numpy(y)[None], torch.from_numpy(x)[None])
+    z = np.ascontiguousarray(z)
+    pair, regression = regressed_pair(z, p, scale, s, rng)
+    sharp = torch.from_numpy(z)
+    start = regression(torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None])
     k = min(s.channels, start.coefficients.shape[1])
     u = residual_scale(regression, start)
     truth = torch.einsum("kb,bhw->khw", regression.t["project"], sharp)
@@ -184,10 +174,37 @@ def simulate(cube: F32, responses: Sequence[F32], s: FusionSampleSettings, rng: 
     )
 
 
-def _part(cube: F32, size: int, rng: np.random.Generator) -> F32:
-    """Draw a square of the cube, turned and mirrored, in a quarter of the draws with pixels twice as large."""
+def regressed_pair(
+    z: F32, p: F32, scale: int, s: PairNoise, rng: np.random.Generator
+) -> tuple[Pair, LocalRegressionModel]:
+    """Simulate the pair of a truth z (b, H, W) and a response p (m, b), and fit its local regression to it.
+
+    The regression is told a kernel and noise of the guide that have realistic errors.
+    """
+    blur = kernel(scale, rng)
+    y = blur_down(torch.from_numpy(z)[None], torch.from_numpy(blur.astype(np.float32)), scale)[0].numpy()
+    x = np.tensordot(p, z, 1).astype(np.float32)
+    snr = float(rng.uniform(*s.snr_db))
+    std_y, std_x = snr_std(y, snr), snr_std(x, snr + float(rng.uniform(-2, 2)))
+    if rng.random() < s.clean_guide:
+        std_x = std_x / 30
+    y, x = gaussian(y, std_y, rng), gaussian(x, std_x, rng)
+    pair = Pair(y=y, y_valid=np.ones(y.shape[1:], bool), x=x, x_valid=np.ones(x.shape[1:], bool))
+    guess = mistaken(blur, float(rng.uniform(*s.kernel_error)), rng)
+    scene = estimate(
+        lambda: [pair],
+        _blur(guess, np.full(len(x), std_x * rng.uniform(0.9, 1.4))),
+        scale,
+        pair_moments(lambda: [pair], guess, scale),
+        np.ones((1, 1)),
+    )
+    return pair, LocalRegressionModel(scene)
+
+
+def part(cube: F32, size: int, rng: np.random.Generator, *, coarser: float) -> F32:
+    """Draw a square of the cube, turned and mirrored, in a share `coarser` of the draws with pixels twice as large."""
     b, h, w = cube.shape
-    if min(h, w) >= 2 * size and rng.random() < 0.25:
+    if min(h, w) >= 2 * size and rng.random() < coarser:
         cube = cube[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2).mean((2, 4))
     top, left = (int(rng.integers(0, n - size + 1)) for n in cube.shape[1:])
     z = np.rot90(cube[:, top : top + size, left : left + size], int(rng.integers(4)), (1, 2))

@@ -72,7 +72,12 @@ def wald_setup(spec: CubeSpec, guide: Sensor | None, scale: int) -> PairGeometry
     used = [band for band, share in zip(bands, band_coverage(nm, table, bands), strict=True) if share >= MIN_COVERAGE]
     if not used:
         raise Refused(f"no band of {table.name} lies where the scene has bands; choose another --guide-sensor")
-    return PairGeometry(scale=scale, response=srf(nm, table, bands=used).astype(np.float32), expected_centroid_px=0.0)
+    return PairGeometry(
+        scale=scale,
+        response=srf(nm, table, bands=used).astype(np.float32),
+        expected_centroid_px=0.0,
+        wavelength_nm=tuple(nm),
+    )
 
 
 def tensors(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:

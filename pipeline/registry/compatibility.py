@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from hypermend.catalog.cube.spec import CubeSpec
-from hypermend.models.card import ModelCard
+from hypermend.models.arrays import F32
+from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.fuse.sensor_pair import SensorPair
 
 
 def good_nm(spec: CubeSpec) -> list[float]:
@@ -37,3 +40,28 @@ def advisory(spec: CubeSpec, card: ModelCard) -> str | None:
     if card.window_bands is None or count >= card.window_bands:
         return None
     return f"{count} good bands are fewer than the {card.window_bands} of model {card.name}; reflected"
+
+
+def pair_advisory(card: ModelCard, *, scale: int, nm: Sequence[float], response: F32) -> str | None:
+    """Return a warning about a pair whose sensors the model does not know; None where it knows them, or needs none.
+
+    Args:
+        card: of a fusion.
+        scale: fine pixels along the edge of a coarse one.
+        nm: (b,) centres of the scene's good bands.
+        response: (m, b) of the guide's bands.
+
+    Raises:
+        BadCard: the card's pair of sensors cannot be read.
+    """
+    if card.architecture != "pair-filter":
+        return None
+    try:
+        known = SensorPair.from_config(card.config)
+    except (ValueError, TypeError) as error:
+        raise BadCard(f"model {card.name!r}: {error}") from error
+    there = SensorPair(scale=scale, wavelength_nm=tuple(nm), response=response)
+    unlike = known.difference(there)
+    return (
+        f"model {card.name} was learned on other sensors (this pair has {unlike}): fused without it" if unlike else None
+    )

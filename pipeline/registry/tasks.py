@@ -51,9 +51,10 @@ class ModelTask:
         return None
 
 
-TRAINED = {("cave", "nikon-d700"): "ual-fusion"}
-"""Pairs of sensors that networks were trained for. Elsewhere they lose to what needs no training: on the demo's pair
-(EnMAP-like, Sentinel-2-like) 0.8 dB."""
+TRAINED = {("cave", "nikon-d700"): "cave-d700-filter"}
+"""Pairs of sensors that have a filter of their own."""
+UNIVERSAL = "ual-fusion"
+"""The network for any pair; it gains nothing over what needs no training (docs/decisions/0028)."""
 UNTRAINED = "least-squares"
 TASKS: Mapping[str, ModelTask] = {
     task.name: task
@@ -62,7 +63,7 @@ TASKS: Mapping[str, ModelTask] = {
         ModelTask(name="sharpen", builtins=("ssrnet-x{scale}-small",), finer=True, seconds_per_sample=2.1e-6),
         ModelTask(
             name="fuse",
-            builtins=(UNTRAINED, *TRAINED.values()),
+            builtins=(UNTRAINED, *TRAINED.values(), UNIVERSAL),
             pairs=True,
             seconds_per_sample=2.4e-7,
             adapting_seconds_per_sample=8.9e-6,

@@ -18,6 +18,7 @@ from hypermend.catalog.pairs.guide import GuideOnGrid
 from hypermend.catalog.pairs.pairing import spectral_overlap
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.fuse.interface import Pair, PairGeometry
+from hypermend.pipeline.registry.compatibility import good_nm
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.tiling.pixels import FILL_REACH_PX, Flags, ImageWindow, Physical, Stored, data_mask, physical
 from hypermend.pipeline.tiling.tiles import Window
@@ -61,6 +62,7 @@ class PairReader:
             response=overlap.response.astype(np.float32),
             # On the ground an LR pixel covers its HR pixels; in a laboratory its centre lies on the first of them.
             expected_centroid_px=(plan.scale - 1) / 2 if placed else 0.0,
+            wavelength_nm=tuple(good_nm(self._source.spec)),
         )
         self._means: tuple[Physical, Physical] | None = None
 

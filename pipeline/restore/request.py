@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.errors import ArchiveError, Refused
 from hypermend.catalog.keys import cube_key, item_key, scene_collection
@@ -13,6 +15,7 @@ from hypermend.catalog.pairs.pairing import GuideMatch, SpectralOverlap, scale_b
 from hypermend.catalog.scene import Scene
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import ModelCard
+from hypermend.pipeline.registry.compatibility import good_nm, pair_advisory
 from hypermend.pipeline.registry.selection import ModelChoice
 from hypermend.pipeline.restore.plan import Guide
 from hypermend.pipeline.restore.steps import LATTICE_PX, Step
@@ -169,6 +172,7 @@ class PairRequest(SceneRequest):
         (step,), (card,) = self._steps(cards), cards.values()
         # Rounded: another machine's last digit must not change the id.
         response = [[round(float(value), 6) for value in row] for row in overlap.response]
+        unlike = pair_advisory(card, scale=scale, nm=good_nm(specs[0]), response=overlap.response.astype(np.float32))
         identity = {"guide": guide.ingest_id, "bands": list(overlap.bands), "scale": scale, "response": response}
         return PlanDraft(
             steps=(replace(step, halo=card.halo_at(scale), scale=scale),),
@@ -176,7 +180,7 @@ class PairRequest(SceneRequest):
             bounded=True,
             identity=identity,
             attrs={"hypermend:guide": f"{guide.collection}/{guide.scene_id}"},
-            warnings=tuple(_pair_warnings(guide, overlap)),
+            warnings=(*_pair_warnings(guide, overlap), *([unlike] if unlike else [])),
             guide=guide,
             budget=self.budget,
         )

@@ -24,7 +24,7 @@ from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.protocols.images import noisy_image, psnr_db, restored_in_one_call
 from hypermend.pipeline.registry import genotypes
 from hypermend.pipeline.train.dataset import STRONGEST_NOISE, PatchDataset, scene_level
-from hypermend.pipeline.train.plan import SpectralRange, TrainPlan
+from hypermend.pipeline.train.plan import TrainingSources, TrainPlan
 from hypermend.pipeline.train.task import Config, LabScene, Recipe, Samples, Scores, Task
 
 # Ours to choose (the authors' are pictures). No dilation: oneDNN's bfloat16 weight gradient of a dilated channels_last
@@ -56,7 +56,7 @@ SIGMAS = (10, 50)
 """Noise of validation, of 255."""
 
 
-def config(root: ArchiveStore, job: TrainJob, spectrum: SpectralRange) -> dict[str, Any]:
+def config(root: ArchiveStore, job: TrainJob, sources: TrainingSources) -> dict[str, Any]:
     """Take the shipped denoiser's architecture, or the genotype that the job names.
 
     Raises:
@@ -74,7 +74,7 @@ def config(root: ArchiveStore, job: TrainJob, spectrum: SpectralRange) -> dict[s
     config = {**CONFIG, "genotype": stored.genotype.to_dict()}
     if stored.figures["domain"] == "subspace":
         return config
-    fewest, most = spectrum.bands
+    fewest, most = sources.spectrum.bands
     if fewest != most:
         raise Refused(
             f"genotype {stored.id} works on bands, and the training scenes have from {fewest} to {most}; name scenes "

@@ -1,4 +1,8 @@
-"""The task fuse: areas of source cubes become pairs of a coarse image and a guide; a CorrectionNet learns from them."""
+"""The task fuse: areas of source cubes become pairs of a coarse image and a guide.
+
+TASK    a CorrectionNet for any pair of sensors learns from them
+FILTER  the filter of one pair of sensors follows from them in closed form
+"""
 
 from __future__ import annotations
 
@@ -12,21 +16,27 @@ import torch
 from torch import nn
 
 from hypermend.catalog.cube.layout import read_spec
+from hypermend.catalog.errors import Refused
 from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.catalog.sensors import srf
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
+from hypermend.models.fuse import filter_training, pair_filter
 from hypermend.models.fuse import samples as fusion_samples
 from hypermend.models.fuse.correction_net import GUIDE_CONTRAST_RADIUS_PX, CorrectionNet
+from hypermend.models.fuse.filter_training import FilterSums, fit_filter
 from hypermend.models.fuse.interface import PairGeometry
 from hypermend.models.fuse.local_regression import GUIDE_HALO, HALO
 from hypermend.models.fuse.model import UalModel
+from hypermend.models.fuse.pair_filter import PairFilterModel
+from hypermend.models.fuse.sensor_pair import SensorPair
 from hypermend.models.sampling import SampleStream
 from hypermend.models.signal import metrics
+from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.protocols.images import psnr_db
-from hypermend.pipeline.protocols.pairs import degraded_pair, tensors
+from hypermend.pipeline.protocols.pairs import degraded_pair, tensors, wald_setup
 from hypermend.pipeline.train.dataset import PatchDataset, scene_level
-from hypermend.pipeline.train.plan import TrainPlan
+from hypermend.pipeline.train.plan import TrainingSources, TrainPlan
 from hypermend.pipeline.train.task import Config, LabScene, Recipe, Samples, Scores, Task
 
 BATCH = 12
@@ -167,7 +177,7 @@ TASK = Task(
     patch_px=44,
     learning_rate=3e-3,
     ema_decay=0.99,
-    config=lambda root, job, spectrum: dict(CONFIG),
+    config=lambda root, job, sources: dict(CONFIG),
     edges_px=edges_px,
     crop_multiple=lambda config: SCALE,
     bf16_safe=lambda config, device: False,  # features are in units of small errors
@@ -190,4 +200,93 @@ TASK = Task(
         protocol=f"CAVE, centre {RECIPE_PX} px, scale {SCALE}, {SNR_DB} dB, a random kernel for each scene, estimated "
         "from the pair; no adaptation; output clipped to 0..1",
     ),
+)
+
+
+def is_filter(config: Config) -> bool:
+    """Whether a config is that of a filter, not of a network."""
+    return "response" in config
+
+
+def _filter_config(root: ArchiveStore, job: TrainJob, sources: TrainingSources) -> dict[str, Any]:
+    """The pair of sensors.
+
+    Raises:
+        Refused: no or more than one guide's sensor, or scenes of several sensors.
+    """
+    assert job.pair_scale is not None
+    guides = sources.guides
+    if len(guides) != 1:
+        raise Refused(
+            f"--pair-scale learns one pair of sensors; --guide-collection names guides of {', '.join(guides) or 'none'}"
+        )
+    table = archive_tables(root).sensor(guides[0])
+    first, *others = (
+        SensorPair(scale=g.scale, wavelength_nm=g.wavelength_nm or (), response=g.response)
+        for g in (wald_setup(spec, table, job.pair_scale) for spec in sources.specs)
+    )
+    if unlike := next((d for other in others if (d := first.difference(other))), ""):
+        raise Refused(
+            f"--pair-scale learns one pair of sensors, and of the scenes one has {unlike}; name scenes of one by "
+            "--sensor or --scene"
+        )
+    return first.to_config()
+
+
+def _filter_samples(root: ArchiveStore, plan: TrainPlan) -> Samples:
+    areas = PatchDataset(root, plan.train, scene_level)
+    sensors = SensorPair.from_config(plan.config)
+
+    def draw(rng: np.random.Generator) -> F32:
+        area = areas.draw(rng)
+        return areas.read(area) / np.float32(areas.known(area.cube)[0])
+
+    s = plan.settings
+    stream = filter_training.sample_stream(draw, sensors, s.patch_px, seed=s.seed, batch=s.batch)
+    return Samples(stream=stream, draw=areas.draw, loss=fusion_samples.loss)
+
+
+def score_filter(model: PairFilterModel, truth: F32) -> Scores:
+    """Score a filter on one image with its own response; the baseline is the start without the filter."""
+    sensors = model.sensors
+    geometry = PairGeometry(
+        scale=sensors.scale,
+        response=sensors.response,
+        expected_centroid_px=0.0,
+        wavelength_nm=sensors.wavelength_nm,
+    )
+    rng = np.random.default_rng([0, SNR_DB])
+    pair = degraded_pair(truth, fusion_samples.kernel(sensors.scale, rng), geometry, SNR_DB, rng=rng)
+    statistics = model.estimate(partial(list, (pair,)), geometry)
+    scores: dict[str, float] = {}
+    for key, restorer in (("", model.bind(statistics)), ("baseline_", model.start.bind(statistics))):
+        image = restorer(*tensors(pair))[0].numpy()
+        scores[f"{key}psnr_db" if not key else "baseline_db"] = round(psnr_db(truth, image), 3)
+        scores[f"{key}sam_deg"] = round(metrics.sam(truth, np.clip(image, 0, 1)).degrees, 3)
+    return scores
+
+
+FILTER = Task(
+    name="fuse",
+    batch=4,
+    patch_px=256,
+    learning_rate=TASK.learning_rate,
+    ema_decay=TASK.ema_decay,
+    config=_filter_config,
+    edges_px=lambda config, patch_px: [e for e in (512, 384, 256, 192, 128) if e >= patch_px] or [patch_px],
+    crop_multiple=lambda config: int(config["scale"]),
+    bf16_safe=lambda config, device: False,
+    fit=fit_filter,
+    network=lambda config: FilterSums(len(config["wavelength_nm"])),
+    samples=_filter_samples,
+    card=lambda config, net: {
+        "architecture": "pair-filter",
+        "halo": pair_filter.HALO,
+        "guide_halo": pair_filter.GUIDE_HALO,
+        "input_scaling": "steps between estimates, in physical values",
+    },
+    protocol=f"{SNR_DB} dB, a guide without noise, one random kernel, estimated from the pair; output clipped to 0..1; "
+    "the baseline is the start without the filter",
+    model=PairFilterModel,
+    score=score_filter,
 )

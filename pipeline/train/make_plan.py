@@ -12,13 +12,14 @@ from hypermend.catalog.scene import Scene
 from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.train.plan import (
+    TrainingSources,
     TrainPlan,
     TrainSettings,
     spectral_range,
     training_areas,
     validation_crop,
 )
-from hypermend.pipeline.train.task_table import TASKS
+from hypermend.pipeline.train.task_table import task_of_job
 
 HELD_SHARE = 0.1
 """Share of the scenes that is held out, where no validation scenes are named."""
@@ -40,11 +41,12 @@ def plan_training(job: TrainJob) -> TrainPlan:
     keys = {scene.id: cube_key(scene) for scene in (*train, *held)}
     specs = {keys[s.id]: read_spec(root, keys[s.id]) for s in train}
     spectrum = spectral_range(specs)
-    task = TASKS[job.task]
+    task = task_of_job(job)
     batch, patch_px = job.batch or task.batch, job.patch_px or task.patch_px
     if job.workers is not None and job.workers > batch:
         raise Refused(f"{job.workers} workers share a batch of {batch} samples; take fewer workers or a larger --batch")
-    config = task.config(root, job, spectrum)
+    sources = TrainingSources(spectrum=spectrum, specs=tuple(specs.values()), guides=_guides(job))
+    config = task.config(root, job, sources)
     edges, multiple = task.edges_px(config, patch_px), task.crop_multiple(config)
     every, report = _intervals(job)
     return TrainPlan(
@@ -52,7 +54,7 @@ def plan_training(job: TrainJob) -> TrainPlan:
         config=config,
         sensors=tuple(sorted({scene.sensor for scene in train})),
         spectrum=spectrum,
-        guides=_guides(job),
+        guides=sources.guides,
         scenes={keys[s.id]: s.id for s in train},
         train=training_areas(root, [keys[s.id] for s in train], edges),
         held={s.id: validation_crop(root, keys[s.id], s.id, least_px=64, multiple=multiple) for s in held},

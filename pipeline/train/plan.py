@@ -44,6 +44,16 @@ class SpectralRange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingSources:
+    """What is known of the training scenes before their pixels are read."""
+
+    spectrum: SpectralRange
+    specs: tuple[CubeSpec, ...]
+    guides: tuple[str, ...]
+    """Sensors of the guide collection."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How long and how."""
 

@@ -14,7 +14,7 @@ from hypermend.models import checkpoint
 from hypermend.models.card import ModelCard
 from hypermend.pipeline.train.checkpoints import TrainingState, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.plan import TrainPlan
-from hypermend.pipeline.train.task_table import TASKS, plan_card
+from hypermend.pipeline.train.task_table import plan_card, task_of
 
 
 def published(root: ArchiveStore, name: str, plan: TrainPlan) -> bool:
@@ -45,7 +45,7 @@ def publish(root: ArchiveStore, name: str, plan: TrainPlan, ledger: TrainingStor
     state = ledger.load(record.best) if record.best else None
     if record.best is None or state is None:
         raise TrainingStopped(f"{root.href(plan.folder)}: the best weights are gone; delete that folder to train anew")
-    s, task = plan.settings, TASKS[plan.task]
+    s, task = plan.settings, task_of(plan)
     draft = plan_card(plan, task.network(plan.config))
     card = replace(
         draft,

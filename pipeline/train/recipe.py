@@ -23,7 +23,7 @@ from hypermend.models import checkpoint
 from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
 from hypermend.models.fit import FitSettings, fit
-from hypermend.pipeline.train.task import LabScene, Task
+from hypermend.pipeline.train.task import LabScene, Recipe, Task
 from hypermend.pipeline.train.task_table import TASKS
 
 VALIDATION = ("fake_and_real_peppers_ms", "paints_ms", "thread_spools_ms")
@@ -49,12 +49,18 @@ def read(folder: Path, sensor: str, peak: float | None) -> Iterator[LabScene]:
         yield LabScene(name=scene.id, sensor=sensor, cube=cube)
 
 
+def recipe_of(task: Task[Any]) -> Recipe[Any]:
+    """The recipe of a task of `TASKS`, which all have one."""
+    assert task.recipe is not None
+    return task.recipe
+
+
 def read_all(data: Path, task: Task[Any]) -> list[LabScene]:
     """Read the scenes of CAVE, and of the other folders of the recipe that are there."""
-    scenes = list(read(data / "cave", "cave", task.recipe.peak))
-    for folder, sensor in task.recipe.others.items():
+    scenes = list(read(data / "cave", "cave", recipe_of(task).peak))
+    for folder, sensor in recipe_of(task).others.items():
         if (data / folder).is_dir():
-            scenes += read(data / folder, sensor, task.recipe.peak)
+            scenes += read(data / folder, sensor, recipe_of(task).peak)
     return scenes
 
 
@@ -66,7 +72,8 @@ def begin_with(net: torch.nn.Module, folder: Path) -> dict[str, Any]:
 
 def train(task: Task[Any], options: argparse.Namespace, command: str) -> None:
     """Train, and write the model at every check. Held-out scenes are only scored."""
-    recipe, config = task.recipe, task.recipe.config(options)
+    recipe = recipe_of(task)
+    config = recipe.config(options)
     scenes = read_all(options.data, task)
     held_out = {s.name: recipe.crop(s.cube, config) for s in scenes if s.name in options.held_out}
     training = [s for s in scenes if s.name not in held_out]
@@ -128,9 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ap = parser()
     options = ap.parse_args(argv)
     task = TASKS[options.task]
-    options.minutes = options.minutes or task.recipe.minutes
+    options.minutes = options.minutes or recipe_of(task).minutes
     options.learning_rate = options.learning_rate or task.learning_rate
-    if options.bf16 and not task.bf16_safe(task.recipe.config(options), "cpu"):
+    if options.bf16 and not task.bf16_safe(recipe_of(task).config(options), "cpu"):
         ap.error(f"--bf16: {task.name} does not train in bfloat16; leave it out")
     train(task, options, command_of(options))
 

@@ -20,7 +20,7 @@ from hypermend.models.sharpen.ssrnet import SSRNet
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.protocols.images import bicubic_image, coarse_image, psnr_db, restored_in_one_call
 from hypermend.pipeline.train.dataset import PatchDataset
-from hypermend.pipeline.train.plan import SpectralRange, TrainPlan
+from hypermend.pipeline.train.plan import TrainingSources, TrainPlan
 from hypermend.pipeline.train.task import Config, LabScene, Recipe, Samples, Scores, Task
 
 BATCH = 4
@@ -30,7 +30,7 @@ RECIPE_PX = 512
 """Edge of the validation crops of the recipe."""
 
 
-def config(root: ArchiveStore, job: TrainJob, spectrum: SpectralRange) -> dict[str, Any]:
+def config(root: ArchiveStore, job: TrainJob, sources: TrainingSources) -> dict[str, Any]:
     """Take the job's network, by default a small one."""
     return {
         "scale": job.scale or 2,

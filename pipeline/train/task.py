@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from torch import nn
@@ -13,17 +13,34 @@ from torch import nn
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
 from hypermend.models.card import ModelCard
-from hypermend.models.fit import Loss, State
+from hypermend.models.fit import AllReduce, Batch, FitSettings, Loss, Progress, Resume, State, fit
 from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.train.areas import Area
-from hypermend.pipeline.train.plan import SpectralRange, TaskName, TrainPlan
+from hypermend.pipeline.train.plan import TaskName, TrainingSources, TrainPlan
 
 M = TypeVar("M")
 Config = Mapping[str, Any]
 """Configuration of the network, as in a model card."""
 Scores = dict[str, float]
 """psnr_db of the model, baseline_db of doing without it, and any other figures of the task."""
+
+
+class Fit(Protocol):
+    """How weights follow from samples; `models.fit.fit` is the one of networks."""
+
+    def __call__(
+        self,
+        net: nn.Module,
+        batches: Iterator[Batch],
+        loss: Loss,
+        settings: FitSettings,
+        *,
+        share: AllReduce | None = None,
+        resume: Resume | None = None,
+    ) -> Iterator[Progress]:
+        """Train `net` in place."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +95,14 @@ class Task(Generic[M]):
     learning_rate: float
     ema_decay: float
     """Decay for each step of the exponential moving average of the weights."""
-    config: Callable[[ArchiveStore, TrainJob, SpectralRange], dict[str, Any]]
+    config: Callable[[ArchiveStore, TrainJob, TrainingSources], dict[str, Any]]
     edges_px: Callable[[Config, int], list[int]]
     """Config and patch_px -> edges of training areas, the best first."""
     crop_multiple: Callable[[Config], int]
     """Config -> number of pixels that the edge of a validation crop is a multiple of."""
     bf16_safe: Callable[[Config, str], bool]
     """Config and device -> whether bfloat16 trains as well as float32 does."""
+    fit: Fit = fit
     network: Callable[[Config], nn.Module]
     """Config -> network with new weights from torch's generator."""
     samples: Callable[[ArchiveStore, TrainPlan], Samples]
@@ -95,4 +113,5 @@ class Task(Generic[M]):
     model: Callable[[ModelCard, State], M]
     score: Callable[[M, F32], Scores]
     """Model and square of a validation scene, divided by its largest value -> scores."""
-    recipe: Recipe[M]
+    recipe: Recipe[M] | None = None
+    """None: only `hypermend train` trains it, from an archive."""

@@ -13,13 +13,25 @@ from torch import nn
 
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
+from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.train import denoise, fuse, sharpen
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.task import Samples, Task
 
 TASKS: Mapping[str, Task[Any]] = {task.name: task for task in (denoise.TASK, sharpen.TASK, fuse.TASK)}
+"""The networks."""
 _SEEDED = Lock()
 """Torch's generator is that of the whole process."""
+
+
+def task_of_job(job: TrainJob) -> Task[Any]:
+    """The task of a job: a network's, or that of a filter of one pair of sensors."""
+    return TASKS[job.task] if job.pair_scale is None else fuse.FILTER
+
+
+def task_of(plan: TrainPlan) -> Task[Any]:
+    """The task of a plan, by its config."""
+    return fuse.FILTER if fuse.is_filter(plan.config) else TASKS[plan.task]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +47,7 @@ class Training:
 
 def build(root: ArchiveStore, plan: TrainPlan) -> Training:
     """Build the parts of a plan's training, with new weights drawn from its seed."""
-    task = TASKS[plan.task]
+    task = task_of(plan)
     with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.settings.seed)
         net = task.network(plan.config)
@@ -44,7 +56,7 @@ def build(root: ArchiveStore, plan: TrainPlan) -> Training:
 
 def plan_card(plan: TrainPlan, net: nn.Module) -> ModelCard:
     """Draft the card of the model that a plan makes."""
-    s, task = plan.spectrum, TASKS[plan.task]
+    s, task = plan.spectrum, task_of(plan)
     return ModelCard(
         name=plan.id,
         config=dict(plan.config),

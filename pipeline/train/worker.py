@@ -18,13 +18,13 @@ import torch
 
 from hypermend.catalog.errors import ArchiveError
 from hypermend.catalog.storage.archive_store import ArchiveStore
-from hypermend.models.fit import AllReduce, Diverged, FitSettings, Progress, Resume, State, fit
+from hypermend.models.fit import AllReduce, Diverged, FitSettings, Progress, Resume, State
 from hypermend.models.sampling import prefetch
 from hypermend.pipeline.train.checkpoints import Line, TrainingState, TrainingStopped, TrainingStore
 from hypermend.pipeline.train.dataset import PatchDataset, named
 from hypermend.pipeline.train.plan import TrainPlan
 from hypermend.pipeline.train.task import Scores
-from hypermend.pipeline.train.task_table import TASKS, Training, build
+from hypermend.pipeline.train.task_table import Training, build, task_of
 
 WRITE_EVERY_S = 2.0
 """Between writes of the metrics that no validation asks for."""
@@ -77,7 +77,7 @@ def work(root: ArchiveStore, plan: TrainPlan, crew: WorkerGroup, *, driver: str 
     batches = prefetch(lambda at: samples.stream.batch(at, slots), step)
     net = training.net.to(crew.device)
     try:
-        for p in fit(net, batches, samples.loss, settings, share=crew.share, resume=resume):
+        for p in training.task.fit(net, batches, samples.loss, settings, share=crew.share, resume=resume):
             step = p.step
             yield keeper.keep(p, lambda state: validate(root, plan, training, state, crew))
             if keeper.record.state != "running":
@@ -112,7 +112,7 @@ def fit_settings(plan: TrainPlan, device: str) -> FitSettings:
         minutes=s.minutes,
         learning_rate=s.learning_rate,
         warmup_steps=min(20, (s.steps or 1000) // 10),
-        ema_decay=TASKS[plan.task].ema_decay,
+        ema_decay=task_of(plan).ema_decay,
         bf16=gains_from_bf16(plan, device) if s.bf16 is None else s.bf16,
         report_every=s.report_every,
         freeze_norm=s.freeze_norm,
@@ -122,7 +122,7 @@ def fit_settings(plan: TrainPlan, device: str) -> FitSettings:
 def gains_from_bf16(plan: TrainPlan, device: str) -> bool:
     """Say whether bfloat16 is safe for the task, and faster: on GPUs and CPUs that have it (elsewhere 35x slower)."""
     has = cpu_has_bf16() if device == "cpu" else bool(torch.cuda.is_bf16_supported())
-    return has and TASKS[plan.task].bf16_safe(plan.config, device)
+    return has and task_of(plan).bf16_safe(plan.config, device)
 
 
 def cpu_has_bf16() -> bool:
