@@ -12,6 +12,8 @@ _CELL = 58
 """STAS, for each unit of width: at Conv2, cell's input and sum (8 each), joined twice (32), and five nodes (2 each)."""
 _FEATURES = 11
 """STAS on a subspace, for each channel: features in two layouts (4 each), coefficients, DCT estimate, correction."""
+_STEPS = 13 * 12
+"""A filter of candidates: 13 images of at most 12 coefficients at once."""
 _PER_BAND = 4
 """For each band: input, output, and two intermediate results."""
 SHARPEN_MAPS = 7
@@ -31,6 +33,8 @@ def activation_bytes(card: ModelCard, bands: int, pixels: int) -> int:
         channels = int(card.config["channels"])
         per_channel = _FEATURES if card.config["domain"] == "subspace" else _PER_BAND
         numbers += _CELL * int(card.config["width"] or channels) + per_channel * channels
+    if card.architecture == "pair-filter":
+        numbers += _STEPS
     features = 0
     if card.architecture == "ssrnet":
         features = 4 * SHARPEN_MAPS * int(card.config["filters"]) * bands * pixels // card.scale**2

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fit import FitSettings, Progress, Resume
 from hypermend.models.fuse import filter_training
@@ -100,11 +99,22 @@ def test_a_pair_of_other_sensors_gets_the_start_and_a_reason(ready: Ready) -> No
         assert not unlike["filter"]["used"] and reason in unlike["filter"]["reason"]
         assert torch.equal(fuse(model, unlike, pair), start(model, unlike, pair))
     sensors = model.sensors
+    twice = np.concatenate((setup.response[:1], setup.response[:-1]))
+    assert sensors.difference(replace(sensors, response=twice)) == "two bands of the guide with one response"
     assert sensors.difference(replace(sensors, scale=2)) == "a scale of 2, not 4"
     assert "3 bands and" in sensors.difference(
         SensorPair(scale=SCALE, wavelength_nm=NM[:3], response=setup.response[:, :3])
     )
     assert SensorPair.from_config(sensors.to_config()).difference(sensors) == ""
+
+
+def test_the_guides_bands_may_come_in_any_order(ready: Ready) -> None:
+    model, pair, setup, facts = ready
+    back = replace(setup, response=setup.response[::-1].copy())
+    turned = replace(pair, x=pair.x[::-1].copy())
+    again = model.estimate(partial(list, (turned,)), back)
+    assert again["filter"]["used"]
+    torch.testing.assert_close(fuse(model, again, turned), fuse(model, facts, pair), rtol=1e-3, atol=1e-4)
 
 
 def test_the_result_agrees_with_a_clean_guide_and_less_with_a_noisy_one() -> None:
@@ -121,7 +131,9 @@ def test_the_result_agrees_with_a_clean_guide_and_less_with_a_noisy_one() -> Non
         """Difference from the guide of the start and the result, and of the result from the truth."""
         facts = model.estimate(partial(list, (pair,)), setup)
         images = [f(model, facts, pair).numpy() for f in (start, fuse)]
-        first, last = (float(np.abs(np.tensordot(setup.response, i, 1) - pair.x).mean()) for i in images)
+        gain, offset = (array_from_json(facts["filter"][k])[:, None, None] for k in ("gain", "offset"))
+        guide = gain * pair.x + offset
+        first, last = (float(np.abs(np.tensordot(setup.response, i, 1) - guide).mean()) for i in images)
         errors = [float(np.square(i - z).mean()) for i in images]
         return last / first, errors[1] / errors[0], float(array_from_json(facts["filter"]["uncertain"]).mean())
 

@@ -548,6 +548,45 @@ def test_what_was_trained_becomes_a_model(scenes: ArchiveStore, task: str, tmp_p
     assert list((tmp_path / plan.id).glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
+def test_a_filter_of_one_pair_of_sensors_is_trained_and_resumed(tmp_path: Path) -> None:
+    root = fill(ArchiveStore(tmp_path / "a"))
+    put_guides(root, "nikon-d700")
+    more: dict[str, Any] = {"patch_px": 48, "pair_scale": 4, "guide_collection": "guides", "check_every": 1}
+    plan = start(root, job(root, "fuse", steps=3, batch=2, **more))
+    assert plan.id != IDS["fuse"] and plan.config["scale"] == 4 and len(plan.config["response"]) == 3
+    whole = [line["loss"] for line in work(root, plan, WorkerGroup())]
+    record = TrainingStore(root, plan.folder).read()
+    assert record is not None and record.state == "finished"
+    assert whole[0] == pytest.approx(1.0)  # before the first sample the filter is zero
+    assert record.scores["three"]["psnr_db"] > record.scores["three"]["baseline_db"]
+    again = fill(ArchiveStore(tmp_path / "b"))
+    put_guides(again, "nikon-d700")
+    assert start(again, job(again, "fuse", steps=3, batch=2, **more)).id == plan.id
+    killed = work(again, plan, WorkerGroup())
+    resumed = [next(killed)["loss"]]
+    killed.close()
+    resumed += [line["loss"] for line in work(again, plan, WorkerGroup())]
+    np.testing.assert_allclose(resumed, whole)
+    card = publish(root, "pair", plan, TrainingStore(root, plan.folder), record)
+    model = load_pair_model(root, card.name)
+    assert model.card.architecture == "pair-filter" and not model.adapts and card.config == dict(plan.config)
+
+
+def test_what_is_no_one_pair_of_sensors_is_refused(tmp_path: Path) -> None:
+    root = fill(ArchiveStore(tmp_path / "a"))
+    words = ("--task", "fuse", "--name", "m", "--pair-scale", 4, "--steps", 1)
+    assert "--guide-collection names guides of none" in refused(root, *words)
+    put_guides(root, "nikon-d700", "sentinel2a")
+    assert "guides of nikon-d700, sentinel2a" in refused(root, *words, "--guide-collection", "guides")
+
+
+def put_guides(root: ArchiveStore, *sensors: str) -> None:
+    """Items of a collection of guides, without cubes."""
+    for name in sensors:
+        put_item(root, make_scene(f"of-{name}", collection="guides", sensor=name), run="test")
+
+
 def test_without_tensorboard_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(Refused, match=r"pip install 'hypermend\[tensorboard\]'"):

@@ -5,8 +5,9 @@ the candidates in bands, D (N b, P), and what the local regression missed, e (b,
 
     W = argmin |e - W D|^2 + RIDGE |W|^2_D        over all samples of all scenes
 
-in units of the sample's own mean error, so that every sample has the same weight; within a sample an error q times the
-mean weighs 1 / sqrt(q), so that a few glints do not decide. A pair of sensors has a few hundred steps, so the second
+in units of the sample's own mean error, so that every sample has the same weight. Within a sample a squared error q
+times the mean weighs 1 / sqrt(q), so that a few glints do not decide, and dark pixels weigh more, since angles are
+relative. A pair of sensors has a few hundred steps, so the second
 moments are small, and adding them up is all there is to train: workers share sums, and a killed training resumes from
 them.
 """
@@ -28,7 +29,7 @@ from hypermend.models.fuse.samples import PairNoise, part, regressed_pair
 from hypermend.models.fuse.sensor_pair import SensorPair
 from hypermend.models.sampling import SampleStream
 
-RIDGE = 1e-2
+RIDGE = 3e-2
 """Of the filter, as a share of the second moments of each step and band."""
 BORDER_PX, STRIDE_PX = 24, 3
 """Outer pixels of a sample that do not count, where the scene is cut off, and the distance of those that do."""
@@ -55,7 +56,9 @@ def sample(cube: F32, sensors: SensorPair, size: int, rng: np.random.Generator) 
         steps = [(back @ step[0][:, *at].flatten(1)) for step in Candidates(regression).steps(s)]
         error = missed.square().sum(0)
         mean = error.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        weight = ((error / mean).clamp_min(1).rsqrt() / (mean * error.numel())).sqrt()
+        level = torch.from_numpy(z)[:, *at].flatten(1).norm(dim=0)
+        dark = 1 + 0.5 * (level.mean() / level.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(4.0)
+        weight = (dark * (error / mean).clamp_min(1).rsqrt() / (mean * error.numel())).sqrt()
         return torch.cat(steps) * weight, missed * weight
 
 

@@ -47,6 +47,8 @@ class FilterStatistics(TypedDict):
     used: bool
     reason: str
     """Why the filter is not used; empty if it is."""
+    response: ArrayJson
+    """(m, b) P, in the order of the guide's bands."""
     gain: ArrayJson
     """(m,) P Z = gain X + offset."""
     offset: ArrayJson
@@ -112,6 +114,7 @@ class PairFilterModel:
             "filter": {
                 "used": not reason,
                 "reason": f"this pair has {reason}" if reason else "",
+                "response": array_to_json(setup.response),
                 "gain": array_to_json(blur.gain),
                 "offset": array_to_json(blur.offset),
                 "uncertain": array_to_json(uncertain),
@@ -180,7 +183,7 @@ class PairFilterRestorer:
         back = self.local_regression.t["back"]
         self.candidates = Candidates(self.local_regression)
         self.weights = torch.einsum("bnc,ck->nbk", model.weights, back)
-        p = model.sensors.response.astype(np.float64)
+        p = array_from_json(of_scene["response"]).astype(np.float64)
         spread = model.missed @ p.T
         gain, offset, uncertain = (array_from_json(of_scene[k]) for k in ("gain", "offset", "uncertain"))
         as_tensors = {

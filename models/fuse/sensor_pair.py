@@ -25,7 +25,7 @@ class SensorPair:
     wavelength_nm: tuple[float, ...]
     """(b,) band centres of the image."""
     response: F32
-    """(m, b) of the guide's bands, see `interface.PairGeometry`."""
+    """(m, b) of the guide's bands in any order, see `interface.PairGeometry`."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SensorPair:
@@ -63,7 +63,11 @@ class SensorPair:
         if off.max() > CENTRE_TOLERANCE * spacing:
             at = int(off.argmax())
             return f"a band at {there[at]:.0f} nm, not at {here[at]:.0f} nm"
-        unlike = np.linalg.norm(other.response - self.response, axis=1) / np.linalg.norm(self.response, axis=1)
-        if unlike.max() > RESPONSE_TOLERANCE:
-            return f"another response of the guide's band {int(unlike.argmax()) + 1} (by {unlike.max():.0%})"
+        unlike = np.linalg.norm(other.response[:, None] - self.response[None], axis=2)
+        unlike = unlike / np.linalg.norm(self.response, axis=1)
+        nearest, size = unlike.argmin(axis=1), unlike.min(axis=1)
+        if size.max() > RESPONSE_TOLERANCE:
+            return f"another response of the guide's band {int(size.argmax()) + 1} (by {size.max():.0%})"
+        if len(set(nearest.tolist())) < len(nearest):
+            return "two bands of the guide with one response"
         return ""

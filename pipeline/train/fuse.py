@@ -249,19 +249,21 @@ def _filter_samples(root: ArchiveStore, plan: TrainPlan) -> Samples:
 def score_filter(model: PairFilterModel, truth: F32) -> Scores:
     """Score a filter on one image with its own response; the baseline is the start without the filter."""
     sensors = model.sensors
+    rng = np.random.default_rng([0, SNR_DB])
+    kernel = fusion_samples.kernel(sensors.scale, rng)
     geometry = PairGeometry(
         scale=sensors.scale,
         response=sensors.response,
         expected_centroid_px=0.0,
         wavelength_nm=sensors.wavelength_nm,
+        kernel=kernel,  # a small square has too few pixels to estimate it from
     )
-    rng = np.random.default_rng([0, SNR_DB])
-    pair = degraded_pair(truth, fusion_samples.kernel(sensors.scale, rng), geometry, SNR_DB, rng=rng)
+    pair = degraded_pair(truth, kernel, geometry, SNR_DB, rng=rng)
     statistics = model.estimate(partial(list, (pair,)), geometry)
     scores: dict[str, float] = {}
     for key, restorer in (("", model.bind(statistics)), ("baseline_", model.start.bind(statistics))):
         image = restorer(*tensors(pair))[0].numpy()
-        scores[f"{key}psnr_db" if not key else "baseline_db"] = round(psnr_db(truth, image), 3)
+        scores[f"{key}db" if key else "psnr_db"] = round(psnr_db(truth, image), 3)
         scores[f"{key}sam_deg"] = round(metrics.sam(truth, np.clip(image, 0, 1)).degrees, 3)
     return scores
 
@@ -273,7 +275,7 @@ FILTER = Task(
     learning_rate=TASK.learning_rate,
     ema_decay=TASK.ema_decay,
     config=_filter_config,
-    edges_px=lambda config, patch_px: [e for e in (512, 384, 256, 192, 128) if e >= patch_px] or [patch_px],
+    edges_px=lambda config, patch_px: [*(e for e in (512, 384, 256, 192, 128) if e > patch_px), patch_px],
     crop_multiple=lambda config: int(config["scale"]),
     bf16_safe=lambda config, device: False,
     fit=fit_filter,
@@ -284,8 +286,12 @@ FILTER = Task(
         "halo": pair_filter.HALO,
         "guide_halo": pair_filter.GUIDE_HALO,
         "input_scaling": "steps between estimates, in physical values",
+        # On other scenes the filter is not used, which the plan says; none is refused.
+        "accepts_range_nm": None,
+        "accepts_spacing_nm": None,
+        "quantity": None,
     },
-    protocol=f"{SNR_DB} dB, a guide without noise, one random kernel, estimated from the pair; output clipped to 0..1; "
+    protocol=f"{SNR_DB} dB, a guide without noise, one random kernel, which is given; output clipped to 0..1; "
     "the baseline is the start without the filter",
     model=PairFilterModel,
     score=score_filter,

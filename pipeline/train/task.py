@@ -107,7 +107,7 @@ class Task(Generic[M]):
     """Config -> network with new weights from torch's generator."""
     samples: Callable[[ArchiveStore, TrainPlan], Samples]
     card: Callable[[Config, Any], dict[str, Any]]
-    """Config and network -> fields of a model card."""
+    """Config and network -> fields of a model card; what it says of accepted scenes goes before the plan's."""
     protocol: str
     """Protocol of `score`, in words."""
     model: Callable[[ModelCard, State], M]

@@ -57,13 +57,16 @@ def build(root: ArchiveStore, plan: TrainPlan) -> Training:
 def plan_card(plan: TrainPlan, net: nn.Module) -> ModelCard:
     """Draft the card of the model that a plan makes."""
     s, task = plan.spectrum, task_of(plan)
+    fields: dict[str, Any] = {
+        "accepts_range_nm": (s.low_nm, s.high_nm),
+        "accepts_spacing_nm": s.spacing_nm,
+        "quantity": s.quantity,
+        **task.card(plan.config, net),
+    }
     return ModelCard(
         name=plan.id,
         config=dict(plan.config),
-        accepts_range_nm=(s.low_nm, s.high_nm),
-        accepts_spacing_nm=s.spacing_nm,
-        quantity=s.quantity,
         code_version=importlib.metadata.version("hypermend"),
         metrics={"protocol": task.protocol},
-        **task.card(plan.config, net),
+        **fields,
     )
