@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +16,7 @@ from hypermend.catalog.documents import visible
 from hypermend.pipeline.cli.app import Json, emit, refuse
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import EvaluateJob
+from hypermend.pipeline.evaluate.table import HEADS, lines, remarks
 from hypermend.pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def evaluate(
     job: EvaluateJob,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
+    page: Annotated[Path | None, typer.Option("--report", help="A file for the tables as an HTML page.")] = None,
     as_json: Json = False,
 ) -> None:
     """Score a model beside baselines without training."""
@@ -36,6 +38,10 @@ def evaluate(
     console = Terminal(stderr=as_json or as_markdown)
     with console.status("scoring") as status:
         evaluation = score(job, lambda id: status.update(f"scored {id}"))
+    if page is not None:
+        from hypermend.pipeline.report.learning import write_evaluation_page
+
+        print(f"report: {write_evaluation_page(evaluation, page)}", file=sys.stderr)
     if as_json:
         emit(evaluation.to_dict())
     elif as_markdown:
@@ -45,30 +51,6 @@ def evaluate(
     for id, reason in evaluation.failed.items():
         print(visible(f"{id}: {reason}"), file=sys.stderr)
     raise typer.Exit(1 if evaluation.failed else 0)
-
-
-HEADS = ("PSNR", "SSIM", "SAM", "ERGAS", "RMSE")
-DIGITS = (2, 4, 2, 2, 4)
-MEAN = "mean"
-TRAINED = " *"
-
-
-def lines(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
-    """Yield (level, scene, method, figures ...) of every row, then the means of each level."""
-    from hypermend.pipeline.evaluate.protocols import FIGURES
-
-    for level in dict.fromkeys(row.level for row in evaluation.rows):
-        for row in evaluation.rows:
-            if row.level == level:
-                scene = row.scene + TRAINED * row.trained_on
-                yield (level, scene, row.method, *(_shown(row.figures[n], i) for i, n in enumerate(FIGURES)))
-        for mean in evaluation.means():
-            if mean["level"] == level:
-                yield (level, MEAN, mean["method"], *(_shown(mean[n], i) for i, n in enumerate(FIGURES)))
-
-
-def _shown(value: float | None, column: int) -> str:
-    return "-" if value is None else f"{value:.{DIGITS[column]}f}"
 
 
 def evaluation_table(evaluation: Evaluation, console: Console) -> None:
@@ -101,12 +83,3 @@ def markdown(evaluation: Evaluation) -> str:
 def _in_page(text: str) -> str:
     """A text that is itself in Markdown, and in the page that is made of it: no cell, link, picture or tag."""
     return re.sub(r"([\\`|\[\]!])", r"\\\1", html.escape(visible(text), quote=False))
-
-
-def remarks(evaluation: Evaluation) -> Iterator[str]:
-    """Yield the notes below the table."""
-    yield f"{evaluation.model}, {evaluation.task}: {evaluation.protocol}. PSNR dB, SAM degrees."
-    if any(row.trained_on for row in evaluation.rows):
-        yield "* the model was trained on this scene: the figure says nothing of others."
-    if evaluation.left_out:
-        yield f"Left out, because the model was trained on them: {', '.join(evaluation.left_out)}."

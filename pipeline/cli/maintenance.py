@@ -54,18 +54,21 @@ def runs(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="Id of a run, or how it begins; `hypermend runs` lists them.")],
+    run: Annotated[
+        str, typer.Argument(help="Id of a run, a training or a search, or how it begins; `hypermend runs` lists runs.")
+    ],
     archive: Archive,
     out: Annotated[Path | None, typer.Option(help="The file; default: report.html in the run's folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the page of a run again.
+    """Make the page of a run, a training or a search again.
 
-    One HTML file that needs no network: pictures, figures, spectra, failures, provenance.
+    One HTML file that needs no network: pictures, figures, spectra or curves, failures, provenance.
     """
+    from hypermend.pipeline.report.learning import write_learning_page
     from hypermend.pipeline.report.page import write_report
 
-    path = write_report(archive, run, out)
+    path = write_learning_page(archive, run, out) or write_report(archive, run, out)
     if as_json:
         emit({"report": path})
     else:

@@ -79,6 +79,16 @@ def leave_report(archive: str, run: str) -> None:
         print(f"hypermend: no report of {run}: {error}; `hypermend report {run}` tries again", file=sys.stderr)
 
 
+def leave_learning_report(archive: str, id: str) -> None:
+    """Write the page of a training or a search and say where it is; neither fails for its page."""
+    from hypermend.pipeline.report.learning import write_learning_page
+
+    try:
+        print(f"report: {write_learning_page(archive, id)}", file=sys.stderr)
+    except (ArchiveError, *MALFORMED, OSError) as error:
+        print(f"hypermend: no report of {id}: {error}; `hypermend report {id}` tries again", file=sys.stderr)
+
+
 def warn_undated(scenes: int, option: str) -> None:
     """Say once on standard error that scenes have no time, and what gives them one."""
     if scenes:

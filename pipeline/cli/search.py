@@ -12,7 +12,7 @@ from rich.table import Table
 
 import hypermend
 from hypermend.pipeline.cli.app import Archive, Json, app, emit
-from hypermend.pipeline.cli.run_job import stdout_for_json
+from hypermend.pipeline.cli.run_job import leave_learning_report, stdout_for_json
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import SearchJob
 from hypermend.pipeline.formatting import duration
@@ -34,6 +34,9 @@ def search(job: SearchJob, as_json: Json = False) -> None:
     with stdout_for_json(as_json):
         answers = search_archive(job, lambda line: console.print(line, highlight=False, soft_wrap=True))
     answers_table(answers, console)
+    for answer in answers:
+        if not answer.reused:
+            leave_learning_report(job.archive, answer.search)
     if as_json:
         emit({"genotypes": [a.to_dict() for a in answers]})
     raise typer.Exit(0 if all(a.found for a in answers) else 1)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hypermend.pipeline.cli.app import Json, emit
-from hypermend.pipeline.cli.run_job import stdout_for_json
+from hypermend.pipeline.cli.run_job import leave_learning_report, stdout_for_json
 from hypermend.pipeline.cli.verb import verb
 from hypermend.pipeline.config import TrainJob
 from hypermend.pipeline.formatting import duration
@@ -45,6 +45,7 @@ def train(
     with stdout_for_json(as_json):
         report = follow(job, console)
     summary(report, console)
+    leave_learning_report(job.archive, report.training)
     if as_json:
         emit(report.to_dict())
     raise typer.Exit(0 if report.model else 1)

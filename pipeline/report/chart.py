@@ -1,4 +1,7 @@
-"""Charts of a run as SVG: noise of bands, maps of tiles, timeline of tasks. They show without scripts, and in print."""
+"""Charts as SVG: noise of bands, curves of learning, maps of tiles, timeline of tasks.
+
+They show without scripts, and in print.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,49 @@ def _unbroken(nm: Sequence[float], on: Sequence[bool], values: Series) -> list[l
             runs.append([])
         runs[-1].append(point)
     return [run for run in runs if run]
+
+
+def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]], x_name: str) -> str:
+    """Draw lines of one quantity on linear axes; "" where there are fewer than two points.
+
+    Args:
+        lines: class of each, and its points in order of x.
+        x_name: what x is.
+    """
+    xs, ys = ([point[i] for _, points in lines for point in points] for i in (0, 1))
+    if len(xs) < 2 or max(xs) <= min(xs):
+        return ""
+    first, last, low = min(xs), max(xs), min(ys)
+    high = max(max(ys), low + max(abs(low), 1e-9) * 1e-3)
+
+    def x(value: float) -> float:
+        return LEFT + (value - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - BOTTOM - TOP)
+
+    parts = []
+    for value in _ticks(low, high, 5):
+        at = y(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+    parts += [
+        f'<text x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{value:.6g}</text>'
+        for value in _ticks(first, last, 6)
+    ]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{x_name}</text>')
+    for name, points in lines:
+        path = "L".join(f"{x(at):.1f} {y(value):.1f}" for at, value in points)
+        parts.append(f'<path class="{name}" d="M{path}"/>' if points else "")
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
+
+
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers from low to high, at most so many steps."""
+    ten = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(n * ten for n in (1, 2, 5, 10) if (high - low) / (n * ten) <= most)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 TIMELINE_ROW, MOST_LANES = 14, 32

@@ -49,34 +49,41 @@ def write_report(archive: str, run: str, out: Path | None = None) -> str:
         ArchiveError: the file cannot be written.
     """
     record = find_run(archive, run)
-    page = report_page(archive, record).encode()
+    return put_page(ArchiveStore(archive), f"runs/{record.run}/report.html", report_page(archive, record), out)
+
+
+def put_page(root: ArchiveStore, key: str, page: str, out: Path | None) -> str:
+    """Write a page into an archive, or to a file if one is given; return its path or URL.
+
+    Raises:
+        ArchiveError: the file cannot be written.
+    """
     if out is not None:
-        try:
-            out.write_bytes(page)
-        except OSError as error:
-            raise (error_of_disk(error) or ArchiveError)(f"{out} cannot be written ({error.strerror})") from error
-        return str(out)
-    root, key = ArchiveStore(archive), f"runs/{record.run}/report.html"
-    root.put_if_changed(key, page)
+        return write_page(page, out)
+    root.put_if_changed(key, page.encode())
     return root.href(key)
+
+
+def write_page(page: str, out: Path) -> str:
+    """Write a page to a file; return its path.
+
+    Raises:
+        ArchiveError: the file cannot be written.
+    """
+    try:
+        out.write_bytes(page.encode())
+    except OSError as error:
+        raise (error_of_disk(error) or ArchiveError)(f"{out} cannot be written ({error.strerror})") from error
+    return str(out)
 
 
 def report_page(archive: str, record: RunRecord) -> str:
     """Make the page of a run."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, finalize=_shown,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"duration": duration, "percent": percent, "size": size}
-    style, script = page_style(), drawing_script() + (_HERE / "page.js").read_text()
     scenes = scene_views(archive, record)
     failed = failures(archive, run=record.run, include_published=True)
-    return environment.get_template("page.html").render(
-        style=style,
-        script=script,
-        policy=content_policy(style, script),
+    return rendered(
+        "page.html",
+        script=drawing_script() + (_HERE / "page.js").read_text(),
         run=record,
         archive=archive,
         scenes=scenes[:MOST_ROWS],
@@ -91,6 +98,20 @@ def report_page(archive: str, record: RunRecord) -> str:
         models=_models(archive, scenes),
         plural=plural,
     )
+
+
+def rendered(template: str, *, script: str = "", **values: Any) -> str:
+    """Make a page of a template of this package, in its style and with its policy; every value is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, finalize=_shown,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"duration": duration, "percent": percent, "size": size}
+    style = page_style()
+    policy = content_policy(style, script)
+    return environment.get_template(template).render(style=style, script=script, policy=policy, **values)
 
 
 def _shown(value: Any) -> Any:

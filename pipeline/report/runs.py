@@ -81,7 +81,7 @@ def read_run(root: ArchiveStore, run: str) -> RunRecord:
     """Read what a run left; a document that cannot be read counts as missing."""
     if run.endswith("-nightly"):
         return _night(root, run)
-    report = _document(root, f"runs/{run}/report.json")
+    report = document(root, f"runs/{run}/report.json")
     scenes = tuple(scene for scene in _sequence(report, "scenes") if isinstance(scene, Mapping))
     return RunRecord(
         run=run,
@@ -94,7 +94,7 @@ def read_run(root: ArchiveStore, run: str) -> RunRecord:
         bytes_written=int(_number(report, "bytes_written")),
         samples=int(_number(report, "samples")),
         worker_s=_number(report, "worker_s"),
-        job=_document(root, f"runs/{run}/job.json"),
+        job=document(root, f"runs/{run}/job.json"),
         notes=_mapping(report, "notes"),
         scenes=scenes,
     )
@@ -102,7 +102,7 @@ def read_run(root: ArchiveStore, run: str) -> RunRecord:
 
 def _night(root: ArchiveStore, run: str) -> RunRecord:
     """A night: its own end, and the scenes of its runs; one that was restored is not counted as ingested."""
-    night = _document(root, f"runs/{run}/night.json")
+    night = document(root, f"runs/{run}/night.json")
     folders = [folder for folder in root.folders("runs") if folder.startswith(f"{run}-")]
     parts = [read_run(root, folder) for folder in sorted(folders, key=lambda f: (not f.endswith("-ingest"), f))]
     last = {(str(s.get("collection")), str(s.get("scene"))): s for part in parts for s in part.scenes}
@@ -117,7 +117,7 @@ def _night(root: ArchiveStore, run: str) -> RunRecord:
         bytes_written=sum(part.bytes_written for part in parts),
         samples=sum(part.samples for part in parts),
         worker_s=sum(part.worker_s for part in parts),
-        job=_document(root, f"runs/{run}/job.json"),
+        job=document(root, f"runs/{run}/job.json"),
         notes={k: v for part in parts for k, v in part.notes.items()},
         scenes=tuple(last.values()),
     )
@@ -151,7 +151,8 @@ def _started(run: str) -> str:
         return ""
 
 
-def _document(root: ArchiveStore, key: str) -> Mapping[str, Any]:
+def document(root: ArchiveStore, key: str) -> Mapping[str, Any]:
+    """Read a JSON object of a run; one that is missing or damaged counts as empty."""
     try:
         value = root.get_json(key)
     except NotFound:

@@ -136,7 +136,14 @@ def _settle(root: ArchiveStore, plan: SearchPlan) -> Answer:
     finished = [r for r in records if r.state == "finished"]
     if not finished:
         reasons = "; ".join(f"trial {r.number} {r.state}: {r.reason}" for r in records)
-        return Answer(sensor=plan.sensor, found=None, reused=False, why=f"no trial finished: {reasons}", trials=records)
+        return Answer(
+            sensor=plan.sensor,
+            found=None,
+            reused=False,
+            why=f"no trial finished: {reasons}",
+            search=plan.id,
+            trials=records,
+        )
     best = min(finished, key=lambda r: (r.validation_loss, r.number))
     assert best.genotype is not None
     genotype = Genotype.from_dict(best.genotype)
@@ -166,7 +173,7 @@ def _settle(root: ArchiveStore, plan: SearchPlan) -> Answer:
     )
     put(root, found)
     why = f"trial {best.number} of {len(records)} has the lowest validation loss, {best.validation_loss:.4g}"
-    return Answer(sensor=plan.sensor, found=found, reused=False, why=why, trials=records)
+    return Answer(sensor=plan.sensor, found=found, reused=False, why=why, search=plan.id, trials=records)
 
 
 def _count(records: Iterable[TrialRecord], state: str) -> int:
@@ -357,6 +364,8 @@ class Answer:
     found: StoredGenotype | None
     reused: bool
     why: str
+    search: str = ""
+    """Id of the search; empty where a genotype that was known answers."""
     trials: tuple[TrialRecord, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
