@@ -56,6 +56,14 @@ class Restorer(Protocol):
         ...
 
 
+class CertainRestorer(Restorer, Protocol):
+    """A restorer that knows how certain its result is."""
+
+    def with_std(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The result, and the standard deviation of its error, (B, bands, H, W) each; NaN where it is not known."""
+        ...
+
+
 class Model(Protocol):
     """Weights and card, not yet bound to a scene."""
 

@@ -348,6 +348,11 @@ class RestoreJob(Job):
         description="on: predict isolated bad bands from the good bands beside them; they stay marked as bad. Never in "
         "absorption windows.",
     )
+    uncertainty: Annotated[Literal["off", "on"], OfTask("denoise")] = Field(
+        default="off",
+        description="on: write the standard deviation of every restored number, `reflectance_std`. Fusion and "
+        "sharpening have none.",
+    )
     scenes: Scenes = Field(default=(), description="Id of a scene; default: all that match.")
     guide_collection: Annotated[str | None, OfTask("fuse", needed=True)] = Field(
         default=None, description="Collection of the sharper images; its source cubes are the guides."

@@ -47,6 +47,7 @@ _RESULT_SETTINGS = (
     "scale",
     "destripe",
     "fill_bands",
+    "uncertainty",
     "tile_px",
     "bands",
     "gsd_m",

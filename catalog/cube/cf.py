@@ -153,12 +153,17 @@ def defect_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
 def std_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:
     """Attributes of the standard deviations: physical values as float32, NaN where unknown."""
     return {
-        "long_name": f"standard deviation of the {spec.quantity}, as the product states it",
+        "long_name": f"standard deviation of the {spec.quantity}, {std_source(spec)}",
         "units": spec.units,
         "coordinates": _names(("wavelength", "good", *_time_names(spec)), lonlat),
         "grid_mapping": "spatial_ref",
         "_FillValue": encode_fill(math.nan, "float32"),
     }
+
+
+def std_source(spec: CubeSpec) -> str:
+    """Who states the standard deviations of a cube."""
+    return "as the product states it" if spec.stage == "source" else "as the restoration estimates it"
 
 
 def repaired_attrs(spec: CubeSpec, lonlat: bool) -> dict[str, Any]:

@@ -93,7 +93,8 @@ class CubeSpec:
     """whether the cube has an array `defect`: which bands of a pixel the product calls defective; of a restored cube,
     which were predicted from the others"""
     uncertainty: bool = False
-    """whether the cube has an array `reflectance_std`: standard deviations that the product states"""
+    """whether the cube has an array `reflectance_std`: standard deviations that the product, or of a restored
+    cube the restoration, states"""
     overviews: bool = False
     """whether the cube has coarser copies of itself, see `levels`"""
     time: str | None = None

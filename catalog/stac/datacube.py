@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypermend.catalog.cube.cf import geo_attrs
+from hypermend.catalog.cube.cf import geo_attrs, std_source
 from hypermend.catalog.cube.spec import CubeSpec
 
 
@@ -51,6 +51,6 @@ def datacube_fields(spec: CubeSpec) -> dict[str, Any]:
             "dimensions": ["band", *pixels],
             "type": "auxiliary",
             "unit": spec.units,
-            "description": "standard deviation, as the product states it",
+            "description": f"standard deviation, {std_source(spec)}",
         }
     return {"cube:dimensions": dimensions, "cube:variables": variables}

@@ -15,9 +15,11 @@ everything that may be signal is kept. In units of the noise, with the fine scal
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from hypermend.models.arrays import F32
 from hypermend.models.signal import dct_shrinkage
 from hypermend.models.signal.subspace import Subspace
 
@@ -110,12 +112,21 @@ class ConservativeDenoiser:
 
     scale = 1
 
-    def __init__(self, s: Subspace, halo: int) -> None:
-        self.halo = halo
+    def __init__(self, s: Subspace, halo: int, band_errors: F32 | None = None) -> None:
+        """Take a scene, and the square error of each band (b,) in units of its noise's variance."""
+        self.halo, self.band_errors = halo, band_errors
         self.project, self.back = torch.from_numpy(s.project), torch.from_numpy(s.basis.astype("float32"))
         self.power = torch.from_numpy(s.power.astype("float32"))
         self.rest = s.noise_share[1]
         self.noise_std = s.noise_std.tolist()
+
+    def with_std(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The result, and the standard deviation of its error, (B, bands, H, W) each: one value for each band.
+
+        NaN without errors of the scene.
+        """
+        std = np.array(self.noise_std) * np.sqrt(np.nan if self.band_errors is None else self.band_errors)
+        return self(x), torch.from_numpy(std.astype(np.float32)).to(x.device)[:, None, None].expand_as(x)
 
     @torch.inference_mode()
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

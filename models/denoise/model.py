@@ -29,11 +29,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hypermend.models.arrays import F64
+from hypermend.models.arrays import F32, F64
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.denoise import low_noise
 from hypermend.models.denoise.stas import Genotype, Stas, fold
-from hypermend.models.restorer import Identity, Restorer, SceneStatistics, Window
+from hypermend.models.denoise.uncertainty import MORE, ErrorJson, ErrorSums, ErrorTable, bootstrap, mean_square, redone
+from hypermend.models.restorer import (
+    ArrayJson,
+    Identity,
+    Restorer,
+    SceneStatistics,
+    Window,
+    array_from_json,
+    array_to_json,
+)
 from hypermend.models.signal import dct_shrinkage
 from hypermend.models.signal.masked_estimate import MaskedWindow, estimate_masked
 from hypermend.models.signal.masked_fit import MaskedFit
@@ -152,6 +161,8 @@ class Untouched(TypedDict):
     noise_level: NotRequired[float]
     bands_restored: NotRequired[int]
     bands: NotRequired[int]
+    noise_std: NotRequired[ArrayJson]
+    """Noise of each band, where it is known."""
 
 
 NO_PIXEL: Untouched = {"kind": "untouched", "reason": "no valid pixel"}
@@ -169,6 +180,10 @@ class NoiseStatistics(SubspaceStatistics):
     bands: int
     restored: list[int]
     """For each band, 1 if it is restored and 0 if not."""
+    errors: NotRequired[ErrorJson]
+    band_errors: NotRequired[ArrayJson]
+    """Of a scene restored in full, and of one restored conservatively, where uncertainty was asked for: see
+    `uncertainty.py`."""
 
 
 class StasModel:
@@ -248,8 +263,9 @@ class StasModel:
                 "noise_level": level,
                 "bands_restored": 0,
                 "bands": len(restored),
+                "noise_std": array_to_json(noise_std),
             }
-        return {
+        facts = {
             "kind": "subspace" if any(full) else "careful",
             "noise_level": level,
             "bands_restored": sum(restored),
@@ -257,18 +273,60 @@ class StasModel:
             "restored": [int(r) for r in restored],
             **(signal if any(full) else s).to_json(),
         }
+        return cast(NoiseStatistics, facts)
+
+    def estimate_errors(self, statistics: SceneStatistics, windows: Iterable[F32]) -> SceneStatistics:
+        """The statistics, with what `with_std` of their restorer needs.
+
+        Args:
+            statistics: of domain "subspace".
+            windows: some of the scene, physical values (b, halo + h + halo, halo + w + halo) without defects.
+        """
+        scene = cast(Untouched | NoiseStatistics, statistics)
+        if scene["kind"] == "untouched":
+            return scene
+        s, h = Subspace.from_json(scene), self.halo
+        clean, noisy = bootstrap(windows, self.bind(scene), s.noise_std)
+        m = moments((w, np.ones(w.shape[1:], bool)) for w in noisy)
+        found = subspace(m) if m else None
+        if m is None or found is None:
+            return scene
+        if scene["kind"] == "careful":
+            careful = low_noise.ConservativeDenoiser(s, h)
+            errors = (error for _, error in redone(careful, clean, noisy, s.noise_std))
+            return {**statistics, "band_errors": array_to_json(MORE * mean_square(errors))}
+        again = SubspaceDenoiser(self.net, signal_axes(m, found), [True] * len(s.noise_std), h)
+        sums = ErrorSums(again.axes)
+        for x, error in redone(again, clean, noisy, s.noise_std):
+            sums.add(again.estimated(x)[..., h:-h, h:-h], torch.einsum("bj,nbhw->njhw", again.unit, error), error)
+        return {**statistics, "errors": sums.table().to_json()}
 
     def bind(self, statistics: SceneStatistics) -> Restorer:
         """Return the restorer of the scene; the identity for an untouched one."""
         scene = cast(BandStatistics | Untouched | NoiseStatistics, statistics)
         if scene["kind"] == "untouched":
-            return Identity(halo=self.halo)
+            return Untouching(halo=self.halo, noise=scene.get("noise_std"))
         if scene["kind"] == "bands":
             return BandDenoiser(self.net, float(scene["input_scale"]))
         s = Subspace.from_json(scene)
         if scene["kind"] == "careful":
-            return low_noise.ConservativeDenoiser(s, self.halo)
-        return SubspaceDenoiser(self.net, s, [bool(r) for r in scene["restored"]], self.halo)
+            share = array_from_json(scene["band_errors"]) if "band_errors" in scene else None
+            return low_noise.ConservativeDenoiser(s, self.halo, share)
+        errors = ErrorTable.from_json(scene["errors"]) if "errors" in scene else None
+        return SubspaceDenoiser(self.net, s, [bool(r) for r in scene["restored"]], self.halo, errors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untouching(Identity):
+    """Returns a scene bit for bit; its error is its noise."""
+
+    noise: ArrayJson | None = None
+    """(bands,) None where it is not known."""
+
+    def with_std(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x -> x, and the noise of each band, NaN where it is not known."""
+        noise = np.full(x.shape[1], np.nan, np.float32) if self.noise is None else array_from_json(self.noise)
+        return x, torch.from_numpy(noise).to(x.device)[:, None, None].expand_as(x)
 
 
 class BandDenoiser:
@@ -293,8 +351,10 @@ class SubspaceDenoiser:
 
     scale = 1
 
-    def __init__(self, net: Stas, s: Subspace, restored: list[bool], halo: int) -> None:
-        self.net, self.halo = net, halo
+    def __init__(
+        self, net: Stas, s: Subspace, restored: list[bool], halo: int, errors: ErrorTable | None = None
+    ) -> None:
+        self.net, self.halo, self.errors = net, halo, errors
         live = s.noise_std > 0
         white = np.divide(1.0, s.noise_std, where=live, out=np.zeros_like(s.noise_std))
         self.project = torch.from_numpy(s.project)  # (J, bands): z = project y
@@ -314,17 +374,59 @@ class SubspaceDenoiser:
             raise ValueError(
                 f"tile with {x.shape[1]} bands; the scene's statistics are of {self.project.shape[1]} bands"
             )
+        return self._restored(x, *self._estimated(x))
+
+    @torch.inference_mode()
+    def with_std(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the standard deviation of its error, (B, bands, H, W) each, physical units.
+
+        A band that does not vary has 0, one that is not restored its noise; NaN without errors of the scene.
+        """
+        z, first, signal = self._estimated(x)
+        if self.errors is None:
+            return self._restored(x, z, first, signal), torch.full_like(x, torch.nan)
+        var = self.errors.variance(signal, self.axes)
+        rest = self._rest(x, z)
+        var += rare_share(rest, self.white).square() * (1 - self.axes.sum(dim=1))[:, None, None]
+        std = torch.where(self.restored, var, 1.0).sqrt_()
+        return self._restored(x, z, first, signal), torch.where(self.white > 0, std / self.white, 0.0)
+
+    @property
+    def unit(self) -> torch.Tensor:
+        """(bands, J) the axes, of whitened bands."""
+        return self.back * self.white[:, :, 0]
+
+    @property
+    def axes(self) -> torch.Tensor:
+        """(bands, J) squares of the axes' elements."""
+        return self.unit.square()
+
+    @torch.inference_mode()
+    def estimated(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, bands, H, W) -> coefficients as estimated without the network, (B, J, H, W)."""
+        return self._estimated(x)[2]
+
+    def _estimated(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Coefficients, their DCT estimate, and the estimate without the network, (B, J, H, W) each."""
         self._move(x.device)
-        z = torch.einsum("jb,nbhw->njhw", self.project, x)  # (B, J, H, W)
+        z = torch.einsum("jb,nbhw->njhw", self.project, x)
         first = dct_shrinkage.dct_denoise(z, self.power)
-        signal = spectral_wiener(first) + dct_shrinkage.low_frequency_residual(z, first)
-        k = min(self.net.channels, z.shape[1])
-        signal[:, :k] -= self._correction(z[:, :k], first[:, :k])
-        gone = torch.where(self.white > 0, x, 0.0)
-        gone -= torch.einsum("bj,njhw->nbhw", self.back, z)  # the rest; in place, because a tile has hundreds of bands
-        gone *= 1 - rare_share(gone, self.white)
-        gone += torch.einsum("bj,njhw->nbhw", self.back, z - signal)
+        return z, first, spectral_wiener(first) + dct_shrinkage.low_frequency_residual(z, first)
+
+    def _restored(self, x: torch.Tensor, z: torch.Tensor, first: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+        """Pixels from what `_estimated` made of them."""
+        k, noise = min(self.net.channels, z.shape[1]), z - signal
+        noise[:, :k] += self._correction(z[:, :k], first[:, :k])
+        gone = self._rest(x, z)
+        gone *= 1 - rare_share(gone, self.white)  # in place, because a tile has hundreds of bands
+        gone += torch.einsum("bj,njhw->nbhw", self.back, noise)
         return torch.where(self.restored, x - gone, x)
+
+    def _rest(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """What lies outside of the axes, (B, bands, H, W) physical; 0 in bands that do not vary."""
+        rest = torch.where(self.white > 0, x, 0.0)
+        rest -= torch.einsum("bj,njhw->nbhw", self.back, z)
+        return rest
 
     def _move(self, device: torch.device) -> None:
         """Move network and tensors to a device, once."""

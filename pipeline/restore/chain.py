@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 
-from hypermend.models.restorer import Model, Restorer, SceneStatistics
+from hypermend.models.restorer import CertainRestorer, Model, Restorer, SceneStatistics
 from hypermend.pipeline.restore.plan import Plan
 from hypermend.pipeline.restore.steps import Step, margins
 from hypermend.pipeline.tiling.pixels import Physical
@@ -26,8 +27,7 @@ class Chain:
 
     def __call__(self, values: Physical) -> Physical | None:
         """(bands, margin + h + margin, ...) -> (bands, scale * h, ...), or None where nothing is changed."""
-        x = torch.from_numpy(values)[None].to("cuda" if torch.cuda.is_available() else "cpu")
-        changed = False
+        x, changed = _on_device(values), False
         with torch.inference_mode():
             for step, restorer, margin, needed in self._parts:
                 y = restorer(x)
@@ -36,6 +36,18 @@ class Chain:
                 inner = slice(cut, -cut or None)
                 x = y[..., inner, inner]
         return np.asarray(x[0].cpu().numpy(), dtype=np.float32) if changed else None
+
+    def with_std(self, values: Physical) -> tuple[Physical | None, Physical]:
+        """The same by the only step, and the standard deviation of the result; NaN where it is not known."""
+        ((_, restorer, margin, _),) = self._parts
+        x, inner = _on_device(values), slice(margin, -margin or None)
+        y, std = cast(CertainRestorer, restorer).with_std(x)
+        result, deviation = (np.asarray(t[0, :, inner, inner].cpu().numpy(), dtype=np.float32) for t in (y, std))
+        return None if y is x else result, deviation
+
+
+def _on_device(values: Physical) -> torch.Tensor:
+    return torch.from_numpy(values)[None].to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def bind_steps(plan: Plan, models: Sequence[Model], facts: Sequence[Sequence[SceneStatistics]]) -> list[Restorer]:

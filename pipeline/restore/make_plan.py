@@ -66,6 +66,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
         budget=draft.budget,
         destripe=draft.destripe,
         fill_bands=draft.fill_bands,
+        uncertainty=draft.uncertainty,
         spec=replace(
             spec,
             stage="restored",
@@ -74,7 +75,7 @@ def make_plan(request: SceneRequest, specs: Sequence[CubeSpec], cards: Mapping[s
             shard=shard,
             attrs={**spec.attrs, **attrs},
             defects=False,  # the source cube's say what the instrument recorded; `with_facts` says what is repaired
-            uncertainty=False,  # that of the source says nothing of restored numbers
+            uncertainty=draft.uncertainty == "on",  # that of the source says nothing of restored numbers
         ).with_overviews(request.overviews),
         warnings=(*(line for line in advice if line is not None), *draft.warnings),
     )

@@ -61,6 +61,8 @@ class Plan:
     """Whether stripes are subtracted before the first model: off or on."""
     fill_bands: str = "off"
     """Whether isolated bad bands are predicted from their neighbours: off or on."""
+    uncertainty: str = "off"
+    """Whether the cube gets the standard deviation of its numbers: off or on."""
     budget: AdaptationBudget | None = None
     """Limit of each block's adaptation; None where the model does not adapt."""
     network_bytes: int = 0
@@ -132,7 +134,8 @@ class Plan:
         Pixels are stored numbers in and out, and float32 in, filled, out and their difference.
         """
         pixels = max(math.prod(window) for window in windows_px(self.steps, self.grid.read_px))
-        return pixels * self.spec.bands * (2 * np.dtype(self.spec.dtype).itemsize + 4 * 4) + self.network_bytes
+        floats = 4 if self.uncertainty == "off" else 6  # the standard deviation, and what it is made of
+        return pixels * self.spec.bands * (2 * np.dtype(self.spec.dtype).itemsize + 4 * floats) + self.network_bytes
 
     @property
     def read_bytes(self) -> int:

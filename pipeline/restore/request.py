@@ -43,6 +43,7 @@ class PlanDraft:
     budget: AdaptationBudget | None = None
     destripe: str = "off"
     fill_bands: str = "off"
+    uncertainty: str = "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class SceneRequest:
     """Whether stripes are subtracted before the first model: off or on."""
     fill_bands: str = "off"
     """Whether isolated bad bands are predicted from their neighbours: off or on."""
+    uncertainty: str = "off"
+    """Whether the cube gets the standard deviation of its numbers: off or on."""
 
     @property
     def collection(self) -> str:
@@ -99,22 +102,37 @@ class SceneRequest:
             cards: for each task.
 
         Raises:
-            Refused: stripes are to be subtracted, and the first model cannot.
+            Refused: stripes are to be subtracted or uncertainty to be stated, and the first model cannot.
         """
         steps = self._steps(cards)
         refines = any(step.scale > 1 for step in steps)
         draft = PlanDraft(steps=steps, lattice_px=LATTICE_PX, bounded=refines or len(steps) > 1)
         if self.fill_bands == "on":
             draft = self._filling(draft, specs[0])
-        if self.destripe == "off":
-            return draft
+        if self.uncertainty == "on":
+            self._check("state the uncertainty of its numbers (--uncertainty on)", cards)
+            if len(cards) > 1:
+                raise Refused(
+                    f"scene {self.scene.id}: no uncertainty is known of the chain {', '.join(cards)}; denoise alone "
+                    "(--task denoise), or leave --uncertainty out"
+                )
+            draft = replace(draft, identity={**draft.identity, "uncertainty": "on"}, uncertainty="on")
+        if self.destripe == "on":
+            self._check("subtract stripes (--destripe on)", cards)
+            draft = replace(draft, identity={**draft.identity, "destripe": "on"}, destripe="on")
+        return draft
+
+    def _check(self, what: str, cards: Mapping[str, ModelCard]) -> None:
+        """
+        Raises:
+            Refused: the first model cannot do what only a denoiser on the signal subspace can.
+        """
         first = next(iter(cards.values()))
         if first.architecture != "stas" or first.config.get("domain") != "subspace":
             raise Refused(
-                f"scene {self.scene.id}: model {first.name} cannot subtract stripes (--destripe on): only a denoiser "
-                "on the signal subspace can, such as stas-subspace; choose it with --model, or leave stripes"
+                f"scene {self.scene.id}: model {first.name} cannot {what}: only a denoiser on the signal subspace can, "
+                "such as stas-subspace; choose it with --model, or leave the option out"
             )
-        return replace(draft, identity={**draft.identity, "destripe": self.destripe}, destripe=self.destripe)
 
     def _filling(self, draft: PlanDraft, spec: CubeSpec) -> PlanDraft:
         """The draft with isolated bad bands filled; a warning where there are bad bands and none is."""

@@ -49,6 +49,8 @@ from hypermend.pipeline.tiling.tiles import Index, Tile, Window, padded_window, 
 
 COLUMNS_PX, STRIP_PX = 256, 64
 """Columns in a group, and rows of a strip: whole chunks of a cube."""
+BOOTSTRAP_PX, BOOTSTRAPPED = 96, 9
+"""Edge and most windows of a scene that are restored again to know its errors."""
 MOST_STRIPS = 8
 """Strips of a scene, spread over its height, in which defects are looked for."""
 
@@ -67,6 +69,8 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
     for i, (step, model) in enumerate(zip(plan.steps, models, strict=True)):
         if i == 0 and isinstance(model, StasModel) and model.repairs:
             statistics, repair = _with_defects(plan, source, model)
+            if plan.uncertainty == "on":
+                statistics = model.estimate_errors(statistics, _padded(plan, SourceReader(plan, source, mean, repair)))
             facts.append([statistics])
         elif i == 0:
             # One estimate for each spectral window, on the bands that it feeds.
@@ -144,6 +148,14 @@ def _restored(
             values = image.values[(..., *core)] if restored is None else restored
             known = repeated(known, values.shape[1] // known.shape[0])
             yield np.where(known, values[bands], np.float32(0)), known
+
+
+def _padded(plan: Plan, reader: SourceReader) -> Iterator[Physical]:
+    """A few windows of the scene as its tiles are read, for the bootstrap of its errors."""
+    for window in sample_windows(*plan.source_px, edge_px=BOOTSTRAP_PX, at_most=BOOTSTRAPPED):
+        image = reader.read(window, plan.halo).image
+        if image.known[window.inside(image.window)].any():
+            yield image.values
 
 
 def _mean_spectrum(plan: Plan, source: Cube, good: NDArray[np.intp]) -> Physical:
@@ -261,9 +273,13 @@ class SingleImageScene:
         image, core = source.image, plan.source_grid[tile.index].core.inside(source.image.window)
         # Bad bands and holes are neither fed nor invented: they stay as they were measured, on finer pixels.
         stored = repeated(source.stored[(..., *core)], plan.scale)
-        flags, known, saturated = source.flags, image.known[core], 0
+        flags, known, saturated, std = source.flags, image.known[core], 0, None
         if known.any():
-            output = chain(image.values)
+            if plan.uncertainty == "on":
+                output, deviation = chain.with_std(image.values)
+                std = self._of_all_bands(deviation[:, : tile.core.height, : tile.core.width], known)
+            else:
+                output = chain(image.values)
             if output is None and source.repaired is not None:
                 output = image.values[(..., *core)]
             if output is not None:
@@ -285,10 +301,21 @@ class SingleImageScene:
             model_s=time.perf_counter() - read,
             saturated=saturated,
             repaired=self._marked(source.repaired, core),
+            std=std,
             fill_errors=fill_errors,
             source=source.stored[(..., *core)],
             known=known,
         )
+
+    def _of_all_bands(self, std: Physical, known: Mask) -> Physical:
+        """Standard deviations of all bands, coded; NaN in bad bands and without data.
+
+        Five bits of the mantissa are kept, steps of 3 to 6 %: the rest of a float32 compresses to nothing.
+        """
+        out = np.full((self.plan.spec.bands, *known.shape), np.nan, np.float32)
+        mantissa, exponent = np.frexp(np.where(known, std, np.float32(np.nan)))
+        out[np.flatnonzero(self.plan.spec.good)] = np.ldexp(np.rint(mantissa * 32) / 32, exponent)
+        return out
 
     def _marked(self, repaired: Mask | None, core: tuple[slice, slice]) -> Mask | None:
         """Repaired numbers of all bands of a tile, on the target's pixels."""

@@ -150,6 +150,7 @@ class _SceneRequests:
             overviews=overviews,
             destripe=self._job.destripe,
             fill_bands=self._job.fill_bands,
+            uncertainty=self._job.uncertainty,
         )
 
     def _choice(self, task: str, scene: Scene, builtin: str | None = None) -> ModelChoice:

@@ -145,7 +145,7 @@ class RestoreWorker:
         out = scene.pixels(tile)
         start = time.perf_counter()
         stored = out.stored.astype(scene.plan.spec.dtype, copy=False)
-        shards = target.write(tile.core.y, tile.core.x, stored, out.flags, out.repaired)
+        shards = target.write(tile.core.y, tile.core.x, stored, out.flags, out.repaired, out.std)
         usable = int(np.count_nonzero(out.flags & VALID))
         counts: dict[str, Any] = {"valid_px": usable}
         if out.repaired is not None:

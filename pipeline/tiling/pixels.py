@@ -31,6 +31,9 @@ class TilePixels:
     """Numbers beyond the range of the cube's type, stored as its largest or smallest."""
     repaired: NDArray[np.bool_] | None = None
     """(bands, h, w) numbers that were predicted from other bands; None where the scene has no defects."""
+    std: Physical | None = None
+    """(bands, h, w) standard deviation of each number, physical units, NaN where it is not known; None where it was not
+    asked for."""
     fill_errors: list[float] | None = None
     """For each bad band that was filled, the mean square error of such predictions; None where none is."""
     source: Stored
