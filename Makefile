@@ -73,6 +73,7 @@ fusion_real = $(RUN).fusion_real --data $(DATA)
 fusion_schedule = $(RUN).fusion --data $(DATA)/cave --scenes paints --crop 128 --methods hypermend paper-schedule
 sharpen = $(RUN).sharpen $(CAVE)
 sharpen_real = $(RUN).sharpen --real --data $(DATA) --scale 2
+uncertainty = $(RUN).uncertainty --data $(DATA)/cave --scenes fake_and_real_peppers paints thread_spools
 training = $(RUN).training --data $(DATA)
 ssrnet = $(RUN).ssrnet
 cluster = $(RUN).cluster
@@ -80,9 +81,9 @@ real_cluster = $(RUN).real_cluster
 loader = $(RUN).loader
 browse = $(RUN).browse
 
-BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_sensors denoise_real mixed mixed_256 mixed_realistic \
-	clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen sharpen_real training ssrnet cluster \
-	real_cluster loader browse
+BENCHMARKS := io search search_tables denoise denoise_low_noise denoise_sensors denoise_real mixed mixed_256 \
+	mixed_realistic clean_scenes fusion fusion_harder fusion_real fusion_schedule sharpen sharpen_real uncertainty \
+	training ssrnet cluster real_cluster loader browse
 
 bench: $(BENCHMARKS:%=$(RESULTS)/%.jsonl)
 

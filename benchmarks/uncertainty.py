@@ -34,7 +34,7 @@ from hypermend.models.restorer import array_from_json
 from hypermend.pipeline.evaluate.scores import repaired
 
 SIGMAS, MIXED = (10, 30, 60), (3, 4, 5)
-WINDOW_PX, WINDOWS = 96, 9
+WINDOW_PX, WINDOWS = 112, 4
 """As in a run."""
 
 
@@ -55,7 +55,7 @@ def measure(model: StasModel, truth: F32, image: F32) -> dict[str, Any]:
     statistics, clean = repaired(model, image, known, nothing)
     h = model.halo
     padded = np.pad(clean, ((0, 0), (h, h), (h, h)), mode="reflect")
-    statistics = model.estimate_errors(statistics, _windows(padded, h))
+    statistics = model.estimate_errors(statistics, _windows(clean, model.margin))
     restorer = cast(SubspaceDenoiser, model.bind(statistics))
     y, std = (t[0, :, h:-h, h:-h].numpy() for t in restorer.with_std(torch.from_numpy(padded)[None]))
     error = np.abs(y - truth)
@@ -83,13 +83,14 @@ def _noise(restorer: SubspaceDenoiser) -> F32:
     return np.asarray(1 / restorer.white.numpy()[:, 0, 0], np.float32)
 
 
-def _windows(padded: F32, halo: int) -> Iterator[F32]:
-    """At most `WINDOWS` windows, with their margin, of a padded image."""
-    height, width = (n - 2 * halo for n in padded.shape[1:])
+def _windows(image: F32, margin: int) -> Iterator[F32]:
+    """At most `WINDOWS` windows, with their margin."""
+    padded = np.pad(image, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
+    height, width = image.shape[1:]
     per_axis = int(WINDOWS**0.5)
     for y in _starts(height, per_axis):
         for x in _starts(width, per_axis):
-            yield padded[:, y : y + WINDOW_PX + 2 * halo, x : x + WINDOW_PX + 2 * halo]
+            yield padded[:, y : y + WINDOW_PX + 2 * margin, x : x + WINDOW_PX + 2 * margin]
 
 
 def _starts(size: int, at_most: int) -> list[int]:

@@ -223,6 +223,11 @@ class StasModel:
         return NO_SUBSPACE if s is None else self._statistics(s, signal_axes(m, s), s.noise_std)
 
     @property
+    def margin(self) -> int:
+        """Pixels around a window of `estimate_errors`: the network's reach. What reaches farther takes less harm."""
+        return self.net.halo
+
+    @property
     def repairs(self) -> bool:
         """Whether defects of a scene can be repaired before it: in its subspace."""
         return not self.on_bands
@@ -280,25 +285,29 @@ class StasModel:
 
         Args:
             statistics: of domain "subspace".
-            windows: some of the scene, physical values (b, halo + h + halo, halo + w + halo) without defects.
+            windows: some of the scene, physical values (b, m + h + m, m + w + m) without defects, m the `margin`.
         """
         scene = cast(Untouched | NoiseStatistics, statistics)
         if scene["kind"] == "untouched":
             return scene
-        s, h = Subspace.from_json(scene), self.halo
-        clean, noisy = bootstrap(windows, self.bind(scene), s.noise_std)
+        s, h = Subspace.from_json(scene), self.margin
+        clean, noisy = bootstrap(windows, self.bind(scene), s.noise_std, h)
         m = moments((w, np.ones(w.shape[1:], bool)) for w in noisy)
         found = subspace(m) if m else None
         if m is None or found is None:
             return scene
         if scene["kind"] == "careful":
             careful = low_noise.ConservativeDenoiser(s, h)
-            errors = (error for _, error in redone(careful, clean, noisy, s.noise_std))
+            errors = (error for _, error in redone(careful, clean, noisy, s.noise_std, h))
             return {**statistics, "band_errors": array_to_json(MORE * mean_square(errors))}
         again = SubspaceDenoiser(self.net, signal_axes(m, found), [True] * len(s.noise_std), h)
         sums = ErrorSums(again.axes)
-        for x, error in redone(again, clean, noisy, s.noise_std):
-            sums.add(again.estimated(x)[..., h:-h, h:-h], torch.einsum("bj,nbhw->njhw", again.unit, error), error)
+        for x, error in redone(again, clean, noisy, s.noise_std, h):
+            sums.add(
+                again.estimated(x)[..., h : -h or None, h : -h or None],
+                torch.einsum("bj,nbhw->njhw", again.unit, error),
+                error,
+            )
         return {**statistics, "errors": sums.table().to_json()}
 
     def bind(self, statistics: SceneStatistics) -> Restorer:

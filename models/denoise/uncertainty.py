@@ -129,35 +129,36 @@ def mean_square(errors: Iterable[torch.Tensor]) -> F32:
     return np.asarray(np.mean([e.square().double().mean(dim=(0, 2, 3)).numpy() for e in errors], axis=0), np.float32)
 
 
-def bootstrap(windows: Iterable[F32], restorer: Restorer, noise_std: F64) -> tuple[list[F32], list[F32]]:
+def bootstrap(windows: Iterable[F32], restorer: Restorer, noise_std: F64, margin: int) -> tuple[list[F32], list[F32]]:
     """Restore windows, and add noise to the results.
 
     Args:
-        windows: (b, halo + h + halo, halo + w + halo) each.
+        windows: (b, m + h + m, m + w + m) each, m the margin.
         restorer: of their scene.
         noise_std: (b,) its noise.
+        margin: pixels.
 
     Returns:
         The results, and the same with noise, (b, h, w) each.
     """
-    rng, h = np.random.default_rng(0), restorer.halo
-    clean = [restorer(torch.from_numpy(w)[None])[0, :, h:-h, h:-h].numpy() for w in windows]
+    rng, inner = np.random.default_rng(0), (..., *(slice(margin, -margin or None),) * 2)
+    clean = [restorer(torch.from_numpy(w)[None])[0].numpy()[inner] for w in windows]
     std = noise_std.astype(np.float32)[:, None, None]
     return clean, [c + std * rng.standard_normal(c.shape, dtype=np.float32) for c in clean]
 
 
 def redone(
-    restorer: Restorer, clean: Iterable[F32], noisy: Iterable[F32], noise_std: F64
+    restorer: Restorer, clean: Iterable[F32], noisy: Iterable[F32], noise_std: F64, margin: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Each noisy window (1, b, H, W) with its margin, and its error once restored, in units of the noise (1, b, h, w).
 
     A band without noise has no error.
     """
-    h = restorer.halo
+    inner = (..., *(slice(margin, -margin or None),) * 2)
     white = np.divide(1.0, noise_std, where=noise_std > 0, out=np.zeros_like(noise_std)).astype(np.float32)
     for truth, window in zip(clean, noisy, strict=True):
-        x = functional.pad(torch.from_numpy(window)[None], (h,) * 4, mode="replicate")
-        error = restorer(x)[0, :, h:-h, h:-h] - torch.from_numpy(truth)
+        x = functional.pad(torch.from_numpy(window)[None], (margin,) * 4, mode="replicate")
+        error = restorer(x)[0][inner] - torch.from_numpy(truth)
         yield x, (error * torch.from_numpy(white)[:, None, None])[None]
 
 

@@ -49,7 +49,7 @@ from hypermend.pipeline.tiling.tiles import Index, Tile, Window, padded_window, 
 
 COLUMNS_PX, STRIP_PX = 256, 64
 """Columns in a group, and rows of a strip: whole chunks of a cube."""
-BOOTSTRAP_PX, BOOTSTRAPPED = 96, 9
+BOOTSTRAP_PX, BOOTSTRAPPED = 112, 4
 """Edge and most windows of a scene that are restored again to know its errors."""
 MOST_STRIPS = 8
 """Strips of a scene, spread over its height, in which defects are looked for."""
@@ -70,7 +70,9 @@ def scene_facts(plan: Plan, source: Cube, models: Sequence[Model]) -> dict[str, 
         if i == 0 and isinstance(model, StasModel) and model.repairs:
             statistics, repair = _with_defects(plan, source, model)
             if plan.uncertainty == "on":
-                statistics = model.estimate_errors(statistics, _padded(plan, SourceReader(plan, source, mean, repair)))
+                statistics = model.estimate_errors(
+                    statistics, _windows(plan, SourceReader(plan, source, mean, repair), model.margin)
+                )
             facts.append([statistics])
         elif i == 0:
             # One estimate for each spectral window, on the bands that it feeds.
@@ -150,10 +152,10 @@ def _restored(
             yield np.where(known, values[bands], np.float32(0)), known
 
 
-def _padded(plan: Plan, reader: SourceReader) -> Iterator[Physical]:
+def _windows(plan: Plan, reader: SourceReader, margin: int) -> Iterator[Physical]:
     """A few windows of the scene as its tiles are read, for the bootstrap of its errors."""
     for window in sample_windows(*plan.source_px, edge_px=BOOTSTRAP_PX, at_most=BOOTSTRAPPED):
-        image = reader.read(window, plan.halo).image
+        image = reader.read(window, margin).image
         if image.known[window.inside(image.window)].any():
             yield image.values
 
