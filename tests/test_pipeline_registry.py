@@ -142,9 +142,12 @@ def test_a_copied_folder_has_its_own_name(archive: Path) -> None:
 
 def test_evaluate_scores_as_the_benchmarks_do(archive: Path) -> None:
     put_model(ArchiveStore(archive), *sharpener("up"))
-    result = command("evaluate", "--archive", archive, "--model", "up", "--task", "sharpen", "--json")
-    assert result.exit_code == 0, result.output
+    page = archive.parent / "page.html"
+    words = ("--archive", archive, "--model", "up", "--task", "sharpen", "--report", page, "--json")
+    result = command("evaluate", *words)
+    assert result.exit_code == 0 and f"report: {page}" in result.stderr, result.output
     found = json.loads(result.stdout)
+    assert all(f"<td>{row['psnr']:.2f}</td>" in page.read_text() for row in found["rows"])
     assert [(r["scene"], r["method"]) for r in found["rows"]] == [
         ("one_ms", "bicubic"), ("one_ms", "up"), ("two_ms", "bicubic"), ("two_ms", "up"),
     ]  # fmt: skip
