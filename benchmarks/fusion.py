@@ -13,9 +13,10 @@ Methods, the whole crop in one call (the pipeline cuts its windows at the scene'
     gauss-ls       the floor with an assumed Gaussian kernel (full width at half maximum s)
     floor          kernel in closed form, one least-squares map, interpolated residual (`models/least_squares.py`)
     least-squares  the better training-free start: a map that changes from place to place
-    hypermend      the filter of this pair of sensors, the default
+    filter         the filter of this pair of sensors, not adapted
+    hypermend      the default: the same, adapted in the pipeline's blocks and blended as the pipeline does it
     fusion         the network `ual-fusion`, not adapted
-    ual            the same, adapted in the blocks of the pipeline's lattice, blended as the pipeline does it
+    ual            the same, adapted in blocks
     paper-schedule the paper's adaptation on the same fusion (`benchmarks/paper_schedule.py`); use --crop 128
 
 Published, not ours, and under the paper's own kernels and split: UAL, s = 8, 40 dB, 43.23 dB / 6.72 degrees on its
@@ -212,11 +213,12 @@ METHODS: dict[str, Callable[[], Method]] = {
     "floor": lambda: unadapted(LeastSquaresModel(FLOOR, {})),
     "least-squares": lambda: unadapted(checkpoint.load_fusion(checkpoint.builtin("least-squares"))),
     "fusion": lambda: unadapted(_network()),
-    "hypermend": lambda: unadapted(checkpoint.load_fusion(checkpoint.builtin(FILTER))),
+    "filter": lambda: unadapted(checkpoint.load_fusion(checkpoint.builtin(FILTER))),
+    "hypermend": lambda: adapted(checkpoint.load_fusion(checkpoint.builtin(FILTER))),
     "ual": lambda: adapted(_network()),
     "paper-schedule": lambda: paper(_network()),
 }
-DEFAULT = ("bicubic", "gauss-ls", "floor", "least-squares", "hypermend")
+DEFAULT = ("bicubic", "gauss-ls", "floor", "least-squares", "filter", "hypermend")
 
 
 def laboratory(bands: int, scale: int) -> PairGeometry:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fit import FitSettings, Progress, Resume
 from hypermend.models.fuse import filter_training
@@ -154,6 +155,37 @@ def test_candidates_leave_what_y_says_as_it_is(ready: Ready) -> None:
     for name, step in zip(NAMES, steps, strict=True):
         assert step.shape == s.coefficients.shape and step.isfinite().all(), name
         assert r.down(step).square().mean() < 0.5 * step.square().mean() + 1.0, name
+
+
+# ----------------------------------------------------------------------------------------------------- adaptation
+
+CORE = (slice(2, 22), slice(2, 22))
+
+
+def test_a_block_adapts_in_closed_form_and_gains(ready: Ready) -> None:
+    """A filter of random weights is a bad prior: what it does wrong shows in the pair made of its result."""
+    model, pair, _, facts = ready
+    one, two = (model.adapt(facts, pair, CORE, AdaptationBudget(steps=1)) for _ in range(2))
+    assert one.figures["adapted"] and one.figures["held_out_last"] < 0.98 and one.figures["reason"] == ""
+    assert torch.equal(one.state["change"], two.state["change"])
+    k = len(array_from_json(facts["start"]["project"]))
+    assert one.state["change"].shape == (BANDS, len(NAMES) * k)
+    truth = torch.from_numpy(cube())
+    y, x = torch.from_numpy(pair.y)[None], torch.from_numpy(pair.x)[None]
+    at = (..., slice(8, 88), slice(8, 88))
+    plain, adapted = ((model.bind(facts, s)(y, x)[0] - truth)[at].square().mean() for s in ({}, one.state))
+    assert adapted < plain
+
+
+def test_blocks_that_cannot_adapt_say_why(ready: Ready) -> None:
+    model, pair, setup, facts = ready
+    clouded = replace(pair, y_valid=np.zeros_like(pair.y_valid))
+    figures = model.adapt(facts, clouded, CORE, AdaptationBudget(steps=1)).figures
+    assert "valid guide pixels" in figures["reason"] and figures["fell_back_to"] == "fusion"
+    other = model.estimate(partial(list, (pair,)), replace(setup, wavelength_nm=None))
+    adapted = model.adapt(other, pair, CORE, AdaptationBudget(steps=1))
+    assert adapted.state == {} and adapted.figures["fell_back_to"] == "start"
+    assert "band centres" in adapted.figures["reason"]
 
 
 # ------------------------------------------------------------------------------------------------------- training

@@ -482,7 +482,8 @@ def test_a_filter_of_other_sensors_is_not_used_and_plan_item_and_receipt_say_so(
     said = "model mine was learned on other sensors (this pair has another response of the guide's band 1"
     for lines in (plan.warnings, scene.warnings, item.scene.properties["hypermend:notes"]):
         assert any(line.startswith(said) and line.endswith("fused without it") for line in lines)
-    assert plan.blocks is None and plan.scene_facts is not None
+    assert {(b["adapted"], b["fell_back_to"]) for b in scene.figures["blocks"]} == {(False, "start")}
+    assert plan.scene_facts is not None
     for facts in (scene.figures["pair"], plan.scene_facts["model"]):
         assert not facts["filter"]["used"] and "another response" in facts["filter"]["reason"]
     start, _, _, _ = fused(with_filter(tmp_path / "b", wide, 0.02), model="least-squares")
@@ -492,9 +493,10 @@ def test_a_filter_of_other_sensors_is_not_used_and_plan_item_and_receipt_say_so(
 @pytest.mark.long
 def test_a_filter_gives_the_same_cube_in_tiles_of_any_size(tmp_path: Path) -> None:
     whole: Stored | None = None
-    for tile_px in (288, 128, 96):
+    for tile_px in (288, 128):
         cube, _, plan, report = fused(with_filter(tmp_path / str(tile_px), OWN, 0.02), model="mine", tile_px=tile_px)
         (scene,) = report.scenes
+        assert scene.figures["blocks_adapted"] == BLOCKS
         assert scene.figures["pair"]["filter"]["used"] and not any("other sensors" in w for w in scene.warnings)
         values = cube * plan.spec.scale_factor
         whole = values if whole is None else whole

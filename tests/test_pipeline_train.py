@@ -570,7 +570,7 @@ def test_a_filter_of_one_pair_of_sensors_is_trained_and_resumed(tmp_path: Path) 
     np.testing.assert_allclose(resumed, whole)
     card = publish(root, "pair", plan, TrainingStore(root, plan.folder), record)
     model = load_pair_model(root, card.name)
-    assert model.card.architecture == "pair-filter" and not model.adapts and card.config == dict(plan.config)
+    assert model.card.architecture == "pair-filter" and card.config == dict(plan.config)
 
 
 def test_what_is_no_one_pair_of_sensors_is_refused(tmp_path: Path) -> None:

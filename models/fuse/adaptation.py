@@ -153,8 +153,8 @@ def adapt(
         budget: limits of the adaptation.
     """
     begin = time.monotonic()
-    window, inside = _cut(pair, core, int(statistics["scale"]))
-    learn, held_out = _split(inside)
+    window, inside = cut(pair, core, int(statistics["scale"]))
+    learn, held_out = split(inside)
     unadapted = "fusion" if statistics["network"]["used"] else "start"
     reason = reason_to_skip(window, learn, held_out, budget)
     if reason:
@@ -226,7 +226,7 @@ def trial(net: CorrectionNet, channels: int, statistics: PairStatistics, pairs: 
         if len(pair.x) < 2:
             return {"used": False, "reason": "a guide of one band has no other band to prove the network on"}
         starts = [max(0, (n - edge) // 2) for n in pair.y_valid.shape]
-        window, inside = _cut(
+        window, inside = cut(
             pair, (slice(starts[0], starts[0] + edge), slice(starts[1], starts[1] + edge)), statistics["scale"]
         )
         if int(inside.sum()) >= LEAST_HR_PX:
@@ -252,10 +252,10 @@ def silent() -> Learned:
     return {"gain": -torch.ones(1 + STEPS), "share": torch.zeros(STEPS)}
 
 
-def _cut(pair: Pair, core: tuple[slice, slice], scale: int) -> tuple[Pair, torch.Tensor]:
-    """Return the block with its margin, and which HR pixels (H, W) belong to the block and are valid."""
+def cut(pair: Pair, core: tuple[slice, slice], scale: int, margin_px: int = MARGIN_LR_PX) -> tuple[Pair, torch.Tensor]:
+    """Return the block with its margin of LR pixels, and which HR pixels (H, W) belong to the block and are valid."""
     h, w = pair.y_valid.shape
-    near = [(max(0, c.start - MARGIN_LR_PX), min(n, c.stop + MARGIN_LR_PX)) for c, n in zip(core, (h, w), strict=True)]
+    near = [(max(0, c.start - margin_px), min(n, c.stop + margin_px)) for c, n in zip(core, (h, w), strict=True)]
     low = tuple(slice(a, b) for a, b in near)
     high = tuple(slice(scale * a, scale * b) for a, b in near)
     window = Pair(y=pair.y[:, *low], y_valid=pair.y_valid[low], x=pair.x[:, *high], x_valid=pair.x_valid[high])
@@ -272,6 +272,11 @@ def reason_to_skip(window: Pair, learn: torch.Tensor, held_out: torch.Tensor, bu
         return "no steps in the budget"
     if len(window.x) < 2:
         return "a guide of one band has no other band to learn from"
+    return too_few(learn, held_out)
+
+
+def too_few(learn: torch.Tensor, held_out: torch.Tensor) -> str | None:
+    """Return why a block has too few pixels to adapt to; None if it has enough."""
     judged = int(held_out.sum())
     valid = int(learn.sum()) + judged
     if valid < LEAST_HR_PX or 8 * judged < valid:
@@ -342,7 +347,7 @@ def _guide_channel(
     return replace(_channel(net, regression, start, 0, x / std - start.coefficients), std=std, truth=x)
 
 
-def _split(inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def split(inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the pixels to learn from and, one square in four, the held-out pixels: (H, W) each."""
     h, w = inside.shape
     even = [(torch.arange(n) // HELD_OUT_SQUARE_HR_PX % 2 == 0) for n in (h, w)]

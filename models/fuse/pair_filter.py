@@ -10,11 +10,18 @@ config; on another pair the result is z_0, and the statistics say why.
 The second line makes the result agree with the guide where they differ by more than the guide's noise and the error of
 the response explain: q = max(0, 1 - 1 / local power of that difference, in units of both), as in `shrink`. C (b, b) is
 what the filter missed in training (`filter_training.py`). With a clean guide and an exact response q is 1 and P z = x.
+
+A block adapts in closed form. Its result plays the truth: blurred, decimated and with the noise of the pair it becomes
+a pair again, and what the filter misses there is fitted by the steps there, weighted as in training, with a ridge of
+`ADAPTATION_RIDGE`. That change of W B is the state of the block. One in four squares is held out: a fit to the others
+must explain `LEAST_GAIN` of what is missed there, or the block is not adapted.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypedDict, cast
 
 import numpy as np
@@ -25,17 +32,26 @@ from hypermend.models.arrays import F32, F64
 from hypermend.models.budget import AdaptationBudget
 from hypermend.models.card import BadCard, ModelCard
 from hypermend.models.fuse import candidates
+from hypermend.models.fuse.adaptation import cut, split, too_few
 from hypermend.models.fuse.candidates import NAMES, Candidates
-from hypermend.models.fuse.interface import Adapted, Pair, PairGeometry, State
+from hypermend.models.fuse.interface import AdaptationFigures, Adapted, Pair, PairGeometry, State
 from hypermend.models.fuse.kernel_estimate import Blur
 from hypermend.models.fuse.least_squares import LeastSquaresModel, PairStatistics
 from hypermend.models.fuse.local_regression import LocalRegression, LocalRegressionModel
 from hypermend.models.fuse.moments import pair_moments
 from hypermend.models.fuse.sensor_pair import SensorPair
 from hypermend.models.restorer import ArrayJson, SceneStatistics, array_from_json, array_to_json
+from hypermend.models.signal.degrade import gaussian
 
 AGREEMENT_RADIUS_HR_PX = 3
 """Radius of the squares in which the difference from the guide is compared with its noise."""
+ADAPTATION_RIDGE, LEAST_GAIN = 0.03, 0.02
+"""Ridge of a block's change, as a share of the second moments of each step, and the least share of the squared error on
+held-out squares that the change must explain."""
+MARGIN_LR_PX = 4
+"""LR pixels around the block that are fused, too; nothing is learned from them."""
+STRIDE_PX = 2
+"""Distance of the pixels that a block learns from."""
 LEAST_UNCERTAIN = 1e-4
 """Smallest uncertainty of the guide, as a share of its mean: none has more digits."""
 HALO, GUIDE_HALO = candidates.HALO, candidates.GUIDE_HALO + AGREEMENT_RADIUS_HR_PX
@@ -65,7 +81,7 @@ class PairFilterStatistics(PairStatistics):
 class PairFilterModel:
     """Architecture `pair-filter`."""
 
-    adapts = False
+    adapts = True
 
     def __init__(self, card: ModelCard, state: State) -> None:
         """Check card and weights.
@@ -122,14 +138,73 @@ class PairFilterModel:
         }
 
     def bind(self, statistics: SceneStatistics, state: State | None = None) -> PairFilterRestorer:
-        """Return the restorer of the scene. `state` is ignored: the model does not adapt."""
-        return PairFilterRestorer(self, cast(PairFilterStatistics, statistics))
+        """Return the restorer of the scene, with the learned state of a block if it has one."""
+        return PairFilterRestorer(self, cast(PairFilterStatistics, statistics), state or {})
 
     def adapt(
         self, statistics: SceneStatistics, pair: Pair, core: tuple[slice, slice], budget: AdaptationBudget
     ) -> Adapted:
-        """Return an empty state: the model does not adapt."""
-        return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": "the model does not adapt"})
+        """Adapt to one block, in closed form: the limits of the budget have no use."""
+        begin, scene = time.monotonic(), cast(PairFilterStatistics, statistics)
+        window, inside = cut(pair, core, int(scene["scale"]), MARGIN_LR_PX)
+        learn, held_out = split(inside)
+        reason = scene["filter"]["reason"] or too_few(learn, held_out)
+        if reason:
+            back = "fusion" if scene["filter"]["used"] else "start"
+            return Adapted(state={}, figures={"adapted": False, "steps": 0, "reason": reason, "fell_back_to": back})
+        missed, steps = self._missed_again(scene, window)
+        change = fitted(missed, steps, learn)
+        before, after = (
+            float((missed - c @ steps)[:, held_out[::STRIDE_PX, ::STRIDE_PX].flatten()].square().mean())
+            for c in (torch.zeros_like(change), change)
+        )
+        adapted = after < (1 - LEAST_GAIN) * before
+        figures: AdaptationFigures = {
+            "adapted": adapted,
+            "steps": 1,
+            "held_out_first": 1.0,
+            "held_out_last": round(after / max(before, 1e-30), 6) if adapted else 1.0,
+            "reason": "" if adapted else "held-out squares are best with the fusion",
+            "fell_back_to": "" if adapted else "fusion",
+            "seconds": round(time.monotonic() - begin, 2),
+        }
+        return Adapted(state={"change": fitted(missed, steps, inside)} if adapted else {}, figures=figures)
+
+    @torch.no_grad()
+    def _missed_again(self, scene: PairFilterStatistics, window: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fuse the window, make a pair of the result, and fuse that.
+
+        Returns:
+            What the filter misses of the result (b, P), and the steps of the candidates (N k, P), on every
+            `STRIDE_PX`-th pixel along both axes.
+        """
+        restorer = PairFilterRestorer(self, scene, {})
+        result = restorer(torch.from_numpy(window.y)[None], torch.from_numpy(window.x)[None])
+        blur, rng = Blur.from_json(scene["blur"]), np.random.default_rng(0)
+        y = gaussian(restorer.local_regression.down(result)[0].numpy(), blur.noise_y, rng)
+        seen = torch.einsum("mb,nbhw->nmhw", restorer.t["response"], result)
+        sharp = ((seen - restorer.t["offset"]) / restorer.t["gain"])[0].numpy()
+        x = gaussian(sharp, blur.noise_x, rng)
+        as_sharp = replace(LocalRegression.from_json(scene["start"]), match=np.ones((1, 1)))  # as sharp as the result
+        regression = LocalRegressionModel(as_sharp)
+        s = regression(torch.from_numpy(y)[None], torch.from_numpy(x)[None])
+        at = (..., slice(None, None, STRIDE_PX), slice(None, None, STRIDE_PX))
+        missed = (result - regression.bands(s.coefficients, s, torch.from_numpy(y)[None]))[at][0].flatten(1)
+        steps = torch.cat([step[at][0].flatten(1) for step in Candidates(regression).steps(s)])
+        return missed - restorer.weights.movedim(0, 1).flatten(1) @ steps, steps
+
+
+def fitted(missed: torch.Tensor, steps: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Fit what is missed (b, P) by the steps (N k, P) on the pixels `where` (H, W): (b, N k)."""
+    at = where[::STRIDE_PX, ::STRIDE_PX].flatten()
+    missed, steps = missed[:, at].double(), steps[:, at].double()
+    error = missed.square().sum(0)
+    weight = (error / error.mean().clamp_min(1e-30)).clamp_min(1).rsqrt()
+    gram, cross = (steps * weight) @ steps.mT, (missed * weight) @ steps.mT
+    size = gram.diag()
+    normal = gram + torch.diag(ADAPTATION_RIDGE * size + 1e-9 * size.mean() + 1e-30)
+    change: torch.Tensor = torch.linalg.solve(normal, cross.mT).mT.float()
+    return change
 
 
 def difference(sensors: SensorPair, setup: PairGeometry) -> str:
@@ -172,7 +247,7 @@ def uncertainty(second: F64, blur: Blur, response: F32, project: F64) -> F64:
 class PairFilterRestorer:
     """The filter bound to a scene."""
 
-    def __init__(self, model: PairFilterModel, statistics: PairFilterStatistics) -> None:
+    def __init__(self, model: PairFilterModel, statistics: PairFilterStatistics, state: State) -> None:
         self.scale = int(statistics["scale"])
         self.halo = model.halo(self.scale)
         self.local_regression = LocalRegressionModel(LocalRegression.from_json(statistics["start"]))
@@ -183,6 +258,8 @@ class PairFilterRestorer:
         back = self.local_regression.t["back"]
         self.candidates = Candidates(self.local_regression)
         self.weights = torch.einsum("bnc,ck->nbk", model.weights, back)
+        if state:
+            self.weights = self.weights + state["change"].reshape(len(back), len(NAMES), -1).movedim(1, 0)
         p = array_from_json(of_scene["response"]).astype(np.float64)
         spread = model.missed @ p.T
         gain, offset, uncertain = (array_from_json(of_scene[k]) for k in ("gain", "offset", "uncertain"))
