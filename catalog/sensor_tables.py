@@ -5,15 +5,18 @@ An archive holds every table that its scenes need, so that workers and later com
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from hypermend.catalog import sensors
-from hypermend.catalog.errors import BadSensor, NotFound
+from hypermend.catalog.errors import ArchiveError, BadSensor, NotFound, Unreachable
 from hypermend.catalog.sensor_csv import SRF, parse_sensor
 from hypermend.catalog.sensors import SensorTables, UserTable
 from hypermend.catalog.storage.archive_store import ArchiveStore, safe_name
 
+log = logging.getLogger(__name__)
+TABLE_BYTES = 16 << 20
 FOLDER = "sensors"
 """Folder of an archive with the tables that are not shipped."""
 
@@ -37,12 +40,24 @@ def folder_tables(folder: str | Path) -> SensorTables:
 def archive_tables(root: ArchiveStore) -> SensorTables:
     """The tables that an archive keeps in its `sensors/`.
 
-    Raises:
-        BadSensor: a table that cannot be read; names file, line and column.
+    One that cannot be read is named in the log, and missed only by the scenes of its sensor. A file that can be no
+    table of the archive, such as one with the name of a table that is shipped, is left out.
     """
-    keys = [entry.key for entry in root.list(FOLDER) if entry.key.endswith(".csv")]
-    files = {key.split("/")[-1]: _text(root.get(key), root.href(key)) for key in sorted(keys)}
-    return _tables(files, root.href(FOLDER))
+    own: dict[str, UserTable] = {}
+    unreadable: dict[str, str] = {}
+    for key in sorted(entry.key for entry in root.list(FOLDER) if entry.key.endswith(".csv")):
+        file = key.removeprefix(f"{FOLDER}/")
+        try:
+            text = _text(root.get(key, most=TABLE_BYTES), root.href(key))
+            own |= _tables({file: text}, root.href(FOLDER)).own
+        except Unreachable:
+            raise
+        except ArchiveError as error:
+            log.warning("a sensor table is left out: %s", error)
+            name = file.removesuffix(".csv")
+            if name not in sensors.names():
+                unreadable[name] = str(error)
+    return SensorTables(own=own, unreadable=unreadable)
 
 
 def keep_table(root: ArchiveStore, tables: SensorTables, name: str) -> int:

@@ -70,13 +70,21 @@ class SensorTables:
     """The sensor tables of a command: those that are shipped, and the user's own."""
 
     own: Mapping[str, UserTable] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Why a table of the archive cannot be read, by its name; only who needs that table sees the error."""
 
     def names(self) -> list[str]:
         """Names of all sensors that have a table, sorted."""
         return sorted({*names(), *self.own})
 
     def get(self, name: str) -> Sensor | None:
-        """The table of one sensor, or None."""
+        """The table of one sensor, or None.
+
+        Raises:
+            BadSensor: the archive has one that cannot be read.
+        """
+        if name in self.unreadable:
+            raise BadSensor(self.unreadable[name])
         if name in self.own:
             return self.own[name].sensor
         return _shipped(name) if name in names() else None
@@ -114,7 +122,8 @@ class SensorTables:
                 raise BadSensor(
                     f"sensor {name}: its tables in {one.where} and {two.where} differ; give one of them another name"
                 )
-        return SensorTables(own={**other.own, **self.own})
+        unreadable = {**other.unreadable, **self.unreadable}
+        return SensorTables(own={**other.own, **self.own}, unreadable=unreadable)
 
 
 SHIPPED = SensorTables()

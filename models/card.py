@@ -23,8 +23,27 @@ SPECTRUM = {"bands", "low_nm", "high_nm"}
 """Keys of a card's `spectrum`."""
 
 
+MOST_CHANNELS = 4096
+"""Of a layer of a network."""
+MOST_LAYERS = 64
+MOST_SCALE = 64
+MOST_HALO = 4096
+
+
 class BadCard(ValueError):
     """Raised for a model card that cannot be used; the message says which card, which key and what to do."""
+
+
+def setting(config: Mapping[str, Any], key: str, *, most: int = MOST_CHANNELS) -> int:
+    """A whole number of a card's `config`, from 1 to `most`.
+
+    Raises:
+        BadCard: another value, or none.
+    """
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise BadCard(f"config with {key} {repr(value)[:40]}; it is a whole number from 1 to {most}")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +92,18 @@ class ModelCard:
         """Check the numbers that others compute with.
 
         Raises:
-            BadCard: scale below 1, negative halo, window below 1 band, a spectrum with other keys, or an upside-down
+            BadCard: scale, halo or window out of range, a spectrum with other keys, or an upside-down
                 range.
         """
-        if self.scale < 1 or self.halo < 0 or self.guide_halo < 0:
+        if not 1 <= self.scale <= MOST_SCALE or not all(0 <= n <= MOST_HALO for n in (self.halo, self.guide_halo)):
             raise BadCard(
-                f"model {self.name!r}: scale {self.scale} must be >= 1, halo {self.halo} and "
-                f"guide_halo {self.guide_halo} >= 0"
+                f"model {self.name!r}: scale {self.scale} must be 1 to {MOST_SCALE}, halo {self.halo} and "
+                f"guide_halo {self.guide_halo} 0 to {MOST_HALO}"
             )
-        if self.window_bands is not None and self.window_bands < 1:
-            raise BadCard(f"model {self.name!r}: window_bands {self.window_bands} must be >= 1 or null")
+        if self.window_bands is not None and not 1 <= self.window_bands <= MOST_CHANNELS:
+            raise BadCard(
+                f"model {self.name!r}: window_bands {self.window_bands} must be 1 to {MOST_CHANNELS}, or null"
+            )
         if self.spectrum and set(self.spectrum) != SPECTRUM:
             raise BadCard(f"model {self.name!r}: spectrum with keys {sorted(self.spectrum)}; it has {sorted(SPECTRUM)}")
         if any(not isinstance(v, int | float) or not 0 < v < math.inf for v in self.spectrum.values()):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from safetensors import SafetensorError
 
-from hypermend.models.card import ModelCard
+from hypermend.models.card import BadCard, ModelCard
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,7 @@ def load(folder: str | Path) -> Model:
     card, state = _read(Path(folder))
     if ARCHITECTURES[card.architecture].of_pair:
         raise BadCheckpoint(f"model {card.name!r} fuses two images: it restores pairs, with the task fuse")
-    return cast("Model", ARCHITECTURES[card.architecture].build(card, state))
+    return cast("Model", _built(card, state))
 
 
 def load_fusion(folder: str | Path) -> FusionModel:
@@ -150,7 +150,22 @@ def load_fusion(folder: str | Path) -> FusionModel:
     if not ARCHITECTURES[card.architecture].of_pair:
         fusions = sorted(name for name, architecture in ARCHITECTURES.items() if architecture.of_pair)
         raise BadCheckpoint(f"model {card.name!r} restores one image; a fusion is one of: {', '.join(fusions)}")
-    return cast("FusionModel", ARCHITECTURES[card.architecture].build(card, state))
+    return cast("FusionModel", _built(card, state))
+
+
+def _built(card: ModelCard, state: State) -> Model | FusionModel:
+    """The model of a card and its weights.
+
+    Raises:
+        BadCard: names the card.
+    """
+    try:
+        return ARCHITECTURES[card.architecture].build(card, state)
+    except BadCard as error:
+        named = str(error) if str(error).startswith("model ") else f"model {card.name!r}: {error}"
+        raise BadCard(named) from error
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # settings that together make no network
+        raise BadCard(f"model {card.name!r}: its card and weights make no {card.architecture}: {error}") from error
 
 
 def _read(folder: Path) -> tuple[ModelCard, State]:
@@ -177,6 +192,6 @@ def _read(folder: Path) -> tuple[ModelCard, State]:
             )
         try:
             state = load_tensors(data)
-        except SafetensorError as e:
+        except (SafetensorError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as e:
             raise BadCheckpoint(f"model {card.name!r}: {folder / WEIGHTS} is not safetensors: {e}") from e
     return card, state

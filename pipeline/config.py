@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest one: a misspelt option must no
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,18 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from hypermend.catalog.documents import MAX_NESTED
+from hypermend.catalog.errors import BadAsset
 from hypermend.catalog.meaning.overrides import Overrides
 from hypermend.catalog.meaning.statement import Field as Fact
 from hypermend.catalog.scene import AUTO
 from hypermend.catalog.storage.hrefs import redact
+from hypermend.catalog.storage.regular_file import open_regular
+from hypermend.models.card import MOST_CHANNELS, MOST_LAYERS
 from hypermend.pipeline import user_values
 
+JOB_BYTES = 1 << 20
+"""Of a job file."""
 SignScheme = Literal["none", "planetary-computer", "earthdata", "dlr", "s3-requester-pays"]
 
 
@@ -369,6 +376,7 @@ class RestoreJob(Job):
     memory_gib: float | None = Field(
         default=None,
         gt=0,
+        le=1e6,
         description="Memory that one worker may use, in GiB; a tile that needs more is refused. Default: an even share "
         "of this machine.",
     )
@@ -469,10 +477,10 @@ class TrainJob(Job):
         default=None, description="How many times finer; default: 2."
     )
     filters: Annotated[int | None, OfTask("sharpen")] = Field(
-        default=None, ge=1, description="Filters of the network; default: 16, the paper has 64."
+        default=None, ge=1, le=MOST_CHANNELS, description="Filters of the network; default: 16, the paper has 64."
     )
     modules: Annotated[int | None, OfTask("sharpen")] = Field(
-        default=None, ge=1, description="Modules of the network; default: 1, the paper has 3."
+        default=None, ge=1, le=MOST_LAYERS, description="Modules of the network; default: 1, the paper has 3."
     )
     steps: int | None = Field(default=None, ge=1, description="End after this many steps, if that comes first.")
     minutes: float | None = Field(default=None, gt=0, description="End after this many minutes, if that comes first.")
@@ -527,6 +535,14 @@ class EvaluateJob(Job):
     crop_px: int | None = Field(
         default=None, ge=16, description="Edge in pixels of the crop that is scored; default: that of the protocol."
     )
+
+    @field_validator("sigma")
+    @classmethod
+    def _noise_of_a_scale(cls, sigma: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(0 <= value <= 10_000 for value in sigma):
+            raise ValueError("a standard deviation is 0 to 10000")
+        return sigma
+
     trained_on_too: bool = Field(
         default=False, description="Also score the scenes that the model was trained on, and mark them."
     )
@@ -548,6 +564,41 @@ def parse(kind: type[J], settings: dict[str, Any], *, where: str) -> J:
         raise BadJob(f"{where}: " + "; ".join(lines)) from None
 
 
+def read_job(path: Path) -> bytes:
+    """The bytes of a job file, up to one more than `parse_toml` takes.
+
+    Raises:
+        BadJob: no such file, or a folder, a FIFO or a device.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read(JOB_BYTES + 1)
+    except FileNotFoundError:
+        raise BadJob(f"{path}: there is no such job file") from None
+    except OSError as error:
+        raise BadJob(f"{path}: {error.strerror}") from None
+    except BadAsset as error:
+        raise BadJob(str(error)) from None
+
+
+def parse_toml(data: bytes) -> dict[str, Any]:
+    """The values of a TOML job.
+
+    Raises:
+        ValueError: no TOML, larger than `JOB_BYTES`, or nested too deeply.
+    """
+    if len(data) > JOB_BYTES:
+        raise ValueError(f"it has more than {JOB_BYTES} bytes")
+    text = data.decode()
+    # The parser takes the square of the depth of a dotted key in time and memory.
+    if any(part.count(".") > MAX_NESTED for part in re.split(r"[=,{}\[\]\n]", text)):
+        raise ValueError(f"a key is nested deeper than {MAX_NESTED}")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def load_job(path: Path, kind: type[J], *, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> J:
     """Read a TOML job file; options given on the command line win over the file, the file over the defaults.
 
@@ -555,12 +606,8 @@ def load_job(path: Path, kind: type[J], *, defaults: Mapping[str, Any] | None = 
         BadJob: no such file, not TOML, or as ``parse``.
     """
     try:
-        settings = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadJob(f"{path}: there is no such job file") from None
-    except OSError as error:
-        raise BadJob(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        settings = parse_toml(read_job(path))
+    except ValueError as error:
         raise BadJob(f"{path}: not a TOML file: {error}") from None
     return parse(kind, dict(defaults or {}) | settings | overrides, where=str(path))
 

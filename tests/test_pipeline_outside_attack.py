@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import math
 import os
 import resource
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -250,3 +253,62 @@ def test_g5_a_lease_that_nobody_could_take_over_is_damaged(tmp_path: Path, odd: 
     root.put_json("leases/nightly/n.json", claim | odd)
     assert leases.take("leases/nightly/n.json") is None
     leases.close()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from hypermend.pipeline.export.driver import export
+
+archive, format, out, kill_at = sys.argv[1:]
+make, made = os.link, []
+
+def link(*args, **kwargs):
+    if len(made) == int(kill_at):
+        os.kill(os.getpid(), 9)
+    made.append(make(*args, **kwargs))
+
+os.link = link
+export(archive, "S1", format=format, out=Path(out))
+"""
+
+
+@pytest.mark.parametrize("format", ["cog", "envi"])
+def test_g1_the_same_export_ends_what_a_kill_began(tmp_path: Path, format: Any) -> None:
+    """Killed after each file has its name, and while the files are made."""
+    make_archive(tmp_path / "a")
+    out = tmp_path / NAMES[format]
+    export(str(tmp_path / "a"), "S1", format=format, out=out)
+    whole = {path.name: path.read_bytes() for path in tmp_path.glob("out.*")}
+    for kill_at in range(len(whole)):
+        for name in whole:
+            (tmp_path / name).unlink()
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a"), format, str(out), str(kill_at)])
+        assert killed.returncode == -9
+        assert out.name not in {path.name for path in tmp_path.iterdir()}  # the image is whole or not there
+        export(str(tmp_path / "a"), "S1", format=format, out=out)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == whole
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["a"]
+
+
+def test_g1_an_export_leaves_that_of_another_to_itself(tmp_path: Path) -> None:
+    make_archive(tmp_path / "a")
+    theirs = tmp_path / ".out.tif.export-12345678"
+    theirs.mkdir()
+    lock = os.open(theirs, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    link = tmp_path / ".out.tif.export-87654321"
+    link.symlink_to(tmp_path / "a")
+    export(str(tmp_path / "a"), "S1", format="cog", out=tmp_path / "out.tif")
+    assert theirs.is_dir() and link.is_symlink() and (tmp_path / "a/catalog.json").is_file()
+    os.close(lock)
+
+
+def test_g6_an_export_to_a_disk_without_links_is_made_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hardlink_to(self: Path, target: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links")
+
+    monkeypatch.setattr(Path, "hardlink_to", hardlink_to)
+    make_archive(tmp_path / "a")
+    export(str(tmp_path / "a"), "S1", format="cog", out=tmp_path / "out.tif")
+    assert rasterio.open(tmp_path / "out.tif").count == 6

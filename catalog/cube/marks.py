@@ -20,7 +20,7 @@ from typing import Any
 
 from hypermend.catalog.documents import MALFORMED, parse_json
 from hypermend.catalog.errors import BadCube, NotFound, Refused
-from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, check_key
+from hypermend.catalog.storage.archive_store import ArchiveStore, NotJson, TooLarge, check_key
 
 _NAME = re.compile(r"/(\d+)-(\d+)\.json$")
 _THREADS = 16  # small reads: waiting, not work
@@ -162,8 +162,8 @@ class DoneMarks:
     def _is_whole(self, mark: Mark) -> bool:
         for shard in mark.shards:
             try:
-                data = self.root.get(f"{self.path}/{shard.key}")
-            except NotFound:
+                data = self.root.get(f"{self.path}/{shard.key}", most=shard.size)
+            except (NotFound, TooLarge):
                 return False
             if len(data) != shard.size or crc32_hex(data) != shard.crc32:
                 return False
@@ -173,7 +173,7 @@ class DoneMarks:
         try:
             mark = Mark.from_dict(parse_json(self.root.get(key)))
             return mark if mark.index == _index_of(key) else None  # that of another tile
-        except (NotFound, *_BAD_MARK):
+        except (NotFound, TooLarge, *_BAD_MARK):
             return None
 
     def _folded(self) -> dict[TileIndex, Mark]:

@@ -14,6 +14,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 import pystac_client
+from pystac import STACError
+from pystac_client.errors import ClientTypeError
+from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
 from hypermend.catalog import dateline
@@ -31,7 +34,7 @@ PAGE_ITEMS = 100
 PAGE_BYTES = 64 << 20
 PAGES_WITHOUT_ITEMS = 50
 """Pages without a new item, one after the other, after which a search does not get on."""
-_READ_ERRORS = (*MALFORMED, NotImplementedError)
+_READ_ERRORS = (*MALFORMED, NotImplementedError, STACError, ClientTypeError, APIError)
 """Errors of pystac-client, and of this module, for an answer that is no STAC."""
 
 

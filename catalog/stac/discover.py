@@ -20,6 +20,7 @@ from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import from_item, items_in
 from hypermend.catalog.storage.fetch import AssetFetcher
 from hypermend.catalog.storage.hrefs import is_remote, resolve_href, shown
+from hypermend.catalog.storage.transport import check_href
 
 __all__ = ["Discovered", "ItemFilter", "Skipped", "discover", "from_folder"]
 Discovered = Scene | Skipped
@@ -173,7 +174,7 @@ def _href(where: str | Path) -> str:
     """Absolute URL or path; of a folder, that of the catalog in it."""
     text = str(where)
     if is_remote(text):
-        return text
+        return check_href(text)
     path = Path(text.removeprefix("file://")).resolve()
     if not path.is_dir():
         return str(path)

@@ -34,7 +34,7 @@ from hypermend.catalog.sensor_tables import archive_tables
 from hypermend.catalog.stac.fields import bbox_of, parse_time, text, time_span
 from hypermend.catalog.stac.filters import ItemFilter
 from hypermend.catalog.stac.item import STAGES, from_item
-from hypermend.catalog.storage.archive_store import LINK, ArchiveStore, Entry, safe_name
+from hypermend.catalog.storage.archive_store import LINK, ArchiveStore, Entry, TooLarge, safe_name
 
 log = logging.getLogger(__name__)
 PART_ROWS = 128
@@ -42,6 +42,10 @@ FEW_ROWS = 128
 """Items that are read one by one: a part may hold 10,000."""
 COMPACT_ROWS = 10_000
 _THREADS = 16
+ITEM_BYTES = 16 << 20
+"""Of an item; some are read at a time."""
+PART_BYTES = 1 << 30
+"""Of the columns of a part that are read, unpacked; a part of the most rows has a tenth of it."""
 _SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -330,7 +334,7 @@ def _read_part(root: ArchiveStore, key: str, columns: list[str]) -> pa.Table | N
         # In this thread alone: Arrow's own pools can abort an interpreter that ends just after a search. They would
         # also read a Python file object.
         part = pq.ParquetFile(pa.BufferReader(root.get(key)), pre_buffer=False)
-        table = part.read(columns=columns, use_threads=False)
+        table = pa.Table.from_batches(_batches(part, columns), part.schema_arrow.empty_table().select(columns).schema)
         table = table.cast(pa.schema([_SCHEMA.field(name) for name in columns]))
     except (NotFound, Refused, pa.ArrowException, OSError, *MALFORMED) as e:
         log.warning("index part %s cannot be used (%s); `hypermend index` rebuilds it", root.href(key), e)
@@ -338,9 +342,27 @@ def _read_part(root: ArchiveStore, key: str, columns: list[str]) -> pa.Table | N
     return table if table.column_names == columns else None
 
 
+def _batches(part: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a part, some at a time: a small file can hold any number of them, and one long text for each.
+
+    Raises:
+        ValueError: more than an index has.
+    """
+    if part.metadata.num_rows > COMPACT_ROWS:
+        raise ValueError(f"{part.metadata.num_rows} rows, an index part has at most {COMPACT_ROWS}")
+    bytes_read = 0
+    for batch in part.iter_batches(PART_ROWS, columns=columns, use_threads=False):
+        bytes_read += batch.nbytes
+        if bytes_read > PART_BYTES:
+            raise ValueError(f"it unpacks to more than {PART_BYTES} bytes")
+        yield batch
+
+
 def _read_item(root: ArchiveStore, entry: Entry, unreadable: dict[str, str]) -> Row | None:
     """The row of an item that the index lacks; None, with a warning and an entry in `unreadable`, if it is no item."""
     try:
+        if entry.size > ITEM_BYTES:
+            raise BadItem(entry.key, f"it has {entry.size} bytes, the limit is {ITEM_BYTES}")
         return row_of(entry.key, entry.version, root.get_json(entry.key))
     except NotFound:
         return None  # removed since the listing
@@ -402,8 +424,8 @@ def _with_items(root: ArchiveStore, rows: Sequence[Row]) -> Iterator[tuple[str, 
 
 def _item_text(root: ArchiveStore, key: str) -> str | None:
     try:
-        return root.get(key).decode(errors="replace")
-    except NotFound:
+        return root.get(key, most=ITEM_BYTES).decode(errors="replace")
+    except (NotFound, TooLarge):
         return None
 
 

@@ -64,6 +64,8 @@ _RETRY = {
     "retry_timeout": timedelta(seconds=90),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
+MOST_BYTES = 1 << 30
+"""Of an object that is read whole; a sparse file of any size costs its writer nothing."""
 LINK = "link"
 LOCK = ".lock"
 LOCK_WAIT_S = 30.0
@@ -76,6 +78,10 @@ _LEFTOVER = re.compile(r"#\d+$|\.[0-9a-f]{32}\.partial$")
 
 class NotJson(ArchiveError):
     """An object that should be JSON and is not: damaged, or not written by Hypermend."""
+
+
+class TooLarge(Refused):
+    """An object that would not fit into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +105,10 @@ class ArchiveStore:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError as e:
+            raise Refused(f"archive {redact(text)}: an archive is a local folder or s3://bucket/prefix ({e})") from None
         if parts.scheme == "s3":
             if "@" in parts.netloc or parts.query or not parts.netloc:
                 raise Refused(
@@ -168,12 +177,24 @@ class ArchiveStore:
         """The obstore store whose root is the folder `key`, for a Zarr store on top of it."""
         return ArchiveStore(self.href(key)).store
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most: int = MOST_BYTES) -> bytes:
+        """The whole object.
+
+        Raises:
+            TooLarge: it has more than `most` bytes.
+        """
         with self.errors("read", key):
             if (file := self.local_path(key)) is not None:
                 with open_regular(file) as opened:  # takes a third of obstore's time for a small file
-                    return opened.read()
-            return bytes(obstore.get(self.store, self._checked(key)).bytes())
+                    self._check_size(key, size := os.fstat(opened.fileno()).st_size, most)
+                    return opened.read(size)
+            result = obstore.get(self.store, self._checked(key))
+            self._check_size(key, result.meta["size"], most)
+            return bytes(result.bytes())
+
+    def _check_size(self, key: str, size: int, most: int) -> None:
+        if size > most:
+            raise TooLarge(f"{self.href(key)} has {size} bytes, the limit is {most}; it was not written by Hypermend")
 
     def get_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes of one object, from start up to stop."""
@@ -194,6 +215,7 @@ class ArchiveStore:
             if (file := self.local_path(key)) is not None:
                 status_of(file)  # obstore would wait for a FIFO
             result = obstore.get(self.store, self._checked(key))
+            self._check_size(key, result.meta["size"], MOST_BYTES)
             return bytes(result.bytes()), _entry(result.meta).version
 
     def put(self, key: str, data: bytes) -> str:
@@ -248,9 +270,9 @@ class ArchiveStore:
     def put_if_changed(self, key: str, data: bytes) -> bool:
         """Write the object unless it already holds exactly these bytes. Returns whether it was written."""
         try:
-            if self.get(key) == data:
+            if self.get(key, most=len(data)) == data:
                 return False
-        except NotFound:
+        except (NotFound, TooLarge):
             pass
         self.put(key, data)
         return True
@@ -260,9 +282,10 @@ class ArchiveStore:
         Raises:
             NotJson: the object is damaged, or was not written by Hypermend.
         """
-        data = self.get(key)
         try:
-            return parse_json(data)
+            return parse_json(self.get(key))
+        except TooLarge as e:
+            raise NotJson(str(e)) from e
         except ValueError as e:
             raise NotJson(f"{self.href(key)} is no JSON ({e}); it was not written by Hypermend") from e
 

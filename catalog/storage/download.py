@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import random
-import re
 import time
 import zlib
 from collections.abc import Callable
@@ -18,7 +17,14 @@ from dataclasses import dataclass, field
 from hypermend.catalog.errors import BadAsset, Refused, Unreachable
 from hypermend.catalog.storage import transport
 from hypermend.catalog.storage.hrefs import shown
-from hypermend.catalog.storage.transport import is_web_page, login_page, with_retries
+from hypermend.catalog.storage.transport import (
+    content_length,
+    content_range,
+    is_web_page,
+    login_page,
+    receive,
+    with_retries,
+)
 
 CHUNK_BYTES = 1 << 20
 """Bytes read at a time; a connection that brought as many before it broke is progress, and is not counted as a try."""
@@ -67,7 +73,7 @@ class Download:
             self._check(response)
             total = self._expected(response)
             try:
-                while part := response.read(CHUNK_BYTES):
+                while part := receive(response, CHUNK_BYTES):
                     self._received += part
                     if len(self._received) > self.max_bytes:
                         raise Refused(too_large(self.href, len(self._received), self.max_bytes))
@@ -93,16 +99,18 @@ class Download:
         ranged = self.start > 0 or self.stop is not None
         version = _version(response)
         if response.status == 206:
-            span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             wanted = self.start + len(self._received)
-            if span is None or int(span[1]) != wanted:
+            first, total = content_range(response)
+            if self.stop is None and total is None:
+                raise BadAsset(f"{shown(self.href)}: the server sends a part of it, and not the size of the whole")
+            if first != wanted:
                 raise Unreachable(f"{shown(self.href)}: asked for byte {wanted}, received another part")
             if self._received and version is not None and version != self._version:
                 raise BadAsset(f"{shown(self.href)}: it changed while it was read; run the same command again")
         elif ranged and self._received:
             raise BadAsset(f"{shown(self.href)}: it changed while it was read; run the same command again")
         elif ranged:
-            if is_web_page(response.read(64)):
+            if is_web_page(receive(response, 64)):
                 raise login_page(self.href, response.url)
             raise Refused(f"{shown(self.href)}: the server does not serve ranges (it answers {response.status})")
         else:
@@ -114,11 +122,10 @@ class Download:
         """Number of bytes when all have arrived; None if the server does not say."""
         if self.stop is not None:
             return self.stop - self.start
-        total = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
+        _, total = content_range(response)
         if total is not None:
-            return int(total[1]) - self.start
-        length = response.headers.get("Content-Length")
-        return int(length) if length is not None and response.status == 200 else None
+            return total - self.start
+        return content_length(response) if response.status == 200 else None
 
 
 def read_all(response: http.client.HTTPResponse, href: str, max_bytes: int) -> bytes:
@@ -129,7 +136,7 @@ def read_all(response: http.client.HTTPResponse, href: str, max_bytes: int) -> b
         IncompleteRead, OSError: the connection broke off.
     """
     received = bytearray()
-    while part := response.read(CHUNK_BYTES):
+    while part := receive(response, CHUNK_BYTES):
         received += part
         if len(received) > max_bytes:
             raise Refused(too_large(href, len(received), max_bytes))

@@ -10,7 +10,6 @@ import hashlib
 import http.client
 import io
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +45,8 @@ from hypermend.catalog.storage.transport import (
     TRIES,
     USER_AGENT,
     check_href,
+    content_length,
+    content_range,
     message_of,
     send,
     with_retries,
@@ -131,9 +132,8 @@ class AssetFetcher:
             return Stat(size=info.get("size"), version=str(info.get("ETag") or info.get("LastModified")))
         with self._get(href, {"Range": "bytes=0-0"}) as response:
             self._redirects[href] = None if response.url == self.sign(href).url else response.url
-            total = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
-            length = response.headers.get("Content-Length") if response.status == 200 else None
-            size = int(total[1]) if total else int(length) if length else None
+            _, total = content_range(response)
+            size = total if total is not None or response.status != 200 else content_length(response)
             version = response.headers.get("ETag") or response.headers.get("Last-Modified") or f"size:{size}"
             return Stat(size=size, version=version)
 

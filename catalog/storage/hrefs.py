@@ -70,7 +70,11 @@ def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def is_remote(href: str) -> bool:
-    return urlsplit(href).scheme in ("http", "https", "s3")
+    """Whether an href names a server; one that is no address does, too, and who follows it sees the error."""
+    try:
+        return urlsplit(href).scheme in ("http", "https", "s3")
+    except ValueError:  # "http://["
+        return True
 
 
 def resolve_href(href: str, base: str | None = None, *, within: str | None = None, own: bool = False) -> str:
@@ -114,22 +118,37 @@ def resolve_href(href: str, base: str | None = None, *, within: str | None = Non
 
 def shown(href: str) -> str:
     """An href fit for a message: no query string (it may hold a signature) and no password."""
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError:
+        return _bare(href)
     if parts.scheme not in ("http", "https", "s3"):
         return href
     host = parts.netloc.rsplit("@", 1)[-1]
     return f"{parts.scheme}://{host}{parts.path}"
 
 
+def _bare(text: str) -> str:
+    """What is no address, without what could be a password or a query."""
+    scheme, mark, rest = text.partition("//")
+    return scheme + mark + re.split("[?#]", rest)[0].rpartition("@")[2]
+
+
 def redact(url: str) -> str:
     """`url` without user, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _bare(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def unsigned(href: str) -> str:
     """`href` without user, password and the query fields in which clouds put signatures and tokens."""
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError:
+        return _bare(href)
     fields = parse_qsl(parts.query, keep_blank_values=True)
     query = [(name, value) for name, value in fields if not _SIGNATURE.match(name)]
     kept = parts.query if len(query) == len(fields) else urlencode(query)

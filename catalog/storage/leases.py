@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hypermend.catalog.documents import MALFORMED, parse_json, validated
 from hypermend.catalog.errors import ArchiveError, NotFound
-from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, TooLarge, to_json
 
 TTL_S = 120.0
 """Seconds without renewal after which a holder may be replaced."""
@@ -168,6 +168,8 @@ def _read(root: ArchiveStore, key: str) -> tuple[str, Claim] | None:
         data, version = root.get_versioned(key)
     except NotFound:
         return None
+    except TooLarge as error:
+        raise ArchiveError(f"{error}; remove it by hand") from error
     try:
         claim = validated(Claim, parse_json(data))
         since = datetime.fromisoformat(claim.since)

@@ -119,6 +119,8 @@ def send(
             raise http_error(href, e.code, retry_after_s(e.headers)) from None
     except (OSError, http.client.HTTPException) as e:
         raise Unreachable(f"{shown(href)}: {message_of(e)}") from None
+    except (ValueError, OverflowError) as e:  # a redirect to what is no address
+        raise BadAsset(f"{shown(href)}: what its server answers cannot be read: {message_of(e)}") from None
     if not web_page and response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         response.close()
         raise login_page(href, response.url)
@@ -170,15 +172,44 @@ def http_error(href: str, code: int, wait_s: float | None = None) -> ArchiveErro
 def retry_after_s(headers: Any) -> float | None:
     """Seconds of a Retry-After header, given as such or as a date, by the server's own clock where it tells it."""
     value = str(headers.get("Retry-After") or "").strip()
-    if value.isdigit():
+    if re.fullmatch(r"[0-9]+", value):
         return float(value)
     try:
         until = email.utils.parsedate_to_datetime(value)
         date = headers.get("Date")
         now = email.utils.parsedate_to_datetime(str(date)) if date else datetime.now(UTC)
         return max((until - now).total_seconds(), 0.0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
+
+
+def content_length(response: http.client.HTTPResponse) -> int | None:
+    """Number of bytes that the server announces; None where that is none."""
+    return _whole_number(response.headers.get("Content-Length"))
+
+
+def content_range(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
+    """First byte of a partial answer, and the size of the whole file; None where the server does not say."""
+    text = response.headers.get("Content-Range", "")
+    first, total = re.match(r"bytes ([0-9]+)-", text), re.search(r"/([0-9]+)$", text)
+    return _whole_number(first and first[1]), _whole_number(total and total[1])
+
+
+def _whole_number(text: str | None) -> int | None:
+    """A number of bytes; more than 18 digits are none."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text.strip()) else None
+
+
+def receive(response: http.client.HTTPResponse, count: int) -> bytes:
+    """At most `count` bytes of a body, b"" at its end.
+
+    Raises:
+        HTTPException, OSError: the connection broke off, or the body is not framed as HTTP says.
+    """
+    try:
+        return response.read(count)
+    except ValueError as e:  # a chunk of negative length
+        raise http.client.HTTPException(str(e)) from e
 
 
 def with_retries(call: Callable[[], T]) -> T:

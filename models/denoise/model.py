@@ -30,7 +30,7 @@ import torch
 from torch.nn import functional
 
 from hypermend.models.arrays import F32, F64
-from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.card import BadCard, ModelCard, setting
 from hypermend.models.denoise import low_noise
 from hypermend.models.denoise.stas import Genotype, Stas, fold
 from hypermend.models.denoise.uncertainty import MORE, ErrorJson, ErrorSums, ErrorTable, bootstrap, mean_square, redone
@@ -119,22 +119,47 @@ class NoiseGate:
 
 
 def network(config: Mapping[str, object]) -> Stas:
-    """Build the network of a card's `config`: keys domain, genotype, channels, width, activate (and gate)."""
+    """Build the network of a card's `config`: keys domain, genotype, channels, width, activate (and gate).
+
+    Raises:
+        BadCard: keys that are unknown or missing, or values that are out of range.
+    """
     known = {"domain", "genotype", "channels", "width", "activate", "gate"}
     if set(config) - known or config.get("domain") not in ("subspace", "bands"):
         raise BadCard(
             f"stas config with keys {sorted(config)} and domain {config.get('domain')!r}: keys are {sorted(known)}, "
             "domain is 'subspace' or 'bands'"
         )
-    genotype, channels, width = config["genotype"], config["channels"], config["width"]
-    assert isinstance(genotype, Mapping) and isinstance(channels, int) and (width is None or isinstance(width, int))
+    if missing := known - {"gate"} - set(config):
+        raise BadCard(f"stas config without {', '.join(sorted(missing))}")
+    channels = setting(config, "channels")
+    try:
+        genotype = Genotype.from_dict(cast("Mapping[str, object]", config["genotype"]))
+    except (ValueError, TypeError, KeyError, OverflowError) as e:
+        raise BadCard(f"stas config with no genotype: {type(e).__name__}: {e}") from e
     return Stas(
-        Genotype.from_dict(genotype),
+        genotype,
         channels,
-        width=width,
+        width=None if config["width"] is None else setting(config, "width"),
         extra=3 * channels if config["domain"] == "subspace" else 0,
         activate=bool(config["activate"]),
     )
+
+
+def _gate(config: Mapping[str, object]) -> NoiseGate:
+    """The gate of a card's `config`.
+
+    Raises:
+        BadCard: none, or one with other keys or values than shares.
+    """
+    gate, names = config.get("gate"), {"of_scene", "of_noisiest", "of_band"}
+    if (
+        not isinstance(gate, Mapping)
+        or set(gate) != names
+        or not all(isinstance(v, int | float) for v in gate.values())
+    ):
+        raise BadCard(f"stas config with gate {repr(gate)[:80]}; it has {', '.join(sorted(names))}")
+    return NoiseGate(**gate)
 
 
 def _channels_last(net: Stas) -> Stas:
@@ -198,9 +223,11 @@ class StasModel:
             BadCard: an invalid config, or weights, a halo or a window that do not fit it.
         """
         self.card = card
-        net = network(card.config)
+        with torch.device("meta"):  # without memory: that of the network is that of its weights
+            net = network(card.config)
         try:
-            net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+            weights = {k: (v.float() if v.is_floating_point() else v).clone() for k, v in state.items()}
+            net.load_state_dict(weights, assign=True)
         except RuntimeError as e:
             raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
         self.net = _channels_last(fold(net)).requires_grad_(False)
@@ -210,7 +237,7 @@ class StasModel:
             raise BadCard(f"model {card.name!r}: card says halo {card.halo}, its genotype reaches {self.halo}")
         if card.window_bands != (net.channels if self.on_bands else None):
             raise BadCard(f"model {card.name!r}: window_bands {card.window_bands} is not what the config takes")
-        self.gate = None if self.on_bands else NoiseGate(**card.config["gate"])
+        self.gate = None if self.on_bands else _gate(card.config)
 
     def estimate(self, windows: Iterable[Window]) -> BandStatistics | Untouched | NoiseStatistics:
         """Estimate the input scale; for domain "subspace" also noise, axes and the bands to restore."""

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 
 from hypermend.models.budget import AdaptationBudget
-from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.card import MOST_LAYERS, BadCard, ModelCard, setting
 from hypermend.models.fuse import adaptation
 from hypermend.models.fuse.adaptation import UalStatistics
 from hypermend.models.fuse.correction_net import (
@@ -46,10 +46,15 @@ class UalModel:
         if set(card.config) != keys:
             raise BadCard(f"model {card.name!r}: config with keys {sorted(card.config)}; ual takes {sorted(keys)}")
         self.card = card
-        self.channels = int(card.config["channels"])
-        self.net = CorrectionNet(**{k: int(card.config[k]) for k in keys - {"channels"}})
+        self.channels = setting(card.config, "channels")
+        with torch.device("meta"):  # without memory: that of the network is that of its weights
+            self.net = CorrectionNet(
+                width=setting(card.config, "width"),
+                depth=setting(card.config, "depth", most=MOST_LAYERS),
+                stages=setting(card.config, "stages", most=MOST_LAYERS),
+            )
         try:
-            self.net.load_state_dict({k: v.float() for k, v in state.items()})
+            self.net.load_state_dict({k: v.float().clone() for k, v in state.items()}, assign=True)
         except RuntimeError as e:
             raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
         self.net.eval().requires_grad_(False)

@@ -18,7 +18,7 @@ from typing import Literal, TypedDict, cast
 import numpy as np
 import torch
 
-from hypermend.models.card import BadCard, ModelCard
+from hypermend.models.card import MOST_LAYERS, MOST_SCALE, BadCard, ModelCard, setting
 from hypermend.models.memory import SHARPEN_BYTES, SHARPEN_MAPS
 from hypermend.models.restorer import ArrayJson, Restorer, SceneStatistics, Window, array_from_json, array_to_json
 from hypermend.models.sharpen.ssrnet import SSRNet, fold
@@ -36,10 +36,9 @@ def network(config: Mapping[str, object]) -> SSRNet:
     """
     if set(config) != SETTINGS:
         raise BadCard(f"ssrnet config with keys {sorted(config)}: keys are {sorted(SETTINGS)}")
-    scale, filters, modules = config["scale"], config["filters"], config["modules"]
+    scale, filters = setting(config, "scale", most=MOST_SCALE), setting(config, "filters")
+    modules = setting(config, "modules", most=MOST_LAYERS)
     try:
-        if not (isinstance(scale, int) and isinstance(filters, int) and isinstance(modules, int)):
-            raise ValueError(f"scale {scale!r}, filters {filters!r} and modules {modules!r} must be integers")
         separable, residual = bool(config["separable"]), bool(config["residual"])
         return SSRNet(scale, filters=filters, modules=modules, separable=separable, residual=residual)
     except ValueError as e:
@@ -86,9 +85,10 @@ class SsrnetModel:
             BadCard: an invalid config, or weights, a scale or a halo that do not fit it.
         """
         self.card = card
-        net = network(card.config)
+        with torch.device("meta"):  # without memory: that of the network is that of its weights
+            net = network(card.config)
         try:
-            net.load_state_dict({k: v.float() for k, v in state.items()})
+            net.load_state_dict({k: v.float().clone() for k, v in state.items()}, assign=True)
         except RuntimeError as e:
             raise BadCard(f"model {card.name!r}: weights do not fit the config: {e}") from e
         for key, value in (("scale", net.scale), ("halo", net.halo)):

@@ -29,7 +29,7 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 import hypermend
 from hypermend.catalog.storage.archive_store import digest
 from hypermend.catalog.storage.hrefs import redact, unsigned
-from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, load_job
+from hypermend.pipeline.config import BadJob, IngestJob, Job, NightlyJob, RestoreJob, load_job, parse_toml, read_job
 
 ROOMS = ("catalog", "models", "pipeline")
 PREFIX = "hypermend-"
@@ -82,7 +82,7 @@ def make_package(file: Path, verb: str | None = None) -> Package:
             f"{file}: archive {job.archive!r} is relative: on the cluster it would be another folder; write s3://... "
             "or the absolute path of a folder that every machine shares"
         )
-    text = file.read_text()
+    text = read_job(file).decode()
     if secret := next((url for url in re.findall(r"\w+://[^\s'\"]+", text) if unsigned(url) != url), None):
         raise BadJob(
             f"{file}: {redact(secret)} is given with a password or a signature, which the cluster would show; "
@@ -100,8 +100,8 @@ def make_package(file: Path, verb: str | None = None) -> Package:
 def _verb(file: Path) -> str:
     """Infer the verb from the keys of a job file."""
     try:
-        keys = set(tomllib.loads(file.read_text()))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        keys = set(parse_toml(read_job(file)))
+    except (BadJob, ValueError):
         keys = set()  # load_job reports the fault
     ingests = keys & {"stac", "query", "limit", "bands", "gsd_m", "sign"}
     restores = keys & {"task", "model", "guide_collection", "scenes", "memory_gib"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +27,8 @@ from hypermend.pipeline.export.selection import Bbox, Selection, select
 from hypermend.pipeline.export.written import check_written, writing
 
 Format = Literal["cog", "envi", "netcdf"]
+_PREFIX = ".{}.export-"
+"""Of the folder in which a file is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,9 @@ def export(
         BadCube: a tile of the cube is damaged.
     """
     found = find_item(archive, item)
-    files = _files(out, format)
+    files = (header_of(out), out) if format == "envi" else (out,)
+    _remove_remains(files)
+    _check(files)
     cube = Cube(found.root, cube_key(found.scene))
     selection = select(cube, bbox=bbox, bands=bands)
     with writing(out), _complete(files) as partial:
@@ -99,38 +106,75 @@ def find_item(archive: str, item: str) -> Item:
     return found[0]
 
 
-def _files(out: Path, format: Format) -> tuple[Path, ...]:
-    """The files of an export.
+def _check(files: tuple[Path, ...]) -> None:
+    """Check that the files of an export can be made.
 
     Raises:
         Refused: one exists, the folder does not, or the name is that of a header.
     """
-    if format == "envi" and out.suffix.lower() == ".hdr":
+    out = files[-1]
+    if len(files) > 1 and out.suffix.lower() == ".hdr":
         raise Refused(f"--out {out} is the name of a header; name the image, such as {out.with_suffix('.img')}")
-    files = (header_of(out), out) if format == "envi" else (out,)
     for path in files:
         if os.path.lexists(path):  # a link that points nowhere, too
             raise Refused(f"{path} exists; remove it, or name another file with --out")
     if not out.parent.is_dir():
         raise Refused(f"{out.parent} is no folder; make it, or name another file with --out")
-    return files
 
 
 @contextmanager
 def _complete(files: tuple[Path, ...]) -> Iterator[Path]:
     """A place for the image in a temporary folder beside it; its files are renamed once they are complete."""
     out = files[-1]
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX.format(out.name), dir=out.parent))
+    lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        with suppress(OSError):  # a file system without locks: then nobody removes remains
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder / out.name
         for path in files:  # the image last: whoever sees it finds its header
             try:
-                path.open("xb").close()  # of two exports one makes the name
+                _name(folder / path.name, path)
             except FileExistsError:
                 raise Refused(f"{path} was made while the export ran; remove it and export again") from None
-            (folder / path.name).replace(path)
     finally:
+        os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(file: Path, path: Path) -> None:
+    """Give a complete file its name, whatever moment a kill may choose.
+
+    Raises:
+        FileExistsError: something has the name; of two exports one makes it.
+    """
+    try:
+        path.hardlink_to(file)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        path.open("xb").close()  # a file system without links
+        file.replace(path)
+
+
+def _remove_remains(files: tuple[Path, ...]) -> None:
+    """Remove what killed exports to these names have left: a living one holds the lock of its folder.
+
+    A header that has its name already, and whose image has none, goes, too.
+    """
+    out = files[-1]
+    for folder in out.parent.glob(f"{escape(_PREFIX.format(out.name))}????????"):
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                named = [path for path in files if _is_one(folder / path.name, path)]
+                if out not in named:
+                    for path in named:
+                        path.unlink()
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _write(selection: Selection, path: Path, format: Format) -> None:
@@ -144,3 +188,11 @@ def _write(selection: Selection, path: Path, format: Format) -> None:
         if "lon" in ds.coords:
             lonlat = tuple(ds[name].values[selection.y, selection.x] for name in ("lon", "lat"))
         write_netcdf(selection, path, lonlat)  # type: ignore[arg-type]
+
+
+def _is_one(one: Path, other: Path) -> bool:
+    """Whether two names are those of one file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

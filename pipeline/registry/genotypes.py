@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from hypermend.catalog.documents import MALFORMED, validated
 from hypermend.catalog.errors import ArchiveError, Refused
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 FOLDER = "genotypes"
 FIGURES = ("strategy", "domain", "budget", "steps", "trials", "seconds", "validation_loss", "baseline_loss")
 """Figures that every search has."""
+
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """Types of `FIGURES`."""
+
+    strategy: str
+    domain: str
+    budget: str
+    steps: _Number
+    trials: Mapping[str, int]
+    seconds: _Number
+    validation_loss: _Number
+    baseline_loss: _Number
 
 
 class BadGenotype(ArchiveError):
@@ -69,10 +88,11 @@ class StoredGenotype:
         from hypermend.models.denoise.stas import Genotype
 
         try:
+            validated(_Figures, {name: data["figures"][name] for name in FIGURES})
             return cls(
-                id=data["id"],
+                id=_text(data["id"]),
                 genotype=Genotype.from_dict(data["genotype"]),
-                sensor=data["sensor"],
+                sensor=_text(data["sensor"]),
                 spectrum=validated(Spectrum, data["spectrum"]),
                 search=str(data["search"]),
                 picture=str(data["picture"]),
@@ -82,6 +102,12 @@ class StoredGenotype:
             raise BadGenotype(f"{where}: key {e.args[0]!r} is missing; search again with --anew") from None
         except MALFORMED as e:
             raise BadGenotype(f"{where}: {e}; search again with --anew") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text is expected, found {repr(value)[:40]}")
+    return value
 
 
 def put(root: ArchiveStore, found: StoredGenotype) -> None:
@@ -96,7 +122,10 @@ def read(root: ArchiveStore, id: str) -> StoredGenotype:
         NotFound, BadGenotype: as they say.
     """
     key = f"{FOLDER}/{id}.json"
-    return StoredGenotype.from_dict(root.get_json(key), where=root.href(key))
+    found = StoredGenotype.from_dict(root.get_json(key), where=root.href(key))
+    if found.id != id:
+        raise BadGenotype(f"{root.href(key)}: it is that of {found.id}; give the file its name, or remove it")
+    return found
 
 
 def stored_genotypes(root: ArchiveStore) -> Iterator[StoredGenotype | BadGenotype]:

@@ -28,6 +28,15 @@ class Spectrum:
     low_nm: float
     high_nm: float
 
+    def __post_init__(self) -> None:
+        """Check the numbers that are computed with.
+
+        Raises:
+            ValueError: they are no spectrum.
+        """
+        if not (0 < self.bands < 1e6 and 0 <= self.low_nm <= self.high_nm < math.inf):
+            raise ValueError(f"{self.bands} bands from {self.low_nm} to {self.high_nm} nm are no spectrum")
+
     def distance(self, other: Spectrum) -> float:
         """0 for the same band count and range; symmetric."""
         doublings = abs(math.log2(self.bands / other.bands))

@@ -33,6 +33,7 @@ from hypermend.models.denoise.samples import (
     weighted,
 )
 from hypermend.models.denoise.samples import loss as subspace_loss
+from hypermend.models.denoise.stas import Genotype
 from hypermend.models.denoise.stas_search import (
     SearchDiverged,
     SearchProgress,
@@ -56,6 +57,9 @@ from hypermend.pipeline.train.dataset import STRONGEST_NOISE, scene_level
 HELD = 4
 """Validation batches that every epoch of every trial is scored on."""
 TrialState = Literal["running", "finished", "stopped", "diverged", "failed"]
+SETTINGS = frozenset({"learning_rate", "alpha_rate"})
+FIGURES = frozenset({"validation_loss", "baseline_loss", "seconds"})
+"""What each line of a trial's history has."""
 ENDED: frozenset[TrialState] = frozenset({"finished", "stopped", "diverged"})
 """A trial that failed (its process died, its store was out of reach) is tried again; these are not."""
 
@@ -107,8 +111,18 @@ def _record_of(search: str, number: int, data: Any) -> TrialRecord:
     if "weights" not in data and data["epoch"] and data["state"] not in ENDED:  # a trial of 0.1
         key = f"searches/{search}/trials/{number:03d}-{data['epoch']:04d}.safetensors"
         weights = {"key": key, "sha256": "", "step": data["epoch"], "seconds": 0.0}
-    parsed = {"history": tuple(data["history"]), "weights": validated(Saved, weights) if weights else None}
-    return TrialRecord(**{**data, **parsed})
+    record = validated(TrialRecord, {**data, "weights": weights or None})
+    if unknown := set(data) - set(asdict(record)):
+        raise ValueError(f"unknown keys {', '.join(sorted(unknown))}")
+    if record.number != number or not record.settings.keys() >= SETTINGS:
+        raise ValueError(f"it is of trial {record.number}, with settings {', '.join(record.settings)}")
+    if not all(line.keys() >= FIGURES for line in record.history):
+        raise ValueError(f"its history has lines without {', '.join(sorted(FIGURES))}")
+    if record.genotype is not None:
+        Genotype.from_dict(record.genotype)
+    if record.state == "finished" and not (record.history and record.genotype):
+        raise ValueError("it is finished without a genotype")
+    return record
 
 
 def put_record(root: ArchiveStore, search: str, record: TrialRecord) -> TrialRecord:

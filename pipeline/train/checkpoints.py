@@ -19,12 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from hypermend.catalog.documents import parse_json, validated
 from hypermend.catalog.errors import ArchiveError, NotFound
-from hypermend.catalog.storage.archive_store import ArchiveStore, to_json
+from hypermend.catalog.storage.archive_store import ArchiveStore, TooLarge, to_json
 from hypermend.models.fit import Resume, State
 
 Line = dict[str, Any]
@@ -78,10 +79,14 @@ class CheckpointStore:
         """Read tensors; None where they are gone or damaged."""
         try:
             data = self.root.get(saved.key)
-        except NotFound:
+        except (NotFound, TooLarge):
             return None
-        intact = not saved.sha256 or hashlib.sha256(data).hexdigest() == saved.sha256
-        return load_tensors(data) if intact else None
+        if saved.sha256 and hashlib.sha256(data).hexdigest() != saved.sha256:
+            return None
+        try:
+            return load_tensors(data)
+        except (SafetensorError, ArithmeticError, KeyError, RuntimeError, TypeError, ValueError):
+            return None
 
     def sweep(self, kept: Iterable[Saved | None]) -> None:
         """Delete the tensors that the record does not name: older ones, and those of a kill."""
@@ -129,7 +134,7 @@ class TrainingStore(CheckpointStore):
     def lines(self) -> list[Line]:
         """Read the metrics so far, without a last line that was cut off."""
         try:
-            text = self.root.get(f"{self.folder}/metrics.jsonl").decode()
+            text = self.root.get(f"{self.folder}/metrics.jsonl").decode(errors="replace")
         except NotFound:
             return []
         return list(_parsed(text))
@@ -158,15 +163,21 @@ class TrainingStore(CheckpointStore):
 def _parsed(text: str) -> Iterator[Line]:
     for line in text.splitlines():
         try:
-            yield parse_json(line)
+            parsed = parse_json(line)
         except ValueError:
             return
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("step"), int):
+            return
+        yield parsed
 
 
 def _state_of(data: Any) -> TrainingState:
-    best = validated(Saved, data["best"]) if data["best"] else None
-    checkpoints = tuple(validated(Saved, c) for c in data["checkpoints"])
-    return TrainingState(**{**data, "checkpoints": checkpoints, "best": best})
+    record = validated(TrainingState, data)
+    if unknown := set(data) - set(asdict(record)):
+        raise ValueError(f"unknown keys {', '.join(sorted(unknown))}")
+    for score in record.scores.values():
+        float(score["psnr_db"]), float(score["baseline_db"])
+    return record
 
 
 class TrainingStopped(ArchiveError):
