@@ -249,4 +249,4 @@ def test_a_broken_table_of_an_archive_is_named(tmp_path: Path) -> None:
     root = ArchiveStore(tmp_path / "archive")
     root.put("sensors/camera.csv", CAMERA.replace("450", "blue").encode())
     with pytest.raises(BadSensor, match=r"sensors/camera\.csv, line 4, column 'wavelength_nm': 'blue'"):
-        archive_tables(root)
+        archive_tables(root).sensor("camera")

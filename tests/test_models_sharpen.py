@@ -108,7 +108,7 @@ def test_wrong_number_of_bands_is_named() -> None:
         ({"scale": 3}, "card says scale 3, its config has 2"),
         ({"halo": 8}, "card says halo 8, its config has 9"),
         ({"config": {**CONFIG, "filter": 4}}, "keys are .*'filters'"),
-        ({"config": {**CONFIG, "filters": "many"}}, "'many'.* must be integers"),
+        ({"config": {**CONFIG, "filters": "many"}}, "'many'.* is a whole number"),
         ({"config": {**CONFIG, "scale": 1}}, "x1"),
     ],
 )

@@ -36,7 +36,10 @@ def write_envi(selection: Selection, path: Path) -> None:
         for block in selection.blocks():
             file.write(block.stored, window=block.window)
     header = header_of(path)
-    lines = [line for line in header.read_text(encoding="utf-8").splitlines() if line.strip()]
+    said = header.read_text(encoding="utf-8", errors="replace")
+    # GDAL describes an image by the path under which it is made.
+    said = re.sub(r"^description = .*^(?=samples )", f"description = {{{_text(path.name)}}}\n", said, flags=re.M | re.S)
+    lines = [line for line in said.splitlines() if line.strip()]
     header.write_text("\n".join([*lines, *_spectral_lines(spec)]) + "\n", encoding="utf-8")
 
 
