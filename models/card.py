@@ -106,8 +106,10 @@ class ModelCard:
             )
         if self.spectrum and set(self.spectrum) != SPECTRUM:
             raise BadCard(f"model {self.name!r}: spectrum with keys {sorted(self.spectrum)}; it has {sorted(SPECTRUM)}")
-        if any(not isinstance(v, int | float) or not 0 < v < math.inf for v in self.spectrum.values()):
-            raise BadCard(f"model {self.name!r}: spectrum {self.spectrum}; its values are positive numbers")
+        if any(not isinstance(v, int | float) or not 0 < v < 1e6 for v in self.spectrum.values()):
+            raise BadCard(f"model {self.name!r}: spectrum {self.spectrum}; its values are numbers from 0 to a million")
+        if self.spectrum and self.spectrum["low_nm"] > self.spectrum["high_nm"]:
+            raise BadCard(f"model {self.name!r}: spectrum {self.spectrum} with low_nm above high_nm")
         for key in ("accepts_spacing_nm", "accepts_range_nm"):
             pair = getattr(self, key)
             if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):

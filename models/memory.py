@@ -6,7 +6,7 @@ measured peak of a process on tiles of 400 and 816 pixels (`tests/test_pipeline_
 
 from __future__ import annotations
 
-from hypermend.models.card import ModelCard
+from hypermend.models.card import ModelCard, setting
 
 _CELL = 58
 """STAS, for each unit of width: at Conv2, cell's input and sum (8 each), joined twice (32), and five nodes (2 each)."""
@@ -27,15 +27,18 @@ def activation_bytes(card: ModelCard, bands: int, pixels: int) -> int:
 
     Args:
         pixels: number of output pixels, halo included; HR pixels for a fusion.
+
+    Raises:
+        BadCard: a setting is out of range.
     """
     numbers = 0 if card.architecture == "identity" else _PER_BAND * bands
     if card.architecture == "stas":
-        channels = int(card.config["channels"])
-        per_channel = _FEATURES if card.config["domain"] == "subspace" else _PER_BAND
-        numbers += _CELL * int(card.config["width"] or channels) + per_channel * channels
+        channels = setting(card.config, "channels")
+        per_channel = _FEATURES if card.config.get("domain") == "subspace" else _PER_BAND
+        numbers += _CELL * (channels if card.config.get("width") is None else setting(card.config, "width")) + per_channel * channels
     if card.architecture == "pair-filter":
         numbers += _STEPS
     features = 0
     if card.architecture == "ssrnet":
-        features = 4 * SHARPEN_MAPS * int(card.config["filters"]) * bands * pixels // card.scale**2
+        features = 4 * SHARPEN_MAPS * setting(card.config, "filters") * bands * pixels // card.scale**2
     return 4 * numbers * pixels + min(features, SHARPEN_BYTES)

@@ -109,6 +109,23 @@ def test_g3_a_card_asks_for_no_tile_of_any_size(tmp_path: Path, key: str) -> Non
         odd_model(tmp_path / "m", "stas-subspace", lambda card, value=value: card.update({key: value}))  # type: ignore[misc]
 
 
+def test_g3_a_plan_with_an_odd_card_is_one_line(tmp_path: Path) -> None:
+    make_archive(tmp_path / "a")
+    for name, key in SETTINGS[:2]:
+        for value in (*ODD, 10**400):
+            card = json.loads((builtin(name) / "card.json").read_text())
+            card["config"][key] = value
+            ArchiveStore(tmp_path / "a").put_json("models/m/card.json", card)
+            result = CliRunner().invoke(app, ["plan", "--model", "m", "--archive", str(tmp_path / "a")])
+            assert result.exception is None or isinstance(result.exception, SystemExit), (key, value)
+
+
+@pytest.mark.parametrize("spectrum", [{"bands": 31, "low_nm": 700, "high_nm": 400}, {"bands": 1e300}])
+def test_g3_a_spectrum_of_a_card_that_is_none_is_an_error_of_the_card(tmp_path: Path, spectrum: Any) -> None:
+    sound = {"bands": 31, "low_nm": 400, "high_nm": 700}
+    odd_model(tmp_path / "m", "stas-subspace", lambda card: card.update(spectrum=sound | spectrum))
+
+
 def tensors(header: Any, body: bytes = b"") -> bytes:
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body

@@ -88,8 +88,7 @@ class StoredGenotype:
         from hypermend.models.denoise.stas import Genotype
 
         try:
-            validated(_Figures, {name: data["figures"][name] for name in FIGURES})
-            return cls(
+            found = cls(
                 id=_text(data["id"]),
                 genotype=Genotype.from_dict(data["genotype"]),
                 sensor=_text(data["sensor"]),
@@ -98,6 +97,8 @@ class StoredGenotype:
                 picture=str(data["picture"]),
                 figures={**{name: data["figures"][name] for name in FIGURES}, **data["figures"]},
             )
+            validated(_Figures, {name: found.figures[name] for name in FIGURES})
+            return found
         except KeyError as e:
             raise BadGenotype(f"{where}: key {e.args[0]!r} is missing; search again with --anew") from None
         except MALFORMED as e:
