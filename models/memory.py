@@ -35,7 +35,8 @@ def activation_bytes(card: ModelCard, bands: int, pixels: int) -> int:
     if card.architecture == "stas":
         channels = setting(card.config, "channels")
         per_channel = _FEATURES if card.config.get("domain") == "subspace" else _PER_BAND
-        numbers += _CELL * (channels if card.config.get("width") is None else setting(card.config, "width")) + per_channel * channels
+        width = channels if card.config.get("width") is None else setting(card.config, "width")
+        numbers += _CELL * width + per_channel * channels
     if card.architecture == "pair-filter":
         numbers += _STEPS
     features = 0
