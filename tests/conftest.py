@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import uuid
@@ -103,6 +104,12 @@ def stop_server(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
     process.wait(timeout=30)
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Unpack a tar file of ours; Python 3.11 has filters since 3.11.4 only."""
+    with tarfile.open(file) as packed:
+        packed.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
 
 
 def beside_python(name: str) -> str:

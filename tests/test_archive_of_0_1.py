@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from hypermend.catalog.readers.scene_reader import READER_VERSION
 from hypermend.pipeline.cli.main import app
 from hypermend.pipeline.restore.make_plan import RESULT_VERSION
 from hypermend.pipeline.train.plan import TRAIN_VERSION
+from tests.conftest import unpack
 
 pytestmark = pytest.mark.slow
 
@@ -103,8 +103,7 @@ KILLED_TRAINING = (*TRAINING, "--name", "unfinished", "--steps", 12, "--check-ev
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """The archive, at a path of its own, with the times of its files."""
-    with tarfile.open(FIXTURE) as packed:
-        packed.extractall(tmp_path, filter="data")
+    unpack(FIXTURE, tmp_path)
     return tmp_path / "archive"
 
 

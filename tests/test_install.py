@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tomllib
 import zipfile
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from hypermend.pipeline.engine.submit import code_sha256, make_package, working_dir
+from tests.conftest import unpack
 from tests.synthetic import cave_folder
 
 pytestmark = pytest.mark.slow
@@ -114,8 +114,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(installed: Insta
 
 def test_an_sdist_builds_the_same_wheel(installed: Installed, source: Path, tmp_path: Path) -> None:
     sdist = build(source, tmp_path / "sdist", "sdist")
-    with tarfile.open(sdist) as file:
-        file.extractall(tmp_path, filter="data")
+    unpack(sdist, tmp_path)
     (unpacked,) = (path for path in tmp_path.iterdir() if path.name.startswith("hypermend-"))
     again = build(unpacked, tmp_path / "wheel", "wheel")
     with zipfile.ZipFile(installed.wheel) as first, zipfile.ZipFile(again) as second:
