@@ -29,7 +29,7 @@ from benchmarks.search_scaled import SIGMAS_OF_255, Line, Scale, Units, begin_wi
 from benchmarks.search_tables import Sizes, cell_of
 from hypermend.models import checkpoint
 from hypermend.models.arrays import F32
-from hypermend.models.denoise.model import CONTEXT_PX, StasModel, SubspaceDenoiser
+from hypermend.models.denoise.model import StasModel
 from hypermend.models.denoise.samples import (
     SampleSettings,
     TrainingScene,
@@ -41,6 +41,7 @@ from hypermend.models.denoise.samples import (
 )
 from hypermend.models.denoise.stas import Genotype, Stas
 from hypermend.models.denoise.stas_search import log_mse
+from hypermend.models.denoise.subspace_denoiser import CONTEXT_PX, SubspaceDenoiser
 from hypermend.models.fit import FitSettings, fit
 from hypermend.models.signal import metrics
 from hypermend.models.signal.degrade import gaussian

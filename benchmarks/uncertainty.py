@@ -28,7 +28,8 @@ from benchmarks.mixed import shipped
 from benchmarks.mixed_noise import spoil
 from benchmarks.scenes import Scenes, crop, versions
 from hypermend.models.arrays import F32, Mask
-from hypermend.models.denoise.model import StasModel, SubspaceDenoiser
+from hypermend.models.denoise.model import StasModel
+from hypermend.models.denoise.subspace_denoiser import SubspaceDenoiser
 from hypermend.models.denoise.uncertainty import MORE
 from hypermend.models.restorer import array_from_json
 from hypermend.pipeline.evaluate.scores import repaired

@@ -13,8 +13,9 @@ import torch
 
 from hypermend.models import checkpoint
 from hypermend.models.card import BadCard, ModelCard
-from hypermend.models.denoise.model import CONTEXT_PX, NoiseGate, StasModel, network, rare_share
+from hypermend.models.denoise.model import NoiseGate, StasModel, network
 from hypermend.models.denoise.stas import Genotype
+from hypermend.models.denoise.subspace_denoiser import CONTEXT_PX, rare_share
 from hypermend.models.restorer import SceneStatistics, Window
 from hypermend.models.signal.metrics import psnr, sam
 from hypermend.models.signal.subspace import FACTORS, Subspace, moments, signal_axes, subspace

@@ -12,7 +12,8 @@ from hypermend.catalog.cube.layout import create, open_cube
 from hypermend.catalog.cube.spec import CubeSpec
 from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.card import ModelCard
-from hypermend.models.denoise.model import CONTEXT_PX, network
+from hypermend.models.denoise.model import network
+from hypermend.models.denoise.subspace_denoiser import CONTEXT_PX
 from hypermend.pipeline.registry.models import model_card
 from hypermend.pipeline.restore.messages import Finish, Prepare, RestoreTile
 from hypermend.pipeline.restore.plan import Plan

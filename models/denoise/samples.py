@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hypermend.models.arrays import F32
-from hypermend.models.denoise.model import features, trust
+from hypermend.models.denoise.subspace_denoiser import features, trust
 from hypermend.models.fit import Batch
 from hypermend.models.sampling import SampleStream
 from hypermend.models.signal.dct_shrinkage import dct_denoise

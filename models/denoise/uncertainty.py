@@ -26,7 +26,7 @@ from hypermend.models.arrays import F32, F64
 from hypermend.models.restorer import ArrayJson, Restorer, array_from_json, array_to_json
 
 MORE = 1.7
-"""True square error over that of the bootstrap, on training scenes: `python -m benchmarks.uncertainty`."""
+"""True square error over that of the bootstrap, on training scenes (`ratio` of `benchmarks.uncertainty`)."""
 OUTSIDE = 2e-3
 """Error outside of the axes, in units of the noise's variance."""
 LEAST, DECADES = 1e-5, 9

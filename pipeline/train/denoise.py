@@ -16,8 +16,9 @@ from hypermend.catalog.storage.archive_store import ArchiveStore
 from hypermend.models.arrays import F32
 from hypermend.models.denoise import model as denoise_model
 from hypermend.models.denoise import samples as denoise_samples
-from hypermend.models.denoise.model import CONTEXT_PX, LEAST_HALO, StasModel
+from hypermend.models.denoise.model import LEAST_HALO, StasModel
 from hypermend.models.denoise.stas import OPS, Genotype, Stas
+from hypermend.models.denoise.subspace_denoiser import CONTEXT_PX
 from hypermend.models.fit import Loss
 from hypermend.models.sampling import SampleStream
 from hypermend.pipeline.config import TrainJob
